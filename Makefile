@@ -1,0 +1,45 @@
+# The two commands that matter: `make demo` and `make test`. Needs git, make and Python 3.11+; uses uv when it is installed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test test-long check format bench clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
+
+# One rule builds the environment; it runs again only when the project's requirements change.
+$(READY): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+	  uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'; \
+	fi
+	@touch $(READY)
+
+demo: $(READY)   ## train DTQL on the bundled data and show how good the policy is (a few minutes on 2 cores)
+	$(BIN)/tether train
+
+test: $(READY)   ## run the tests
+	$(BIN)/python -m pytest -q
+
+test-long: $(READY) ## run the tests that take minutes, too
+	$(BIN)/python -m pytest -q -m 'long or not long'
+
+check: $(READY)  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## updates per second against the matmul rate of this machine
+	$(BIN)/tether bench
+
+clean:           ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache

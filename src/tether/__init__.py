@@ -1,0 +1,55 @@
+"""tether: offline reinforcement learning with diffusion behaviour models.
+
+import tether
+
+data = tether.load_dataset("halfcheetah-medium.hdf5")
+report = tether.train(tether.DTQL(train_updates=100_000), data, seeds=4)
+policy = tether.load_policy(report.folder)
+action = policy(observation)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALGORITHMS",
+    "DTQL",
+    "Dataset",
+    "InputError",
+    "Settings",
+    "evaluate",
+    "load_dataset",
+    "load_policy",
+    "resume",
+    "train",
+]
+
+# Resolved on first use, so that `tether --help` does not wait for JAX.
+_HOMES = {
+    "ALGORITHMS": "tether.algorithms",
+    "DTQL": "tether.algorithms",
+    "Dataset": "tether.data",
+    "InputError": "tether.errors",
+    "Settings": "tether.training.run",
+    "evaluate": "tether.api",
+    "load_dataset": "tether.data",
+    "load_policy": "tether.policy",
+    "resume": "tether.api",
+    "train": "tether.api",
+}
+
+if TYPE_CHECKING:
+    from tether.algorithms import ALGORITHMS, DTQL
+    from tether.api import evaluate, resume, train
+    from tether.data import Dataset, load_dataset
+    from tether.errors import InputError
+    from tether.policy import load_policy
+    from tether.training.run import Settings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tether' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

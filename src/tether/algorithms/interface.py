@@ -1,0 +1,53 @@
+"""The contract between algorithms and everything that runs them (docs: CONTRIBUTING, "Adding an algorithm").
+
+An algorithm is an `equinox.Module`. Numeric hyper-parameters are leaves: the trainer stacks them over
+lanes and sweeps them under `vmap` without recompiling. Structural ones (sizes, flags, counts) are static.
+Its methods are pure; keys are consumed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
+
+__all__ = ["Algorithm", "Hyperparameter", "Phase", "Policy", "Update"]
+
+Hyperparameter = float | Float[Array, "..."]
+"""A number when an algorithm is written down, a scalar array when it is traced, [lanes] when it is stacked."""
+
+Update = Callable[[Any, Transition, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]
+"""(state, batch, key, step) -> (state, metrics); `step` counts updates of the phase and is shared by all lanes."""
+
+
+class Phase(NamedTuple):
+    """A stretch of training with one update rule."""
+
+    name: str
+    updates: int
+    update: Update
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What is evaluated, exported and deployed; an `equinox.Module` that contains all it needs."""
+
+    def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
+        """The action for one observation; callers `vmap`. Actions lie in ±max_action."""
+        ...
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays."""
+
+    def init(self, spec: Spec, key: PRNGKey) -> Any:
+        """Fresh networks and optimiser moments."""
+        ...
+
+    def phases(self) -> tuple[Phase, ...]:
+        """In order. The last one is `train`; its `updates` is what `--updates` sets."""
+        ...
+
+    def policy(self, state: Any) -> Policy:
+        """The policy of `state`."""
+        ...

@@ -1,0 +1,169 @@
+"""Reader of D4RL's HDF5 files, every generation of them, without the `d4rl` package (d4rl-facts section 3).
+
+A D4RL file holds flat columns (`observations`, `actions`, `rewards`, `terminals`, mostly `timeouts`, in gym
+v1/v2 also `next_observations`) beside groups (`infos`, `metadata`) of which only scalars are of
+interest here.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tether.data.dataset import Dataset, Source
+from tether.errors import InputError
+from tether.types import Bool
+
+__all__ = ["as_scalar", "file_sha256", "open_hdf5", "read_array", "read_d4rl_hdf5", "scalar_metadata"]
+
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+METADATA_TEXT_LIMIT = 200
+"""Longest text kept as metadata, in characters: names and versions, not whole specifications."""
+
+
+def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Dataset:
+    """Reads a D4RL file, with or without `timeouts` and `next_observations`; other arrays are skipped.
+
+    A file without `timeouts` (legacy gym v0, perhaps kitchen) leaves three cases; which one applied is
+    written to `metadata["timeouts"]`:
+
+    - `max_episode_steps` is given: the last step of every episode that ran that long counts as a time-out, as
+      in D4RL. (D4RL's counter starts at 1 instead of 0 in episodes that follow a terminal row, so it cuts
+      those one step early and then emits a transition across two episodes; that is not reproduced.)
+    - it is not given but some row is terminal: episodes end at terminal rows only. Right for kitchen, where
+      every demonstration ends so; wrong where episodes also time out, so give the horizon if there is one.
+    - it is not given and no row is terminal: refused, since nothing tells episodes apart.
+
+    Args:
+        path: the file; its stem becomes the data set's name.
+        max_episode_steps: horizon of the environment in steps; used only where the file has no `timeouts`.
+
+    Raises:
+        InputError: no such file, a folder, not HDF5, damaged, a column missing or not as `Dataset` needs it.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        missing = [key for key in REQUIRED if key not in file]
+        if missing:
+            raise InputError(
+                f"{path}: no {', '.join(map(repr, missing))} among its keys {sorted(map(str, file))}; "
+                f"a D4RL file needs {', '.join(REQUIRED)} and may have timeouts, next_observations"
+            )
+        columns = {key: read_array(file, key, path) for key in REQUIRED}
+        optional = {k: read_array(file, k, path) for k in ("timeouts", "next_observations") if k in file}
+        metadata = scalar_metadata(file)
+    dataset = Dataset(
+        name=path.stem,
+        observations=columns["observations"],
+        actions=columns["actions"],
+        rewards=columns["rewards"],
+        terminals=columns["terminals"],
+        timeouts=optional.get("timeouts", np.zeros(len(columns["observations"]), np.bool_)),
+        next_observations=optional.get("next_observations"),
+        source=Source(location=str(path), sha256=file_sha256(path)),
+        metadata=metadata,
+    )
+    return dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
+
+
+def _with_timeouts(dataset: Dataset, horizon: int | None) -> Dataset:
+    """`dataset` with the time-outs that its file does not store (see `read_d4rl_hdf5`)."""
+    where = dataset.source.location
+    if horizon is not None and horizon < 1:
+        raise InputError(f"{where}: max_episode_steps is {horizon}; at least 1 is needed")
+    if horizon is not None:
+        timeouts = _timeouts_at_horizon(dataset.terminals, horizon)
+        note = f"not stored; every {horizon} steps of an episode"
+    elif dataset.terminals.any():
+        timeouts = dataset.timeouts
+        note = "not stored; none assumed, episodes end at terminal rows"
+    else:
+        raise InputError(
+            f"{where}: has no 'timeouts' and no row is terminal, so episodes cannot be told apart; "
+            "give max_episode_steps (1000 for the gym locomotion tasks)"
+        )
+    return replace(dataset, timeouts=timeouts, metadata={**dataset.metadata, "timeouts": note})
+
+
+def _timeouts_at_horizon(terminals: Bool[np.ndarray, " batch"], horizon: int) -> Bool[np.ndarray, " batch"]:
+    """True at step `horizon - 1` of every episode; a new one starts after each terminal row and time-out."""
+    rows = np.arange(len(terminals))
+    starts_after_terminal = np.where(np.roll(terminals, 1), rows, 0)  # row 0 starts an episode in any case
+    step_since_terminal = rows - np.maximum.accumulate(starts_after_terminal)
+    return step_since_terminal % horizon == horizon - 1
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Opens `path` for reading; whatever HDF5 cannot open or read inside the block becomes an InputError."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; an HDF5 file is needed here")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    # h5py reports damage with whatever its reader met first: a bad checksum, link, offset, type, or size.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as HDF5, it may be damaged or cut short: {reason}") from error
+
+
+def read_array(group: h5py.File | h5py.Group, key: str, path: Path) -> np.ndarray:
+    """The whole array `key` of `group`; refuses a group or a scalar in its place."""
+    node = group[key]
+    if not isinstance(node, h5py.Dataset) or node.shape is None or len(node.shape) == 0:
+        kind = "a group" if isinstance(node, h5py.Group) else "not an array"
+        raise InputError(f"{path}: {key!r} is {kind}; an array with one row per step is needed")
+    return np.asarray(node[()])
+
+
+def scalar_metadata(file: h5py.File) -> dict[str, str | float | int]:
+    """The file's attributes and the scalars under `metadata/`, by name; arrays (weights) are skipped."""
+    found: dict[str, str | float | int] = {}
+    for key, value in file.attrs.items():
+        _add_scalar(found, key, value)
+    group = file.get("metadata")
+    if isinstance(group, h5py.Group):
+
+        def visit(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset) and node.shape == ():
+                _add_scalar(found, name, node[()])
+
+        group.visititems(visit)
+    return found
+
+
+def _add_scalar(found: dict[str, str | float | int], key: str, value: Any) -> None:
+    scalar = as_scalar(value)
+    if scalar is not None:
+        found[key] = scalar
+
+
+def as_scalar(value: Any) -> str | float | int | None:
+    """`value` as a plain number or short text that JSON can hold, or None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, str):
+        return value if len(value) <= METADATA_TEXT_LIMIT else None
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, int | float) else None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the file in hexadecimal, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,270 @@
+"""The data-set container: logged rows in recording order, on the host, checked once when they arrive.
+
+A `Dataset` keeps the *file's* rows, flags included; what an algorithm trains on is the transition table that
+`Dataset.transitions` derives from them (d4rl-facts section 4). Episodes (returns, lengths, sequences) are
+always cut from the file's rows, never from the table, in which every timed-out episode has lost a row.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tether.errors import InputError
+from tether.types import Float, Int, Transition
+
+__all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "Source"]
+
+ACTION_TOLERANCE = 1e-6
+"""How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set was read from (`load_dataset` takes it) and the file's SHA-256 in hexadecimal."""
+
+    location: str
+    sha256: str
+
+
+class EpisodeBounds(NamedTuple):
+    """Episode k is the rows `starts[k] : ends[k]`; `last_is_partial`: the last one has no end flag."""
+
+    starts: Int[np.ndarray, " episodes"]
+    ends: Int[np.ndarray, " episodes"]
+    last_is_partial: bool
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Logged experience, one row per environment step, rows of an episode adjacent and in order.
+
+    Columns may be given in any numeric type and `(N, 1)` where `(N,)` is meant; they are kept as read-only
+    float32 and bool arrays. One episode is enough, and so is the beginning of one (no flag set at all).
+
+    Attributes:
+        name: what the data set is called in results, e.g. `halfcheetah-medium-v2`; the task is found by it.
+        observations: (N, O) float32, seen before the action of the row.
+        actions: (N, A) float32, in [-1, 1].
+        rewards: (N,) float32, as the environment paid them: never transformed here.
+        terminals: (N,) bool, the task truly ended with this row.
+        timeouts: (N,) bool, the recording was cut after this row (horizon, end of a collection block).
+        next_observations: (N, O) float32 exactly as the file stores them, or None.
+        source: the file.
+        metadata: small scalars that the file carries (algorithm, reference scores, ...).
+        exact_next_observations: the stored `next_observations` are right in *every* row, time-outs included
+            (Minari's layout), so `transitions` need not drop any row.
+
+    Raises:
+        InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
+            other than 0 and 1; actions outside [-1, 1] by more than `ACTION_TOLERANCE`.
+    """
+
+    name: str
+    # Not annotated by shape: a checker would refuse a wrong one before `__post_init__` can say what is wrong.
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminals: np.ndarray
+    timeouts: np.ndarray
+    next_observations: np.ndarray | None
+    source: Source
+    metadata: dict[str, str | float | int] = field(default_factory=dict)
+    exact_next_observations: bool = False
+
+    def __post_init__(self) -> None:
+        where = self.source.location
+        rows = len(self.observations) if np.ndim(self.observations) else 0
+        if rows == 0:
+            raise InputError(f"{where}: observations have no rows; a data set needs at least one transition")
+        columns: dict[str, np.ndarray] = {
+            "observations": _matrix(where, "observations", self.observations, rows),
+            "actions": _matrix(where, "actions", self.actions, rows),
+            "rewards": _floats(where, "rewards", _column(where, "rewards", self.rewards, rows)),
+            "terminals": _flags(where, "terminals", _column(where, "terminals", self.terminals, rows)),
+            "timeouts": _flags(where, "timeouts", _column(where, "timeouts", self.timeouts, rows)),
+        }
+        if self.next_observations is not None:
+            columns["next_observations"] = _matrix(where, "next_observations", self.next_observations, rows)
+            _check_same_width(where, columns["observations"], columns["next_observations"])
+        elif self.exact_next_observations:
+            raise InputError(f"{where}: exact_next_observations is set but there are no next_observations")
+        _check_action_range(where, columns["actions"])
+        for name, array in columns.items():
+            object.__setattr__(self, name, _read_only(array))
+
+    def __len__(self) -> int:
+        """The number of rows N in the file (not of transitions, see `transitions`)."""
+        return len(self.rewards)
+
+    def __repr__(self) -> str:
+        bounds, returns, lengths = self.episode_bounds(), self.episode_returns(), self.episode_lengths()
+        partial = ", the last one partial" if bounds.last_is_partial else ""
+        stored = "not stored" if self.next_observations is None else "stored"
+        return (
+            f"Dataset {self.name!r} from {self.source.location} (sha256 {self.source.sha256[:12]})\n"
+            f"  observations {self.observations.shape}, actions {self.actions.shape}, "
+            f"next observations {stored}\n"
+            f"  {len(bounds.starts)} episodes{partial}; {self.terminals.sum()} terminal rows, "
+            f"{self.timeouts.sum()} time-outs; length mean {lengths.mean():.1f} "
+            f"(min {lengths.min()}, max {lengths.max()})\n"
+            f"  return mean {returns.mean():.1f} (min {returns.min():.1f}, max {returns.max():.1f})"
+        )
+
+    def episode_bounds(self) -> EpisodeBounds:
+        """Where the episodes lie: a cut after every row whose `terminals` or `timeouts` is set.
+
+        Rows after the last flag form one more, partial episode (D4RL's sequence view drops it; here it is
+        included and `last_is_partial` is set, so that no row is lost silently).
+        """
+        ends = np.flatnonzero(self.terminals | self.timeouts) + 1
+        last_is_partial = len(ends) == 0 or int(ends[-1]) != len(self)
+        if last_is_partial:
+            ends = np.append(ends, len(self))
+        return EpisodeBounds(np.concatenate([[0], ends[:-1]]), ends, last_is_partial)
+
+    def episode_returns(self) -> Float[np.ndarray, " episodes"]:
+        """Undiscounted sums of the raw rewards, float64, of the complete episodes.
+
+        A data set without any complete episode is one partial one: then it is that one's.
+        """
+        starts, ends = self._counted_episodes()
+        return np.add.reduceat(self.rewards[: ends[-1]].astype(np.float64), starts)
+
+    def episode_lengths(self) -> Int[np.ndarray, " episodes"]:
+        """Steps of the same episodes that `episode_returns` counts."""
+        starts, ends = self._counted_episodes()
+        return ends - starts
+
+    def _counted_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+        starts, ends, last_is_partial = self.episode_bounds()
+        if last_is_partial and len(starts) > 1:
+            return starts[:-1], ends[:-1]
+        return starts, ends
+
+    def transitions(self, keep_timeouts: bool | None = None) -> Transition:
+        """The table an algorithm trains on: (o, a, r, o', terminal), float32 NumPy arrays, M <= N rows.
+
+        By default this is D4RL's Q-learning view (d4rl-facts section 4): rows with a time-out are dropped,
+        since row i+1 is not what followed them; the last row of the file is always dropped; terminal rows are
+        kept; o' is the observation of row i+1. Two documented differences from D4RL:
+
+        1. A row that is both terminal and time-out is KEPT with terminal = 1; D4RL drops it, and with it
+           every success on the last step of an episode (section 4, pitfall 2).
+        2. A terminal row's o' is the stored next observation if there is one, else the row's own; D4RL puts
+           the first observation of the *next* episode there. It is masked by 1 - terminal wherever a value is
+           bootstrapped; anywhere else another episode's observation would be poison (pitfall 3).
+
+        Args:
+            keep_timeouts: True keeps *every* row and takes o' from the stored next observations (pitfall 7),
+                so that time-outs bootstrap from what truly followed. None: True where those are exact in
+                every row (`exact_next_observations`, Minari), else False as in D4RL.
+
+        Raises:
+            InputError: `keep_timeouts` without stored next observations; no row is left.
+        """
+        keep = self.exact_next_observations if keep_timeouts is None else keep_timeouts
+        if keep:
+            if self.next_observations is None:
+                where = self.source.location
+                raise InputError(f"{where}: keep_timeouts needs next_observations, which are not stored here")
+            return self._table(np.arange(len(self)), self.next_observations)
+        rows = np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+        if len(rows) == 0:
+            raise InputError(
+                f"{self.source.location}: no transition is left of {len(self)} rows: "
+                "rows with a time-out and the last row have no next observation"
+            )
+        next_observation = self.observations[rows + 1]
+        ended = self.terminals[rows]
+        after_end = self.observations if self.next_observations is None else self.next_observations
+        next_observation[ended] = after_end[rows[ended]]
+        return self._table(rows, next_observation)
+
+    def _table(self, rows: np.ndarray, next_observation: np.ndarray) -> Transition:
+        # `Transition` is annotated for device arrays; on the host the same columns are NumPy arrays.
+        columns: tuple[Any, ...] = (
+            self.observations[rows],
+            self.actions[rows],
+            self.rewards[rows],
+            next_observation,
+            self.terminals[rows].astype(np.float32),
+        )
+        return Transition(*columns)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()  # the caller's own array stays writeable
+    view.flags.writeable = False
+    return view
+
+
+def _numbers(where: str, column: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{where}: {column} has type {array.dtype}; real numbers are needed")
+    return array
+
+
+def _floats(where: str, column: str, array: np.ndarray) -> np.ndarray:
+    """As contiguous float32; refuses NaN and infinity, also those that the cast to float32 makes."""
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        place = tuple(int(i) for i in bad[0])
+        at = f"row {place[0]}" + "".join(f", entry {i}" for i in place[1:])
+        raise InputError(
+            f"{where}: {column} holds {array[place]} at {at}; every entry must be finite in float32 "
+            f"({len(bad)} are not)"
+        )
+    return values
+
+
+def _matrix(where: str, column: str, value: Any, rows: int) -> np.ndarray:
+    array = _numbers(where, column, value)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise InputError(f"{where}: {column} has shape {array.shape}; two axes (rows, size) are needed")
+    _check_rows(where, column, array, rows)
+    return _floats(where, column, array)
+
+
+def _column(where: str, column: str, value: Any, rows: int) -> np.ndarray:
+    array = _numbers(where, column, value)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise InputError(f"{where}: {column} has shape {array.shape}; (rows,) or (rows, 1) is needed")
+    _check_rows(where, column, array, rows)
+    return array
+
+
+def _check_rows(where: str, column: str, array: np.ndarray, rows: int) -> None:
+    if len(array) != rows:
+        raise InputError(f"{where}: {column} has {len(array)} rows but observations have {rows}; they must be equal")
+
+
+def _flags(where: str, column: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.bool_:
+        return array
+    bad = np.flatnonzero((array != 0) & (array != 1))  # NaN is bad, too
+    if len(bad):
+        raise InputError(f"{where}: {column} holds {array[bad[0]]} at row {bad[0]}; a flag is false or true, 0 or 1")
+    return array.astype(np.bool_)
+
+
+def _check_same_width(where: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
+    if observations.shape != next_observations.shape:
+        raise InputError(
+            f"{where}: next_observations has shape {next_observations.shape} "
+            f"but observations {observations.shape}; they must be equal"
+        )
+
+
+def _check_action_range(where: str, actions: np.ndarray) -> None:
+    outside = np.flatnonzero((np.abs(actions) > 1.0 + ACTION_TOLERANCE).any(axis=1))
+    if len(outside):
+        raise InputError(
+            f"{where}: actions reach from {actions.min():g} to {actions.max():g}, first outside [-1, 1] at "
+            f"row {outside[0]}; rescale them to [-1, 1]"
+        )

@@ -1,0 +1,73 @@
+"""One grammar for data sources (design section 5): from what a user writes to a `Dataset`.
+
+This version reads bundled names, D4RL's and Minari's HDF5 files, and Minari folders.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tether.data.d4rl import read_d4rl_hdf5
+from tether.data.dataset import Dataset, Source
+from tether.data.minari import find_minari_file, is_minari_hdf5, read_minari_hdf5
+from tether.environments.tasks import find_task
+from tether.errors import InputError
+
+__all__ = ["bundled_names", "load_dataset"]
+
+BUNDLED = Path(__file__).parent / "bundled"
+HDF5_SUFFIXES = (".hdf5", ".h5")
+LATER_PREFIXES = ("d4rl", "minari", "ogbench", "bandit")
+LATER_SUFFIXES = (".npz", ".parquet", ".csv")
+
+
+def bundled_names() -> list[str]:
+    """Names of the data sets that come with tether, sorted."""
+    return sorted(path.stem for path in BUNDLED.glob("*.hdf5"))
+
+
+def load_dataset(source: str) -> Dataset:
+    """Loads a bundled name (`halfcheetah-medium-small`), a path to an HDF5 file, or a Minari folder.
+
+    A bundled name wins over a file or folder of the same name; write `./name` for the latter.
+
+    Raises:
+        InputError: a source of another kind, an unknown name, or a file that its reader refuses.
+    """
+    if source in bundled_names():
+        dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
+        return replace(dataset, source=Source(source, dataset.source.sha256))
+    prefix, colon, _ = source.partition(":")
+    if colon and prefix in LATER_PREFIXES:
+        raise _refused(source, f"'{prefix}:' is not supported yet")
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _read_folder(path)
+    if suffix in LATER_SUFFIXES:
+        raise _refused(source, f"'{suffix}' files are not supported yet")
+    if suffix in HDF5_SUFFIXES:
+        return read_minari_hdf5(path) if is_minari_hdf5(path) else _read_d4rl(path)
+    if path.exists():
+        raise _refused(source, f"a file with the ending {suffix!r} is not known")
+    raise _refused(source, "no such name, file or folder")
+
+
+def _refused(source: str, reason: str) -> InputError:
+    names = ", ".join(bundled_names()) or "none"
+    return InputError(
+        f"data source {source!r}: {reason}; this version reads bundled names ({names}), "
+        "*.hdf5 and *.h5 files in D4RL's or Minari's layout, and Minari folders"
+    )
+
+
+def _read_folder(folder: Path) -> Dataset:
+    path = find_minari_file(folder)
+    if path is None:
+        raise _refused(str(folder), "a folder without data/main_data.hdf5")
+    return read_minari_hdf5(path)
+
+
+def _read_d4rl(path: Path) -> Dataset:
+    """With the horizon of the task that the file is named after: it matters where no time-outs are stored."""
+    task = find_task(path.stem)
+    return read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)

@@ -1,0 +1,206 @@
+"""Reward and observation transforms by name (baselines.md 0.2 and 0.3), recorded with the numbers they used.
+
+All statistics are taken over the transition table that is trained on, as the papers' codes take them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tether.data.dataset import Dataset
+from tether.errors import InputError, unknown
+from tether.types import Bool, Float, Spec, Transition
+
+__all__ = [
+    "OBSERVATION_TRANSFORMS",
+    "REWARD_TRANSFORMS",
+    "Normaliser",
+    "Prepared",
+    "prepare",
+    "trajectory_returns",
+]
+
+Rewards = Float[np.ndarray, " batch"]
+Numbers = dict[str, float]
+RewardTransform = Callable[[Transition], tuple[Rewards, Numbers]]
+"""Transition table -> float64 rewards and the numbers that the transform took from the data."""
+
+
+class Normaliser(NamedTuple):
+    """The affine map of observations, applied in training and, with the same numbers, by the deployed policy.
+
+    `std` is the divisor itself: the constant that a transform adds to the standard deviation is in it.
+    """
+
+    mean: Float[np.ndarray, " observation"]
+    std: Float[np.ndarray, " observation"]
+
+    def normalise(self, x: Any) -> Any:
+        """(x - mean) / std for one observation or a NumPy batch; `vmap` it over a JAX batch."""
+        return (x - self.mean) / self.std
+
+
+class Prepared(NamedTuple):
+    """What training needs of a data set: float32 NumPy transitions, sizes, normaliser, record of it."""
+
+    transitions: Transition
+    spec: Spec
+    normaliser: Normaliser
+    record: dict[str, Any]  # JSON-able; goes to config.json
+
+
+def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
+    """Undiscounted returns of the trajectories in a transition table, segmented as IQL's authors do.
+
+    A trajectory ends at a terminal row, where the next observation is not the next row's observation
+    (|o'_i - o_{i+1}| > 1e-6), and with the table: variant (a) of baselines.md 0.2. The last trajectory counts
+    even if it is unfinished, as it does for the authors.
+    """
+    observation, next_observation = (
+        np.asarray(transitions.observation),
+        np.asarray(transitions.next_observation),
+    )
+    jumps = np.linalg.norm(next_observation[:-1] - observation[1:], axis=1) > 1e-6
+    ends: Bool[np.ndarray, " rows"] = (np.asarray(transitions.terminal)[:-1] > 0) | jumps
+    starts = np.concatenate([[0], np.flatnonzero(ends) + 1])
+    return np.add.reduceat(np.asarray(transitions.reward, np.float64), starts)
+
+
+def _rewards(transitions: Transition) -> Rewards:
+    return np.asarray(transitions.reward, np.float64)
+
+
+def _none(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """r."""
+    return _rewards(transitions), {}
+
+
+def _iql_locomotion(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """r 1000 / (R_max - R_min), R the returns of the table's trajectories."""
+    returns = trajectory_returns(transitions)
+    low, high = float(returns.min()), float(returns.max())
+    if high == low:
+        raise InputError(
+            "reward transform 'iql_locomotion' divides by R_max - R_min, but all trajectories of this data "
+            f"set ({len(returns)}) return {low:g}; choose another, such as 'none' or 'standardise'"
+        )
+    factor = 1000.0 / (high - low)
+    numbers = {"factor": factor, "return_min": low, "return_max": high, "trajectories": len(returns)}
+    return _rewards(transitions) * factor, numbers
+
+
+def _iql_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """r - 1."""
+    return _rewards(transitions) - 1.0, {}
+
+
+def _cql_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """4 (r - 0.5)."""
+    return 4.0 * (_rewards(transitions) - 0.5), {}
+
+
+def _corl_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """10 r - 5."""
+    return 10.0 * _rewards(transitions) - 5.0, {}
+
+
+def _standardise(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """(r - mean) / std over the table."""
+    rewards = _rewards(transitions)
+    _refuse_constant("standardise", rewards)
+    mean, std = float(rewards.mean()), float(rewards.std())
+    return (rewards - mean) / std, {"mean": mean, "std": std}
+
+
+def _minmax_pm1(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """2 (r - r_min) / (r_max - r_min) - 1."""
+    rewards = _rewards(transitions)
+    _refuse_constant("minmax_pm1", rewards)
+    low, high = float(rewards.min()), float(rewards.max())
+    return 2.0 * (rewards - low) / (high - low) - 1.0, {"reward_min": low, "reward_max": high}
+
+
+def _dice_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """0 where r > 0, else -1."""
+    return np.where(_rewards(transitions) > 0, 0.0, -1.0), {}
+
+
+def _refuse_constant(name: str, rewards: Rewards) -> None:
+    if rewards.min() == rewards.max():
+        raise InputError(
+            f"reward transform {name!r} divides by the spread of the rewards, but all {len(rewards)} of this "
+            f"data set are {rewards[0]:g}; choose another, such as 'none'"
+        )
+
+
+REWARD_TRANSFORMS: Mapping[str, RewardTransform] = {
+    "none": _none,
+    "iql_locomotion": _iql_locomotion,
+    "iql_antmaze": _iql_antmaze,
+    "cql_antmaze": _cql_antmaze,
+    "corl_antmaze": _corl_antmaze,
+    "standardise": _standardise,
+    "minmax_pm1": _minmax_pm1,
+    "dice_antmaze": _dice_antmaze,
+}
+
+OBSERVATION_TRANSFORMS: Mapping[str, float | None] = {
+    "none": None,
+    "standardise": 1e-3,  # TD3+BC and all of CORL
+    "standardise-1e-6": 1e-6,  # Decision Transformer
+}
+"""Name -> what is added to the standard deviation before dividing by it; None leaves observations alone."""
+
+
+def _fit_normaliser(observations: Float[np.ndarray, "batch observation"], added: float | None) -> Normaliser:
+    size = observations.shape[1]
+    if added is None:
+        return Normaliser(np.zeros(size, np.float32), np.ones(size, np.float32))
+    mean = observations.mean(axis=0, dtype=np.float64)
+    std = observations.std(axis=0, dtype=np.float64) + added
+    return Normaliser(mean.astype(np.float32), std.astype(np.float32))
+
+
+def prepare(
+    dataset: Dataset,
+    reward_transform: str = "none",
+    observation_transform: str = "none",
+    keep_timeouts: bool | None = None,
+) -> Prepared:
+    """The transition table of `dataset` with rewards and observations transformed, ready for training.
+
+    Args:
+        dataset: the file's rows.
+        reward_transform: a key of `REWARD_TRANSFORMS`.
+        observation_transform: a key of `OBSERVATION_TRANSFORMS`; next observations get the same affine map.
+        keep_timeouts: see `Dataset.transitions`.
+
+    Raises:
+        InputError: an unknown name; a transform that would divide by zero here; no transition is left.
+    """
+    if reward_transform not in REWARD_TRANSFORMS:
+        raise unknown("reward transform", reward_transform, REWARD_TRANSFORMS)
+    if observation_transform not in OBSERVATION_TRANSFORMS:
+        raise unknown("observation transform", observation_transform, OBSERVATION_TRANSFORMS)
+    table = dataset.transitions(keep_timeouts)
+    observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
+    rewards, numbers = REWARD_TRANSFORMS[reward_transform](table)
+    added = OBSERVATION_TRANSFORMS[observation_transform]
+    normaliser = _fit_normaliser(observation, added)
+    columns: dict[str, Any] = {"reward": rewards.astype(np.float32)}
+    if added is not None:
+        columns["observation"] = normaliser.normalise(observation)
+        columns["next_observation"] = normaliser.normalise(next_observation)
+    record = {
+        "dataset": dataset.name,
+        "source": dataset.source.location,
+        "sha256": dataset.source.sha256,
+        "rows": len(dataset),
+        "transitions": len(rewards),
+        "reward_transform": {"name": reward_transform, **numbers},
+        "observation_transform": {"name": observation_transform, "added_to_std": added},
+        "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
+    }
+    spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
+    return Prepared(table._replace(**columns), spec, normaliser, record)

@@ -1,0 +1,1 @@
+"""Diffusion mathematics: pure functions, no optimiser, no averaging of weights, no device."""

@@ -1,0 +1,111 @@
+"""The task table: data-set name -> environment, horizon, reference scores (from `reference_scores.toml`)."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tether.errors import InputError, unknown
+
+__all__ = ["TASKS", "Task", "d4rl_datasets", "find_task", "get_task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment as D4RL scores it.
+
+    Attributes:
+        name: the environment in D4RL's spelling, e.g. `hopper`; with the version if references vary.
+        observation_size, action_size: numbers in one observation and one action.
+        datasets: the D4RL data sets recorded in it, e.g. `hopper-medium-v2`.
+        horizon: steps until a time-out; None where it is not known.
+        gymnasium_id: what to evaluate on; None where that is not built yet, for the reason `unavailable`.
+        unavailable: why there is no `gymnasium_id`; empty where there is one.
+        reference_min, reference_max: raw returns that score 0 and 100; None where nobody published them.
+        aliases: other beginnings of file names that mean this task.
+    """
+
+    name: str
+    observation_size: int
+    action_size: int
+    datasets: tuple[str, ...] = ()
+    horizon: int | None = None
+    gymnasium_id: str | None = None
+    unavailable: str = ""
+    reference_min: float | None = None
+    reference_max: float | None = None
+    aliases: tuple[str, ...] = ()
+
+    def normalized_score(self, returns: Any) -> np.ndarray:
+        """100 (R - R_min) / (R_max - R_min), float64, in the shape of `returns` (d4rl-facts section 1).
+
+        Args:
+            returns: number or array of undiscounted sums of the environment's raw rewards, one per episode.
+
+        Raises:
+            InputError: the task has no reference returns.
+        """
+        if self.reference_min is None or self.reference_max is None:
+            raise InputError(
+                f"task {self.name!r} has no reference returns, so its scores cannot be normalised; "
+                f"tasks that have: {', '.join(TASKS)}"
+            )
+        spread = self.reference_max - self.reference_min
+        return np.asarray(100.0 * (np.asarray(returns, np.float64) - self.reference_min) / spread)
+
+
+def _read_tasks() -> Mapping[str, Task]:
+    rows = tomllib.loads(Path(__file__).with_name("reference_scores.toml").read_text(encoding="utf-8"))
+    tasks: dict[str, Task] = {}
+    for name, row in rows.items():
+        lists = {key: tuple(row.pop(key, ())) for key in ("datasets", "aliases")}
+        tasks[name] = Task(name=name, **lists, **row)
+    return tasks
+
+
+TASKS: Mapping[str, Task] = _read_tasks()
+
+
+def _beginnings(task: Task) -> set[str]:
+    """What a data-set name may begin with to belong to `task`."""
+    if re.search(r"-v\d+$", task.name):  # the references differ between versions: the version must be there
+        return {*task.datasets, *task.aliases}
+    return {re.sub(r"-v\d+$", "", dataset) for dataset in task.datasets} | set(task.aliases)
+
+
+_BEGINNINGS = {beginning: task for task in TASKS.values() for beginning in _beginnings(task)}
+
+
+def find_task(dataset_name: str) -> Task | None:
+    """The task of a data set, by its name or its file's stem; None if the name does not say it.
+
+    The name must be a task's own, or begin with that of one of its D4RL data sets, version aside:
+    `hopper-medium`, `hopper_medium-v2` and `hopper-medium-small` are hopper; `hopper-mine` and `door-robot`
+    are nobody's, since a wrong environment would score silently.
+    """
+    name = dataset_name.lower().replace("_", "-").replace("ant-maze-", "antmaze-")
+    if name in TASKS:
+        return TASKS[name]
+    found = [known for known in _BEGINNINGS if name == known or name.startswith(f"{known}-")]
+    return _BEGINNINGS[max(found, key=len)] if found else None
+
+
+def get_task(name: str) -> Task:
+    """The task called `name`, or that of the D4RL data set called so.
+
+    Raises:
+        InputError: there is none.
+    """
+    task = find_task(name)
+    if task is None:
+        raise unknown("task", name, TASKS)
+    return task
+
+
+def d4rl_datasets() -> dict[str, Task]:
+    """Every D4RL data set of the table and its task, in the table's order."""
+    return {dataset: task for task in TASKS.values() for dataset in task.datasets}

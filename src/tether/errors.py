@@ -1,0 +1,19 @@
+"""The one exception for wrong usage and bad input."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input or wrong usage: one line that names the value, the place and the choices.
+
+    The command line prints it on stderr and exits with code 2.
+    """
+
+
+def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
+    """An InputError for a name that is not among `choices`, nearest names first."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else f"choices: {', '.join(choices)}"
+    return InputError(f"unknown {kind} {value!r}; {hint}")

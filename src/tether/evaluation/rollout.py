@@ -1,0 +1,109 @@
+"""Episodes in a gymnasium environment: all lanes and episodes advance together, one policy call per step."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import mujoco
+import numpy as np
+
+from tether.environments import Task
+from tether.errors import InputError
+from tether.policy import DeployedPolicy
+from tether.types import Array, Float, Int, Key
+
+__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "make_environment", "rollout"]
+
+FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
+
+
+class Episodes(NamedTuple):
+    """Outcomes, (lanes, episodes) each."""
+
+    returns: Float[np.ndarray, "lanes episodes"]  # undiscounted sums of the environment's own rewards
+    lengths: Int[np.ndarray, "lanes episodes"]  # steps
+
+
+def make_environment(task: Task) -> gymnasium.Env:
+    """The environment that `task` is scored on. Raises InputError where there is none."""
+    if task.gymnasium_id is None:
+        raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
+    with _quiet():
+        return gymnasium.make(task.gymnasium_id, max_episode_steps=task.horizon)
+
+
+def rollout(
+    policies: DeployedPolicy,
+    task: Task,
+    episodes: int,
+    keys: Key[Array, " lanes"],
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Episodes:
+    """`episodes` episodes of every lane's policy.
+
+    policies: leading axis `lanes` on every array.
+    keys: one per lane, consumed.
+    on_step: called with (steps done, most steps) after each step; may raise to stop.
+
+    Every environment plays one episode and is then left alone; its rows of the batched policy call are
+    ignored until the last one ends. Each lane meets the same starts (common random numbers), which takes
+    noise out of comparisons between lanes.
+    """
+    lanes = len(keys)
+    with contextlib.ExitStack() as stack:
+        environments = [
+            stack.enter_context(contextlib.closing(make_environment(task))) for _ in range(lanes * episodes)
+        ]
+        starts = [env.reset(seed=FIRST_EVALUATION_SEED + i % episodes)[0] for i, env in enumerate(environments)]
+        observations = np.stack(starts).astype(np.float32)
+        returns = np.zeros(len(environments))
+        lengths = np.zeros(len(environments), np.int64)
+        running = np.ones(len(environments), bool)
+        step, horizon = 0, task.horizon or 1
+        while running.any():
+            by_lane = observations.reshape(lanes, episodes, -1)
+            actions, keys = _act(policies, by_lane, keys)
+            actions = np.asarray(actions).reshape(len(environments), -1)
+            for i in np.flatnonzero(running):
+                observation, reward, terminated, truncated, _ = environments[i].step(actions[i])
+                observations[i] = observation
+                returns[i] += float(reward)
+                lengths[i] += 1
+                running[i] = not (terminated or truncated)
+            step += 1
+            on_step(step, horizon)
+    return Episodes(returns.reshape(lanes, episodes), lengths.reshape(lanes, episodes))
+
+
+@jax.jit
+def _act(
+    policies: DeployedPolicy, observations: Any, keys: Key[Array, " lanes"]
+) -> tuple[Float[Array, "lanes episodes action"], Key[Array, " lanes"]]:
+    """Actions of all lanes and episodes, and the next keys."""
+
+    def one_lane(lane):
+        policy, observations, key = lane
+        next_key, key = jax.random.split(key)
+        keys = jax.random.split(key, observations.shape[0])
+        # One observation already fills a CPU with its candidates; mapping bounds the memory, too.
+        return jax.lax.map(lambda pair: policy(*pair), (observations, keys)), next_key
+
+    return jax.lax.map(one_lane, (policies, observations, keys))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what is known: gymnasium says at each construction that -v4 is out of date, which it is not for
+    D4RL scores, and MuJoCo complains of an attribute in gymnasium's model files, into a log file even."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # Made by MuJoCo's C bindings, so type checkers do not see it.
+        set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
+        set_handler(lambda message: None)
+        try:
+            yield
+        finally:
+            set_handler(None)

@@ -1,0 +1,52 @@
+"""Equations that several algorithms share. Each works on a whole batch and says its shapes."""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from tether.types import Array, Float, PRNGKey, Scalar
+
+__all__ = ["expectile_loss", "polyak", "sample_by_q", "td_target"]
+
+T = TypeVar("T")
+
+
+def expectile_loss(difference: Float[Array, " batch"], expectile: float | Scalar) -> Scalar:
+    """mean of |tau - 1{u < 0}| u^2 (IQL, arXiv 2110.06169, eq. 5); u = target - prediction."""
+    weight = jnp.where(difference > 0, expectile, 1.0 - expectile)
+    return jnp.mean(weight * difference**2)
+
+
+def td_target(
+    reward: Float[Array, " batch"],
+    discount: float | Scalar,
+    terminal: Float[Array, " batch"],
+    next_value: Float[Array, " batch"],
+) -> Float[Array, " batch"]:
+    """r + gamma (1 - terminal) V(s'), without gradient.
+
+    Raises ValueError for anything but three vectors of one length: (B, 1) rewards would otherwise
+    broadcast against (B,) values to a (B, B) target, the classic silent fault of TD losses.
+    """
+    if not reward.shape == terminal.shape == next_value.shape or reward.ndim != 1:
+        raise ValueError(
+            "reward, terminal and next value must be vectors of one length, "
+            f"got shapes {reward.shape}, {terminal.shape} and {next_value.shape}"
+        )
+    return jax.lax.stop_gradient(reward + discount * (1.0 - terminal) * next_value)
+
+
+def sample_by_q(
+    key: PRNGKey, actions: Float[Array, "candidates action"], q: Float[Array, " candidates"]
+) -> Float[Array, " action"]:
+    """One of the candidates, number i with probability softmax(q)_i.
+
+    `q` are the logits themselves: softmax acts on them once (temperature 1).
+    """
+    return actions[jax.random.categorical(key, q)]
+
+
+def polyak(target: T, online: T, rate: float | Scalar) -> T:
+    """rate * online + (1 - rate) * target, leaf by leaf."""
+    return jax.tree.map(lambda t, o: rate * o + (1.0 - rate) * t, target, online)

@@ -1,0 +1,89 @@
+"""The field's small networks, made of Equinox layers with named initialisers.
+
+Every network acts on one sample; callers `vmap` over batches. Leaves are arrays only: sizes and
+activations are static, so a network is a pytree that optimisers, scans and checkpoints take as it is.
+"""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from tether.types import Array, Float, PRNGKey
+
+__all__ = ["MLP", "Initialiser", "linear", "mish", "orthogonal", "torch_uniform"]
+
+Activation = Callable[[Array], Array]
+Initialiser = Callable[[PRNGKey, int, int], tuple[Array, Array]]
+"""(key, in_features, out_features) -> (weight [out, in], bias [out])."""
+
+
+def torch_uniform(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+    """PyTorch's default for `Linear`: weight and bias uniform in ±1/sqrt(in_features)."""
+    weight_key, bias_key = jax.random.split(key)
+    bound = in_features**-0.5
+    weight = jax.random.uniform(weight_key, (out_features, in_features), minval=-bound, maxval=bound)
+    return weight, jax.random.uniform(bias_key, (out_features,), minval=-bound, maxval=bound)
+
+
+def orthogonal(gain: float = 1.0) -> Initialiser:
+    """Orthogonal weight times `gain`, zero bias (Saxe et al. 2013)."""
+    weight_initialiser = jax.nn.initializers.orthogonal(gain)
+
+    def initialise(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+        return weight_initialiser(key, (out_features, in_features), jnp.float32), jnp.zeros(out_features)
+
+    return initialise
+
+
+def linear(key: PRNGKey, in_features: int, out_features: int, initialiser: Initialiser) -> eqx.nn.Linear:
+    """An affine map whose parameters come from `initialiser`."""
+    # Equinox insists on drawing its own parameters first; `eval_shape` gives the layer without that work.
+    layer = eqx.filter_eval_shape(eqx.nn.Linear, in_features, out_features, key=key)
+    weight, bias = initialiser(key, in_features, out_features)
+    return eqx.tree_at(lambda leaf: (leaf.weight, leaf.bias), layer, (weight, bias))
+
+
+def mish(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Mish, z tanh(softplus(z)), in its algebraic form: one exponential and one division.
+
+    With n = e^z (e^z + 2), tanh(log(1 + e^z)) = n / (n + 2). Above 20 the factor is 1 in float32, so
+    the exponent is capped there to keep n finite.
+    """
+    exponential = jnp.exp(jnp.minimum(z, 20.0))
+    n = exponential * (exponential + 2.0)
+    return z * (n / (n + 2.0))
+
+
+class MLP(eqx.Module):
+    """Linear -> [LayerNorm ->] activation for every hidden size, then a Linear without activation."""
+
+    layers: tuple[eqx.nn.Linear, ...]
+    norms: tuple[eqx.nn.LayerNorm, ...]  # one per hidden layer, or none
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKey,
+        in_size: int,
+        hidden_sizes: Sequence[int],
+        out_size: int,
+        *,
+        activation: Activation,
+        initialiser: Initialiser = torch_uniform,
+        layer_norm: bool = False,
+    ):
+        sizes = (in_size, *hidden_sizes, out_size)
+        keys = jax.random.split(key, len(sizes) - 1)
+        self.layers = tuple(linear(k, m, n, initialiser) for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=True))
+        self.norms = tuple(eqx.nn.LayerNorm(size) for size in hidden_sizes) if layer_norm else ()
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        for index, layer in enumerate(self.layers[:-1]):
+            x = layer(x)
+            if self.norms:
+                x = self.norms[index](x)
+            x = self.activation(x)
+        return self.layers[-1](x)

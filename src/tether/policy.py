@@ -1,0 +1,254 @@
+"""The deployable policy: a network with its normaliser and action range, and the folder it travels in.
+
+    policy/policy.safetensors   every array: networks, normaliser, action range
+    policy/policy.json          algorithm, hyper-parameters, sizes, normaliser for readers, golden pairs, hashes
+
+Loading rebuilds the policy from the two files alone, verifies the hashes, and makes the policy act on the
+golden observations: a policy that would act differently here from where it was trained is refused.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tether
+from tether import errors
+from tether.algorithms import ALGORITHMS, Policy
+from tether.data import Normaliser
+from tether.errors import InputError
+from tether.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
+from tether.training.lanes import parse_fields, settings_of
+from tether.types import Array, Float, PRNGKey, Spec
+
+__all__ = ["DeployedPolicy", "LoadedPolicy", "deploy", "load_policy", "save_policy"]
+
+FORMAT_VERSION = 1
+ARRAYS, DOCUMENT = "policy.safetensors", "policy.json"
+GOLDEN_PAIRS = 8
+GOLDEN_TOLERANCE = 1e-4  # in units of the actions; processors differ in the last bits
+
+
+class DeployedPolicy(eqx.Module):
+    """Raw observation in, environment action out: normalise, act, map to the environment's action range."""
+
+    policy: Policy
+    observation_mean: Float[Array, " observation"]
+    observation_std: Float[Array, " observation"]
+    action_scale: Float[Array, " action"]
+    action_offset: Float[Array, " action"]
+
+    def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
+        """The action for one observation as the environment gives it; callers `vmap`."""
+        action = self.policy((observation - self.observation_mean) / self.observation_std, key)
+        return action * self.action_scale + self.action_offset
+
+
+def deploy(policy: Policy, spec: Spec, normaliser: Normaliser) -> DeployedPolicy:
+    """`policy` with everything around it. Data sets hold actions in the environment's own [-1, 1] box, so the
+    action map is the identity today."""
+    return DeployedPolicy(
+        policy,
+        jnp.asarray(normaliser.mean),
+        jnp.asarray(normaliser.std),
+        jnp.ones(spec.action_size),
+        jnp.zeros(spec.action_size),
+    )
+
+
+def save_policy(
+    folder: Path,
+    policy: DeployedPolicy,
+    *,
+    algorithm_name: str,
+    algorithm: Any,
+    spec: Spec,
+    observations: Float[np.ndarray, "rows observation"],
+    notes: dict[str, Any],
+) -> None:
+    """Write the policy folder; an existing one is replaced, and at no moment is a half-written one readable.
+
+    observations: real ones, of which the golden pairs are made.
+    notes: for readers (data set, lane, scores), kept as they are.
+    """
+    data = encode_arrays(policy)
+    document = {
+        "format_version": FORMAT_VERSION,
+        "tether": tether.__version__,
+        "jax": jax.__version__,
+        "algorithm": algorithm_name,
+        "hyperparameters": settings_of(algorithm),
+        "spec": spec._asdict(),
+        "normaliser": {
+            "mean": np.asarray(policy.observation_mean).tolist(),
+            "std": np.asarray(policy.observation_std).tolist(),
+        },
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "golden": _golden_pairs(policy, observations),
+        "notes": notes,
+    }
+    document["document_sha256"] = _document_hash(document)
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    replaced = folder.with_name(f".old-{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_synced(temporary / ARRAYS, data)
+        write_synced(temporary / DOCUMENT, to_json(document).encode())
+        fsync_directory(temporary)
+        if folder.exists():
+            folder.rename(replaced)
+        temporary.rename(folder)
+        fsync_directory(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+class LoadedPolicy:
+    """A policy for deployment: NumPy in, NumPy out, one observation or a batch.
+
+    Actions are random (the policy is a distribution). Without a `key`, calls draw from a stream that `seed`
+    starts, so a run of a program can be repeated; with one, the call depends on its arguments alone.
+    """
+
+    def __init__(self, module: DeployedPolicy, document: dict[str, Any], seed: int = 0):
+        self.module = module
+        self.document = document
+        self.spec = Spec(**document["spec"])
+        self._stream = jax.random.key(seed)
+        self._act = eqx.filter_jit(module.__call__)
+        self._act_batch = eqx.filter_jit(jax.vmap(module.__call__))
+
+    def __call__(self, observation: Any, key: PRNGKey | None = None) -> np.ndarray:
+        """Action (action,) for an observation (observation,), or actions (batch, action) for a batch.
+
+        Raises InputError for another shape or for entries that are not finite.
+        """
+        observation = np.asarray(observation, np.float32)
+        size = self.spec.observation_size
+        if observation.ndim not in (1, 2) or observation.shape[-1] != size:
+            raise InputError(
+                f"observation of shape {observation.shape}: this policy takes ({size},) or (batch, {size})"
+            )
+        if not np.isfinite(observation).all():
+            raise InputError(f"observation has entries that are not finite: {observation}")
+        if key is None:
+            self._stream, call_key = jax.random.split(self._stream)
+        else:
+            call_key = key
+        if observation.ndim == 1:
+            return np.asarray(self._act(observation, call_key))
+        return np.asarray(self._act_batch(observation, jax.random.split(call_key, len(observation))))
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return (
+            f"LoadedPolicy({self.document['algorithm']}, observation ({spec.observation_size},) -> "
+            f"action ({spec.action_size},))"
+        )
+
+
+def load_policy(folder: str | Path, seed: int = 0) -> LoadedPolicy:
+    """The policy in `folder` (a `policy/` folder, or a run folder that holds one).
+
+    Raises InputError where a file is missing or altered, the format is unknown, or the policy does not
+    reproduce its golden pairs.
+    """
+    folder = Path(folder)
+    if not (folder / DOCUMENT).exists() and (folder / "policy" / DOCUMENT).exists():
+        folder = folder / "policy"
+    document = _read_document(folder / DOCUMENT)
+    try:
+        data = (folder / ARRAYS).read_bytes()
+    except OSError as error:
+        raise InputError(f"{folder / ARRAYS}: cannot be read: {error.strerror or error}") from None
+    if hashlib.sha256(data).hexdigest() != document["sha256"]:
+        raise InputError(f"{folder / ARRAYS}: truncated or altered: its SHA-256 is not the one in {DOCUMENT}")
+    module = decode_arrays(data, _skeleton(document), str(folder / ARRAYS))
+    policy = LoadedPolicy(module, document, seed)
+    _verify_golden_pairs(policy, folder / DOCUMENT)
+    return policy
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; a policy folder holds it") from None
+    except ValueError:
+        raise InputError(f"{path}: truncated or altered: not JSON") from None
+    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+        found = document.get("format_version") if isinstance(document, dict) else None
+        raise InputError(f"{path}: format {found!r}; this version of tether reads {FORMAT_VERSION}")
+    stated = document.pop("document_sha256", None)
+    if stated != _document_hash(document):
+        raise InputError(f"{path}: altered: its SHA-256 is not the one it states")
+    if document["algorithm"] not in ALGORITHMS:
+        raise errors.unknown("algorithm", document["algorithm"], ALGORITHMS)
+    return document
+
+
+def _document_hash(document: dict[str, Any]) -> str:
+    return hashlib.sha256(to_json(document).encode()).hexdigest()
+
+
+def _skeleton(document: dict[str, Any]) -> DeployedPolicy:
+    """The policy's structure, without arrays."""
+    name, spec = document["algorithm"], Spec(**document["spec"])
+    algorithm = ALGORITHMS[name](**parse_fields(name, document["hyperparameters"]))
+    zeros = np.zeros(spec.observation_size, np.float32)
+
+    def build(key: PRNGKey) -> DeployedPolicy:
+        return deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
+
+    return eqx.filter_eval_shape(build, jax.random.key(0))  # the key's value is never looked at
+
+
+def _golden_pairs(policy: DeployedPolicy, observations: np.ndarray) -> dict[str, Any]:
+    """Observations, seeds and the actions they give.
+
+    A policy that picks among candidates can jump to another one when the last bits of its numbers change, as
+    they do between processors. So of four times as many pairs those are kept whose action moves least when
+    the observation moves by 1e-6 of itself.
+    """
+    count = min(4 * GOLDEN_PAIRS, len(observations))
+    rows = np.linspace(0, len(observations) - 1, count).astype(int)
+    seeds = np.arange(count)
+    keys = jax.vmap(jax.random.key)(seeds)
+    act = jax.jit(lambda x, k: jax.lax.map(lambda pair: policy(*pair), (x, k)))
+    chosen = np.asarray(observations[rows], np.float32)
+    actions = np.asarray(act(chosen, keys))
+    moved = np.abs(np.asarray(act(chosen * np.float32(1 + 1e-6), keys)) - actions).max(axis=1)
+    keep = np.argsort(moved, kind="stable")[:GOLDEN_PAIRS]
+    return {
+        "tolerance": GOLDEN_TOLERANCE,
+        "seeds": seeds[keep].tolist(),
+        "observations": chosen[keep].tolist(),
+        "actions": actions[keep].tolist(),
+    }
+
+
+def _verify_golden_pairs(policy: LoadedPolicy, path: Path) -> None:
+    normaliser = policy.document["normaliser"]
+    stated = np.asarray([normaliser["mean"], normaliser["std"]], np.float32)
+    if not np.array_equal(stated, [policy.module.observation_mean, policy.module.observation_std]):
+        raise InputError(f"{path}: its normaliser is not the one in {ARRAYS}")
+    golden = policy.document["golden"]
+    pairs = zip(golden["seeds"], golden["observations"], golden["actions"], strict=True)
+    for seed, observation, action in pairs:
+        difference = np.abs(policy(observation, jax.random.key(seed)) - np.asarray(action, np.float32)).max()
+        if not difference <= golden["tolerance"]:
+            raise InputError(
+                f"{path}: the policy does not reproduce its golden pair with seed {seed}: actions differ by "
+                f"{difference:.3g} (allowed {golden['tolerance']:g}); saved with tether "
+                f"{policy.document['tether']} and jax {policy.document['jax']}, "
+                f"loaded with {tether.__version__} and {jax.__version__}"
+            )

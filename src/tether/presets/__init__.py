@@ -1,0 +1,49 @@
+"""The settings that the papers report: one TOML file per algorithm, one row per task."""
+
+import tomllib
+from importlib import resources
+from typing import Any
+
+from tether.errors import unknown
+
+__all__ = ["demo_preset", "get_preset", "load_presets", "preset_names"]
+
+
+def get_preset(algorithm: str, task: str) -> dict[str, Any]:
+    """Field name -> value for one task, such as `get_preset("dtql", "hopper-medium-v2")`.
+
+    Raises: InputError for an unknown algorithm or task, with the nearest names.
+    """
+    presets = load_presets(algorithm)
+    if task not in presets:
+        raise unknown(f"{algorithm} preset", task, presets)
+    return presets[task]
+
+
+def preset_names(algorithm: str) -> tuple[str, ...]:
+    """The tasks that have a preset, in the file's order. Raises: InputError for an unknown algorithm."""
+    return tuple(load_presets(algorithm))
+
+
+def load_presets(algorithm: str) -> dict[str, dict[str, Any]]:
+    """Task -> settings, in the file's order: `[common]`, overridden by the task's domain, then by its row.
+
+    The domain is the task's name up to the first hyphen. The dictionaries are the caller's to change.
+    Raises: InputError for an algorithm without presets.
+    """
+    table = _read(algorithm)
+    common, domains = table["common"], table.get("domains", {})
+    return {task: common | domains.get(task.split("-")[0], {}) | row for task, row in table["tasks"].items()}
+
+
+def demo_preset(algorithm: str) -> dict[str, Any]:
+    """Settings of our own for the bundled data set: a few minutes on 2 cores. Empty where there are none."""
+    return _read(algorithm).get("demo", {})
+
+
+def _read(algorithm: str) -> dict[str, Any]:
+    files = {file.name.removesuffix(".toml"): file for file in resources.files(__name__).iterdir()}
+    files = {name: file for name, file in files.items() if file.name.endswith(".toml")}
+    if algorithm not in files:
+        raise unknown("algorithm with presets", algorithm, files)
+    return tomllib.loads(files[algorithm].read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Training: lanes, the compiled loop, runs and their checkpoints."""

@@ -1,0 +1,150 @@
+"""Lanes: (seed, hyper-parameters) pairs that one compiled program trains together."""
+
+import dataclasses
+import itertools
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from tether import errors
+from tether.algorithms import ALGORITHMS
+from tether.errors import InputError
+
+__all__ = [
+    "Lane",
+    "make_lanes",
+    "numeric_fields",
+    "parse_fields",
+    "settings_of",
+    "stack_lanes",
+    "take_lane",
+]
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    """One run among those trained together."""
+
+    seed: int
+    settings: Mapping[str, float]  # swept hyper-parameters only
+
+    @property
+    def name(self) -> str:
+        """For people: `seed 3, trust_region_weight 0.5`."""
+        swept = [f"{name} {value:g}" for name, value in self.settings.items()]
+        return ", ".join([f"seed {self.seed}", *swept])
+
+
+def numeric_fields(algorithm: Any) -> list[str]:
+    """Names of the hyper-parameters that are leaves: those that can be swept over lanes."""
+    return [field.name for field in dataclasses.fields(algorithm) if not field.metadata.get("static", False)]
+
+
+def settings_of(algorithm: Any) -> dict[str, Any]:
+    """Every hyper-parameter by name, as JSON-able values."""
+    return {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm)}
+
+
+def make_lanes(algorithm: Any, seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[Lane]:
+    """The product of seeds and swept values, settings outermost.
+
+    Raises InputError for a name that is not numeric, an empty or repeated value, or repeated seeds.
+    """
+    if not seeds:
+        raise InputError("seeds: at least one is needed")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds {list(seeds)}: each may stand once, equal seeds are equal runs")
+    for name, values in sweep.items():
+        if name not in numeric_fields(algorithm):
+            if name in settings_of(algorithm):
+                raise InputError(
+                    f"{name!r} changes the program's structure and cannot be swept in one run; set it with --set"
+                )
+            raise errors.unknown("hyper-parameter", name, numeric_fields(algorithm))
+        if not values or len(set(values)) < len(values) or not all(math.isfinite(v) for v in values):
+            raise InputError(f"sweep {name}={','.join(map(str, values))}: needs distinct finite numbers")
+    combinations = itertools.product(*sweep.values())
+    return [Lane(seed, dict(zip(sweep, map(float, values), strict=True))) for values in combinations for seed in seeds]
+
+
+def stack_lanes(algorithm: T, lanes: Sequence[Lane]) -> T:
+    """The algorithm with every numeric hyper-parameter a float32 array [lanes]."""
+
+    def one(lane: Lane) -> T:
+        replaced = dataclasses.replace(algorithm, **lane.settings)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), replaced)
+
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, lanes))
+
+
+def take_lane(tree: T, index: int) -> T:
+    """Lane `index` of a tree whose array leaves are [lanes, ...]."""
+    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)
+
+
+def parse_fields(algorithm_name: str, assignments: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters from text or TOML/JSON values, checked against the algorithm's fields.
+
+    Raises InputError for an unknown name (nearest ones offered) or a value of the wrong kind.
+    """
+    cls = ALGORITHMS[algorithm_name]
+    kinds = typing.get_type_hints(cls)
+    static = {field.name: field.metadata.get("static", False) for field in dataclasses.fields(cls)}
+    parsed = {}
+    for name, value in assignments.items():
+        if name not in static:
+            raise errors.unknown(f"hyper-parameter of {algorithm_name}", name, static)
+        kind = kinds[name] if static[name] else float
+        try:
+            parsed[name] = _parse(kind, value)
+        except (TypeError, ValueError):
+            raise InputError(f"{name}={value!r}: expected {_describe(kind)}") from None
+    return parsed
+
+
+def _parse(kind: Any, value: Any) -> Any:
+    """`value` as `kind`, where text stands for the value it spells."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(value)
+        return value
+    if origin in (types.UnionType, typing.Union):  # int | None
+        if value in (None, "none", "None"):
+            return None
+        return _parse(next(a for a in arguments if a is not types.NoneType), value)
+    if origin is tuple:
+        parts = value.strip("()[]").split(",") if isinstance(value, str) else value
+        return tuple(_parse(arguments[0], part) for part in parts if part != "")
+    if kind is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        return value if isinstance(value, bool) else words[str(value).lower()]
+    if kind is int:
+        number = float(value)
+        if isinstance(value, bool) or number != int(number):
+            raise ValueError(value)
+        return int(number)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _describe(kind: Any) -> str:
+    """What a user may write for `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(a) if a is not types.NoneType else "none" for a in arguments)
+    if origin is tuple:
+        return "whole numbers separated by commas"
+    return {bool: "true or false", int: "a whole number", float: "a finite number"}.get(kind, str(kind))

@@ -1,0 +1,94 @@
+"""The compiled loop: many updates of all lanes in one program, data on the device, host out of the way."""
+
+import functools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from tether.types import Array, Bool, Int, Key, PRNGKey, Spec, Transition
+
+__all__ = ["NEVER", "Progress", "init_lanes", "run_updates"]
+
+NEVER = jnp.iinfo(jnp.int32).max
+"""`first_nonfinite` of a lane whose numbers all stayed finite."""
+
+
+class Progress(NamedTuple):
+    """What a stretch of updates gives, leading axis `lanes` everywhere."""
+
+    state: Any
+    metric_sums: dict[str, Array]  # over the stretch's updates
+    first_nonfinite: Int[Array, " lanes"]  # update in the phase whose metrics or result were not finite, or NEVER
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def init_lanes(algorithm: Any, spec: Spec, keys: Key[Array, " lanes"]) -> Any:
+    """Initial states of all lanes; `algorithm` and the result have a leading axis `lanes`."""
+    return jax.vmap(lambda one, key: one.init(spec, key))(algorithm, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("phase", "batch_size", "sequential"))
+def run_updates(
+    algorithm: Any,
+    state: Any,
+    keys: Key[Array, " lanes"],
+    alive: Bool[Array, " lanes"],
+    data: Transition,
+    start: Int[Array, ""],
+    count: Int[Array, ""],
+    *,
+    phase: int,
+    batch_size: int,
+    sequential: bool,
+) -> Progress:
+    """Runs updates start .. start+count-1 of a phase for all lanes; one compilation serves every stretch.
+
+    Update number i of a lane depends on its key, the phase and i alone, so cutting training into stretches
+    changes nothing and resuming needs no other random state. A lane that is not `alive`, or whose numbers
+    turn non-finite in this stretch, leaves with the state it came with. `sequential` runs lanes one after
+    the other inside the program instead of batching them: on a CPU, whose cores one lane already fills,
+    batched matmuls of this size are slower than plain ones.
+    """
+
+    def one_lane(algorithm: Any, state: Any, key: PRNGKey, alive: Bool[Array, ""]) -> Progress:
+        new, sums, first = _run_lane(
+            algorithm, state, jax.random.fold_in(key, phase), data, start, count, phase, batch_size
+        )
+        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in _floats(new)]).all()
+        first = jnp.where(finite, first, jnp.minimum(first, start + count - 1))
+        keep = alive & (first == NEVER)
+        new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state)
+        return Progress(new, sums, first)
+
+    if sequential:
+        return jax.lax.map(lambda lane: one_lane(*lane), (algorithm, state, keys, alive))
+    return jax.vmap(one_lane)(algorithm, state, keys, alive)
+
+
+def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
+    """The update loop of one lane -> (state, metric sums, first non-finite update)."""
+    update = algorithm.phases()[phase].update
+    rows = data.reward.shape[0]
+
+    def step(i, state):
+        index_key, update_key = jax.random.split(jax.random.fold_in(key, i))
+        indices = jax.random.randint(index_key, (batch_size,), 0, rows)
+        batch = jax.tree.map(lambda column: column[indices], data)
+        return update(state, batch, update_key, i)
+
+    def body(i, carry):
+        state, sums, first = carry
+        state, metrics = step(i, state)
+        finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+        first = jnp.minimum(first, jnp.where(finite, NEVER, i))
+        return state, jax.tree.map(jnp.add, sums, metrics), first
+
+    shapes = jax.eval_shape(step, start, state)[1]
+    zeros = jax.tree.map(lambda metric: jnp.zeros(metric.shape, metric.dtype), shapes)
+    return jax.lax.fori_loop(start, start + count, body, (state, zeros, jnp.asarray(NEVER)))
+
+
+def _floats(tree: Any) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]

@@ -1,0 +1,40 @@
+"""The shapes that everything else speaks: specification, transition batch, metrics.
+
+Shape letters, the only place that defines them:
+    batch        transitions of one minibatch (or rows of a data set, where the array is the whole set)
+    observation  size of one observation         action     size of one action
+    ensemble     critic heads                    candidates actions drawn for one observation
+    hidden       width of a hidden layer
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, Key
+
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Metrics", "PRNGKey", "Scalar", "Spec", "Transition"]
+
+PRNGKey = Key[Array, ""]
+Scalar = Float[Array, ""]
+Metrics = dict[str, Scalar]
+"""Logged, never carried: name -> scalar, averaged over the updates between two log rows."""
+
+
+class Spec(NamedTuple):
+    """What an algorithm must know of a data set to build its networks (hashable, no arrays)."""
+
+    observation_size: int
+    action_size: int
+    max_action: float = 1.0  # actions lie in [-max_action, max_action] in every coordinate
+
+
+class Transition(NamedTuple):
+    """A batch of logged transitions, leading axis `batch`, all float32.
+
+    `terminal` is 1 where the task truly ended (no bootstrapping) and 0 elsewhere, at time-outs too.
+    """
+
+    observation: Float[Array, "batch observation"]
+    action: Float[Array, "batch action"]
+    reward: Float[Array, " batch"]
+    next_observation: Float[Array, "batch observation"]
+    terminal: Float[Array, " batch"]
