@@ -1,5 +1,6 @@
 """From Python: `train`, `resume`, `evaluate`. The command line calls these and nothing else."""
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -9,26 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import tether
 from tether import errors
 from tether.algorithms import ALGORITHMS
-from tether.data import Dataset, load_dataset, prepare
+from tether.data import Dataset, Prepared, bundled_names, load_dataset, prepare
 from tether.environments import Task, find_task, get_task
 from tether.errors import InputError
 from tether.evaluation.report import Report, write_report
-from tether.evaluation.rollout import Episodes
+from tether.evaluation.rollout import Episodes, make_environment
 from tether.files import atomic_write_json
 from tether.policy import save_policy
 from tether.training.lanes import Lane, make_lanes, parse_fields, settings_of
 from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
+from tether.training.signals import StopSignals
 
-__all__ = ["NO_ENVIRONMENT", "evaluate", "resume", "train"]
+__all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"]
 
 CONFIG_FORMAT = 1
 NO_ENVIRONMENT = "none"
+SAMPLED_OBSERVATIONS = 256  # kept of the data set for the golden pairs of policies
 
 
 def train(
@@ -54,102 +58,101 @@ def train(
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     environment: task to evaluate in (`tether tasks`), "none" for no evaluation; by default the data set's name tells.
     out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
+    quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
 
-    Raises InputError for bad input (before anything is written), Interrupted after Ctrl-C, CheckpointError.
+    Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C or
+    SIGTERM, CheckpointError or OSError where the disk fails.
     """
     settings = settings or Settings()
     name = _name_of(algorithm)
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
-    prepared = prepare(data, reward_transform, observation_transform)
-    _check(algorithm, settings, len(prepared.transitions.reward))
+    _check_counts(algorithm, settings)
     lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
+    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
     task = _task_for(data, environment)
+    prepared = prepare(data, reward_transform, observation_transform)
+    rows = len(prepared.transitions.reward)
+    if settings.batch_size > rows:
+        raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
     folder = Path(out) if out is not None else _fresh_folder(f"{name}-{data.name}")
-    plan = Plan(folder, name, algorithm, tuple(lanes), settings, prepared, task, data.observations)
-    config = {
-        "format_version": CONFIG_FORMAT,
-        "algorithm": name,
-        "hyperparameters": settings_of(algorithm),
-        "phases": [{"name": phase, "updates": updates} for phase, updates in plan.phases()],
-        "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in lanes],
-        "settings": dataclasses.asdict(settings),
-        "data": prepared.record | {"source": _findable(data.source.location)},
-        "environment": task.name if task else NO_ENVIRONMENT,
-        "versions": _versions(),
-        "commit": _commit(),
-        "device": str(jax.devices()[0].device_kind),
-        "notes": dict(notes or {}),
-    }
-    _create_folder(folder)
-    atomic_write_json(folder / "config.json", config)
-    return _finish(plan, data, quiet)
+    plan = _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
+    _create_folder(folder, _config(plan) | {"notes": dict(notes or {})})
+    # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
+    del data, prepared, dataset
+    return _finish(plan, quiet)
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> Report:
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
-    Raises InputError where the folder is no run or the data set is not the one it trained on, otherwise as `train`.
+    A run that is complete is only reported again.
+    Raises InputError where the folder is no run or the data set is not the one it trained on, CheckpointError where
+    all checkpoints are damaged, otherwise as `train`.
     """
-    plan, data = _restore_plan(Path(folder))
-    return _finish(plan, data, quiet, restore=True)
+    return _finish(_restored_plan(Path(folder)), quiet, resumed=True)
 
 
 def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> tuple[Episodes, np.ndarray]:
     """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, normalised scores (lanes, episodes)).
 
-    Also writes them to `evaluate-<update>-<episodes>.json` in the run folder.
-    Raises InputError where the folder is no run, or no environment is known for it.
+    Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder.
+    Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, or no
+    environment is known for it; CheckpointError where all checkpoints are damaged.
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan, data = _restore_plan(Path(folder))
+    plan = _restored_plan(Path(folder))
     if plan.task is None:
-        raise InputError(f"{folder}: no environment is known for data set {data.name!r}, so nothing can be evaluated")
+        raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
         run = Run(plan, display)
-        run.restore(rewrite=False)
-        display.begin("evaluate", 0, episodes)
-        outcome = run.rollout(episodes)
+        if not run.restore():
+            raise InputError(f"{folder}: holds no checkpoint yet; train on with: tether resume {folder}")
+        if not run.alive.any():
+            raise InputError(f"{folder}: every lane diverged; there is no policy to evaluate")
+        display.begin("evaluate", 0, plan.task.horizon or 1, "steps")
+        played = run.rollout(episodes, lambda step, horizon: display.advance(step))
+    alive = run.alive[:, None]
+    outcome = Episodes(np.where(alive, played.returns, np.nan), np.where(alive, played.lengths, 0))
     scores = plan.task.normalized_score(outcome.returns)
     rows = {
-        "update": run.position.update,
+        "update": run.updates,
         "task": plan.task.name,
-        "returns": outcome.returns.tolist(),
-        "lengths": outcome.lengths.tolist(),
-        "normalized_scores": scores.tolist(),
+        "returns": outcome.returns,
+        "lengths": outcome.lengths,
+        "normalized_scores": scores,
     }
-    atomic_write_json(plan.folder / f"evaluate-{run.position.update}-{episodes}.json", rows)
+    atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}.json", rows)
     return outcome, scores
 
 
-def _finish(plan: Plan, data: Dataset, quiet: bool, restore: bool = False) -> Report:
+def _finish(plan: Plan, quiet: bool, resumed: bool = False) -> Report:
     """Train to the end, then write policies, result and picture."""
-    with Display(quiet) as display:
+    with Display(quiet) as display, StopSignals() as stop:
+        lanes, rows = len(plan.lanes), len(plan.prepared.transitions.reward)
+        what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
+        display.message(f"{what}, {lanes} lane{'s' if lanes > 1 else ''}, in {plan.folder}")
         if plan.task is None:
-            display.message(
-                f"no environment is known for data set {data.name!r}: training without evaluation "
-                "(name one with --environment)"
-            )
-        run = Run(plan, display)
-        if restore:
-            run.restore()
+            display.message("no environment is known for these data: training without evaluation (see --environment)")
+        run = Run(plan, display, stop)
+        if resumed:
+            if not run.restore():
+                display.message("no checkpoint was written yet: starting over")
+            run.drop_later_rows()
         run.execute()
-    report = write_report(run, data)
-    _save_policies(run, report)
+        report = write_report(run)
+        _save_policies(run, report)
     return report
 
 
 def _save_policies(run: Run, report: Report) -> None:
     """`policy/` holds the lane with the best last score (the first lane where nothing was evaluated); with
-    several lanes each one also has its own `policies/lane-<n>/`."""
+    several lanes each one that did not diverge also has its own `policies/lane-<n>/`."""
     plan = run.plan
-    folders = {plan.folder / "policy": report.best_lane}
+    folders = {} if report.best_lane is None else {plan.folder / "policy": report.best_lane}
     if len(plan.lanes) > 1:
         folders |= {plan.folder / "policies" / f"lane-{lane}": lane for lane in np.flatnonzero(run.alive).tolist()}
     for folder, lane in folders.items():
-        if lane is None:  # every lane diverged: there is no policy to deploy
-            continue
         save_policy(
             folder,
             run.policy(lane),
@@ -161,40 +164,80 @@ def _save_policies(run: Run, report: Report) -> None:
                 "dataset": plan.prepared.record["dataset"],
                 "lane": lane,
                 "seed": plan.lanes[lane].seed,
-                "update": run.position.update,
+                "update": run.updates,
                 "score": report.lane_scores.get(lane),
             },
         )
 
 
-def _restore_plan(folder: Path) -> tuple[Plan, Dataset]:
-    """The plan that config.json describes, and its data set."""
+# --- plans and config.json ----------------------------------------------------------------------------------
+
+
+def _plan(
+    folder: Path,
+    name: str,
+    algorithm: Any,
+    lanes: Sequence[Lane],
+    settings: Settings,
+    data: Dataset,
+    prepared: Prepared,
+    task: Task | None,
+) -> Plan:
+    """A plan that holds the transitions on the device and of the data set no more than it needs."""
+    rows = np.linspace(0, len(data) - 1, min(SAMPLED_OBSERVATIONS, len(data))).astype(int)
+    on_device = prepared._replace(transitions=jax.tree.map(jnp.asarray, prepared.transitions))
+    returns, observations = data.episode_returns(), data.observations[rows]
+    return Plan(folder, name, algorithm, tuple(lanes), settings, on_device, task, returns, observations)
+
+
+def _config(plan: Plan) -> dict[str, Any]:
+    """Everything to rebuild `plan`, and what was used to run it."""
+    record = plan.prepared.record
+    return {
+        "format_version": CONFIG_FORMAT,
+        "algorithm": plan.algorithm_name,
+        "hyperparameters": settings_of(plan.algorithm),
+        "phases": [{"name": phase, "updates": updates} for phase, updates in plan.phases()],
+        "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
+        "settings": dataclasses.asdict(plan.settings),
+        "data": record | {"source": _findable(record["source"])},
+        "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
+        "versions": versions(),
+        "commit": commit(),
+        "device": str(jax.devices()[0].device_kind),
+    }
+
+
+def _restored_plan(folder: Path) -> Plan:
+    """The plan that config.json describes."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
+        found = config.get("format_version")
+        if found != CONFIG_FORMAT:
+            raise InputError(f"format {found!r}; this version of tether reads {CONFIG_FORMAT}")
+        name, record = config["algorithm"], config["data"]
+        if name not in ALGORITHMS:
+            raise errors.unknown("algorithm", name, ALGORITHMS)
+        algorithm = ALGORITHMS[name](**parse_fields(name, config["hyperparameters"]))
+        lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
+        settings = Settings(**config["settings"])
+        source, sha256, environment = record["source"], record["sha256"], config["environment"]
+        transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
     except OSError as error:
         raise InputError(f"{folder}: not a run folder: {path.name}: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"{path}: not JSON") from None
-    if config.get("format_version") != CONFIG_FORMAT:
-        raise InputError(f"{path}: format {config.get('format_version')!r}; this version reads {CONFIG_FORMAT}")
-    name = config["algorithm"]
-    if name not in ALGORITHMS:
-        raise errors.unknown("algorithm", name, ALGORITHMS)
-    algorithm = ALGORITHMS[name](**parse_fields(name, config["hyperparameters"]))
-    record = config["data"]
-    data = load_dataset(record["source"])
-    if data.source.sha256 != record["sha256"]:
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
+    data = load_dataset(source)
+    if data.source.sha256 != sha256:
         raise InputError(
-            f"{record['source']}: not the file this run trained on: SHA-256 {data.source.sha256[:12]}..., "
-            f"config.json says {record['sha256'][:12]}..."
+            f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "
+            f"{path} says {sha256[:12]}..."
         )
-    prepared = prepare(data, record["reward_transform"]["name"], record["observation_transform"]["name"])
-    lanes = tuple(Lane(lane["seed"], lane["settings"]) for lane in config["lanes"])
-    environment = config["environment"]
     task = None if environment == NO_ENVIRONMENT else get_task(environment)
-    settings = Settings(**config["settings"])
-    return Plan(folder, name, algorithm, lanes, settings, prepared, task, data.observations), data
+    return _plan(folder, name, algorithm, lanes, settings, data, prepare(data, *transforms), task)
 
 
 def _name_of(algorithm: Any) -> str:
@@ -206,19 +249,23 @@ def _name_of(algorithm: Any) -> str:
     )
 
 
-def _check(algorithm: Any, settings: Settings, rows: int) -> None:
-    """Refuse numbers that cannot train."""
-    if settings.batch_size > rows:
-        raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
-    for field, value in dataclasses.asdict(settings).items():
+def _check_counts(algorithm: Any, settings: Settings) -> None:
+    """Refuse counts that cannot train: sizes, intervals and the last phase's updates must be positive."""
+    for name, value in dataclasses.asdict(settings).items():
         if value < 1:
-            raise InputError(f"{field} {value}: must be at least 1")
+            raise InputError(f"{name} {value}: must be at least 1")
     *earlier, last = algorithm.phases()
     if last.updates < 1:
         raise InputError(f"updates {last.updates}: the {last.name} phase needs at least 1")
     for phase in earlier:
         if phase.updates < 0:
             raise InputError(f"{phase.name} updates {phase.updates}: must not be negative")
+    phase_updates = {f"{phase.name}_updates" for phase in earlier}
+    for name, value in settings_of(algorithm).items():
+        counts = value if isinstance(value, tuple) else (value,)
+        for count in counts:
+            if type(count) is int and count < 1 and name not in phase_updates:
+                raise InputError(f"{name} {value}: must be at least 1")
 
 
 def _task_for(data: Dataset, environment: str | None) -> Task | None:
@@ -237,6 +284,7 @@ def _task_for(data: Dataset, environment: str | None) -> Task | None:
             f"data set {data.name!r} has observations of size {found[0]} and actions of size {found[1]}, "
             f"environment {task.name!r} has {wanted[0]} and {wanted[1]}; name another with --environment, or none"
         )
+    make_environment(task).close()  # better now than at the first evaluation
     return task
 
 
@@ -249,27 +297,35 @@ def _fresh_folder(stem: str) -> Path:
     return folder
 
 
-def _create_folder(folder: Path) -> None:
+def _create_folder(folder: Path, config: dict[str, Any]) -> None:
+    """The run folder with config.json in it, or nothing."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be created: {error.strerror or error}") from None
+    try:
+        atomic_write_json(folder / "config.json", config)
+    except OSError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def _findable(location: str) -> str:
     """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
     path = Path(location)
-    return str(path.resolve()) if path.exists() else location
+    return str(path.resolve()) if location not in bundled_names() and path.exists() else location
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Package -> version of what decides a run's numbers."""
     packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
     return {"tether": tether.__version__} | {package: metadata.version(package) for package in packages}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that tether runs from, None where it is an installed package."""
     root = Path(tether.__file__).parents[2]
     try:

@@ -1,21 +1,34 @@
-"""The `tether` command. Each subcommand is a dataclass: its fields are the options, its `run` the work.
+"""The `tether` command. Each subcommand is a dataclass: its docstring is the help, its fields are the options, its
+`run` is the work.
 
 Exit codes: 0 done; 1 a fault, or a run in which a lane diverged; 2 wrong usage or bad input, one line on stderr;
-130 stopped by Ctrl-C (143 by SIGTERM) after writing a checkpoint.
+130 stopped by Ctrl-C (143 by SIGTERM), while training after writing a checkpoint. Results go to stdout, progress and
+errors to stderr. JAX is imported by the subcommands that need it, not for `--help`.
 """
 
 import dataclasses
+import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, Union
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from tether.errors import InputError, unknown
 
 DEFAULT_ALGORITHM = "dtql"
 DEFAULT_DATASET = "halfcheetah-medium-replay-small"
+
+
+def _default(text: str, metavar: str = "N") -> Any:
+    """An option whose default is not a plain value: `text` says what it is."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
+
+
+Folder = Annotated[Positional[Path], arg(metavar="DIR")]
+Assignments = Annotated[tuple[str, ...], _default("none", "NAME=VALUE ...")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,100 +43,98 @@ class Train:
       tether train dtql data.hdf5 --sweep trust_region_weight=0.5,1,5 --set candidates=64
     """
 
-    algorithm: Positional[str] = DEFAULT_ALGORITHM
+    algorithm: Annotated[Positional[str], arg(metavar="ALGORITHM")] = DEFAULT_ALGORITHM
     """Name of the algorithm; `tether algorithms` lists them."""
-    dataset: Positional[str] = DEFAULT_DATASET
-    """A bundled name or a path; `tether data show SOURCE` tells what is in it."""
-    updates: int | None = None
-    """Updates of the training phase [default: the preset's, or the algorithm's]."""
-    pretrain_updates: int | None = None
-    """Updates of the pretraining phase [default: likewise]."""
-    batch_size: int | None = None
-    """Transitions in a minibatch [default: the preset's, or 256]."""
-    seeds: Annotated[int, arg(aliases=["--lanes.seeds"])] = 1
+    dataset: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
+    """A bundled name or a path; `tether data show DATASET` tells what is in it."""
+    updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
+    """Updates of the training phase."""
+    pretrain_updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
+    """Updates of the pretraining phase."""
+    batch_size: Annotated[int | None, _default("the preset's, or 256")] = None
+    """Transitions in a minibatch."""
+    seeds: Annotated[int, arg(metavar="N", aliases=["--lanes.seeds"])] = 1
     """How many seeds to train side by side in one program."""
-    first_seed: int = 0
-    """The seeds are FIRST_SEED, FIRST_SEED + 1, ..."""
-    set: tuple[str, ...] = ()
-    """Hyper-parameters as name=value, over preset and defaults."""
-    sweep: tuple[str, ...] = ()
-    """Numeric hyper-parameters as name=v1,v2,...: one lane for each combination and seed."""
-    preset: str = "auto"
-    """A task whose published settings to take, `none`, or `auto`: those of the data set's own name."""
-    environment: str | None = None
-    """Task to evaluate in (`tether tasks`) or `none` [default: the data set's name tells]."""
-    eval_every_updates: int | None = None
-    """Updates between evaluations [default: the preset's, or a tenth of the training phase]."""
-    eval_episodes: int | None = None
-    """Episodes of each lane in an evaluation [default: the preset's, or 10]."""
-    log_every_updates: int = 500
+    first_seed: Annotated[int, arg(metavar="N")] = 0
+    """The seeds are this one and those after it."""
+    set: Assignments = ()
+    """Hyper-parameters, over preset and defaults."""
+    sweep: Annotated[tuple[str, ...], _default("none", "NAME=V1,V2,... ...")] = ()
+    """Numeric hyper-parameters with several values: one lane for each combination and seed."""
+    preset: Annotated[str, _default("auto, by the data set's name", "TASK")] = "auto"
+    """A task whose published settings to take (`tether tasks`), or `none`."""
+    environment: Annotated[str | None, _default("by the data set's name", "TASK")] = None
+    """Task to evaluate in (`tether tasks`), or `none`."""
+    eval_every_updates: Annotated[int | None, _default("the preset's, or a tenth of the training phase")] = None
+    """Updates between evaluations."""
+    eval_episodes: Annotated[int | None, _default("the preset's, or 10")] = None
+    """Episodes of each lane in an evaluation."""
+    log_every_updates: Annotated[int, arg(metavar="N")] = 500
     """Updates between rows of metrics.jsonl."""
-    reward_transform: str | None = None
-    """How training sees rewards, e.g. iql_locomotion [default: the preset's, or none]."""
-    observation_transform: str | None = None
-    """How networks see observations, e.g. standardise [default: the preset's, or none]."""
-    out: Path | None = None
-    """The run folder; must not exist [default: runs/<algorithm>-<dataset>-<time>]."""
+    reward_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
+    """How training sees rewards, e.g. iql_locomotion."""
+    observation_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
+    """How networks see observations, e.g. standardise."""
+    out: Annotated[Path | None, _default("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
+    """The run folder; must not exist."""
     quiet: bool = False
-    """No progress on stderr."""
+    """No progress on stderr, only warnings."""
 
     def run(self) -> int:
         """Train, then show the table; 1 if a lane diverged."""
-        from tether.api import train
-        from tether.training.run import Settings
+        from tether.algorithms import ALGORITHMS
 
-        algorithm, chosen = self._algorithm_and_settings()
-        every = chosen.get("eval_every_updates") or max(1, algorithm.phases()[-1].updates // 10)
-        settings = Settings(
-            batch_size=chosen.get("batch_size", 256),
-            eval_every_updates=every,
-            eval_episodes=chosen.get("eval_episodes", 10),
-            log_every_updates=self.log_every_updates,
-            checkpoint_every_updates=min(every, 10_000) if every > 0 else every,
-        )
+        if self.algorithm not in ALGORITHMS:
+            raise unknown("algorithm", self.algorithm, ALGORITHMS)
         if self.seeds < 1:
             raise InputError(f"seeds {self.seeds}: at least 1 is needed")
+
+        from tether.api import train
+        from tether.training.lanes import parse_fields
+        from tether.training.run import Settings
+
+        preset, hyperparameters, chosen = self._values()
+        algorithm = ALGORITHMS[self.algorithm](**parse_fields(self.algorithm, hyperparameters))
+        every = chosen.get("eval_every_updates", max(1, algorithm.phases()[-1].updates // 10))
         report = train(
             algorithm,
             self.dataset,
             seeds=range(self.first_seed, self.first_seed + self.seeds),
             sweep=_sweep(self.sweep),
-            settings=settings,
+            settings=Settings(
+                batch_size=chosen.get("batch_size", 256),
+                eval_every_updates=every,
+                eval_episodes=chosen.get("eval_episodes", 10),
+                log_every_updates=self.log_every_updates,
+            ),
             reward_transform=chosen.get("reward_transform", "none"),
             observation_transform=chosen.get("observation_transform", "none"),
             environment=self.environment,
             out=self.out,
             quiet=self.quiet,
-            notes={"command": " ".join(["tether", *sys.argv[1:]]), "preset": chosen["preset"]},
+            notes={"command": " ".join(["tether", *sys.argv[1:]]), "preset": preset},
         )
         return _show(report)
 
-    def _algorithm_and_settings(self) -> tuple[Any, dict[str, Any]]:
-        """The algorithm with preset, --set and the named options applied in this order; the run's own settings."""
+    def _values(self) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+        """The preset's name, the algorithm's hyper-parameters and the run's own settings: the preset's values,
+        overridden by --set and the named options."""
         from tether.algorithms import ALGORITHMS
-        from tether.training.lanes import parse_fields
 
-        if self.algorithm not in ALGORITHMS:
-            raise unknown("algorithm", self.algorithm, ALGORITHMS)
-        preset_name, values = self._preset()
+        preset, values = self._preset()
         fields = {field.name for field in dataclasses.fields(ALGORITHMS[self.algorithm])}
-        settings = {name: value for name, value in values.items() if name not in fields}
         hyperparameters = {name: value for name, value in values.items() if name in fields}
+        chosen = {name: value for name, value in values.items() if name not in fields}
+        if self.updates is not None:
+            chosen.pop("eval_every_updates", None)  # the preset's interval is meant for its own length
+
+        def given(names: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in names.items() if value is not None}
+
         hyperparameters |= _assignments("--set", self.set)
-        named = {"train_updates": self.updates, "pretrain_updates": self.pretrain_updates}
-        hyperparameters |= {name: value for name, value in named.items() if value is not None}
-        algorithm = ALGORITHMS[self.algorithm](**parse_fields(self.algorithm, hyperparameters))
-        own = (
-            "batch_size",
-            "eval_every_updates",
-            "eval_episodes",
-            "reward_transform",
-            "observation_transform",
-        )
-        settings |= {name: getattr(self, name) for name in own if getattr(self, name) is not None}
-        if self.updates is not None and self.eval_every_updates is None:
-            settings.pop("eval_every_updates", None)  # the preset's interval is meant for its own length
-        return algorithm, settings | {"preset": preset_name}
+        hyperparameters |= given({"train_updates": self.updates, "pretrain_updates": self.pretrain_updates})
+        own = ("batch_size", "eval_every_updates", "eval_episodes", "reward_transform", "observation_transform")
+        return preset, hyperparameters, chosen | given({name: getattr(self, name) for name in own})
 
     def _preset(self) -> tuple[str | None, dict[str, Any]]:
         """Name and values of the preset in force."""
@@ -136,7 +147,7 @@ class Train:
             return self.preset, get_preset(self.algorithm, self.preset)
         if self.dataset in bundled_names():
             return "demo", demo_preset(self.algorithm)
-        name = self.dataset.removeprefix("d4rl:")
+        name = Path(self.dataset.removeprefix("d4rl:")).stem
         if name in preset_names(self.algorithm):
             return name, get_preset(self.algorithm, name)
         return None, {}
@@ -144,12 +155,18 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """Continue a run that was stopped, exactly as if it had not been."""
+    """Continue a run that was stopped, exactly as if it had not been.
 
-    folder: Positional[Path]
+    It goes on from its newest valid checkpoint. A run that is complete is only shown again.
+
+    Examples:
+      tether resume runs/dtql-hopper-medium-20260101-120000
+    """
+
+    folder: Folder
     """The run folder."""
     quiet: bool = False
-    """No progress on stderr."""
+    """No progress on stderr, only warnings."""
 
     def run(self) -> int:
         """Train to the end, then show the table; 1 if a lane diverged."""
@@ -160,42 +177,56 @@ class Resume:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Play more episodes with the policies of a run's newest checkpoint."""
+    """Play more episodes with the policies of a run's newest checkpoint.
 
-    folder: Positional[Path]
+    The outcomes are also written to evaluate-UPDATE-EPISODES.json in the run folder.
+
+    Examples:
+      tether evaluate runs/dtql-hopper-medium-20260101-120000 --episodes 100
+    """
+
+    folder: Folder
     """The run folder."""
-    episodes: int = 10
+    episodes: Annotated[int, arg(metavar="N")] = 10
     """Episodes of each lane."""
     quiet: bool = False
-    """No progress on stderr."""
+    """No progress on stderr, only warnings."""
 
     def run(self) -> int:
-        """Print a row for each lane and one for all."""
+        """Print a row for each lane and one for all; 1 if a lane diverged."""
+        import numpy as np
         from rich.table import Table
 
         from tether.api import evaluate
-        from tether.evaluation.statistics import aggregate
 
         outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet)
-        table = Table(title=f"{self.folder.name}: {self.episodes} episodes of each lane", title_justify="left")
+        table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
+        table.title_justify = "left"
         for column in ("lane", "mean return", "mean length", "mean score", "IQM", "95 % interval"):
             table.add_column(column, justify="right")
+        alive = [bool(np.isfinite(row).all()) for row in scores]
         for lane in range(len(scores)):
-            table.add_row(str(lane), *_outcome(outcome.returns[[lane]], outcome.lengths[[lane]], scores[[lane]]))
-        if len(scores) > 1:
-            table.add_row("all", *_outcome(outcome.returns, outcome.lengths, scores))
+            cells = _outcome(outcome, scores, [lane]) if alive[lane] else ["diverged"]
+            table.add_row(str(lane), *cells)
+        if sum(alive) > 1:
+            table.add_row("all", *_outcome(outcome, scores, np.flatnonzero(alive).tolist()))
         _print(table)
-        return 0 if aggregate(scores) else 1
+        return 0 if all(alive) else _fail(1, f"{alive.count(False)} of {len(alive)} lanes diverged")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw score over updates of one or several runs."""
+    """Draw score over updates of one or several runs of the same task.
 
-    folders: Positional[tuple[Path, ...]]
+    Examples:
+      tether plot runs/dtql-hopper-medium-20260101-120000
+      tether plot runs/first runs/second --out comparison.png
+    """
+
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR ...")]
     """Run folders."""
-    out: Path | None = None
-    """The picture [default: curve.png in the first folder]."""
+    out: Annotated[Path | None, _default("curve.png in the first folder", "PNG")] = None
+    """The picture; replaced where it exists."""
 
     def run(self) -> int:
         """Write the picture and say where."""
@@ -204,6 +235,8 @@ class Plot:
         if not self.folders:
             raise InputError("plot: name at least one run folder")
         path = self.out or self.folders[0] / "curve.png"
+        if self.out is not None and not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
         plot_runs(list(self.folders), path)
         _print(str(path))
         return 0
@@ -241,28 +274,33 @@ class Tasks:
         from tether.presets import preset_names
 
         table = Table(title="tasks", title_justify="left")
-        for column in ("task", "evaluated in", "steps", "return of score 0", "of score 100", "presets"):
+        for column in ("task", "evaluated in", "steps", "return of score 0", "of score 100", "data sets with a preset"):
             table.add_column(column)
+        reasons: dict[str, int] = {}  # why a task is not evaluated yet -> its number under the table
         for task in TASKS.values():
-            presets = [f"{a}: {p}" for a in ALGORITHMS for p in preset_names(a) if p in task.datasets]
-            table.add_row(
-                task.name,
-                task.gymnasium_id or f"not yet: {task.unavailable}",
-                str(task.horizon or "?"),
-                *("?" if bound is None else f"{bound:g}" for bound in (task.reference_min, task.reference_max)),
-                "\n".join(presets),
-            )
+            presets = {preset for name in ALGORITHMS for preset in preset_names(name)}
+            where = task.gymnasium_id or f"not yet ({reasons.setdefault(task.unavailable, len(reasons) + 1)})"
+            bounds = ("?" if bound is None else f"{bound:g}" for bound in (task.reference_min, task.reference_max))
+            names = [dataset for dataset in task.datasets if dataset in presets]
+            table.add_row(task.name, where, str(task.horizon or "?"), *bounds, "\n".join(names))
         _print(table)
+        for reason, number in reasons.items():
+            _print(f"({number}) {reason}")
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Look at a data set."""
+    """Look at a data set: sizes, episodes, returns, ranges, task.
 
-    action: Positional[Literal["show"]]
-    """show: sizes, episodes, returns, ranges."""
-    source: Positional[str] = DEFAULT_DATASET
+    Examples:
+      tether data show
+      tether data show hopper-medium.hdf5
+    """
+
+    action: Annotated[Positional[Literal["show"]], arg(metavar="show")]
+    """What to do; `show` prints the summary."""
+    source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
     """A bundled name or a path."""
 
     def run(self) -> int:
@@ -315,47 +353,67 @@ class Bench:
         return 0
 
 
-Command = (
-    Annotated[Train, subcommand("train")]
-    | Annotated[Resume, subcommand("resume")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Plot, subcommand("plot")]
-    | Annotated[Algorithms, subcommand("algorithms")]
-    | Annotated[Tasks, subcommand("tasks")]
-    | Annotated[Data, subcommand("data")]
-    | Annotated[Bench, subcommand("bench")]
-)
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "plot": Plot,
+    "algorithms": Algorithms,
+    "tasks": Tasks,
+    "data": Data,
+    "bench": Bench,
+}
+DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `tether train` shows it at work."
 
 
-def main() -> None:
-    """Entry point of the `tether` command."""
-    command: Any = tyro.cli(Command, prog="tether", description=_DESCRIPTION)  # pyright: ignore[reportArgumentType]
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `tether` command; `arguments` default to the process's own."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command: Any = tyro.cli(
+        _grammar(asked=arguments[0] if arguments else ""),
+        prog="tether",
+        description=DESCRIPTION,
+        args=arguments,
+        config=(FlagCreatePairsOff,),
+    )
     sys.exit(_guarded(command))
 
 
-_DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `tether train` shows it at work."
+def _grammar(asked: str) -> Any:
+    """All subcommands for tyro, described by one line each, the one that is asked for by its whole docstring."""
+    members = []
+    for name, command in COMMANDS.items():
+        text = inspect.getdoc(command) or ""
+        description = text if name == asked else text.splitlines()[0]
+        members.append(Annotated[command, subcommand(name, description=description)])
+    return Union[tuple(members)]  # noqa: UP007  (made at run time)
 
 
 def _guarded(command: Any) -> int:
     """Run a command; what can go wrong becomes one line on stderr and an exit code."""
-    from tether.training.checkpoint import CheckpointError
-    from tether.training.run import Interrupted
-
     try:
         return command.run()
     except InputError as error:
         return _fail(2, f"error: {error}")
-    except (CheckpointError, OSError) as error:
+    except OSError as error:
         return _fail(1, f"error: {error}")
-    except Interrupted as stop:
-        folder = stop.folder
-        return _fail(128 + stop.signal_number, f"stopped; a checkpoint is written: tether resume {folder}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        from tether.training.signals import Interrupted
+
+        if isinstance(stop, Interrupted):
+            return _fail(128 + stop.signal_number, str(stop))
         return _fail(130, "stopped")
+    except RuntimeError as error:
+        from tether.training.checkpoint import CheckpointError
+
+        if isinstance(error, CheckpointError):
+            return _fail(1, f"error: {error}")
+        raise  # a bug: its traceback is what helps
 
 
 def _fail(code: int, message: str) -> int:
-    sys.stderr.write(f"tether: {message}\n")
+    """One line on stderr."""
+    sys.stderr.write(f"tether: {' '.join(message.split())}\n")
     return code
 
 
@@ -365,20 +423,27 @@ def _show(report: Any) -> int:
 
     if report.last is not None:
         _print(report_table(report))
+    if report.curve.exists():
         _print(f"curve   {report.curve}")
-    _print(f"policy  {report.folder / 'policy'}" if report.best_lane is not None else "no policy: every lane diverged")
+    if report.best_lane is not None:
+        _print(f"policy  {report.folder / 'policy'}")
     _print(f"run     {report.folder}")
-    return 0 if report.status == "done" else _fail(1, f"run {report.status}: see result.json in {report.folder}")
+    if report.status == "done":
+        return 0
+    lanes = ", ".join(f"lane {lane} in {where}" for lane, where in sorted(report.diverged.items()))
+    return _fail(
+        1, f"diverged: {lanes}" + ("; no lane is left, so there is no policy" if report.best_lane is None else "")
+    )
 
 
-def _outcome(returns: Any, lengths: Any, scores: Any) -> list[str]:
+def _outcome(outcome: Any, scores: Any, lanes: list[int]) -> list[str]:
     """The cells of a row of `tether evaluate`."""
     from tether.evaluation.statistics import aggregate
 
-    summary = aggregate(scores)
+    summary = aggregate(scores[lanes])
     interval = f"[{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
-    cells = f"{returns.mean():.1f}", f"{lengths.mean():.0f}", f"{summary.mean:.1f}", f"{summary.iqm:.1f}"
-    return [*cells, interval]
+    means = f"{outcome.returns[lanes].mean():.1f}", f"{outcome.lengths[lanes].mean():.0f}", f"{summary.mean:.1f}"
+    return [*means, f"{summary.iqm:.1f}", interval]
 
 
 def _assignments(option: str, words: tuple[str, ...]) -> dict[str, str]:
@@ -403,10 +468,10 @@ def _sweep(words: tuple[str, ...]) -> dict[str, list[float]]:
 
 
 def _print(what: Any) -> None:
-    """To stdout; lines are never wrapped, so that paths can be copied and piped."""
+    """To stdout. Nothing is wrapped where nobody sees columns, so that output can be searched and copied."""
     from rich.console import Console
 
     console = Console(soft_wrap=isinstance(what, str))
     if not console.is_terminal:
-        console.width = 160
+        console.width = 1000  # tables take what they need
     console.print(what, highlight=False, markup=False)

@@ -5,9 +5,9 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from tether.types import Array, Float, PRNGKey, Scalar
+from tether.types import Array, Float, Scalar
 
-__all__ = ["expectile_loss", "polyak", "sample_by_q", "td_target"]
+__all__ = ["expectile_loss", "polyak", "td_target"]
 
 T = TypeVar("T")
 
@@ -35,16 +35,6 @@ def td_target(
             f"got shapes {reward.shape}, {terminal.shape} and {next_value.shape}"
         )
     return jax.lax.stop_gradient(reward + discount * (1.0 - terminal) * next_value)
-
-
-def sample_by_q(
-    key: PRNGKey, actions: Float[Array, "candidates action"], q: Float[Array, " candidates"]
-) -> Float[Array, " action"]:
-    """One of the candidates, number i with probability softmax(q)_i.
-
-    `q` are the logits themselves: softmax acts on them once (temperature 1).
-    """
-    return actions[jax.random.categorical(key, q)]
 
 
 def polyak(target: T, online: T, rate: float | Scalar) -> T:

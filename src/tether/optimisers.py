@@ -24,7 +24,8 @@ def adam_step(
     parameters: T, gradients: T, state: optax.OptState, learning_rate: float | Scalar
 ) -> tuple[T, optax.OptState]:
     """One step of Adam (0.9, 0.999, 1e-8): no weight decay, no clipping."""
-    directions, state = ADAM.update(gradients, state)  # pyright: ignore[reportArgumentType]
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the integer step count
+        directions, state = ADAM.update(gradients, state)  # pyright: ignore[reportArgumentType]
     return jax.tree.map(lambda p, d: p - learning_rate * d, parameters, directions), state
 
 

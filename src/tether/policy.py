@@ -9,7 +9,6 @@ golden observations: a policy that would act differently here from where it was 
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,17 @@ from tether.data import Normaliser
 from tether.errors import InputError
 from tether.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
 from tether.training.lanes import parse_fields, settings_of
-from tether.types import Array, Float, PRNGKey, Spec
+from tether.types import Array, Float, Key, PRNGKey, Spec
 
-__all__ = ["DeployedPolicy", "LoadedPolicy", "deploy", "load_policy", "save_policy"]
+__all__ = ["DeployedPolicy", "LoadedPolicy", "act_each", "deploy", "load_policy", "save_policy"]
 
 FORMAT_VERSION = 1
 ARRAYS, DOCUMENT = "policy.safetensors", "policy.json"
 GOLDEN_PAIRS = 8
 GOLDEN_TOLERANCE = 1e-4  # in units of the actions; processors differ in the last bits
+DISTURBANCES = (1e-4, -1e-4, 1e-6)  # relative; far more than the last bits
+# What loading needs of the document; the rest is for readers.
+REQUIRED = {"algorithm", "hyperparameters", "spec", "normaliser", "sha256", "golden"}
 
 
 class DeployedPolicy(eqx.Module):
@@ -63,6 +65,15 @@ def deploy(policy: Policy, spec: Spec, normaliser: Normaliser) -> DeployedPolicy
     )
 
 
+@jax.jit
+def act_each(
+    policy: DeployedPolicy, observations: Float[Array, "batch observation"], keys: Key[Array, " batch"]
+) -> Float[Array, "batch action"]:
+    """Actions for many observations, one after the other: one already fills a CPU with its candidates, and the
+    memory stays that of one."""
+    return jax.lax.map(lambda pair: policy(*pair), (observations, keys))
+
+
 def save_policy(
     folder: Path,
     policy: DeployedPolicy,
@@ -77,6 +88,7 @@ def save_policy(
 
     observations: real ones, of which the golden pairs are made.
     notes: for readers (data set, lane, scores), kept as they are.
+    Raises: OSError; an existing folder is then still there.
     """
     data = encode_arrays(policy)
     document = {
@@ -95,21 +107,33 @@ def save_policy(
         "notes": notes,
     }
     document["document_sha256"] = _document_hash(document)
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    replaced = folder.with_name(f".old-{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    _write_folder(folder, {ARRAYS: data, DOCUMENT: to_json(document).encode()})
+
+
+def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Put `files` into `folder`, all or none; what was there before goes only when they are complete."""
+    temporary, replaced = (folder.with_name(f".{kind}-{folder.name}") for kind in ("tmp", "old"))
+    for left in (temporary, replaced):  # by a crash
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        write_synced(temporary / ARRAYS, data)
-        write_synced(temporary / DOCUMENT, to_json(document).encode())
+        temporary.mkdir(parents=True)
+        for name, data in files.items():
+            write_synced(temporary / name, data)
         fsync_directory(temporary)
         if folder.exists():
             folder.rename(replaced)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(folder)
+            raise
         fsync_directory(folder.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"policy not written: {error.strerror or error}", str(folder)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 class LoadedPolicy:
@@ -130,9 +154,14 @@ class LoadedPolicy:
     def __call__(self, observation: Any, key: PRNGKey | None = None) -> np.ndarray:
         """Action (action,) for an observation (observation,), or actions (batch, action) for a batch.
 
-        Raises InputError for another shape or for entries that are not finite.
+        key: in a batch, each observation gets one of its own, split from it.
+        Raises InputError for another shape, for entries that are not numbers or not finite.
         """
-        observation = np.asarray(observation, np.float32)
+        try:
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                observation = np.asarray(observation, np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"observation is no array of numbers: {error}") from None
         size = self.spec.observation_size
         if observation.ndim not in (1, 2) or observation.shape[-1] != size:
             raise InputError(
@@ -172,9 +201,14 @@ def load_policy(folder: str | Path, seed: int = 0) -> LoadedPolicy:
         raise InputError(f"{folder / ARRAYS}: cannot be read: {error.strerror or error}") from None
     if hashlib.sha256(data).hexdigest() != document["sha256"]:
         raise InputError(f"{folder / ARRAYS}: truncated or altered: its SHA-256 is not the one in {DOCUMENT}")
-    module = decode_arrays(data, _skeleton(document), str(folder / ARRAYS))
-    policy = LoadedPolicy(module, document, seed)
-    _verify_golden_pairs(policy, folder / DOCUMENT)
+    path = folder / DOCUMENT
+    module = decode_arrays(data, _skeleton(document, path), str(folder / ARRAYS))
+    try:
+        policy = LoadedPolicy(module, document, seed)
+        _verify_normaliser(policy, path)
+        _verify_golden_pairs(policy, path)
+    except (KeyError, TypeError, AttributeError) as error:  # entries of another kind than are written there
+        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
     return policy
 
 
@@ -191,8 +225,8 @@ def _read_document(path: Path) -> dict[str, Any]:
     stated = document.pop("document_sha256", None)
     if stated != _document_hash(document):
         raise InputError(f"{path}: altered: its SHA-256 is not the one it states")
-    if document["algorithm"] not in ALGORITHMS:
-        raise errors.unknown("algorithm", document["algorithm"], ALGORITHMS)
+    if missing := REQUIRED - set(document):
+        raise InputError(f"{path}: altered: no {', '.join(sorted(missing))} in it")
     return document
 
 
@@ -200,10 +234,18 @@ def _document_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(to_json(document).encode()).hexdigest()
 
 
-def _skeleton(document: dict[str, Any]) -> DeployedPolicy:
+def _skeleton(document: dict[str, Any], path: Path) -> DeployedPolicy:
     """The policy's structure, without arrays."""
-    name, spec = document["algorithm"], Spec(**document["spec"])
-    algorithm = ALGORITHMS[name](**parse_fields(name, document["hyperparameters"]))
+    name = document["algorithm"]
+    try:
+        if name not in ALGORITHMS:
+            raise errors.unknown("algorithm", name, ALGORITHMS)
+        spec = Spec(**document["spec"])
+        algorithm = ALGORITHMS[name](**parse_fields(name, document["hyperparameters"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
     zeros = np.zeros(spec.observation_size, np.float32)
 
     def build(key: PRNGKey) -> DeployedPolicy:
@@ -216,39 +258,46 @@ def _golden_pairs(policy: DeployedPolicy, observations: np.ndarray) -> dict[str,
     """Observations, seeds and the actions they give.
 
     A policy that picks among candidates can jump to another one when the last bits of its numbers change, as
-    they do between processors. So of four times as many pairs those are kept whose action moves least when
-    the observation moves by 1e-6 of itself.
+    they do between processors. So of four times as many pairs those are kept whose actions move least when the
+    observation is disturbed.
     """
     count = min(4 * GOLDEN_PAIRS, len(observations))
     rows = np.linspace(0, len(observations) - 1, count).astype(int)
     seeds = np.arange(count)
     keys = jax.vmap(jax.random.key)(seeds)
-    act = jax.jit(lambda x, k: jax.lax.map(lambda pair: policy(*pair), (x, k)))
     chosen = np.asarray(observations[rows], np.float32)
-    actions = np.asarray(act(chosen, keys))
-    moved = np.abs(np.asarray(act(chosen * np.float32(1 + 1e-6), keys)) - actions).max(axis=1)
+    actions = np.asarray(act_each(policy, chosen, keys))
+    disturbed = [act_each(policy, chosen * np.float32(1 + size), keys) for size in DISTURBANCES]
+    moved = np.abs(np.asarray(disturbed) - actions).max(axis=(0, 2))
     keep = np.argsort(moved, kind="stable")[:GOLDEN_PAIRS]
     return {
-        "tolerance": GOLDEN_TOLERANCE,
         "seeds": seeds[keep].tolist(),
         "observations": chosen[keep].tolist(),
         "actions": actions[keep].tolist(),
     }
 
 
+def _verify_normaliser(policy: LoadedPolicy, path: Path) -> None:
+    stated = policy.document["normaliser"]
+    module = policy.module
+    for name, array in (("mean", module.observation_mean), ("std", module.observation_std)):
+        if not np.array_equal(np.asarray(stated[name], np.float32), array):
+            raise InputError(f"{path}: its normaliser's {name} is not the one in {ARRAYS}")
+
+
 def _verify_golden_pairs(policy: LoadedPolicy, path: Path) -> None:
-    normaliser = policy.document["normaliser"]
-    stated = np.asarray([normaliser["mean"], normaliser["std"]], np.float32)
-    if not np.array_equal(stated, [policy.module.observation_mean, policy.module.observation_std]):
-        raise InputError(f"{path}: its normaliser is not the one in {ARRAYS}")
-    golden = policy.document["golden"]
-    pairs = zip(golden["seeds"], golden["observations"], golden["actions"], strict=True)
-    for seed, observation, action in pairs:
+    golden, document = policy.document["golden"], policy.document
+    if not golden["seeds"]:
+        raise InputError(f"{path}: altered: no golden pairs in it")
+    seeds, observations, actions = golden["seeds"], golden["observations"], golden["actions"]
+    if not len(seeds) == len(observations) == len(actions):
+        raise InputError(f"{path}: altered: its golden pairs are not pairs")
+    for seed, observation, action in zip(seeds, observations, actions, strict=True):
         difference = np.abs(policy(observation, jax.random.key(seed)) - np.asarray(action, np.float32)).max()
-        if not difference <= golden["tolerance"]:
+        if not difference <= GOLDEN_TOLERANCE:
             raise InputError(
                 f"{path}: the policy does not reproduce its golden pair with seed {seed}: actions differ by "
-                f"{difference:.3g} (allowed {golden['tolerance']:g}); saved with tether "
-                f"{policy.document['tether']} and jax {policy.document['jax']}, "
+                f"{difference:.3g} (allowed {GOLDEN_TOLERANCE:g}); saved with tether "
+                f"{document.get('tether')} and jax {document.get('jax')}, "
                 f"loaded with {tether.__version__} and {jax.__version__}"
             )

@@ -38,9 +38,10 @@ import optax
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import edm
 from tether.errors import InputError
-from tether.losses import expectile_loss, polyak, sample_by_q, td_target
+from tether.losses import expectile_loss, polyak, td_target
 from tether.networks import Denoiser, GaussianActor, ImplicitActor, QEnsemble, ValueNetwork
 from tether.optimisers import adam_init, adam_step, cosine_decay
+from tether.selection import sample_by_min_q
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["DTQL", "Critic", "DTQLPolicy", "DTQLState"]
@@ -71,13 +72,13 @@ def critic_loss(
     critic: Critic, batch: Transition, expectile: Hyperparameter, discount: Hyperparameter
 ) -> tuple[Scalar, Metrics]:
     """L_V + L_Q, paper eqs. 6 and 7: in-sample expectile regression; one forward pass of Q serves both."""
-    q: Float[Array, "ensemble batch"] = critic.q(batch.observation, batch.action)
+    q: Float[Array, "batch ensemble"] = jax.vmap(critic.q)(batch.observation, batch.action)
     value: Float[Array, " batch"] = jax.vmap(critic.value)(batch.observation)
     next_value: Float[Array, " batch"] = jax.vmap(critic.value)(batch.next_observation)
 
-    value_loss = expectile_loss(jax.lax.stop_gradient(q.min(axis=0)) - value, expectile)
+    value_loss = expectile_loss(jax.lax.stop_gradient(q.min(axis=1)) - value, expectile)
     target = td_target(batch.reward, discount, batch.terminal, next_value)
-    q_loss = jnp.sum(jnp.mean((q - target[None]) ** 2, axis=1))
+    q_loss = jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0))
     return value_loss + q_loss, {
         "critic/q_loss": q_loss,
         "critic/value_loss": value_loss,
@@ -104,9 +105,7 @@ class DTQLPolicy(eqx.Module):
         draw_key, choose_key = jax.random.split(key)
         bound = self.actor.max_action
         actions = jnp.clip(self.actor.sample(observation, draw_key, self.candidates), -bound, bound)
-        observations = jnp.broadcast_to(observation, (self.candidates, *observation.shape))
-        q = self.target_q(observations, actions).min(axis=0)
-        return sample_by_q(choose_key, actions, q)
+        return sample_by_min_q(choose_key, self.target_q, observation, actions)
 
 
 class DTQL(eqx.Module):
@@ -137,7 +136,7 @@ class DTQL(eqx.Module):
 
     def __check_init__(self):
         weight = self.log_likelihood_weight
-        if self.actor_kind == "implicit" and isinstance(weight, float) and weight != 0.0:
+        if self.actor_kind == "implicit" and isinstance(weight, int | float) and weight != 0:
             raise InputError("log_likelihood_weight must be 0 with actor_kind 'implicit', which has no density")
 
     def init(self, spec: Spec, key: PRNGKey) -> DTQLState:
@@ -202,7 +201,7 @@ class DTQL(eqx.Module):
     ) -> tuple[Scalar, Metrics]:
         """alpha L_TR - Q + lambda L_NLL, paper eqs. 4 and 8. The same action enters L_TR and Q."""
         action_key, diffusion_key = jax.random.split(key)
-        noise = jax.random.normal(action_key, batch.action.shape)
+        noise = jax.random.normal(action_key, batch.action.shape, batch.action.dtype)
         if isinstance(actor, GaussianActor):
             law = jax.vmap(actor)(batch.observation)
             action = law.transform(noise)
@@ -216,7 +215,7 @@ class DTQL(eqx.Module):
         trust_region = edm.denoising_loss(
             self._schedule(), denoiser, action, observation, diffusion_key, self._bound(actor)
         )
-        q_of_policy: Float[Array, " batch"] = q(observation, action).min(axis=0)
+        q_of_policy: Float[Array, " batch"] = jax.vmap(q)(observation, action).min(axis=1)
         loss = self.trust_region_weight * trust_region - q_term(q_of_policy, self.q_normalization)
         loss = loss + self.log_likelihood_weight * negative_log_likelihood
         return loss, metrics | {

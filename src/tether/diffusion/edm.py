@@ -64,7 +64,7 @@ def sample_sigma(schedule: EDM, key: PRNGKey, count: int) -> Float[Array, " {cou
     location = jnp.log(schedule.sigma_data)
     low = jax.nn.sigmoid((jnp.log(schedule.sigma_min) - location) / LOGISTIC_SCALE)
     high = jax.nn.sigmoid((jnp.log(schedule.sigma_max) - location) / LOGISTIC_SCALE)
-    u = low + (high - low) * jax.random.uniform(key, (count,))
+    u = low + (high - low) * jax.random.uniform(key, (count,), jnp.float32)
     return jnp.exp(location + LOGISTIC_SCALE * jax.scipy.special.logit(u))
 
 
@@ -96,7 +96,7 @@ def denoising_loss(
     """Mean over batch and coordinates of (D(a + sigma eps, sigma | s) - a)^2 / c_out^2, fresh sigma and eps."""
     sigma_key, noise_key = jax.random.split(key)
     sigma = sample_sigma(schedule, sigma_key, action.shape[0])
-    noise = jax.random.normal(noise_key, action.shape)
+    noise = jax.random.normal(noise_key, action.shape, action.dtype)
 
     def squared_error(action, observation, sigma, noise):
         clean = denoise(schedule, network, action + sigma * noise, sigma, observation, bound)

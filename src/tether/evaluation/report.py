@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from tether.data import Dataset
 from tether.environments import Task, get_task
 from tether.errors import InputError
 from tether.evaluation.plot import Curve, plot_curves
 from tether.evaluation.statistics import Summary, aggregate
 from tether.files import atomic_write_json
+from tether.training.lanes import Lane
 from tether.training.records import JsonLines
 
 __all__ = ["Report", "plot_runs", "report_table", "write_report"]
@@ -21,17 +22,20 @@ __all__ = ["Report", "plot_runs", "report_table", "write_report"]
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The outcome of a run. Scores are normalised; None where nothing was evaluated."""
+    """The outcome of a run. Scores are normalised; None where nothing was evaluated. Lanes that diverged are in no
+    summary."""
 
     folder: Path
     status: str  # done, partly-diverged (some lanes), diverged (all lanes)
-    updates: int
+    updates: int  # done in the last phase
     behaviour: Summary | None  # of the episodes in the data set
     last: Summary | None  # at the last evaluation
+    last_by_settings: dict[str, Summary]  # the same for each swept combination, e.g. "expectile 0.9"; else empty
     best: Summary | None  # at the evaluation with the highest mean; chosen with hindsight
     best_update: int | None
     lane_scores: dict[int, float]  # lane -> mean score at the last evaluation
     best_lane: int | None  # the lane with the highest of these; None where every lane diverged
+    diverged: dict[int, str]  # lane -> where, e.g. "train update 1234"
     updates_per_second: float
 
     @property
@@ -40,54 +44,50 @@ class Report:
         return self.folder / "curve.png"
 
 
-def write_report(run: Any, data: Dataset) -> Report:
+def write_report(run: Any) -> Report:
     """result.json and curve.png of a `tether.training.run.Run` that has come to its end."""
-    plan, alive = run.plan, run.alive
-    scores = _scores(run.evaluations.read(), np.flatnonzero(alive))
-    behaviour = behaviour_summary(data, plan.task)
-    last = best = best_update = None
-    lane_scores: dict[int, float] = {}
-    if scores:
-        by_update = {update: aggregate(values) for update, values in scores.items()}
-        best_update = max(by_update, key=lambda update: by_update[update].mean)
-        last, best = by_update[max(by_update)], by_update[best_update]
-        means = scores[max(scores)].mean(axis=1)
-        lane_scores = dict(zip(np.flatnonzero(alive).tolist(), means.tolist(), strict=True))
-    survivors = np.flatnonzero(alive).tolist()
+    plan, rows = run.plan, run.evaluations.read()
+    survivors = np.flatnonzero(run.alive).tolist()
+    scores = _scores(rows, survivors)
+    by_update = {update: aggregate(values) for update, values in scores.items()}
+    best_update = max(by_update, key=lambda update: by_update[update].mean, default=None)
+    last_scores = dict(zip(survivors, scores[max(scores)], strict=True)) if scores else {}
+    lane_scores = {lane: float(values.mean()) for lane, values in last_scores.items()}
     report = Report(
         folder=plan.folder,
-        status="done" if alive.all() else "partly-diverged" if alive.any() else "diverged",
-        updates=run.position.update,
-        behaviour=behaviour,
-        last=last,
-        best=best,
+        status="done" if run.alive.all() else "partly-diverged" if survivors else "diverged",
+        updates=run.updates,
+        behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
+        last=by_update[max(by_update)] if by_update else None,
+        last_by_settings=_by_settings(plan.lanes, last_scores),
+        best=None if best_update is None else by_update[best_update],
         best_update=best_update,
         lane_scores=lane_scores,
         best_lane=max(survivors, key=lambda lane: lane_scores.get(lane, 0.0), default=None),
+        diverged={lane: str(where) for lane, where in run.frozen.items()},
         updates_per_second=run.updates_per_second(),
     )
-    atomic_write_json(plan.folder / "result.json", _result(run, report))
-    if scores:
+    atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
+    if rows:
         plot_runs([plan.folder], report.curve)
     return report
 
 
-def behaviour_summary(data: Dataset, task: Task | None) -> Summary | None:
+def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
     """The normalised scores of the data's own episodes, as one lane; None without a task."""
-    if task is None:
-        return None
-    return aggregate(task.normalized_score(data.episode_returns())[None])
+    return None if task is None else aggregate(task.normalized_score(returns)[None])
 
 
 def report_table(report: Report) -> Table:
-    """Behaviour, last and best evaluation, a row each."""
-    table = Table(title=f"{report.folder.name}: normalised score", title_justify="left")
+    """Behaviour, last and best evaluation, a row each; with a sweep also one for each combination."""
+    table = Table(title=f"{report.folder.resolve().name}: normalised score", title_justify="left")
     table.add_column("")
     for column in ("IQM", "95 % interval", "mean", "episodes"):
         table.add_column(column, justify="right")
     rows = {
         "behaviour (the data)": report.behaviour,
         f"policy, last (update {report.updates:,})": report.last,
+        **{f"  {settings}": summary for settings, summary in report.last_by_settings.items()},
         f"policy, best (update {report.best_update or 0:,})": report.best,
     }
     for label, summary in rows.items():
@@ -108,15 +108,15 @@ def plot_runs(folders: list[Path], path: Path) -> None:
         config, rows = _read_config(folder), JsonLines(folder / "evaluations.jsonl").read()
         if not rows:
             raise InputError(f"{folder}: holds no evaluations to plot")
-        curves.append(_curve(f"{config['algorithm']}, {config['data']['dataset']}", rows, len(config["lanes"])))
+        curves.append(_curve(config["label"], rows, config["lanes"]))
         tasks.append(config["environment"])
         behaviours.append(_stored_behaviour(folder))
     if len(set(tasks)) > 1:
         raise InputError(f"runs of different tasks do not share an axis: {', '.join(sorted(set(tasks)))}")
     if len({curve.label for curve in curves}) < len(curves):
-        curves = [dataclasses.replace(c, label=f.name) for c, f in zip(curves, folders, strict=True)]
+        curves = [dataclasses.replace(c, label=f.resolve().name) for c, f in zip(curves, folders, strict=True)]
     behaviour = behaviours[0] if len(set(behaviours)) == 1 else None
-    title = curves[0].label if len(curves) == 1 else f"{get_task(tasks[0]).name}"
+    title = curves[0].label if len(curves) == 1 else get_task(tasks[0]).name
     plot_curves(path, curves, behaviour, "normalised score", title)
 
 
@@ -130,30 +130,38 @@ def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Curve:
     return Curve(label, np.asarray(updates), np.asarray(scores))
 
 
-def _scores(rows: list[dict[str, Any]], lanes: np.ndarray) -> dict[int, np.ndarray]:
-    """update -> scores (lanes, episodes) of the given lanes."""
+def _scores(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
+    """update -> scores (lanes, episodes) of the given lanes, in this order."""
     table: dict[int, dict[int, list[float]]] = {}
     for row in rows:
         if row["lane"] in lanes:
             table.setdefault(row["update"], {}).setdefault(row["lane"], []).append(row["normalized_score"])
-    return {update: np.asarray([by_lane[lane] for lane in sorted(by_lane)]) for update, by_lane in table.items()}
+    return {update: np.asarray([by_lane[lane] for lane in lanes]) for update, by_lane in table.items()}
 
 
-def _result(run: Any, report: Report) -> dict[str, Any]:
+def _by_settings(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[str, Summary]:
+    """Swept combination -> summary of its lanes; empty where there is only one combination."""
+    names = [", ".join(f"{name} {value:g}" for name, value in lane.settings.items()) for lane in lanes]
+    groups: dict[str, list[np.ndarray]] = {}
+    for lane, values in scores.items():
+        groups.setdefault(names[lane], []).append(values)
+    return {name: aggregate(np.asarray(values)) for name, values in groups.items()} if len(set(names)) > 1 else {}
+
+
+def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The content of result.json (design section 4)."""
-    plan = run.plan
-    final = [row for row in run.evaluations.read() if row["update"] == report.updates]
+    plan, summary = run.plan, report.last
+    final = [row for row in rows if row["update"] == report.updates]
     lanes = [
         {
             "seed": lane.seed,
             "settings": dict(lane.settings),
             "normalized_score": report.lane_scores.get(index),
             "returns": [row["return"] for row in final if row["lane"] == index],
-            "diverged": run.frozen.get(index),
+            "diverged": report.diverged.get(index),
         }
         for index, lane in enumerate(plan.lanes)
     ]
-    summary = report.last
     return {
         "algorithm": plan.algorithm_name,
         "dataset": plan.prepared.record["dataset"],
@@ -173,15 +181,20 @@ def _result(run: Any, report: Report) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """What a picture needs of config.json: label, lanes (how many), environment."""
     try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: not a run folder: config.json: {error}") from None
+        config = json.loads((folder / "config.json").read_text())
+        label = f"{config['algorithm']}, {config['data']['dataset']}"
+        return {"label": label, "lanes": len(config["lanes"]), "environment": config["environment"]}
+    except OSError as error:
+        raise InputError(f"{folder}: not a run folder: config.json: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.json'}: truncated or altered: {type(error).__name__} {error}") from None
 
 
 def _stored_behaviour(folder: Path) -> float | None:
     try:
         behaviour = json.loads((folder / "result.json").read_text())["behaviour"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):  # not finished
         return None
     return None if behaviour is None else behaviour["mean"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from tether.environments import Task
 from tether.errors import InputError
-from tether.policy import DeployedPolicy
+from tether.policy import DeployedPolicy, act_each
 from tether.types import Array, Float, Int, Key
 
 __all__ = ["FIRST_EVALUATION_SEED", "Episodes", "make_environment", "rollout"]
@@ -31,8 +31,10 @@ def make_environment(task: Task) -> gymnasium.Env:
     """The environment that `task` is scored on. Raises InputError where there is none."""
     if task.gymnasium_id is None:
         raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
-    with _quiet():
-        return gymnasium.make(task.gymnasium_id, max_episode_steps=task.horizon)
+    with warnings.catch_warnings(), _silent_mujoco():
+        # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return gymnasium.make(task.gymnasium_id, max_episode_steps=task.horizon, disable_env_checker=True)
 
 
 def rollout(
@@ -57,6 +59,7 @@ def rollout(
         environments = [
             stack.enter_context(contextlib.closing(make_environment(task))) for _ in range(lanes * episodes)
         ]
+        stack.enter_context(_silent_mujoco())
         starts = [env.reset(seed=FIRST_EVALUATION_SEED + i % episodes)[0] for i, env in enumerate(environments)]
         observations = np.stack(starts).astype(np.float32)
         returns = np.zeros(len(environments))
@@ -64,8 +67,7 @@ def rollout(
         running = np.ones(len(environments), bool)
         step, horizon = 0, task.horizon or 1
         while running.any():
-            by_lane = observations.reshape(lanes, episodes, -1)
-            actions, keys = _act(policies, by_lane, keys)
+            actions, keys = _act(policies, observations.reshape(lanes, episodes, -1), keys)
             actions = np.asarray(actions).reshape(len(environments), -1)
             for i in np.flatnonzero(running):
                 observation, reward, terminated, truncated, _ = environments[i].step(actions[i])
@@ -87,23 +89,19 @@ def _act(
     def one_lane(lane):
         policy, observations, key = lane
         next_key, key = jax.random.split(key)
-        keys = jax.random.split(key, observations.shape[0])
-        # One observation already fills a CPU with its candidates; mapping bounds the memory, too.
-        return jax.lax.map(lambda pair: policy(*pair), (observations, keys)), next_key
+        return act_each(policy, observations, jax.random.split(key, observations.shape[0])), next_key
 
     return jax.lax.map(one_lane, (policies, observations, keys))
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what is known: gymnasium says at each construction that -v4 is out of date, which it is not for
-    D4RL scores, and MuJoCo complains of an attribute in gymnasium's model files, into a log file even."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        # Made by MuJoCo's C bindings, so type checkers do not see it.
-        set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
-        set_handler(lambda message: None)
-        try:
-            yield
-        finally:
-            set_handler(None)
+def _silent_mujoco() -> Iterator[None]:
+    """MuJoCo warns on stderr and into a file in the working folder: of an attribute in gymnasium's model files,
+    and of unstable simulations when a policy sends numbers that are not finite (the return tells that, too)."""
+    # Made by MuJoCo's C bindings, so type checkers do not see it.
+    set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
+    set_handler(lambda message: None)
+    try:
+        yield
+    finally:
+        set_handler(None)

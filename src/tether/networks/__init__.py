@@ -2,7 +2,7 @@
 
 from tether.networks.critics import QEnsemble, ValueNetwork
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
-from tether.networks.layers import MLP, linear, mish, orthogonal, torch_uniform
+from tether.networks.layers import MLP, Linear, mish, orthogonal, torch_uniform
 from tether.networks.policies import GaussianActor, ImplicitActor, TanhGaussian
 
 __all__ = [
@@ -10,10 +10,10 @@ __all__ = [
     "Denoiser",
     "GaussianActor",
     "ImplicitActor",
+    "Linear",
     "QEnsemble",
     "TanhGaussian",
     "ValueNetwork",
-    "linear",
     "mish",
     "orthogonal",
     "sinusoidal_embedding",

@@ -1,12 +1,13 @@
 """The conditional denoiser of DTQL: F(noisy action, observation, noise level) -> action-sized output."""
 
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.networks.layers import MLP, linear, mish, torch_uniform
+from tether.networks.layers import MLP, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Scalar
 
 __all__ = ["Denoiser", "sinusoidal_embedding"]
@@ -14,8 +15,7 @@ __all__ = ["Denoiser", "sinusoidal_embedding"]
 
 def sinusoidal_embedding(noise_level: Scalar, size: int) -> Float[Array, " size"]:
     """[sin(u f_0) .. sin(u f_h-1), cos(u f_0) .. cos(u f_h-1)], f_i = 10000^(-i/(h-1)), h = size/2."""
-    half = size // 2
-    frequencies = jnp.exp(-jnp.arange(half) * (jnp.log(10_000.0) / (half - 1)))
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.linspace(0.0, 1.0, size // 2))
     angles = noise_level * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
@@ -27,9 +27,9 @@ class Denoiser(eqx.Module):
     MLP), so it composes with the second: 5 affine maps, 3 Mish. No normalisation, dropout or residuals.
     """
 
-    time_in: eqx.nn.Linear  # embedding -> 2 embedding, Mish
-    time_out: eqx.nn.Linear  # 2 embedding -> embedding
-    stem: eqx.nn.Linear  # action + observation + embedding -> hidden, no activation
+    time_in: Linear  # embedding -> 2 embedding, Mish
+    time_out: Linear  # 2 embedding -> embedding
+    stem: Linear  # action + observation + embedding -> hidden, no activation
     trunk: MLP
     time_embedding_size: int = eqx.field(static=True)
 
@@ -42,10 +42,10 @@ class Denoiser(eqx.Module):
         time_embedding_size: int,
     ):
         in_key, out_key, stem_key, trunk_key = jax.random.split(key, 4)
-        self.time_in = linear(in_key, time_embedding_size, 2 * time_embedding_size, torch_uniform)
-        self.time_out = linear(out_key, 2 * time_embedding_size, time_embedding_size, torch_uniform)
+        self.time_in = Linear(in_key, time_embedding_size, 2 * time_embedding_size, torch_uniform)
+        self.time_out = Linear(out_key, 2 * time_embedding_size, time_embedding_size, torch_uniform)
         in_size = action_size + observation_size + time_embedding_size
-        self.stem = linear(stem_key, in_size, hidden_sizes[0], torch_uniform)
+        self.stem = Linear(stem_key, in_size, hidden_sizes[0], torch_uniform)
         self.trunk = MLP(trunk_key, hidden_sizes[0], hidden_sizes, action_size, activation=mish)
         self.time_embedding_size = time_embedding_size
 

@@ -105,7 +105,7 @@ def parse_fields(algorithm_name: str, assignments: Mapping[str, Any]) -> dict[st
         kind = kinds[name] if static[name] else float
         try:
             parsed[name] = _parse(kind, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, KeyError, OverflowError):
             raise InputError(f"{name}={value!r}: expected {_describe(kind)}") from None
     return parsed
 
@@ -123,16 +123,20 @@ def _parse(kind: Any, value: Any) -> Any:
         return _parse(next(a for a in arguments if a is not types.NoneType), value)
     if origin is tuple:
         parts = value.strip("()[]").split(",") if isinstance(value, str) else value
-        return tuple(_parse(arguments[0], part) for part in parts if part != "")
+        parsed = tuple(_parse(arguments[0], part) for part in parts if part != "")
+        if not parsed:
+            raise ValueError(value)
+        return parsed
     if kind is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         return value if isinstance(value, bool) else words[str(value).lower()]
+    if isinstance(value, bool):  # True is no 1
+        raise ValueError(value)
+    number = float(value)
     if kind is int:
-        number = float(value)
-        if isinstance(value, bool) or number != int(number):
+        if number != int(number):
             raise ValueError(value)
         return int(number)
-    number = float(value)
     if not math.isfinite(number):
         raise ValueError(value)
     return number

@@ -26,7 +26,8 @@ class Progress(NamedTuple):
 @functools.partial(jax.jit, static_argnames="spec")
 def init_lanes(algorithm: Any, spec: Spec, keys: Key[Array, " lanes"]) -> Any:
     """Initial states of all lanes; `algorithm` and the result have a leading axis `lanes`."""
-    return jax.vmap(lambda one, key: one.init(spec, key))(algorithm, keys)
+    # Mapped, not vmapped: half the compile time, and a lane starts from the same bits however many there are.
+    return jax.lax.map(lambda lane: lane[0].init(spec, lane[1]), (algorithm, keys))
 
 
 @functools.partial(jax.jit, static_argnames=("phase", "batch_size", "sequential"))
@@ -74,7 +75,7 @@ def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
 
     def step(i, state):
         index_key, update_key = jax.random.split(jax.random.fold_in(key, i))
-        indices = jax.random.randint(index_key, (batch_size,), 0, rows)
+        indices = jax.random.randint(index_key, (batch_size,), 0, rows, jnp.int32)
         batch = jax.tree.map(lambda column: column[indices], data)
         return update(state, batch, update_key, i)
 
@@ -87,7 +88,7 @@ def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
 
     shapes = jax.eval_shape(step, start, state)[1]
     zeros = jax.tree.map(lambda metric: jnp.zeros(metric.shape, metric.dtype), shapes)
-    return jax.lax.fori_loop(start, start + count, body, (state, zeros, jnp.asarray(NEVER)))
+    return jax.lax.fori_loop(start, start + count, body, (state, zeros, jnp.asarray(NEVER, jnp.int32)))
 
 
 def _floats(tree: Any) -> list[Array]:

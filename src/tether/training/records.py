@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,31 @@ from tether.files import atomic_write_text
 
 __all__ = ["Display", "JsonLines"]
 
+SILENCE_SECONDS = 30.0  # without a terminal, a line at least this often shows that a run is alive
+
 
 class JsonLines:
-    """An append-only file of JSON objects, one a line. NaN is written as null, so that every reader can read it."""
+    """An append-only file of JSON objects, one a line. Rows hold null, never NaN, so that every reader can read it."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    def append(self, rows: list[Mapping[str, Any]]) -> None:
-        """Write `rows` and force them to the disk: a checkpoint may refer to them next."""
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `rows` and force them to the disk: the next checkpoint relies on them. Raises: OSError."""
+        try:
+            with self.path.open("a") as file:
+                file.write(_lines(rows))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # of itself it does not name the file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a line that a kill cut short is left out."""
+        """All whole rows; a line that a kill cut short is left out, with whatever follows it."""
         if not self.path.exists():
             return []
         rows = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(errors="replace").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
@@ -41,28 +47,35 @@ class JsonLines:
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the rows that are not `wanted`: those a resumed run is about to write again."""
-        rows = [row for row in self.read() if wanted(row)]
-        atomic_write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        atomic_write_text(self.path, _lines([row for row in self.read() if wanted(row)]))
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 class Display:
-    """Progress on stderr: a bar on a terminal, a line per evaluation elsewhere, nothing when quiet."""
+    """Progress on stderr: a bar on a terminal, a line now and then elsewhere, nothing but warnings when quiet."""
 
     def __init__(self, quiet: bool):
-        self.console = Console(stderr=True, quiet=quiet)
-        self._live = self.console.is_terminal and not quiet
+        # Lines of more than 80 columns are left whole where nobody sees columns: files and pipes.
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        self._quiet = quiet
+        self._live = self._console.is_terminal and not quiet
         self._progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=28),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True),
-            console=self.console,
+            console=self._console,
             transient=True,
             disable=not self._live,
         )
         self._task = None
+        self._total = 0
         self._score = ""
+        self._spoke = time.monotonic()
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -71,19 +84,23 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def begin(self, name: str, done: int, total: int) -> None:
+    def begin(self, name: str, done: int, total: int, unit: str = "updates") -> None:
         """A new stretch of work, replacing the bar of the last one."""
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=total, completed=done, note=self._score)
+        note = "compiling" if unit == "updates" else ""
+        self._task = self._progress.add_task(name, total=total, completed=done, note=note)
+        self._total = total
         if not self._live:
-            self.console.print(f"{name}: {done:,} of {total:,} updates", highlight=False)
+            self.message(f"{name}: {total:,} {unit}" + (f", from {done:,} on" if done else ""))
 
-    def advance(self, done: int, updates_per_second: float) -> None:
-        """Updates done so far in this stretch."""
+    def advance(self, done: int, updates_per_second: float | None = None) -> None:
+        """How much of this stretch is done."""
+        speed = "" if updates_per_second is None else f"{updates_per_second:,.0f} updates/s"
         if self._task is not None:
-            note = f"{updates_per_second:.0f} updates/s {self._score}"
-            self._progress.update(self._task, completed=done, note=note)
+            self._progress.update(self._task, completed=done, note="  ".join(filter(None, [speed, self._score])))
+        if not self._live and time.monotonic() - self._spoke > SILENCE_SECONDS:
+            self.message(f"{done:,} of {self._total:,}  {speed}")
 
     def note(self, text: str) -> None:
         """What the bar says of the moment, e.g. that it evaluates."""
@@ -93,8 +110,14 @@ class Display:
     def score(self, update: int, text: str) -> None:
         """The outcome of an evaluation; stays beside the bar and is printed as a line."""
         self._score = f"score {text}"
-        self.console.print(f"update {update:>9,}  score {text}", highlight=False)
+        self.message(f"update {update:>9,}  score {text}")
 
     def message(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if not self._quiet:
+            self._console.print(text)
+            self._spoke = time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """A line that stays, even when quiet."""
+        self._console.print(text, style="yellow")

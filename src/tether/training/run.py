@@ -1,17 +1,14 @@
 """A run: from data and algorithm to a folder with metrics, evaluations, checkpoints, policy and picture.
 
-The trainer knows no algorithm by name: it asks for phases and runs their updates. Everything that decides
-what is computed next (position, lanes alive, keys, state) is in the checkpoint, and update number i depends on
-nothing but the lane's key and i, so a resumed run repeats the uninterrupted one bit for bit.
+The trainer knows no algorithm by name: it asks for phases and runs their updates. Everything that decides what
+comes next (state, keys, position, living lanes, sums of metrics not yet written) is in the checkpoint, and update
+number i depends on nothing but the lane's key and i, so a resumed run repeats the uninterrupted one bit for bit.
 """
 
-import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,19 +25,12 @@ from tether.training.checkpoint import load_latest, save_checkpoint
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
 from tether.training.records import Display, JsonLines
+from tether.training.signals import Interrupted, StopSignals
 
-__all__ = ["Interrupted", "Plan", "Run", "Settings"]
+__all__ = ["Frozen", "Plan", "Position", "Run", "Settings", "describe"]
 
-PIECE_UPDATES = 100  # between two looks of the host: for interrupts, the bar, and freezing diverged lanes
-
-
-class Interrupted(Exception):
-    """Ctrl-C or a termination signal; the checkpoint has been written."""
-
-    def __init__(self, signal_number: int, folder: Path):
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
-        self.folder = folder
+PIECE_UPDATES = 100  # between two looks of the host: for signals, the bar, and freezing diverged lanes
+EVALUATION_STREAM = 1_000  # folded into a lane's key for rollouts; phases take 0, 1, ... for their updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +53,10 @@ class Plan:
     algorithm: Any
     lanes: tuple[Lane, ...]
     settings: Settings
-    prepared: Prepared
+    prepared: Prepared  # its transitions lie on the device
     task: Task | None  # None: no environment is known, so nothing is evaluated
-    observations: np.ndarray  # raw (rows, observation), for golden pairs
+    behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes
+    observations: np.ndarray  # (rows, observation): some raw ones, for golden pairs
 
     def phases(self) -> list[tuple[str, int]]:
         """(name, updates) in order."""
@@ -79,141 +70,161 @@ class Position(NamedTuple):
     update: int
 
 
+class Frozen(NamedTuple):
+    """Where a lane turned non-finite: in update number `update` (the first is 1) of a phase."""
+
+    phase: str
+    update: int
+
+    def __str__(self) -> str:
+        return f"{self.phase} update {self.update}"
+
+
 class Run:
     """One training run in progress."""
 
-    def __init__(self, plan: Plan, display: Display):
+    def __init__(self, plan: Plan, display: Display, stop: StopSignals | None = None):
         self.plan = plan
         self.display = display
+        self.stop = stop or StopSignals()
         self.metrics = JsonLines(plan.folder / "metrics.jsonl")
         self.evaluations = JsonLines(plan.folder / "evaluations.jsonl")
         self.algorithm = stack_lanes(plan.algorithm, plan.lanes)
         init_keys, self.keys = _lane_keys(plan.lanes)
         self.state = init_lanes(self.algorithm, plan.prepared.spec, init_keys)
-        self.alive = np.ones(len(plan.lanes), bool)
-        self.frozen: dict[int, str] = {}  # lane -> where it turned non-finite
         self.position = Position(0, 0)
+        self.evaluated = -1  # updates of the last phase that were done when it was last evaluated
+        self.frozen: dict[int, Frozen] = {}  # by lane
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "wall": 0.0}
         self.updates_timed = 0
-        self._pending: list[dict[str, np.ndarray]] = []  # metric sums since the last row
-        self._pending_updates = 0
-        self._signal: int | None = None
+        self._started = time.perf_counter()  # restoring a run moves it back by the time already spent
+        self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
+        self._summed_updates = 0
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Which lanes are not frozen, bool (lanes,)."""
+        return np.array([lane not in self.frozen for lane in range(len(self.plan.lanes))])
+
+    @property
+    def updates(self) -> int:
+        """Updates of the last phase that are done."""
+        return self.position.update if self.position.phase == len(self.plan.phases()) - 1 else 0
+
+    def updates_per_second(self) -> float:
+        """Of all lanes side by side; compilation and evaluation left out."""
+        return self.updates_timed / self.seconds["train"] if self.seconds["train"] else 0.0
 
     # --- training ---
 
     def execute(self) -> None:
         """Train from the current position to the end.
 
-        Raises: Interrupted on Ctrl-C or SIGTERM, after writing a checkpoint; CheckpointError.
+        Raises: Interrupted when a stop was asked for, after writing a checkpoint; CheckpointError; OSError.
         """
-        started = time.perf_counter()
-        data = jax.device_put(jax.tree.map(jnp.asarray, self.plan.prepared.transitions))
-        with self._signals():
-            try:
-                self._catch_up()
-                for phase in range(self.position.phase, len(self.plan.phases())):
-                    self._run_phase(phase, data)
-            finally:
-                self.seconds["wall"] += time.perf_counter() - started
+        if self._evaluation_due():  # it was interrupted
+            self._evaluate()
+            self._save()
+        for phase in range(self.position.phase, len(self.plan.phases())):
+            self._run_phase(phase)
+        self.seconds["wall"] = time.perf_counter() - self._started
 
-    def _run_phase(self, phase: int, data: Any) -> None:
+    def _run_phase(self, phase: int) -> None:
         name, updates = self.plan.phases()[phase]
+        if not self.alive.any():  # then the position stays where the last lane was lost
+            return
         if self.position.phase < phase:
             self.position = Position(phase, 0)
-        done = self.position.update
-        if done >= updates:
+        if self.position.update >= updates:
             return
-        self.display.begin(name, done, updates)
-        compiled = self._compile(phase, data)
-        while done < updates and self.alive.any():
-            count = min(PIECE_UPDATES, self._next_stop(phase, done) - done)
-            self._run_piece(compiled, data, done, count)
-            done += count
-            self.position = Position(phase, done)
-            self.display.advance(done, self.updates_per_second())
-            if self._signal is not None:
+        self.display.begin(name, self.position.update, updates)
+        self._compile()
+        while self.position.update < updates and self.alive.any():
+            self._run_piece(min(PIECE_UPDATES, self._next_stop() - self.position.update))
+            self._log_if_due()
+            if self.stop.number is not None:
+                self._interrupt()
+            due = self._evaluation_due()
+            if due:
+                self._evaluate()
+            if due or self._ended() or self.position.update % self.plan.settings.checkpoint_every_updates == 0:
                 self._save()
-                raise Interrupted(self._signal, self.plan.folder)
-            self._at_stop()
 
-    def _compile(self, phase: int, data: Any) -> Any:
-        """The program of a phase, compiled ahead so that its cost is known apart."""
+    def _compile(self) -> None:
+        """Compile the phase's program, by a call that runs no update, so that its cost is known apart."""
         started = time.perf_counter()
-        zero = jnp.asarray(0, jnp.int32)
-        compiled = run_updates.lower(
+        jax.block_until_ready(self._run_updates(0))
+        self.seconds["compile"] += time.perf_counter() - started
+
+    def _run_updates(self, count: int) -> Any:
+        """`count` updates from the current position -> Progress."""
+        phase, done = self.position
+        return run_updates(
             self.algorithm,
             self.state,
             self.keys,
             jnp.asarray(self.alive),
-            data,
-            zero,
-            zero,
+            self.plan.prepared.transitions,
+            jnp.asarray(done, jnp.int32),
+            jnp.asarray(count, jnp.int32),
             phase=phase,
             batch_size=self.plan.settings.batch_size,
             sequential=jax.default_backend() == "cpu",
-        ).compile()
-        self.seconds["compile"] += time.perf_counter() - started
-        return compiled
-
-    def _run_piece(self, compiled: Any, data: Any, start: int, count: int) -> None:
-        """`count` updates of all lanes; a lane whose numbers turn non-finite is frozen and named."""
-        started = time.perf_counter()
-        alive = jnp.asarray(self.alive)
-        first, number = jnp.asarray(start, jnp.int32), jnp.asarray(count, jnp.int32)
-        progress = compiled(self.algorithm, self.state, self.keys, alive, data, first, number)
-        self.state, sums, first_nonfinite = jax.block_until_ready(progress)
-        self.seconds["train"] += time.perf_counter() - started
-        self.updates_timed += count
-        self._pending.append({name: np.asarray(value, np.float64) for name, value in sums.items()})
-        self._pending_updates += count
-        for lane in np.flatnonzero(self.alive & (np.asarray(first_nonfinite) != NEVER)):
-            self._freeze(int(lane), int(first_nonfinite[lane]), start)
-
-    def _freeze(self, lane: int, update: int, kept: int) -> None:
-        phase = self.plan.phases()[self.position.phase][0]
-        self.alive[lane] = False
-        self.frozen[lane] = f"{phase} update {update}"
-        self.display.message(
-            f"lane {lane} ({self.plan.lanes[lane].name}) turned non-finite at {phase} update {update}; "
-            f"it is frozen as it was at update {kept}, the others go on"
         )
 
-    def _next_stop(self, phase: int, done: int) -> int:
-        """The next update at which a row, an evaluation or a checkpoint is due."""
-        settings, updates = self.plan.settings, self.plan.phases()[phase][1]
-        steps = [settings.log_every_updates, settings.checkpoint_every_updates]
-        if self._evaluates(phase):
-            steps.append(settings.eval_every_updates)
-        return min([updates, *(done - done % step + step for step in steps)])
+    def _run_piece(self, count: int) -> None:
+        """`count` updates of all lanes; a lane whose numbers turn non-finite is frozen and named."""
+        started = time.perf_counter()
+        self.state, sums, first_nonfinite = jax.block_until_ready(self._run_updates(count))
+        self.seconds["train"] += time.perf_counter() - started
+        self.updates_timed += count
+        for name, values in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(values, np.float64)
+        self._summed_updates += count
+        phase, before = self.position
+        self.position = Position(phase, before + count)
+        for lane in np.flatnonzero(self.alive & (np.asarray(first_nonfinite) != NEVER)).tolist():
+            self._freeze(lane, int(first_nonfinite[lane]) + 1, f"it stays as it was at update {before}")
+        self.display.advance(self.position.update, self.updates_per_second())
 
-    def _evaluates(self, phase: int) -> bool:
-        return self.plan.task is not None and phase == len(self.plan.phases()) - 1
+    def _freeze(self, lane: int, update: int, consequence: str) -> None:
+        where = Frozen(self.plan.phases()[self.position.phase][0], update)
+        self.frozen[lane] = where
+        name = self.plan.lanes[lane].name
+        self.display.warn(f"lane {lane} ({name}) turned non-finite in {where}: {consequence}, the other lanes go on")
 
-    def _at_stop(self) -> None:
-        """Whatever is due at the current position: a row of metrics, an evaluation, a checkpoint."""
+    def _next_stop(self) -> int:
+        """The next update of the phase at which a row, an evaluation or a checkpoint is due."""
         settings, (phase, done) = self.plan.settings, self.position
-        ended = done == self.plan.phases()[phase][1] or not self.alive.any()
-        if done % settings.log_every_updates == 0 or ended:
-            self._log()
-        due = self._evaluates(phase) and (done % settings.eval_every_updates == 0 or ended)
-        if due:
-            self._evaluate()
-        if due or ended or done % settings.checkpoint_every_updates == 0:
-            self._save()
+        steps = [settings.log_every_updates, settings.checkpoint_every_updates]
+        if self._evaluates():
+            steps.append(settings.eval_every_updates)
+        return min([self.plan.phases()[phase][1], *(done - done % step + step for step in steps)])
 
-    def _log(self) -> None:
+    def _ended(self) -> bool:
+        """Whether the phase is over: all updates are done, or no lane is left."""
+        return self.position.update == self.plan.phases()[self.position.phase][1] or not self.alive.any()
+
+    def _interrupt(self) -> None:
+        self._save()
+        assert self.stop.number is not None
+        raise Interrupted(self.stop.number, self.plan.folder)
+
+    def _log_if_due(self) -> None:
+        """A row of means since the last row for each lane that was alive then."""
         phase, done = self.position
-        name = self.plan.phases()[phase][0]
+        if not (done % self.plan.settings.log_every_updates == 0 or self._ended()):
+            return
+        name, start = self.plan.phases()[phase][0], done - self._summed_updates
+        means = {metric: sums / self._summed_updates for metric, sums in self._sums.items()}
         rows = []
         for lane in range(len(self.plan.lanes)):
-            values = {
-                metric: float(sum(sums[metric][lane] for sums in self._pending) / self._pending_updates)
-                for metric in self._pending[0]
-            }
-            finite = {metric: value if math.isfinite(value) else None for metric, value in values.items()}
-            rows.append({"phase": name, "update": done, "lane": lane, **finite})
+            frozen = self.frozen.get(lane)
+            if frozen is None or (frozen.phase == name and frozen.update > start):
+                values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
+                rows.append({"phase": name, "update": done, "lane": lane, **values})
         self.metrics.append(rows)
-        self._pending, self._pending_updates = [], 0
+        self._sums, self._summed_updates = {}, 0
 
     # --- evaluation ---
 
@@ -227,122 +238,118 @@ class Run:
         algorithm, state = take_lane(self.algorithm, lane), take_lane(self.state, lane)
         return deploy(algorithm.policy(state), self.plan.prepared.spec, self.plan.prepared.normaliser)
 
-    def rollout(self, episodes: int) -> Episodes:
+    def rollout(self, episodes: int, on_step: Callable[[int, int], None]) -> Episodes:
         """Episodes of all lanes at the current position; the same position gives the same episodes."""
         assert self.plan.task is not None
-        keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1_000), self.position.update))(self.keys)
+
+        def evaluation_key(key: Any) -> Any:
+            return jax.random.fold_in(jax.random.fold_in(key, EVALUATION_STREAM), self.position.update)
+
+        return rollout(self.policies(), self.plan.task, episodes, jax.vmap(evaluation_key)(self.keys), on_step)
+
+    def _evaluates(self) -> bool:
+        """Whether the phase is one that is evaluated: the last, where an environment is known."""
+        return self.plan.task is not None and self.position.phase == len(self.plan.phases()) - 1
+
+    def _evaluation_due(self) -> bool:
+        done = self.position.update
+        if not self._evaluates() or done == 0 or done == self.evaluated or not self.alive.any():
+            return False
+        return done % self.plan.settings.eval_every_updates == 0 or self._ended()
+
+    def _evaluate(self) -> None:
+        """Play episodes and write their rows; a lane whose returns are not finite is frozen."""
 
         def on_step(step: int, horizon: int) -> None:
             self.display.note(f"evaluating, step {step} of {horizon}")
-            if self._signal is not None:
-                self._save()
-                raise Interrupted(self._signal, self.plan.folder)
+            if self.stop.number is not None:
+                self._interrupt()
 
-        return rollout(self.policies(), self.plan.task, episodes, keys, on_step)
-
-    def _evaluate(self) -> None:
         started = time.perf_counter()
-        outcome = self.rollout(self.plan.settings.eval_episodes)
+        outcome = self.rollout(self.plan.settings.eval_episodes, on_step)
         self.seconds["evaluation"] += time.perf_counter() - started
+        self.evaluated = self.position.update
+        # A network can turn finite parameters into infinite actions, for which a reward is not a number.
+        for lane in np.flatnonzero(self.alive & ~np.isfinite(outcome.returns).all(axis=1)).tolist():
+            self._freeze(lane, self.position.update, "its return is not a number")
+        if not self.alive.any():
+            return
         assert self.plan.task is not None
         scores = self.plan.task.normalized_score(outcome.returns)
-        self.evaluations.append(
-            [
-                {
-                    "update": self.position.update,
-                    "lane": lane,
-                    "episode": episode,
-                    "return": float(outcome.returns[lane, episode]),
-                    "length": int(outcome.lengths[lane, episode]),
-                    "normalized_score": float(scores[lane, episode]),
-                }
-                for lane, episode in np.ndindex(scores.shape)
-                if self.alive[lane]
-            ]
-        )
-        if self.alive.any():
-            self.display.score(self.position.update, describe(aggregate(scores[self.alive])))
-
-    def updates_per_second(self) -> float:
-        """Of one lane, compilation and evaluation left out."""
-        return self.updates_timed / self.seconds["train"] if self.seconds["train"] else 0.0
+        rows = [
+            {
+                "update": self.position.update,
+                "lane": lane,
+                "episode": episode,
+                "return": float(outcome.returns[lane, episode]),
+                "length": int(outcome.lengths[lane, episode]),
+                "normalized_score": float(scores[lane, episode]),
+            }
+            for lane, episode in np.ndindex(scores.shape)
+            if self.alive[lane]
+        ]
+        self.evaluations.append(rows)
+        self.display.score(self.position.update, describe(aggregate(scores[self.alive])))
 
     # --- checkpoints ---
 
     def _save(self) -> None:
         phase, update = self.position
         phases = self.plan.phases()
+        self.seconds["wall"] = time.perf_counter() - self._started
         notes = {
             "position": list(self.position),
             "global_update": sum(updates for _, updates in phases[:phase]) + update,
-            "frozen": {str(lane): where for lane, where in self.frozen.items()},
+            "evaluated": self.evaluated,
+            "frozen": {str(lane): list(where) for lane, where in self.frozen.items()},
+            "sums": self._sums,  # JSON keeps float64 exactly; what is not finite becomes null, as in the rows
+            "summed_updates": self._summed_updates,
             "seconds": self.seconds,
             "updates_timed": self.updates_timed,
-            "pending_updates": self._pending_updates,
         }
         name = f"{phases[phase][0]}-{update:09d}"
-        save_checkpoint(self.plan.folder / "checkpoints", name, self._tree(), notes)
+        save_checkpoint(self.plan.folder / "checkpoints", name, self._arrays(), notes)
 
-    def _tree(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        pending = {}
-        if self._pending:
-            pending = {m: sum(sums[m] for sums in self._pending) for m in self._pending[0]}
-        return {"state": self.state, "keys": self.keys, "alive": self.alive, "pending": pending}
+    def _arrays(self) -> dict[str, Any]:
+        return {"state": self.state, "keys": self.keys}
 
-    def restore(self, rewrite: bool = True) -> None:
-        """Go to the newest valid checkpoint.
+    def restore(self) -> bool:
+        """Go to the newest valid checkpoint; False, and nothing happens, where there is none at all.
 
-        rewrite: drop the rows written after it, which will come again when training goes on.
-        Without any checkpoint training starts over. Raises: CheckpointError where there are some but none is valid.
+        Raises: CheckpointError where there are checkpoints but none is valid.
         """
         folder = self.plan.folder / "checkpoints"
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            tree, notes, _ = load_latest(folder, self._tree(), self.display.message)
-            self.state, self.keys = tree["state"], tree["keys"]
-            self.alive = np.array(tree["alive"])
-            self.position = Position(*notes["position"])
-            self.frozen = {int(lane): where for lane, where in notes["frozen"].items()}
-            self.seconds, self.updates_timed = notes["seconds"], notes["updates_timed"]
-        if not rewrite:
-            return
+        if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
+            return False
+        refused: list[str] = []  # shown only where another one is used, else they are in the error
+        arrays, notes, used = load_latest(folder, self._arrays(), refused.append)
+        for reason in refused:
+            self.display.warn(f"{reason}; going on from {used.name}")
+        self.state, self.keys = arrays["state"], arrays["keys"]
+        self.position = Position(*notes["position"])
+        self.evaluated = notes["evaluated"]
+        self.frozen = {int(lane): Frozen(*where) for lane, where in notes["frozen"].items()}
+        self._sums = {name: np.asarray(sums, np.float64) for name, sums in notes["sums"].items()}
+        self._summed_updates = notes["summed_updates"]
+        self.seconds, self.updates_timed = notes["seconds"], notes["updates_timed"]
+        self._started -= self.seconds["wall"]
+        return True
+
+    def drop_later_rows(self) -> None:
+        """Drop the rows written after the current position: training will write them again."""
         order = {name: index for index, (name, _) in enumerate(self.plan.phases())}
         self.metrics.keep(lambda row: (order[row["phase"]], row["update"]) <= self.position)
-        last = len(order) - 1
-        self.evaluations.keep(lambda row: (last, row["update"]) <= self.position)
-
-    def _catch_up(self) -> None:
-        """An interrupt during an evaluation saved the position but not the outcome: evaluate now."""
-        phase, done = self.position
-        if done == 0 or not self._evaluates(phase):
-            return
-        due = done % self.plan.settings.eval_every_updates == 0 or done == self.plan.phases()[phase][1]
-        if due and not any(row["update"] == done for row in self.evaluations.read()):
-            self._evaluate()
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a checkpoint and an orderly end; a second Ctrl-C ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            if self._signal is not None:
-                raise KeyboardInterrupt
-            self._signal = number
-
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        self.evaluations.keep(lambda row: row["update"] <= self.evaluated)
 
 
 def describe(summary: Summary) -> str:
     """`43.1 [41.0, 45.2]`: interquartile mean and 95 % interval."""
     return f"{summary.iqm:.1f} [{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
+
+
+def _number_or_none(value: Any) -> float | None:
+    """For strict JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _lane_keys(lanes: tuple[Lane, ...]) -> tuple[Any, Any]:

@@ -1,0 +1,267 @@
+"""`tether bench`: how fast an algorithm trains and acts here, against the matmul rate of the same process.
+
+Machines are noisy and shared, so nothing is compared across processes: rounds of updates and rounds of a plain
+jitted matmul of the same layer shape alternate, and the fraction is taken round by round.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from tether.algorithms import ALGORITHMS
+from tether.api import commit, versions
+from tether.errors import InputError, unknown
+from tether.training.lanes import make_lanes, parse_fields, stack_lanes
+from tether.training.loop import init_lanes, run_updates
+from tether.types import Spec, Transition
+
+__all__ = ["bench", "bench_table", "matmul_flops"]
+
+ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
+WIDTH = 256  # of the reference matmul, the field's layer width
+ROUNDS = 5
+ACT_CALLS = 200
+
+
+def bench(
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    observation_size: int,
+    action_size: int,
+    lanes: int,
+    seconds: float,
+    assignments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Figures of the named algorithms (all if none is named), JSON-able.
+
+    seconds: time for each phase's measurement. Raises InputError for an unknown name or bad number.
+    """
+    for name in names:
+        if name not in ALGORITHMS:
+            raise unknown("algorithm", name, ALGORITHMS)
+    sizes = {"batch_size": batch_size, "observation_size": observation_size, "action_size": action_size, "lanes": lanes}
+    for label, value in {**sizes, "seconds": seconds}.items():
+        if value <= 0:
+            raise InputError(f"{label} {value}: must be positive")
+    spec = Spec(observation_size, action_size)
+    rows = []
+    for name in names or ALGORITHMS:
+        algorithm = ALGORITHMS[name](**parse_fields(name, assignments))
+        rows += [
+            _bench_phase(name, algorithm, index, spec, batch_size, lanes, seconds)
+            for index in range(len(algorithm.phases()))
+        ]
+        rows.append(_bench_act(name, algorithm, spec))
+    return {"machine": _machine(), "versions": versions(), "commit": commit(), "sizes": sizes, "results": rows}
+
+
+def _bench_phase(
+    name: str, algorithm: Any, phase: int, spec: Spec, batch_size: int, lane_count: int, seconds: float
+) -> dict[str, Any]:
+    """Updates per second of one phase, and what fraction of the matmul rate that is."""
+    lanes = make_lanes(algorithm, range(lane_count), {})
+    stacked = stack_lanes(algorithm, lanes)
+    keys = jax.random.split(jax.random.key(0), lane_count)
+    state, data = init_lanes(stacked, spec, keys), _synthetic(spec, jax.random.key(1))
+    zero, alive = jnp.asarray(0, jnp.int32), jnp.ones(lane_count, bool)
+    started = time.perf_counter()
+    compiled = run_updates.lower(
+        stacked,
+        state,
+        keys,
+        alive,
+        data,
+        zero,
+        zero,
+        phase=phase,
+        batch_size=batch_size,
+        sequential=jax.default_backend() == "cpu",
+    ).compile()
+    compile_seconds = time.perf_counter() - started
+
+    def updates(count: int) -> None:
+        jax.block_until_ready(compiled(stacked, state, keys, alive, data, zero, jnp.asarray(count, jnp.int32)))
+
+    rounds = _alternate(updates, matmul_program(batch_size), seconds)
+    flops = matmul_flops(_single_update(algorithm, phase, spec, batch_size))
+    per_second = [lane_count * round_.update_rate for round_ in rounds]
+    fractions = [flops * lane_count * round_.update_rate / round_.matmul_rate for round_ in rounds]
+    return {
+        "algorithm": name,
+        "what": algorithm.phases()[phase].name,
+        "updates_per_second": statistics.median(per_second),
+        "matmul_flops_per_update": flops,
+        "xla_flops_per_update": _xla_flops(algorithm, phase, spec, batch_size),
+        "matmul_rate_gflops": statistics.median(r.matmul_rate for r in rounds) / 1e9,
+        "fraction_of_matmul_rate": statistics.median(fractions),
+        "fraction_by_round": fractions,
+        "compile_seconds": compile_seconds,
+    }
+
+
+class _Round:
+    """One alternation: updates per second (of one lane) and the matmul's flops per second."""
+
+    def __init__(self, update_rate: float, matmul_rate: float):
+        self.update_rate = update_rate
+        self.matmul_rate = matmul_rate
+
+
+def _alternate(
+    updates: Callable[[int], None], matmul: tuple[Callable[[int], None], float], seconds: float
+) -> list[_Round]:
+    """ROUNDS rounds of both, `seconds` of each in all."""
+    run_matmul, flops = matmul
+    counts = [_calibrate(run, seconds / ROUNDS) for run in (updates, run_matmul)]
+    rounds = []
+    for _ in range(ROUNDS):
+        rates = []
+        for run, count in zip((updates, run_matmul), counts, strict=True):
+            started = time.perf_counter()
+            run(count)
+            rates.append(count / (time.perf_counter() - started))
+        rounds.append(_Round(rates[0], rates[1] * flops))
+    return rounds
+
+
+def _calibrate(run: Callable[[int], None], seconds: float) -> int:
+    """How many repetitions take about `seconds`."""
+    run(1)
+    count = 4
+    while True:
+        started = time.perf_counter()
+        run(count)
+        elapsed = time.perf_counter() - started
+        if elapsed > 0.1 * seconds:
+            return max(1, round(count * seconds / elapsed))
+        count *= 4
+
+
+def matmul_program(batch_size: int) -> tuple[Callable[[int], None], float]:
+    """A chain of [batch, 256] @ [256, 256] matmuls in one program -> (run(count), flops of one)."""
+    x, w = jnp.ones((batch_size, WIDTH)), jnp.eye(WIDTH)
+    chain = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda _, y: y @ w, x))
+    return lambda count: jax.block_until_ready(chain(count)), 2.0 * batch_size * WIDTH * WIDTH
+
+
+def _single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> Any:
+    """(function, arguments) of one update of one lane."""
+    state = jax.eval_shape(lambda key: algorithm.init(spec, key), jax.random.key(0))
+    data = jax.eval_shape(lambda key: _synthetic(spec, key), jax.random.key(0))
+    batch = jax.tree.map(lambda column: jax.ShapeDtypeStruct((batch_size, *column.shape[1:]), column.dtype), data)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return algorithm.phases()[phase].update, (state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def matmul_flops(program: tuple[Callable, tuple]) -> float:
+    """Floating-point operations of the matmuls in a function's jaxpr, those in loops once per trip."""
+    function, arguments = program
+    return _dot_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _dot_flops(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
+            total += 2.0 * inner * np.prod(equation.outvars[0].aval.shape)
+        trips = equation.params.get("length", 1)
+        for value in equation.params.values():
+            nested = getattr(value, "jaxpr", value)
+            if hasattr(nested, "eqns"):
+                total += trips * _dot_flops(nested)
+    return float(total)
+
+
+def _xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float | None:
+    """XLA's own count for one update, element-wise work included; None where the backend gives none."""
+    function, arguments = _single_update(algorithm, phase, spec, batch_size)
+    analysis = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    return None if not analysis else float(analysis.get("flops", float("nan")))
+
+
+def _bench_act(name: str, algorithm: Any, spec: Spec) -> dict[str, Any]:
+    """Latency of one action for one observation, host to host."""
+    policy = algorithm.policy(algorithm.init(spec, jax.random.key(0)))
+    observation, key = np.zeros(spec.observation_size, np.float32), jax.random.key(1)
+    started = time.perf_counter()
+    act = jax.jit(lambda policy, x, k: policy(x, k)).lower(policy, observation, key).compile()
+    compile_seconds = time.perf_counter() - started
+    milliseconds = []
+    for _ in range(ACT_CALLS):
+        started = time.perf_counter()
+        np.asarray(act(policy, observation, key))
+        milliseconds.append(1e3 * (time.perf_counter() - started))
+    return {
+        "algorithm": name,
+        "what": "act",
+        "milliseconds_p50": float(np.percentile(milliseconds, 50)),
+        "milliseconds_p99": float(np.percentile(milliseconds, 99)),
+        "compile_seconds": compile_seconds,
+    }
+
+
+def _synthetic(spec: Spec, key: jax.Array) -> Transition:
+    """Random transitions of the right shapes; speed does not depend on their values."""
+    keys = jax.random.split(key, 4)
+    shape = (ROWS, spec.observation_size)
+    return Transition(
+        observation=jax.random.normal(keys[0], shape),
+        action=jax.random.uniform(keys[1], (ROWS, spec.action_size), minval=-1.0, maxval=1.0),
+        reward=jax.random.normal(keys[2], (ROWS,)),
+        next_observation=jax.random.normal(keys[3], shape),
+        terminal=jnp.zeros(ROWS),
+    )
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def bench_table(figures: Mapping[str, Any]) -> Table:
+    """The figures for people."""
+    sizes = figures["sizes"]
+    title = f"batch {sizes['batch_size']}, {sizes['lanes']} lane(s), {figures['machine']['cores']} core(s)"
+    table = Table(title=title, title_justify="left")
+    for column in (
+        "algorithm",
+        "what",
+        "per second",
+        "of matmul rate",
+        "matmul GFLOP",
+        "compile s",
+        "p50 ms",
+        "p99 ms",
+    ):
+        table.add_column(column, justify="right" if column not in ("algorithm", "what") else "left")
+    for row in figures["results"]:
+        if row["what"] == "act":
+            cells = "", "", "", f"{row['compile_seconds']:.1f}"
+            latency = f"{row['milliseconds_p50']:.2f}", f"{row['milliseconds_p99']:.2f}"
+        else:
+            cells = (
+                f"{row['updates_per_second']:.1f} updates",
+                f"{row['fraction_of_matmul_rate']:.2f}",
+                f"{row['matmul_flops_per_update'] / 1e9:.2f}",
+                f"{row['compile_seconds']:.1f}",
+            )
+            latency = "", ""
+        table.add_row(row["algorithm"], row["what"], *cells, *latency)
+    return table

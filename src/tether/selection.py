@@ -1,0 +1,63 @@
+"""Choosing one of many candidate actions by their value."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from tether.networks import QEnsemble
+from tether.types import Array, Float, PRNGKey
+
+__all__ = ["sample_by_min_q", "sample_by_q"]
+
+SHORTLIST = 128
+
+
+def sample_by_q(
+    key: PRNGKey, actions: Float[Array, "candidates action"], q: Float[Array, " candidates"]
+) -> Float[Array, " action"]:
+    """One of the candidates, number i with probability softmax(q)_i.
+
+    `q` are the logits themselves: softmax acts on them once (temperature 1).
+    """
+    return actions[jax.random.categorical(key, q)]
+
+
+def sample_by_min_q(
+    key: PRNGKey,
+    critic: QEnsemble,
+    observation: Float[Array, " observation"],
+    actions: Float[Array, "candidates action"],
+) -> Float[Array, " action"]:
+    """The action that `sample_by_q(key, actions, min over heads of critic)` gives, for about half the work.
+
+    Sampling from softmax(q) is taking the largest of q_i + g_i with Gumbel noise g_i. The first head alone
+    bounds the minimum from above, so the other heads are evaluated on the candidates with the largest bounds
+    only. If the best of these is no worse than every bound left out, no other candidate can win; if it is
+    not (rare, as the number of candidates within c of the largest Gumbel draw is about e^c), all are evaluated.
+    """
+    count = len(actions)
+    inputs = jnp.concatenate([jnp.broadcast_to(observation, (count, *observation.shape)), actions], axis=1)
+    noise = jax.random.gumbel(key, (count,))  # the draw of jax.random.categorical
+
+    def noisy_q(head: int, indices: Array) -> Array:
+        return noise[indices] + jax.vmap(critic.heads[head])(inputs[indices])[:, 0]
+
+    everyone = jnp.arange(count)
+    bound = noisy_q(0, everyone)
+
+    def score(indices: Array) -> Array:
+        """min over heads of q, plus g, of the candidates at `indices`."""
+        others = [noisy_q(head, indices) for head in range(1, len(critic.heads))]
+        return functools.reduce(jnp.minimum, others, bound[indices])
+
+    if count <= 2 * SHORTLIST:
+        return actions[jnp.argmax(score(everyone))]
+    largest, shortlist = jax.lax.top_k(bound, SHORTLIST + 1)
+    scores = score(shortlist[:-1])
+    best = jax.lax.cond(
+        scores.max() >= largest[-1],
+        lambda: shortlist[jnp.argmax(scores)],
+        lambda: jnp.argmax(score(everyone)).astype(shortlist.dtype),
+    )
+    return actions[best]

@@ -1,0 +1,43 @@
+"""The bench counts what it says it counts."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tether.bench import bench, bench_table, matmul_flops
+from tether.errors import InputError
+
+TINY = {"hidden_sizes": (8, 8), "denoiser_hidden_sizes": (8, 8), "candidates": 4}
+
+
+def test_matmul_flops_of_known_programs():
+    x, w, batched = jnp.ones((3, 4)), jnp.ones((4, 5)), jnp.ones((7, 4, 5))
+    assert matmul_flops((lambda a, b: a @ b, (x, w))) == 2 * 3 * 4 * 5
+    assert matmul_flops((lambda a, b: jax.vmap(lambda m: a @ m)(b), (x, batched))) == 7 * 2 * 3 * 4 * 5
+    loop = lambda a, b: jax.lax.fori_loop(0, 6, lambda _, y: y @ b, a)  # noqa: E731
+    assert matmul_flops((jax.jit(loop), (x, jnp.ones((4, 4))))) == 6 * 2 * 3 * 4 * 4
+
+
+def test_figures_are_there_and_plausible():
+    sizes = {"batch_size": 8, "observation_size": 3, "action_size": 2, "lanes": 2, "seconds": 0.2}
+    figures = bench(["dtql"], **sizes, assignments=TINY)
+    assert [row["what"] for row in figures["results"]] == ["pretrain", "train", "act"]
+    pretrain, train, act = figures["results"]
+    assert 0 < pretrain["matmul_flops_per_update"] < train["matmul_flops_per_update"]
+    assert train["xla_flops_per_update"] > train["matmul_flops_per_update"]  # XLA counts element-wise work, too
+    assert train["updates_per_second"] > 0
+    assert 0 < train["fraction_of_matmul_rate"] < 1
+    assert 0 < act["milliseconds_p50"] <= act["milliseconds_p99"]
+    assert bench_table(figures).row_count == 3
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"lanes": -1}, {"seconds": 0.0}])
+def test_bad_sizes_are_refused(bad):
+    sizes = {"batch_size": 8, "observation_size": 3, "action_size": 2, "lanes": 1, "seconds": 0.1} | bad
+    with pytest.raises(InputError, match=next(iter(bad))):
+        bench(["dtql"], **sizes, assignments=TINY)
+
+
+def test_unknown_algorithm_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match="dtql"):
+        bench(["dtqll"], batch_size=8, observation_size=3, action_size=2, lanes=1, seconds=0.1, assignments={})

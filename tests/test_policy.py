@@ -1,0 +1,382 @@
+"""The policy folder: what comes out of it is what was trained, or nothing."""
+
+import hashlib
+import json
+import os
+import pickletools
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from make_data import (
+    ENVIRONMENT,
+    SETTINGS,
+    algorithm,
+    columns,
+    copy_run,
+    data_file,
+    finished_run,
+    last_state,
+    snapshot,
+)
+
+import tether
+from tether import InputError, load_policy, policy, train
+from tether.data import Normaliser
+from tether.files import to_json
+from tether.policy import GOLDEN_PAIRS, LoadedPolicy, deploy, save_policy
+from tether.types import Spec
+
+OBSERVATION = columns()["observations"][7]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedPolicy:
+    return load_policy(finished_run() / "policy")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A policy folder to damage."""
+    return Path(shutil.copytree(finished_run() / "policy", tmp_path / "policy"))
+
+
+def save(folder: Path, module: policy.DeployedPolicy, **changes: Any) -> None:
+    """`save_policy` with what the tests do not care about filled in."""
+    arguments = {
+        "algorithm_name": "dtql",
+        "algorithm": algorithm(),
+        "spec": Spec(11, 3),
+        "observations": columns()["observations"],
+        "notes": {},
+    }
+    save_policy(folder, module, **{**arguments, **changes})
+
+
+# --- use ----------------------------------------------------------------------------------------------------
+
+
+def test_one_observation_and_a_batch(loaded: LoadedPolicy) -> None:
+    key = jax.random.key(0)
+    action = loaded(OBSERVATION, key)
+    assert isinstance(action, np.ndarray)
+    assert (action.shape, action.dtype) == ((3,), np.float32)
+    assert (np.abs(action) <= 1).all()
+    batch = np.tile(OBSERVATION, (5, 1))
+    actions = loaded(batch, key)
+    assert actions.shape == (5, 3)
+    assert len({tuple(row) for row in actions.tolist()}) == 5  # each has noise of its own
+    np.testing.assert_allclose(actions[2], loaded(OBSERVATION, jax.random.split(key, 5)[2]), atol=1e-6)
+    assert loaded(OBSERVATION.tolist(), key).tolist() == action.tolist()  # lists and doubles are welcome
+    assert loaded(OBSERVATION.astype(np.float64), key).tolist() == action.tolist()
+
+
+def test_with_a_key_or_from_a_stream(loaded: LoadedPolicy) -> None:
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(loaded(OBSERVATION, key), loaded(OBSERVATION, key))
+    one, two = (LoadedPolicy(loaded.module, loaded.document, seed) for seed in (5, 5))
+    other = LoadedPolicy(loaded.module, loaded.document, seed=6)
+    first = one(OBSERVATION)
+    np.testing.assert_array_equal(first, two(OBSERVATION))
+    assert (first != one(OBSERVATION)).any()
+    assert (first != other(OBSERVATION)).any()
+
+
+def test_it_says_what_it_is(loaded: LoadedPolicy) -> None:
+    assert repr(loaded) == "LoadedPolicy(dtql, observation (11,) -> action (3,))"
+    assert loaded.document["hyperparameters"]["candidates"] == 8
+    assert loaded.document["notes"]["dataset"] == "hopper-medium"
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (np.zeros(10), r"shape \(10,\).*\(11,\) or \(batch, 11\)"),
+        (np.zeros((2, 12)), r"shape \(2, 12\)"),
+        (np.zeros((1, 2, 11)), r"shape \(1, 2, 11\)"),
+        (0.0, r"shape \(\)"),
+        (np.full(11, np.nan), "not finite"),
+        (np.full(11, 1e39), "not finite"),
+        (["a"] * 11, "no array of numbers"),
+        ([[0.0] * 11, [0.0]], "no array of numbers"),
+        (None, r"shape \(\)|no array of numbers|not finite"),
+    ],
+)
+def test_other_observations_are_refused(loaded: LoadedPolicy, observation: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        loaded(observation)
+
+
+# --- round trip ---------------------------------------------------------------------------------------------
+
+
+def test_saving_and_loading_keeps_every_bit(tmp_path: Path, loaded: LoadedPolicy) -> None:
+    save(tmp_path / "again", loaded.module)
+    again = load_policy(tmp_path / "again")
+    for one, two in zip(jax.tree.leaves(loaded.module), jax.tree.leaves(again.module), strict=True):
+        assert one.dtype == two.dtype
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+    assert jax.tree.structure(loaded.module) == jax.tree.structure(again.module)
+    first, second = (path / "policy.safetensors" for path in (finished_run() / "policy", tmp_path / "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_run_folder_stands_for_its_policy(loaded: LoadedPolicy) -> None:
+    assert load_policy(finished_run()).document == loaded.document
+    assert load_policy(str(finished_run())).document == loaded.document
+
+
+def test_saving_again_replaces(tmp_path: Path, loaded: LoadedPolicy) -> None:
+    save(tmp_path / "policy", loaded.module, notes={"turn": 1})
+    (tmp_path / ".tmp-policy").mkdir()  # left by a crash
+    save(tmp_path / "policy", loaded.module, notes={"turn": 2})
+    assert load_policy(tmp_path / "policy").document["notes"] == {"turn": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+@pytest.mark.parametrize("call", ["write_synced", "fsync_directory"])
+def test_a_full_disk_keeps_the_old_one(
+    tmp_path: Path, loaded: LoadedPolicy, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    save(tmp_path / "policy", loaded.module)
+    before = snapshot(tmp_path)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(policy, call, fail)
+    with pytest.raises(OSError, match="policy not written: No space left on device.*policy"):
+        save(tmp_path / "policy", loaded.module, notes={"turn": 2})
+    assert snapshot(tmp_path) == before
+
+
+def test_loading_needs_nothing_else(tmp_path: Path) -> None:
+    shutil.copytree(finished_run() / "policy", tmp_path / "policy")
+    program = (
+        "import numpy as np, tether\npolicy = tether.load_policy('policy', seed=3)\nprint(policy(np.ones(11)).tolist())"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    expected = load_policy(finished_run() / "policy", seed=3)(np.ones(11))
+    np.testing.assert_allclose(json.loads(result.stdout), expected, atol=1e-6)
+    assert result.stderr == ""
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+
+def refusal(folder: Path) -> str | None:
+    """Why `load_policy` refuses, None if it does not."""
+    try:
+        load_policy(folder)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "policy.json"])
+def test_damaged_files_are_refused_by_name(folder: Path, name: str) -> None:
+    path = folder / name
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    damaged = [whole[:0], whole[: len(whole) // 2], whole[:-2], whole + b"x"]
+    for position in generator.integers(0, len(whole), 40).tolist():
+        data = bytearray(whole)
+        data[position] ^= 1 << generator.integers(0, 8)
+        damaged.append(bytes(data))
+    refused = 0
+    for data in damaged:
+        path.write_bytes(data)
+        reason = refusal(folder)
+        refused += reason is not None
+        assert reason is None or str(path) in reason
+        if reason is None:  # white space between two entries of the JSON file is no content
+            assert json.loads(data) == json.loads(whole)
+    assert refused == len(damaged) if name == "policy.safetensors" else refused >= len(damaged) - 8
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "policy.json"])
+def test_missing_files_are_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{re.escape(str(folder / name))}.*No such file"):
+        load_policy(folder)
+
+
+def test_files_of_different_policies_do_not_mix(folder: Path) -> None:
+    best = json.loads((folder / "policy.json").read_text())["notes"]["lane"]
+    other = finished_run() / "policies" / f"lane-{1 - best}" / "policy.safetensors"
+    shutil.copy(other, folder / "policy.safetensors")
+    with pytest.raises(InputError, match="SHA-256"):
+        load_policy(folder)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the document and make its hash right again, as only someone who means to would."""
+    document = json.loads((folder / "policy.json").read_text())
+    change(document)
+    document.pop("document_sha256")
+    document["document_sha256"] = hashlib.sha256(to_json(document).encode()).hexdigest()
+    (folder / "policy.json").write_text(to_json(document))
+
+
+def test_an_honest_rewrite_is_accepted(folder: Path) -> None:
+    rewrite(folder, lambda document: document["notes"].update(comment="looks good"))
+    assert load_policy(folder).document["notes"]["comment"] == "looks good"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["hyperparameters"].update(candidates=16), "golden pair"),
+        (lambda d: d["hyperparameters"].update(hidden_sizes=[16, 32]), "expected float32"),
+        (lambda d: d["hyperparameters"].update(hidden_sizes=[16]), "not the expected ones"),
+        (lambda d: d["hyperparameters"].update(hidden_size=16), "unknown hyper-parameter"),
+        (lambda d: d["hyperparameters"].update(candidates="many"), "whole number"),
+        (lambda d: d["spec"].update(max_action=0.5), "golden pair"),
+        (lambda d: d["spec"].update(observation_size=12), "expected float32"),
+        (lambda d: d["spec"].update(size=12), "altered"),
+        (lambda d: d["normaliser"]["mean"].__setitem__(0, 1e-6), "normaliser's mean"),
+        (lambda d: d["normaliser"]["std"].pop(), "normaliser's std"),
+        (lambda d: d["golden"]["actions"][3].__setitem__(1, 0.123), "golden pair"),
+        (lambda d: d["golden"]["observations"][0].__setitem__(0, 9.0), "golden pair"),
+        (lambda d: d["golden"]["seeds"].reverse(), "golden pair"),
+        (lambda d: d["golden"].update(seeds=[], observations=[], actions=[]), "no golden pairs"),
+        (lambda d: d["golden"]["actions"].pop(), "altered"),
+        (lambda d: d["golden"].pop("seeds"), "altered"),
+        (lambda d: d.pop("golden"), "no golden"),
+        (lambda d: d.update(algorithm="dtqm"), "unknown algorithm 'dtqm'; did you mean dtql"),
+        (lambda d: d.update(algorithm=["dtql"]), "altered|unknown"),
+        (lambda d: d.update(format_version=2), "format 2; this version of tether reads 1"),
+        (lambda d: d.update(sha256="0" * 64), "SHA-256"),
+    ],
+)
+def test_what_does_not_fit_is_refused(folder: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(InputError, match=message) as refusal:
+        load_policy(folder)
+    assert str(folder) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", '"policy"', "\ufeff{}", '{"format_version": 1}'])
+def test_a_document_that_is_none(folder: Path, text: str) -> None:
+    (folder / "policy.json").write_text(text)
+    with pytest.raises(InputError, match=re.escape(str(folder / "policy.json"))):
+        load_policy(folder)
+
+
+def test_no_folder() -> None:
+    with pytest.raises(InputError, match=r"/nowhere/policy.json: cannot be read: No such file"):
+        load_policy("/nowhere")
+
+
+# --- golden pairs -------------------------------------------------------------------------------------------
+
+
+def test_golden_pairs_survive_other_last_bits(folder: Path) -> None:
+    """Another processor rounds differently: as if every weight were off by some of its last bits."""
+    original = load_policy(folder)
+    assert len(original.document["golden"]["seeds"]) == GOLDEN_PAIRS
+    for turn in range(5):
+        generator = np.random.default_rng(turn)
+
+        def disturb(leaf: Any, generator: np.random.Generator = generator) -> Any:
+            noise = generator.uniform(-2e-6, 2e-6, leaf.shape).astype(np.float32)
+            return leaf * (1 + noise) if eqx.is_inexact_array(leaf) else leaf
+
+        disturbed = LoadedPolicy(jax.tree.map(disturb, original.module), original.document)
+        policy._verify_golden_pairs(disturbed, folder)
+
+
+class Jumpy(eqx.Module):
+    """Acts smoothly, except for a jump that is right beside some observations."""
+
+    edge: jax.Array
+
+    def __call__(self, observation: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.tanh(observation[:3]) + jnp.where(observation[0] > self.edge, 0.5, 0.0)
+
+
+def test_golden_pairs_are_chosen_away_from_jumps() -> None:
+    observations = columns()["observations"][:32].copy()
+    observations[::2, 0] = 1.0  # on the edge
+    observations[1::2, 0] = np.linspace(1.5, 3.0, 16)
+    flat = Normaliser(np.zeros(11, np.float32), np.ones(11, np.float32))
+    golden = policy._golden_pairs(deploy(Jumpy(jnp.asarray(1.0)), Spec(11, 3), flat), observations)
+    assert len(golden["seeds"]) == GOLDEN_PAIRS
+    assert all(observation[0] >= 1.5 for observation in golden["observations"])
+
+
+def test_fewer_observations_than_pairs(tmp_path: Path, loaded: LoadedPolicy) -> None:
+    save(tmp_path / "policy", loaded.module, observations=columns()["observations"][:3])
+    assert len(load_policy(tmp_path / "policy").document["golden"]["seeds"]) == 3
+
+
+# --- the normaliser -----------------------------------------------------------------------------------------
+
+
+def test_standardised_observations_end_to_end(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(
+        algorithm(),
+        str(data_file()),
+        seeds=2,
+        settings=SETTINGS,
+        observation_transform="standardise",
+        environment="none",
+        out=out,
+        quiet=True,
+    )
+    assert last_state(out) != last_state(finished_run())
+    config = json.loads((out / "config.json").read_text())["data"]
+    deployed = load_policy(out)
+    assert deployed.document["normaliser"] == config["normaliser"]
+    observations = columns()["observations"]
+    mean, std = observations[:-1].mean(axis=0), observations[:-1].std(axis=0)
+    np.testing.assert_allclose(config["normaliser"]["mean"], mean, atol=0.05)
+    np.testing.assert_allclose(config["normaliser"]["std"], std, atol=0.05)
+    key = jax.random.key(0)
+    stated = {name: np.asarray(values, np.float32) for name, values in config["normaliser"].items()}
+    for observation in observations[:5]:
+        normalised = (observation - stated["mean"]) / stated["std"]
+        inner = jax.jit(lambda o: deployed.module.policy(o, key))(normalised)
+        np.testing.assert_allclose(deployed(observation, key), inner, atol=1e-6)
+    # and the network was trained on what it is given: resuming with the same data finds the same normaliser
+    shutil.rmtree(out / "policy")
+    tether.resume(out, quiet=True)
+    assert load_policy(out).document["normaliser"] == config["normaliser"]
+
+
+# --- no pickle ----------------------------------------------------------------------------------------------
+
+
+def test_the_sources_use_no_pickle() -> None:
+    found = []
+    for path in Path(tether.__file__).parent.rglob("*.py"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if re.search(r"import.*pickle|allow_pickle|torch\.load|joblib|pickle\.(dump|load)|np\.(load|save)\(", line):
+                found.append(f"{path}:{number}: {line.strip()}")
+    assert found == []
+
+
+def test_a_run_holds_no_pickle(tmp_path: Path) -> None:
+    run = copy_run(tmp_path / "run")
+    for path in run.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".json", ".jsonl", ".safetensors", ".png"}, path
+            data = path.read_bytes()
+            assert data[:2] not in {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}, path
+            with pytest.raises((ValueError, UnicodeDecodeError, AttributeError, IndexError)):
+                list(pickletools.genops(data))
+    assert os.listdir(run)
