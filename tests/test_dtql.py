@@ -11,6 +11,7 @@ import pytest
 
 from tether.algorithms.dtql import DTQL, Critic, DTQLState, critic_loss, q_term
 from tether.errors import InputError
+from tether.networks import Linear, QEnsemble
 from tether.training.lanes import make_lanes, stack_lanes
 from tether.types import Array, Metrics, Spec, Transition
 
@@ -64,14 +65,14 @@ def bits(tree: Any) -> list[bytes]:
 
 
 def numpy_critic_loss(critic: Critic, batch: Transition, tau: float, discount: float) -> dict[str, float]:
-    q = np.asarray(jax.jit(critic.q.__call__)(batch.observation, batch.action), np.float64)
+    q = np.asarray(jax.jit(jax.vmap(critic.q))(batch.observation, batch.action), np.float64)
     value, following = (
         np.asarray(jax.jit(jax.vmap(critic.value))(x), np.float64) for x in (batch.observation, batch.next_observation)
     )
-    gap = q.min(axis=0) - value
+    gap = q.min(axis=1) - value
     target = np.asarray(batch.reward) + discount * (1 - np.asarray(batch.terminal)) * following
     value_loss = np.mean(np.where(gap > 0, tau, 1 - tau) * gap**2)
-    return {"critic/value_loss": value_loss, "critic/q_loss": sum(np.mean((head - target) ** 2) for head in q)}
+    return {"critic/value_loss": value_loss, "critic/q_loss": sum(np.mean((head - target) ** 2) for head in q.T)}
 
 
 def test_critic_loss_by_hand() -> None:
@@ -154,6 +155,10 @@ def test_phases() -> None:
 # --- the policy's loss ---
 
 
+def _last_layers(q: QEnsemble) -> list[Linear]:
+    return [head.layers[-1] for head in q.heads]
+
+
 @pytest.mark.parametrize(("normalization", "invariant"), [("mean-abs", True), ("none", False)])
 def test_mean_abs_makes_the_scale_of_rewards_irrelevant(normalization: str, invariant: bool) -> None:
     """Q multiplied by 50 gives the policy the same gradient, or else another."""
@@ -162,8 +167,7 @@ def test_mean_abs_makes_the_scale_of_rewards_irrelevant(normalization: str, inva
 
     @jax.jit
     def gradient(scale: Array) -> Any:
-        last = state.critic.q.heads.layers[-1]
-        q = eqx.tree_at(lambda q: q.heads.layers[-1], state.critic.q, jax.tree.map(lambda x: scale * x, last))
+        q = eqx.tree_at(_last_layers, state.critic.q, replace_fn=lambda layer: jax.tree.map(lambda x: scale * x, layer))
         loss = jax.grad(lambda actor: algorithm.actor_loss(actor, q, state.denoiser, batch, jax.random.key(0))[0])
         return loss(state.actor)
 

@@ -1,5 +1,6 @@
 """A run that is killed, stopped or damaged and then resumed is, bit for bit, the run that was not."""
 
+import errno
 import json
 import os
 import random
@@ -17,7 +18,6 @@ from make_data import (
     ENVIRONMENT,
     OPTIONS,
     TRAIN,
-    algorithm,
     copy_run,
     data_file,
     finished_run,
@@ -29,6 +29,7 @@ from make_data import (
     write_d4rl,
 )
 
+from tether import api
 from tether.training import checkpoint
 from tether.training import run as run_module
 from tether.training.run import Run
@@ -243,8 +244,6 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_signal_when_all_is_done_lets_it_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tether import api
-
     real = api.write_report
 
     def write_report(run: Run) -> Any:
@@ -317,8 +316,6 @@ def test_only_damaged_checkpoints_change_nothing(tmp_path: Path) -> None:
 
 
 def test_full_disk_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     real, left, out = checkpoint.write_synced, [5], tmp_path / "run"
 
     def write_synced(path: Path, data: bytes) -> None:
@@ -438,4 +435,3 @@ def test_times_add_up_over_interruptions(tmp_path: Path, monkeypatch: pytest.Mon
     result = json.loads((out / "result.json").read_text())
     assert result["wall_seconds"] > notes["seconds"]["wall"]
     assert last_state(out) == last_state(finished_run())
-    assert algorithm().phases()[-1].updates == TRAIN

@@ -32,6 +32,7 @@ __all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"
 
 CONFIG_FORMAT = 1
 NO_ENVIRONMENT = "none"
+SEEDS_END = 2**31
 SAMPLED_OBSERVATIONS = 256  # kept of the data set for the golden pairs of policies
 
 
@@ -67,7 +68,10 @@ def train(
     settings = settings or Settings()
     name = _name_of(algorithm)
     _check_counts(algorithm, settings)
-    lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
+    seeds = range(seeds) if isinstance(seeds, int) else list(seeds)
+    if not all(0 <= seed < SEEDS_END for seed in seeds):
+        raise InputError(f"seeds {list(seeds)}: each must be from 0 to {SEEDS_END - 1}")
+    lanes = make_lanes(algorithm, seeds, sweep or {})
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
     task = _task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform)

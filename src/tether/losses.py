@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tether.types import Array, Float, Scalar
 
-__all__ = ["expectile_loss", "polyak", "td_target"]
+__all__ = ["aggregate_heads", "expectile_loss", "polyak", "td_target"]
 
 T = TypeVar("T")
 
@@ -40,3 +40,18 @@ def td_target(
 def polyak(target: T, online: T, rate: float | Scalar) -> T:
     """rate * online + (1 - rate) * target, leaf by leaf."""
     return jax.tree.map(lambda t, o: rate * o + (1.0 - rate) * t, target, online)
+
+
+def aggregate_heads(q: Float[Array, "ensemble *batch"], how: str, pessimism: float | Scalar) -> Float[Array, "*batch"]:
+    """One value from the heads of an ensemble.
+
+    "lcb": mean - pessimism * std, the population's (ddof 0; pessimism 0 is the mean); "min": the lowest head;
+    "convex": pessimism * min + (1 - pessimism) * max.
+    """
+    if how == "lcb":
+        # The floor keeps the square root's gradient finite where all heads agree.
+        deviation = jnp.sqrt(jnp.maximum(q.var(axis=0), 1e-12))
+        return q.mean(axis=0) - pessimism * deviation
+    if how == "min":
+        return q.min(axis=0)
+    return pessimism * q.min(axis=0) + (1.0 - pessimism) * q.max(axis=0)

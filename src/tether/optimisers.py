@@ -8,7 +8,7 @@ import optax
 
 from tether.types import Array, Int, Scalar
 
-__all__ = ["adam_init", "adam_step", "cosine_decay"]
+__all__ = ["adam_init", "adam_step", "clip_by_global_norm", "cosine_decay"]
 
 T = TypeVar("T")
 
@@ -32,3 +32,10 @@ def adam_step(
 def cosine_decay(step: Int[Array, ""], decay_updates: float | Scalar) -> Scalar:
     """Factor ½ (1 + cos(pi step / decay_updates)): 1 at step 0, 0 at `decay_updates`."""
     return 0.5 * (1.0 + jnp.cos(jnp.pi * step.astype(jnp.float32) / decay_updates))
+
+
+def clip_by_global_norm(gradients: T, limit: float | Scalar) -> T:
+    """`gradients` scaled down, all leaves by one factor, so that their joint L2 norm is at most `limit`."""
+    norm = optax.tree.norm(gradients)
+    factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
+    return jax.tree.map(lambda gradient: factor * gradient, gradients)

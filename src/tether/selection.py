@@ -38,7 +38,7 @@ def sample_by_min_q(
     """
     count = len(actions)
     inputs = jnp.concatenate([jnp.broadcast_to(observation, (count, *observation.shape)), actions], axis=1)
-    noise = jax.random.gumbel(key, (count,))  # the draw of jax.random.categorical
+    noise = jax.random.gumbel(key, (count,), jnp.float32)  # the draw of jax.random.categorical
 
     def noisy_q(head: int, indices: Array) -> Array:
         return noise[indices] + jax.vmap(critic.heads[head])(inputs[indices])[:, 0]

@@ -1,8 +1,9 @@
 """The algorithms, one file each. ALGORITHMS is the registry: a literal dict, no import magic."""
 
+from tether.algorithms.dac import DAC
 from tether.algorithms.dtql import DTQL
 from tether.algorithms.interface import Algorithm, Phase, Policy
 
-__all__ = ["ALGORITHMS", "DTQL", "Algorithm", "Phase", "Policy"]
+__all__ = ["ALGORITHMS", "DAC", "DTQL", "Algorithm", "Phase", "Policy"]
 
-ALGORITHMS: dict[str, type] = {"dtql": DTQL}
+ALGORITHMS: dict[str, type] = {"dtql": DTQL, "dac": DAC}

@@ -2,7 +2,8 @@
 
 from tether.networks.critics import QEnsemble, ValueNetwork
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
-from tether.networks.layers import MLP, Linear, mish, orthogonal, torch_uniform
+from tether.networks.layers import MLP, Linear, glorot_uniform, mish, orthogonal, torch_uniform
+from tether.networks.noise import NoiseNetwork
 from tether.networks.policies import GaussianActor, ImplicitActor, TanhGaussian
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "GaussianActor",
     "ImplicitActor",
     "Linear",
+    "NoiseNetwork",
     "QEnsemble",
     "TanhGaussian",
     "ValueNetwork",
+    "glorot_uniform",
     "mish",
     "orthogonal",
     "sinusoidal_embedding",

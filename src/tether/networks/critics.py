@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.networks.layers import MLP, mish
+from tether.networks.layers import MLP, Initialiser, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Scalar
 
 __all__ = ["QEnsemble", "ValueNetwork"]
@@ -43,8 +43,10 @@ class QEnsemble(eqx.Module):
         ensemble_size: int = 2,
         activation: Callable = mish,
         layer_norm: bool = True,
+        initialiser: Initialiser = torch_uniform,
     ):
-        in_size, how = observation_size + action_size, {"activation": activation, "layer_norm": layer_norm}
+        how = {"activation": activation, "layer_norm": layer_norm, "initialiser": initialiser}
+        in_size = observation_size + action_size
         self.heads = tuple(MLP(k, in_size, hidden_sizes, 1, **how) for k in jax.random.split(key, ensemble_size))
 
     def __call__(

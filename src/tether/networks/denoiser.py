@@ -15,7 +15,7 @@ __all__ = ["Denoiser", "sinusoidal_embedding"]
 
 def sinusoidal_embedding(noise_level: Scalar, size: int) -> Float[Array, " size"]:
     """[sin(u f_0) .. sin(u f_h-1), cos(u f_0) .. cos(u f_h-1)], f_i = 10000^(-i/(h-1)), h = size/2."""
-    frequencies = jnp.exp(-math.log(10_000.0) * jnp.linspace(0.0, 1.0, size // 2))
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.linspace(0.0, 1.0, size // 2, dtype=jnp.float32))
     angles = noise_level * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 

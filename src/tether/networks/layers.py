@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["MLP", "Initialiser", "Linear", "mish", "orthogonal", "torch_uniform"]
+__all__ = ["MLP", "Initialiser", "Linear", "glorot_uniform", "mish", "orthogonal", "torch_uniform"]
 
 Activation = Callable[[Array], Array]
 Initialiser = Callable[[PRNGKey, int, int], tuple[Array, Array]]
@@ -23,8 +23,8 @@ def torch_uniform(key: PRNGKey, in_features: int, out_features: int) -> tuple[Ar
     """PyTorch's default for `Linear`: weight and bias uniform in ±1/sqrt(in_features)."""
     weight_key, bias_key = jax.random.split(key)
     bound = in_features**-0.5
-    weight = jax.random.uniform(weight_key, (out_features, in_features), minval=-bound, maxval=bound)
-    return weight, jax.random.uniform(bias_key, (out_features,), minval=-bound, maxval=bound)
+    weight = jax.random.uniform(weight_key, (out_features, in_features), jnp.float32, minval=-bound, maxval=bound)
+    return weight, jax.random.uniform(bias_key, (out_features,), jnp.float32, minval=-bound, maxval=bound)
 
 
 def orthogonal(gain: float = 1.0) -> Initialiser:
@@ -32,9 +32,17 @@ def orthogonal(gain: float = 1.0) -> Initialiser:
     weight_initialiser = jax.nn.initializers.orthogonal(gain)
 
     def initialise(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
-        return weight_initialiser(key, (out_features, in_features), jnp.float32), jnp.zeros(out_features)
+        return weight_initialiser(key, (out_features, in_features), jnp.float32), jnp.zeros(out_features, jnp.float32)
 
     return initialise
+
+
+def glorot_uniform(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+    """Flax's Xavier uniform: weight uniform in ±sqrt(6/(in_features + out_features)), zero bias."""
+    bound = (6.0 / (in_features + out_features)) ** 0.5
+    return jax.random.uniform(key, (out_features, in_features), jnp.float32, minval=-bound, maxval=bound), jnp.zeros(
+        out_features, jnp.float32
+    )
 
 
 class Linear(eqx.Module):
@@ -66,11 +74,12 @@ def mish(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def _mish_and_slope(z: Array) -> tuple[Array, Array]:
     """mish(z) and its derivative, which share the exponential and the division."""
-    exponential = jnp.exp(jnp.minimum(z, 20.0))
+    capped = jnp.minimum(z, 20.0)
+    exponential = jnp.exp(capped)
     n = exponential * (exponential + 2.0)
     inverse = 1.0 / (n + 2.0)
     gate = n * inverse
-    return z * gate, gate + 4.0 * z * exponential * (exponential + 1.0) * inverse**2
+    return z * gate, gate + 4.0 * capped * exponential * (exponential + 1.0) * inverse**2
 
 
 def _mish_backward(slope: Array, gradient: Array) -> tuple[Array]:
@@ -102,7 +111,7 @@ class MLP(eqx.Module):
         sizes = (in_size, *hidden_sizes, out_size)
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = tuple(Linear(k, m, n, initialiser) for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=True))
-        self.norms = tuple(eqx.nn.LayerNorm(size) for size in hidden_sizes) if layer_norm else ()
+        self.norms = tuple(eqx.nn.LayerNorm(size, dtype=jnp.float32) for size in hidden_sizes) if layer_norm else ()
         self.activation = activation
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:

@@ -65,7 +65,7 @@ class GaussianActor(eqx.Module):
     ) -> Float[Array, "{count} action"]:
         """`count` independent actions; the network runs once."""
         law = self(observation)
-        return jax.vmap(law.transform)(jax.random.normal(key, (count, law.mean.shape[0])))
+        return jax.vmap(law.transform)(jax.random.normal(key, (count, law.mean.shape[0]), jnp.float32))
 
 
 class ImplicitActor(eqx.Module):
@@ -92,12 +92,12 @@ class ImplicitActor(eqx.Module):
         self, observation: Float[Array, " observation"], noise: Float[Array, " action"]
     ) -> Float[Array, " action"]:
         """The action that standard normal `noise` stands for."""
-        level = jnp.asarray(IMPLICIT_NOISE_LEVEL)
+        level = jnp.asarray(IMPLICIT_NOISE_LEVEL, jnp.float32)
         return self.network(IMPLICIT_NOISE_LEVEL * noise, observation, level)
 
     def sample(
         self, observation: Float[Array, " observation"], key: PRNGKey, count: int
     ) -> Float[Array, "{count} action"]:
         """`count` independent actions, one network evaluation each."""
-        noise = jax.random.normal(key, (count, self.action_size))
+        noise = jax.random.normal(key, (count, self.action_size), jnp.float32)
         return jax.vmap(self, in_axes=(None, 0))(observation, noise)

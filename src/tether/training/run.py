@@ -81,7 +81,7 @@ class Frozen(NamedTuple):
 
 
 class Run:
-    """One training run in progress."""
+    """One training run in progress. Make it, perhaps `restore` it, then `execute` it."""
 
     def __init__(self, plan: Plan, display: Display, stop: StopSignals | None = None):
         self.plan = plan
@@ -90,8 +90,8 @@ class Run:
         self.metrics = JsonLines(plan.folder / "metrics.jsonl")
         self.evaluations = JsonLines(plan.folder / "evaluations.jsonl")
         self.algorithm = stack_lanes(plan.algorithm, plan.lanes)
-        init_keys, self.keys = _lane_keys(plan.lanes)
-        self.state = init_lanes(self.algorithm, plan.prepared.spec, init_keys)
+        self._init_keys, self.keys = _lane_keys(plan.lanes)
+        self.state: Any = None  # until it is restored or drawn
         self.position = Position(0, 0)
         self.evaluated = -1  # updates of the last phase that were done when it was last evaluated
         self.frozen: dict[int, Frozen] = {}  # by lane
@@ -122,12 +122,18 @@ class Run:
 
         Raises: Interrupted when a stop was asked for, after writing a checkpoint; CheckpointError; OSError.
         """
+        if self.state is None:
+            self.state = self._initial_state(self._init_keys)
         if self._evaluation_due():  # it was interrupted
             self._evaluate()
             self._save()
         for phase in range(self.position.phase, len(self.plan.phases())):
             self._run_phase(phase)
         self.seconds["wall"] = time.perf_counter() - self._started
+
+    def _initial_state(self, keys: Any) -> Any:
+        """Fresh networks of all lanes."""
+        return init_lanes(self.algorithm, self.plan.prepared.spec, keys)
 
     def _run_phase(self, phase: int) -> None:
         name, updates = self.plan.phases()[phase]
@@ -308,10 +314,8 @@ class Run:
             "updates_timed": self.updates_timed,
         }
         name = f"{phases[phase][0]}-{update:09d}"
-        save_checkpoint(self.plan.folder / "checkpoints", name, self._arrays(), notes)
-
-    def _arrays(self) -> dict[str, Any]:
-        return {"state": self.state, "keys": self.keys}
+        arrays = {"state": self.state, "keys": self.keys}
+        save_checkpoint(self.plan.folder / "checkpoints", name, arrays, notes)
 
     def restore(self) -> bool:
         """Go to the newest valid checkpoint; False, and nothing happens, where there is none at all.
@@ -321,8 +325,9 @@ class Run:
         folder = self.plan.folder / "checkpoints"
         if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
             return False
+        like = {"state": jax.eval_shape(self._initial_state, self._init_keys), "keys": self.keys}
         refused: list[str] = []  # shown only where another one is used, else they are in the error
-        arrays, notes, used = load_latest(folder, self._arrays(), refused.append)
+        arrays, notes, used = load_latest(folder, like, refused.append)
         for reason in refused:
             self.display.warn(f"{reason}; going on from {used.name}")
         self.state, self.keys = arrays["state"], arrays["keys"]

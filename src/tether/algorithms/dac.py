@@ -1,0 +1,295 @@
+"""DAC: Diffusion Actor-Critic (Fang et al., ICLR 2025, arXiv 2405.20555).
+
+KL-constrained policy iteration: pi_{k+1} = argmax E[Q] subject to KL(pi || behaviour) <= bound. Its solution
+behaviour * exp(Q / eta) has a score that is the behaviour's plus the gradient of Q, so it is learned as a diffusion
+model by noise regression (paper Theorem 2), without a behaviour model of its own:
+
+    critic   y = r + gamma (1 - terminal) LCB_h( mean_j Qbar_h(s', a'_j) ),  a'_j from the averaged actor
+             L_Q = mean_h E[ (Q_h(s,a) - y)^2 ]
+    actor    L_pi = eta E[ (eps(x_t, s, t) - eps)^2 ] + E[ sigma_t < grad_x Q(s, x_t)/C, eps(x_t, s, t) > ]
+             x_t = sqrt(abar_t) a + sigma_t eps;  C = E|Qbar|, eta fixed or by dual ascent on the noise error
+
+The guidance is "soft": sigma_t fades it out towards the clean action, so samples stay on the data. "hard" leaves
+sigma_t out; "denoised" back-propagates Q through the whole chain (Diffusion-QL). To act: 10 samples, the best by Q.
+
+Deviations. From the paper, following the authors' code (spec section 16):
+  1. Norms are means over action coordinates; Theorem 2's eta is twice the eta of this loss.
+  2. 10 next actions per state instead of one, averaged (or maximised) per head before the LCB.
+  3. eta moves by 0.001 times the noise error of the *updated* actor minus the bound, clipped to ±1.
+From the code:
+  4. Minibatches are drawn with replacement, not by passes over a permutation.
+  5. Inputs of the noise network are concatenated in another order (a renaming of random weights).
+  6. "denoised" clips its chain only where sampling does (`clip_denoised`); the code always clips it.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.diffusion import vp
+from tether.losses import aggregate_heads, polyak, td_target
+from tether.networks import NoiseNetwork, QEnsemble, glorot_uniform
+from tether.optimisers import adam_init, adam_step, clip_by_global_norm, cosine_decay
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["DAC", "DACPolicy", "DACState", "Noised"]
+
+ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this)
+GRADIENT_NORM = 1.0  # global norm to which actor and whole critic ensemble are clipped
+ACTOR_AVERAGE_EVERY_UPDATES, ACTOR_AVERAGE_AFTER_UPDATES = 5, 1000
+ETA_RANGE = (1e-3, 100.0)
+
+
+class DACState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    critic: QEnsemble
+    target_critic: QEnsemble  # Polyak average, read by targets, guidance and policy
+    actor: NoiseNetwork
+    target_actor: NoiseNetwork  # Polyak average, read by critic targets only
+    critic_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+    eta: Scalar  # the multiplier of the behaviour constraint
+
+
+class Noised(NamedTuple):
+    """What the actor loss holds constant, per row of the batch."""
+
+    observation: Float[Array, "batch observation"]
+    noisy_action: Float[Array, "batch action"]  # x_t
+    step: Int[Array, " batch"]  # t
+    noise: Float[Array, "batch action"]  # eps
+
+
+def critic_loss(critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]) -> tuple[Scalar, Metrics]:
+    """mean over heads and batch of (Q_h(s, a) - y)^2."""
+    q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, batch.action)
+    loss = jnp.mean((q - target[:, None]) ** 2)
+    return loss, {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/q_std": jnp.mean(q.std(axis=1))}
+
+
+def noise_error(actor: vp.NoisePredictor, noised: Noised) -> Scalar:
+    """Behaviour cloning: mean over batch and coordinates of (eps(x_t, s, t) - eps)^2."""
+    predicted = jax.vmap(actor)(noised.noisy_action, noised.observation, noised.step)
+    return jnp.mean((predicted - noised.noise) ** 2)
+
+
+def guided_loss(
+    actor: vp.NoisePredictor, noised: Noised, guidance: Float[Array, "batch action"], eta: Scalar
+) -> tuple[Scalar, Metrics]:
+    """eta E[(eps_theta - eps)^2] + E[<guidance, eps_theta>], expectations over coordinates, too (paper eq. 14).
+
+    Pointwise minimum: eps_theta = E[eps | x_t, s] - guidance / (2 eta).
+    """
+    predicted = jax.vmap(actor)(noised.noisy_action, noised.observation, noised.step)
+    behaviour = jnp.mean((predicted - noised.noise) ** 2)
+    pull = jnp.mean(guidance * predicted)
+    return eta * behaviour + pull, {"actor/noise_error": behaviour, "actor/guidance": pull}
+
+
+def _sampler(diffusion_steps: int, clip_denoised: bool) -> Callable[[NoiseNetwork, Array, PRNGKey], Array]:
+    """(actor, observation, key) -> one action by ancestral sampling."""
+    schedule = vp.vp_schedule(diffusion_steps)
+
+    def draw(actor: NoiseNetwork, observation: Array, key: PRNGKey) -> Array:
+        bound = actor.max_action if clip_denoised else None
+        return vp.sample(schedule, actor, observation, key, actor.action_size, bound)
+
+    return draw
+
+
+class DACPolicy(eqx.Module):
+    """The best of `candidates` samples by the mean of the target heads."""
+
+    actor: NoiseNetwork
+    target_critic: QEnsemble
+    candidates: int = eqx.field(static=True)
+    diffusion_steps: int = eqx.field(static=True)
+    clip_denoised: bool = eqx.field(static=True)
+
+    def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
+        draw = _sampler(self.diffusion_steps, self.clip_denoised)
+        actions = jax.vmap(draw, in_axes=(None, None, 0))(
+            self.actor, observation, jax.random.split(key, self.candidates)
+        )
+        actions = jnp.clip(actions, -self.actor.max_action, self.actor.max_action)
+        q = jax.vmap(lambda action: self.target_critic(observation, action).mean())(actions)
+        return actions[jnp.argmax(q)]
+
+
+class DAC(eqx.Module):
+    """Hyper-parameters of DAC; defaults are the paper's for locomotion."""
+
+    noise_bound: Hyperparameter = 1.0  # b, allowed noise error per coordinate; 1 is loose, 0.05 nearly imitation
+    pessimism: Hyperparameter = 1.0  # rho of the lower confidence bound
+    eta_init: Hyperparameter = 1.0  # first multiplier of the behaviour term; large imitates, small is greedy
+    eta_learning_rate: Hyperparameter = 1e-3  # of dual ascent; 0 keeps eta fixed (AntMaze)
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-4  # Adam, actor
+    critic_learning_rate: Hyperparameter = 3e-4  # Adam, critics
+    target_rate: Hyperparameter = 0.005  # Polyak step of critic and actor averages
+
+    guidance: Literal["soft", "hard", "denoised"] = eqx.field(static=True, default="soft")
+    head_aggregation: Literal["lcb", "min", "convex"] = eqx.field(static=True, default="lcb")
+    max_q_backup: bool = eqx.field(static=True, default=False)  # best instead of mean of the next actions (AntMaze)
+    cosine_decay: bool = eqx.field(static=True, default=True)  # both rates fall to 0 over training
+    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    clip_denoised: bool = eqx.field(static=True, default=True)  # clip the clean action while sampling
+    diffusion_steps: int = eqx.field(static=True, default=5)  # T
+    ensemble_size: int = eqx.field(static=True, default=10)  # H
+    next_actions: int = eqx.field(static=True, default=10)  # samples per next state in the critic's target
+    candidates: int = eqx.field(static=True, default=10)  # samples when acting
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
+    time_embedding_size: int = eqx.field(static=True, default=16)
+    train_updates: int = eqx.field(static=True, default=2_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> DACState:
+        """Fresh networks; averages start as copies."""
+        critic_key, actor_key = jax.random.split(key)
+        critic = QEnsemble(
+            critic_key,
+            spec.observation_size,
+            spec.action_size,
+            self.hidden_sizes,
+            ensemble_size=self.ensemble_size,
+            layer_norm=False,
+            initialiser=glorot_uniform,
+        )
+        size = self.time_embedding_size
+        actor = NoiseNetwork(
+            actor_key,
+            spec,
+            self.hidden_sizes,
+            time_features=size,
+            time_sizes=(2 * size, 2 * size),
+            activate_time=False,
+            initialiser=glorot_uniform,
+        )
+        eta = jnp.asarray(self.eta_init, jnp.float32)
+        return DACState(critic, critic, actor, actor, adam_init(critic), adam_init(actor), eta)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One: nothing is pretrained."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: DACState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[DACState, Metrics]:
+        """Critic, then actor against the moved targets, then eta and the actor's average."""
+        critic_key, actor_key = jax.random.split(key)
+        limit = state.actor.max_action - ACTION_MARGIN
+        batch = batch._replace(action=jnp.clip(batch.action, -limit, limit))
+        horizon = self.train_updates if self.decay_updates is None else self.decay_updates
+        rate_factor = cosine_decay(step, float(horizon)) if self.cosine_decay else 1.0
+        state, critic_metrics = self._update_critic(state, batch, critic_key, rate_factor)
+        state, actor_metrics = self._update_actor(state, batch, actor_key, rate_factor)
+        due = (step % ACTOR_AVERAGE_EVERY_UPDATES == 0) & (step > ACTOR_AVERAGE_AFTER_UPDATES)
+        target_actor = jax.lax.cond(
+            due,
+            lambda: polyak(state.target_actor, state.actor, self.target_rate),
+            lambda: state.target_actor,
+        )
+        return state._replace(target_actor=target_actor), critic_metrics | actor_metrics
+
+    def policy(self, state: DACState) -> DACPolicy:
+        """The online actor with the target ensemble as judge."""
+        return DACPolicy(state.actor, state.target_critic, self.candidates, self.diffusion_steps, self.clip_denoised)
+
+    def critic_target(self, state: DACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
+        """y: 10 next actions, reduced per head first, then over heads; no gradient."""
+        draw = _sampler(self.diffusion_steps, self.clip_denoised)
+
+        def next_value(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:
+            keys = jax.random.split(key, self.next_actions)
+            actions = jax.vmap(draw, in_axes=(None, None, 0))(state.target_actor, observation, keys)
+            q = jax.vmap(state.target_critic, in_axes=(None, 0))(observation, actions)  # [next_actions, ensemble]
+            return q.max(axis=0) if self.max_q_backup else q.mean(axis=0)
+
+        keys = jax.random.split(key, batch.reward.shape[0])
+        values: Float[Array, "batch ensemble"] = jax.vmap(next_value)(batch.next_observation, keys)
+        value = aggregate_heads(values.T, self.head_aggregation, self.pessimism)
+        return td_target(batch.reward, self.discount, batch.terminal, value)
+
+    def guidance_field(
+        self, target_critic: QEnsemble, batch: Transition, noised: Noised
+    ) -> tuple[Float[Array, "batch action"], Scalar]:
+        """Gradient of the heads' mean at the *noisy* action over C, C = mean |Q| at the data -> (g, C).
+
+        Soft guidance is multiplied by sigma_t, hard is not.
+        """
+        q: Float[Array, "batch ensemble"] = jax.vmap(target_critic)(batch.observation, batch.action)
+        scale = jnp.mean(jnp.abs(q)) + 1e-6
+        slope = jax.grad(lambda action, observation: target_critic(observation, action).mean())
+        field = jax.vmap(slope)(noised.noisy_action, noised.observation) / scale
+        if self.guidance == "soft":
+            alpha_bar = jnp.asarray(vp.vp_schedule(self.diffusion_steps).alpha_bar)
+            field = jnp.sqrt(1.0 - alpha_bar[noised.step])[:, None] * field
+        return field, scale
+
+    def _update_critic(
+        self, state: DACState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
+    ) -> tuple[DACState, Metrics]:
+        target = self.critic_target(state, batch, key)
+        gradients, metrics = eqx.filter_grad(critic_loss, has_aux=True)(state.critic, batch, target)
+        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
+        rate = self.critic_learning_rate * rate_factor
+        critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, rate)
+        target_critic = polyak(state.target_critic, critic, self.target_rate)
+        state = state._replace(critic=critic, critic_optimiser=critic_optimiser, target_critic=target_critic)
+        return state, metrics | {"critic/target": jnp.mean(target)}
+
+    def _update_actor(
+        self, state: DACState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
+    ) -> tuple[DACState, Metrics]:
+        step_key, noise_key, chain_key = jax.random.split(key, 3)
+        noised = self.add_noise(batch, step_key, noise_key)
+        if self.guidance == "denoised":
+            loss = eqx.filter_grad(self.denoised_loss, has_aux=True)
+            gradients, metrics = loss(state.actor, state.target_critic, batch, noised, state.eta, chain_key)
+        else:
+            field, _ = self.guidance_field(state.target_critic, batch, noised)
+            gradients, metrics = eqx.filter_grad(guided_loss, has_aux=True)(state.actor, noised, field, state.eta)
+        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
+        rate = self.learning_rate * rate_factor
+        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, rate)
+        # Dual ascent on the constraint noise error <= b, at the updated actor and the same draws (deviation 3).
+        excess = jnp.clip(noise_error(actor, noised) - self.noise_bound, -1.0, 1.0)
+        eta = jnp.where(
+            self.eta_learning_rate > 0,
+            jnp.clip(state.eta + self.eta_learning_rate * excess, *ETA_RANGE),
+            state.eta,
+        )
+        state = state._replace(actor=actor, actor_optimiser=actor_optimiser, eta=eta)
+        return state, metrics | {"actor/eta": eta}
+
+    def add_noise(self, batch: Transition, step_key: PRNGKey, noise_key: PRNGKey) -> Noised:
+        """t uniform in 1..T per row, eps ~ N(0, I), x_t."""
+        schedule = vp.vp_schedule(self.diffusion_steps)
+        step = jax.random.randint(step_key, batch.reward.shape, 1, schedule.steps + 1, jnp.int32)
+        noise = jax.random.normal(noise_key, batch.action.shape, batch.action.dtype)
+        noisy = jax.vmap(lambda a, t, e: vp.add_noise(schedule, a, t, e))(batch.action, step, noise)
+        return Noised(batch.observation, noisy, step, noise)
+
+    def denoised_loss(
+        self,
+        actor: NoiseNetwork,
+        target_critic: QEnsemble,
+        batch: Transition,
+        noised: Noised,
+        eta: Scalar,
+        key: PRNGKey,
+    ) -> tuple[Scalar, Metrics]:
+        """eta E[(eps_theta - eps)^2] - E[Q(s, a_theta)]/C, a_theta through the whole chain (Diffusion-QL)."""
+        draw = _sampler(self.diffusion_steps, self.clip_denoised)
+        action = jax.vmap(draw, in_axes=(None, 0, 0))(
+            actor, batch.observation, jax.random.split(key, batch.reward.shape[0])
+        )
+        q = jnp.mean(jax.vmap(target_critic)(batch.observation, action))
+        scale = jnp.mean(jnp.abs(jax.vmap(target_critic)(batch.observation, batch.action))) + 1e-6
+        behaviour = noise_error(actor, noised)
+        return eta * behaviour - q / scale, {"actor/noise_error": behaviour, "actor/guidance": -q / scale}

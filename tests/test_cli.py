@@ -1,0 +1,325 @@
+"""The `tether` command: its help teaches, its output can be read and piped, its exit codes tell."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import tyro
+from make_data import ENVIRONMENT, OPTIONS, copy_run, data_file, finished_run, rows, snapshot, tether, write_d4rl
+
+import tether as package
+from tether import api, cli
+from tether.algorithms import ALGORITHMS
+from tether.cli import COMMANDS
+from tether.environments import TASKS
+from tether.training.records import Display, JsonLines
+
+PNG = b"\x89PNG\r\n"
+
+
+# --- help and usage -----------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command() -> None:
+    code, out, err = tether("--help")
+    assert (code, err) == (0, "")
+    for name, command in COMMANDS.items():
+        assert name in out
+        assert (command.__doc__ or "").split(".")[0].split()[0] in out
+    assert "Examples" not in out  # these are in the commands' own
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "bench"])
+def test_each_help_teaches(name: str) -> None:
+    code, out, err = tether(name, "--help")
+    assert (code, err) == (0, "")
+    for line in (COMMANDS[name].__doc__ or "").splitlines():
+        if line.strip().startswith("tether "):
+            assert line.strip() in out  # the examples stay as they are written
+    if name not in ("algorithms", "tasks"):
+        assert "Examples:" in out
+    assert "{None}" not in out
+    assert "(default: None)" not in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_help_states_the_defaults() -> None:
+    _, out, _ = tether("train", "--help")
+    flat = re.sub(r"[\s│]+", " ", out)
+    for words in (
+        "ALGORITHM Name of the algorithm; `tether algorithms` lists them. (default: dtql)",
+        "(default: halfcheetah-medium-replay-small)",
+        "--batch-size N Transitions in a minibatch. (default: the preset's, or 256)",
+        "--log-every-updates N Updates between rows of metrics.jsonl. (default: 500)",
+        "(default: runs/ALGORITHM-DATASET-TIME)",
+    ):
+        assert words in flat
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trian"],
+        ["train", "--updates", "many"],
+        ["train", "--update"],
+        ["train", "dtql", "a", "b"],
+        ["resume"],
+        ["data"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    code, out, err = tether(*arguments)
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    assert err
+
+
+def test_examples_in_the_help_parse() -> None:
+    for name, command in COMMANDS.items():
+        for line in (command.__doc__ or "").splitlines():
+            words = line.split()
+            if words[:1] == ["tether"]:
+                assert isinstance(
+                    tyro.cli(cli._grammar(name), args=words[1:], config=(tyro.conf.FlagCreatePairsOff,)), command
+                )
+
+
+def test_the_entry_point_is_installed() -> None:
+    project = tomllib.loads((Path(package.__file__).parents[2] / "pyproject.toml").read_text())
+    assert project["project"]["scripts"]["tether"] == "tether.cli:main"
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    program = (
+        "import sys, time\n"
+        "from tether import cli\n"
+        "try:\n"
+        "    cli.main(['train', '--help'])\n"
+        "except SystemExit as stop:\n"
+        "    slow = {'jax', 'numpy', 'matplotlib', 'gymnasium', 'h5py'} & set(sys.modules)\n"
+        "    sys.exit(f'imported {slow}' if slow else stop.code)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def test_algorithms() -> None:
+    code, out, err = tether("algorithms")
+    assert (code, err) == (0, "")
+    for name in ALGORITHMS:
+        assert name in out
+    assert "Diffusion Trusted Q-Learning" in out
+
+
+def test_tasks() -> None:
+    code, out, err = tether("tasks")
+    assert (code, err) == (0, "")
+    for name in TASKS:
+        assert f" {name} " in out
+    assert "Hopper-v4" in out
+    assert "hopper-medium-expert-v2" in out
+    assert re.search(r"pen +│ not yet \((\d)\)", out)
+    assert "(1) " in out
+
+
+def test_data_show() -> None:
+    code, out, err = tether("data", "show", data_file())
+    assert (code, err) == (0, "")
+    for words in ("400", "396", "11 numbers", "3 numbers", "hopper (Hopper-v4)", "normalised score", "not stored"):
+        assert words in out
+    assert str(data_file()) in out  # not cut, however long
+    code, out, _ = tether("data", "show")
+    assert code == 0
+    assert "halfcheetah-medium-replay-small" in out
+
+
+def test_evaluate(tmp_path: Path) -> None:
+    run = copy_run(tmp_path / "a-run")
+    before = snapshot(run)
+    code, out, progress = tether("evaluate", run, "--episodes", 2)
+    assert code == 0
+    assert "a-run: 2 episodes of each lane" in out
+    assert len(re.findall(r"^│ +(?:0|1|all) │", out, re.MULTILINE)) == 3
+    assert "evaluate: 1,000 steps" in progress
+    written = set(snapshot(run)) - set(before)
+    assert written == {"evaluate-250-2.json"}
+    assert {name: digest for name, digest in snapshot(run).items() if name in before} == before
+    # the run's own last evaluation had as many episodes, from the same starts and keys
+    repeated = json.loads((run / "evaluate-250-2.json").read_text())["returns"]
+    last = [row["return"] for row in rows(run / "evaluations.jsonl") if row["update"] == 250]
+    assert list(itertools.chain(*repeated)) == last
+
+
+def test_plot(tmp_path: Path) -> None:
+    first, second = copy_run(tmp_path / "first"), copy_run(tmp_path / "second")
+    (first / "curve.png").unlink()
+    code, out, err = tether("plot", first)
+    assert (code, out, err) == (0, f"{first / 'curve.png'}\n", "")
+    assert (first / "curve.png").read_bytes() == (second / "curve.png").read_bytes()
+    code, out, _ = tether("plot", first, second, "--out", tmp_path / "both.png")
+    assert (code, out) == (0, f"{tmp_path / 'both.png'}\n")
+    assert (tmp_path / "both.png").read_bytes().startswith(PNG)
+    code, _, err = tether("plot", first, "--out", tmp_path / "missing" / "both.png")
+    assert code == 2
+    assert f"there is no folder {tmp_path / 'missing'}" in err
+
+
+def test_train_separates_results_from_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(data_file(), "hopper-medium.hdf5")
+    code, out, err = tether("train", "dtql", "hopper-medium.hdf5", *OPTIONS, "--seeds", 2)
+    assert code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"dtql-hopper-medium-\d{8}-\d{6}", run.name)
+    lines = out.splitlines()
+    assert lines[-3:] == [
+        f"{what:<8}runs/{run.name}{end}" for what, end in (("curve", "/curve.png"), ("policy", "/policy"), ("run", ""))
+    ]
+    for words in ("behaviour (the data)", "policy, last (update 250)", "policy, best (update", "2 x 2"):
+        assert words in out
+    assert err.splitlines()[0] == f"dtql on hopper-medium: 396 transitions, 2 lanes, in runs/{run.name}"
+    assert [line.split("score")[0].split() for line in err.splitlines() if "score" in line] == [
+        ["update", "100"], ["update", "200"], ["update", "250"]
+    ]  # fmt: skip
+    monkeypatch.chdir("/")  # a run can be continued from anywhere
+    assert tether("resume", run)[0] == 0
+
+
+def test_presets_and_options_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def train(algorithm: object, dataset: str, **options: object) -> None:
+        seen.update(options, algorithm=algorithm)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "train", train)
+
+    def parse(*arguments: str) -> dict:
+        seen.clear()
+        assert tether("train", *arguments)[0] == 130
+        return seen
+
+    demo = parse()
+    assert demo["notes"]["preset"] == "demo"
+    assert demo["algorithm"].q_normalization == "mean-abs"
+    plain = parse("dtql", str(data_file()))
+    assert plain["notes"]["preset"] is None
+    assert plain["settings"].eval_every_updates == plain["algorithm"].train_updates // 10
+    faithful = parse("dtql", str(data_file()), "--preset", "hopper-medium-v2")
+    assert faithful["algorithm"].trust_region_weight == 5.0
+    assert faithful["settings"].eval_every_updates == 50_000
+    named = parse("dtql", str(write_d4rl(tmp_path / "hopper-medium-v2.hdf5")))
+    assert named["notes"]["preset"] == "hopper-medium-v2"
+    assert parse("dtql", str(tmp_path / "hopper-medium-v2.hdf5"), "--preset", "none")["notes"]["preset"] is None
+    ours = parse("dtql", "x", "--preset", "antmaze-umaze-v0", "--set", "expectile=0.5", "--updates", "1000")
+    assert ours["algorithm"].expectile == 0.5
+    assert ours["algorithm"].train_updates == 1000
+    assert ours["algorithm"].log_likelihood_weight == 1.0
+    assert ours["settings"].eval_every_updates == 100  # the preset's is meant for its own length
+    assert ours["settings"].batch_size == 2048
+    assert ours["reward_transform"] == "iql_antmaze"
+    over = parse("dtql", "x", "--preset", "antmaze-umaze-v0", "--batch-size", "64", "--reward-transform", "none")
+    assert (over["settings"].batch_size, over["reward_transform"]) == (64, "none")
+    assert list(parse("--seeds", "3", "--first-seed", "5")["seeds"]) == [5, 6, 7]
+    assert list(parse("--lanes.seeds", "2")["seeds"]) == [0, 1]
+
+
+# --- a bug, and the display ---------------------------------------------------------------------------------
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: cli.Algorithms) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cli.Algorithms, "run", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        tether("algorithms")
+
+
+def test_quiet_leaves_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (True, False):
+        with Display(quiet) as display:
+            display.begin("train", 50, 100)
+            display.advance(60, 10.0)
+            display.note("evaluating")
+            display.score(60, "1.0 [0.5, 1.5]")
+            display.message("a message")
+            display.warn("a warning " + "x" * 200)
+        out, err = capsys.readouterr()
+        assert out == ""
+        warning = "a warning " + "x" * 200
+        if quiet:
+            assert err == f"{warning}\n"
+        else:
+            assert err.splitlines() == [
+                "train: 100 updates, from 50 on", "update        60  score 1.0 [0.5, 1.5]", "a message", warning
+            ]  # fmt: skip
+
+
+def test_a_long_run_without_a_terminal_shows_that_it_lives(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Display(quiet=False) as display:
+        display.begin("train", 0, 2000)
+        display.advance(100, 10.0)
+        start = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: start + 31)
+        display.advance(1200, 10.0)
+        display.advance(1300, 10.0)
+    assert capsys.readouterr().err.splitlines() == ["train: 2,000 updates", "1,200 of 2,000  10 updates/s"]
+
+
+def test_on_a_terminal_there_is_a_bar() -> None:
+    program = (
+        "from tether.training.records import Display\n"
+        "with Display(False) as display:\n"
+        "    display.begin('train', 0, 4000)\n"
+        "    display.advance(1000, 123.4)\n"
+        "    display.score(1000, '12.3 [11.0, 13.0]')\n"
+        "    display.advance(2000, 123.4)\n"
+        "    display._progress.refresh()\n"
+    )
+    command = f'{sys.executable} -c "{program}"'
+    environment = {**ENVIRONMENT, "TERM": "xterm-256color", "COLUMNS": "100"}
+    result = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], env=environment, capture_output=True, text=True, check=True
+    )
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stdout)
+    assert "2000/4000 123 updates/s  score 12.3 [11.0, 13.0]" in text
+    assert "update     1,000  score 12.3 [11.0, 13.0]" in text
+
+
+# --- JSON lines ---------------------------------------------------------------------------------------------
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "rows.jsonl")
+    assert lines.read() == []
+    lines.append([{"update": 1, "x": 0.1}, {"update": 2, "x": None}])
+    lines.append([{"update": 3, "x": 1e-300}])
+    assert [row["update"] for row in lines.read()] == [1, 2, 3]
+    assert rows(lines.path) == lines.read()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        lines.append([{"x": float("nan")}])
+    with lines.path.open("a") as file:
+        file.write('{"update": 4, "x"')  # a kill
+    assert [row["update"] for row in lines.read()] == [1, 2, 3]
+    whole = lines.path.read_text().splitlines()[1:3]
+    lines.keep(lambda row: row["update"] > 1)
+    assert lines.path.read_text().splitlines() == whole  # to the letter
+    lines.append([{"update": 5}])
+    assert [row["update"] for row in lines.read()] == [2, 3, 5]
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+    assert finished_run().exists()

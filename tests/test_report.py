@@ -1,0 +1,181 @@
+"""From rows to result.json, table and picture, on evaluations whose summary is known."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from make_data import copy_run, finished_run, tether
+from rich.console import Console
+
+from tether.environments import get_task
+from tether.errors import InputError
+from tether.evaluation import report as report_module
+from tether.evaluation.report import behaviour_summary, plot_runs, report_table, write_report
+from tether.evaluation.statistics import aggregate
+from tether.training.lanes import Lane
+from tether.training.records import JsonLines
+from tether.training.run import Frozen
+
+
+def run_of(
+    folder: Path,
+    scores: dict[int, list[list[float | None]]],
+    lanes: list[Lane] | None = None,
+    frozen: dict[int, Frozen] | None = None,
+) -> Any:
+    """What `write_report` looks at of a run; `scores`: update -> lane -> episode, None where there is no row."""
+    count = len(lanes) if lanes else len(next(iter(scores.values())))
+    lanes = lanes or [Lane(seed, {}) for seed in range(count)]
+    rows = [
+        {"update": u, "lane": lane, "episode": e, "return": 10 * score, "length": 5, "normalized_score": score}
+        for u, table in scores.items()
+        for lane, values in enumerate(table)
+        for e, score in enumerate(values)
+        if score is not None
+    ]
+    evaluations = JsonLines(folder / "evaluations.jsonl")
+    evaluations.append(rows)
+    config = {
+        "algorithm": "dtql",
+        "data": {"dataset": "hopper-medium"},
+        "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in lanes],
+        "environment": "hopper",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    plan = SimpleNamespace(
+        folder=folder,
+        lanes=lanes,
+        task=get_task("hopper"),
+        behaviour_returns=np.array([1000.0, 2000.0]),
+        algorithm_name="dtql",
+        prepared=SimpleNamespace(record={"dataset": "hopper-medium"}),
+    )
+    frozen = frozen or {}
+    return SimpleNamespace(
+        plan=plan,
+        evaluations=evaluations,
+        frozen=frozen,
+        alive=np.array([lane not in frozen for lane in range(count)]),
+        updates=max(scores, default=0),
+        seconds={"compile": 1.0, "evaluation": 2.0, "wall": 3.0},
+        updates_per_second=lambda: 7.0,
+    )
+
+
+def lines(table: Any) -> list[str]:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table)
+    return [line.strip() for line in console.export_text().splitlines()]
+
+
+def test_last_and_best(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {100: [[1, 3], [2, 2]], 200: [[9, 5], [6, 8]], 300: [[4, 4], [4, 5]]})
+    report = write_report(run)
+    assert (report.status, report.updates, report.best_update) == ("done", 300, 200)
+    assert report.last == aggregate(np.array([[4, 4], [4, 5]]))
+    assert report.best == aggregate(np.array([[9, 5], [6, 8]]))
+    assert report.lane_scores == {0: 4.0, 1: 4.5}
+    assert report.best_lane == 1
+    assert report.last_by_settings == {}
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["best"]["update"] == 200
+    assert result["best"]["mean"] == 7.0
+    assert result["lanes"][1] == {
+        "seed": 1,
+        "settings": {},
+        "normalized_score": 4.5,
+        "returns": [40, 50],
+        "diverged": None,
+    }
+    times = [result[f"{name}_seconds"] for name in ("compile", "evaluation", "wall")]
+    assert (times, result["updates_per_second"]) == ([1.0, 2.0, 3.0], 7.0)
+    table = lines(report_table(report))
+    assert table[0].startswith(f"{tmp_path.name}: normalised score")
+    (behaviour,) = [line for line in table if "behaviour (the data)" in line]
+    assert behaviour.endswith("│        2 │")
+    (best,) = [line for line in table if "best (update 200)" in line]
+    assert "│  7.0 │    2 x 2 │" in best
+
+
+def test_behaviour_summary() -> None:
+    task = get_task("hopper")
+    summary = behaviour_summary(np.array([1000.0, 2000.0]), task)
+    assert summary is not None
+    assert summary.mean == pytest.approx(float(task.normalized_score(1500.0)))
+    assert (summary.lanes, summary.episodes) == (1, 2)
+    assert behaviour_summary(np.array([1.0]), None) is None
+
+
+def test_diverged_lanes_are_in_no_summary(tmp_path: Path) -> None:
+    scores: dict[int, list[list[float | None]]] = {100: [[1, 1], [99, 99]], 200: [[3, 5], [None, None]]}
+    report = write_report(run_of(tmp_path, scores, frozen={1: Frozen("train", 150)}))
+    assert report.status == "partly-diverged"
+    assert report.last == aggregate(np.array([[3, 5]]))
+    assert report.best_update == 200  # the diverged lane's 99 does not count
+    assert (report.best_lane, report.lane_scores) == (0, {0: 4.0})
+    lanes = json.loads((tmp_path / "result.json").read_text())["lanes"]
+    assert lanes[1]["diverged"] == "train update 150"
+    assert (lanes[1]["normalized_score"], lanes[1]["returns"]) == (None, [])
+    assert report.curve.exists()
+
+
+def test_all_lanes_diverged_after_an_evaluation(tmp_path: Path) -> None:
+    frozen = {0: Frozen("train", 150), 1: Frozen("train", 160)}
+    report = write_report(run_of(tmp_path, {100: [[1, 2], [3, 4]]}, frozen=frozen))
+    assert report.status == "diverged"
+    assert (report.last, report.best, report.best_lane, report.lane_scores) == (None, None, None, {})
+    assert report.curve.exists()  # what there was can be looked at
+
+
+def test_a_sweep_is_summarised_by_its_settings(tmp_path: Path) -> None:
+    lanes = [Lane(seed, {"expectile": value}) for value in (0.7, 0.9) for seed in (0, 1)]
+    report = write_report(run_of(tmp_path, {100: [[1, 1], [2, 2], [8, 8], [9, 9]]}, lanes))
+    assert report.last_by_settings == {
+        "expectile 0.7": aggregate(np.array([[1, 1], [2, 2]])),
+        "expectile 0.9": aggregate(np.array([[8, 8], [9, 9]])),
+    }
+    (row,) = [line for line in lines(report_table(report)) if "expectile 0.9" in line]
+    assert "│  8.5 │" in row
+
+
+def test_a_picture_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(report_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    first, second = copy_run(tmp_path / "first"), copy_run(tmp_path / "second")
+    plot_runs([first, second], tmp_path / "both.png")
+    ((path, curves, behaviour, ylabel, title),) = drawn
+    assert path == tmp_path / "both.png"
+    assert [curve.label for curve in curves] == ["first", "second"]  # the same algorithm and data: by folder
+    assert curves[0].updates.tolist() == [100, 200, 250]
+    assert curves[0].scores.shape == (2, 3)
+    result = json.loads((first / "result.json").read_text())
+    assert curves[0].scores[:, -1].mean() == pytest.approx(result["last"]["mean"])
+    assert (behaviour, ylabel, title) == (result["behaviour"]["mean"], "normalised score", "hopper")
+    plot_runs([first], tmp_path / "one.png")
+    assert [curve.label for curve in drawn[1][1]] == ["dtql, hopper-medium"]
+
+
+def test_a_lane_that_ended_early_is_drawn_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(report_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    run_of(tmp_path, {100: [[1, 1], [2, 4]], 200: [[3, 5], [None, None]]})
+    plot_runs([tmp_path], tmp_path / "picture.png")
+    ((_, (curve,), behaviour, _, _),) = drawn
+    np.testing.assert_array_equal(curve.scores, [[1, 4], [3, np.nan]])
+    assert behaviour is None  # there is no result.json yet
+
+
+def test_runs_of_different_tasks_do_not_share_a_picture(tmp_path: Path) -> None:
+    other = copy_run(tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"environment": "walker2d"}))
+    with pytest.raises(InputError, match="hopper, walker2d"):
+        plot_runs([finished_run(), other], tmp_path / "picture.png")
+    code, _, errors = tether("plot", finished_run(), other, "--out", tmp_path / "picture.png")
+    assert code == 2
+    assert "different tasks" in errors
+    assert not (tmp_path / "picture.png").exists()
