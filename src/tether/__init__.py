@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALGORITHMS",
+    "DAC",
     "DTQL",
     "Dataset",
     "InputError",
@@ -29,6 +30,7 @@ __all__ = [
 # Resolved on first use, so that `tether --help` does not wait for JAX.
 _HOMES = {
     "ALGORITHMS": "tether.algorithms",
+    "DAC": "tether.algorithms",
     "DTQL": "tether.algorithms",
     "Dataset": "tether.data",
     "InputError": "tether.errors",
@@ -41,7 +43,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from tether.algorithms import ALGORITHMS, DTQL
+    from tether.algorithms import ALGORITHMS, DAC, DTQL
     from tether.api import evaluate, resume, train
     from tether.data import Dataset, load_dataset
     from tether.errors import InputError

@@ -368,15 +368,18 @@ DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `tether` command; `arguments` default to the process's own."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    command: Any = tyro.cli(
+    sys.exit(_guarded(parse(sys.argv[1:] if arguments is None else arguments)))
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The command that `arguments` spell. Wrong ones end the process with code 2 (tyro's own message)."""
+    return tyro.cli(
         _grammar(asked=arguments[0] if arguments else ""),
         prog="tether",
         description=DESCRIPTION,
         args=arguments,
         config=(FlagCreatePairsOff,),
     )
-    sys.exit(_guarded(command))
 
 
 def _grammar(asked: str) -> Any:
