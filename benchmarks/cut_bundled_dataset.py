@@ -18,7 +18,7 @@ from tether.data.d4rl import file_sha256
 
 CHUNK_ROWS = 8192
 PUBLIC = "The public agents are MIT-licensed."
-OWN = "Made for tether; shared/data/README.md names no third party's licence."
+OWN = "Made for tether; distributed under the package's own licence (Apache-2.0)."
 HOW_MADE = {  # from shared/data/README.md: how the rollouts were made, licence note
     "hopper-medium": ("Hopper-v4, a half-trained public SAC agent + N(0, 0.1^2) action noise", PUBLIC),
     "hopper-medium-expert": (

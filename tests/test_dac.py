@@ -41,7 +41,7 @@ def test_parameter_counts(sizes, actor, head):
 def test_without_guidance_it_is_behaviour_cloning():
     algorithm = DAC(**TINY)
     state, batch = algorithm.init(SPEC, jax.random.key(0)), make_batch()
-    noised = algorithm.add_noise(batch, jax.random.key(1), jax.random.key(2))
+    noised = algorithm.add_noise(batch, jax.random.key(1))
     nothing, one = jnp.zeros_like(batch.action), jnp.asarray(1.0)
     guided = jax.grad(lambda actor: guided_loss(actor, noised, nothing, one)[0])(state.actor)
     cloned = jax.grad(lambda actor: noise_error(actor, noised))(state.actor)
@@ -67,7 +67,7 @@ def test_linear_q_shifts_the_noise_by_minus_sigma_q_over_two_eta():
 def test_guidance_is_the_normalised_slope_of_the_mean_head_at_the_noisy_action(guidance):
     algorithm = DAC(**TINY, guidance=guidance)
     state, batch = algorithm.init(SPEC, jax.random.key(0)), make_batch(4)
-    noised = algorithm.add_noise(batch, jax.random.key(1), jax.random.key(2))
+    noised = algorithm.add_noise(batch, jax.random.key(1))
     field, scale = algorithm.guidance_field(state.target_critic, batch, noised)
     q = jax.vmap(state.target_critic)(batch.observation, batch.action)
     assert scale == pytest.approx(float(jnp.abs(q).mean()) + 1e-6)

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALGORITHMS",
+    "BDPO",
     "DAC",
     "DTQL",
     "Dataset",
@@ -30,6 +31,7 @@ __all__ = [
 # Resolved on first use, so that `tether --help` does not wait for JAX.
 _HOMES = {
     "ALGORITHMS": "tether.algorithms",
+    "BDPO": "tether.algorithms",
     "DAC": "tether.algorithms",
     "DTQL": "tether.algorithms",
     "Dataset": "tether.data",
@@ -43,7 +45,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from tether.algorithms import ALGORITHMS, DAC, DTQL
+    from tether.algorithms import ALGORITHMS, BDPO, DAC, DTQL
     from tether.api import evaluate, resume, train
     from tether.data import Dataset, load_dataset
     from tether.errors import InputError

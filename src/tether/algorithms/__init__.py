@@ -1,9 +1,10 @@
 """The algorithms, one file each. ALGORITHMS is the registry: a literal dict, no import magic."""
 
+from tether.algorithms.bdpo import BDPO
 from tether.algorithms.dac import DAC
 from tether.algorithms.dtql import DTQL
 from tether.algorithms.interface import Algorithm, Phase, Policy
 
-__all__ = ["ALGORITHMS", "DAC", "DTQL", "Algorithm", "Phase", "Policy"]
+__all__ = ["ALGORITHMS", "BDPO", "DAC", "DTQL", "Algorithm", "Phase", "Policy"]
 
-ALGORITHMS: dict[str, type] = {"dtql": DTQL, "dac": DAC}
+ALGORITHMS: dict[str, type] = {"dtql": DTQL, "dac": DAC, "bdpo": BDPO}

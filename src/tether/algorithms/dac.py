@@ -22,7 +22,6 @@ From the code:
   6. "denoised" clips its chain only where sampling does (`clip_denoised`); the code always clips it.
 """
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -32,12 +31,13 @@ import optax
 
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
+from tether.diffusion_policy import DiffusionPolicy, ancestral_sampler
 from tether.losses import aggregate_heads, polyak, td_target
 from tether.networks import NoiseNetwork, QEnsemble, glorot_uniform
 from tether.optimisers import adam_init, adam_step, clip_by_global_norm, cosine_decay
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["DAC", "DACPolicy", "DACState", "Noised"]
+__all__ = ["DAC", "DACState", "Noised"]
 
 ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this)
 GRADIENT_NORM = 1.0  # global norm to which actor and whole critic ensemble are clipped
@@ -90,36 +90,6 @@ def guided_loss(
     behaviour = jnp.mean((predicted - noised.noise) ** 2)
     pull = jnp.mean(guidance * predicted)
     return eta * behaviour + pull, {"actor/noise_error": behaviour, "actor/guidance": pull}
-
-
-def _sampler(diffusion_steps: int, clip_denoised: bool) -> Callable[[NoiseNetwork, Array, PRNGKey], Array]:
-    """(actor, observation, key) -> one action by ancestral sampling."""
-    schedule = vp.vp_schedule(diffusion_steps)
-
-    def draw(actor: NoiseNetwork, observation: Array, key: PRNGKey) -> Array:
-        bound = actor.max_action if clip_denoised else None
-        return vp.sample(schedule, actor, observation, key, actor.action_size, bound)
-
-    return draw
-
-
-class DACPolicy(eqx.Module):
-    """The best of `candidates` samples by the mean of the target heads."""
-
-    actor: NoiseNetwork
-    target_critic: QEnsemble
-    candidates: int = eqx.field(static=True)
-    diffusion_steps: int = eqx.field(static=True)
-    clip_denoised: bool = eqx.field(static=True)
-
-    def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
-        draw = _sampler(self.diffusion_steps, self.clip_denoised)
-        actions = jax.vmap(draw, in_axes=(None, None, 0))(
-            self.actor, observation, jax.random.split(key, self.candidates)
-        )
-        actions = jnp.clip(actions, -self.actor.max_action, self.actor.max_action)
-        q = jax.vmap(lambda action: self.target_critic(observation, action).mean())(actions)
-        return actions[jnp.argmax(q)]
 
 
 class DAC(eqx.Module):
@@ -196,13 +166,15 @@ class DAC(eqx.Module):
         )
         return state._replace(target_actor=target_actor), critic_metrics | actor_metrics
 
-    def policy(self, state: DACState) -> DACPolicy:
+    def policy(self, state: DACState) -> DiffusionPolicy:
         """The online actor with the target ensemble as judge."""
-        return DACPolicy(state.actor, state.target_critic, self.candidates, self.diffusion_steps, self.clip_denoised)
+        return DiffusionPolicy(
+            state.actor, state.target_critic, self.candidates, self.diffusion_steps, self.clip_denoised
+        )
 
     def critic_target(self, state: DACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
         """y: 10 next actions, reduced per head first, then over heads; no gradient."""
-        draw = _sampler(self.diffusion_steps, self.clip_denoised)
+        draw = ancestral_sampler(self.diffusion_steps, self.clip_denoised)
 
         def next_value(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:
             keys = jax.random.split(key, self.next_actions)
@@ -246,8 +218,8 @@ class DAC(eqx.Module):
     def _update_actor(
         self, state: DACState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
     ) -> tuple[DACState, Metrics]:
-        step_key, noise_key, chain_key = jax.random.split(key, 3)
-        noised = self.add_noise(batch, step_key, noise_key)
+        noise_key, chain_key = jax.random.split(key)
+        noised = self.add_noise(batch, noise_key)
         if self.guidance == "denoised":
             loss = eqx.filter_grad(self.denoised_loss, has_aux=True)
             gradients, metrics = loss(state.actor, state.target_critic, batch, noised, state.eta, chain_key)
@@ -267,13 +239,9 @@ class DAC(eqx.Module):
         state = state._replace(actor=actor, actor_optimiser=actor_optimiser, eta=eta)
         return state, metrics | {"actor/eta": eta}
 
-    def add_noise(self, batch: Transition, step_key: PRNGKey, noise_key: PRNGKey) -> Noised:
+    def add_noise(self, batch: Transition, key: PRNGKey) -> Noised:
         """t uniform in 1..T per row, eps ~ N(0, I), x_t."""
-        schedule = vp.vp_schedule(self.diffusion_steps)
-        step = jax.random.randint(step_key, batch.reward.shape, 1, schedule.steps + 1, jnp.int32)
-        noise = jax.random.normal(noise_key, batch.action.shape, batch.action.dtype)
-        noisy = jax.vmap(lambda a, t, e: vp.add_noise(schedule, a, t, e))(batch.action, step, noise)
-        return Noised(batch.observation, noisy, step, noise)
+        return Noised(batch.observation, *vp.diffuse(vp.vp_schedule(self.diffusion_steps), batch.action, key))
 
     def denoised_loss(
         self,
@@ -285,7 +253,7 @@ class DAC(eqx.Module):
         key: PRNGKey,
     ) -> tuple[Scalar, Metrics]:
         """eta E[(eps_theta - eps)^2] - E[Q(s, a_theta)]/C, a_theta through the whole chain (Diffusion-QL)."""
-        draw = _sampler(self.diffusion_steps, self.clip_denoised)
+        draw = ancestral_sampler(self.diffusion_steps, self.clip_denoised)
         action = jax.vmap(draw, in_axes=(None, 0, 0))(
             actor, batch.observation, jax.random.split(key, batch.reward.shape[0])
         )

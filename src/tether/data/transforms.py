@@ -121,6 +121,11 @@ def _minmax_pm1(transitions: Transition) -> tuple[Rewards, Numbers]:
     return 2.0 * (rewards - low) / (high - low) - 1.0, {"reward_min": low, "reward_max": high}
 
 
+def _bdpo_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+    """100 r (spec/bdpo.md section 9)."""
+    return 100.0 * _rewards(transitions), {}
+
+
 def _dice_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
     """0 where r > 0, else -1."""
     return np.where(_rewards(transitions) > 0, 0.0, -1.0), {}
@@ -143,6 +148,7 @@ REWARD_TRANSFORMS: Mapping[str, RewardTransform] = {
     "standardise": _standardise,
     "minmax_pm1": _minmax_pm1,
     "dice_antmaze": _dice_antmaze,
+    "bdpo_antmaze": _bdpo_antmaze,
 }
 
 OBSERVATION_TRANSFORMS: Mapping[str, float | None] = {

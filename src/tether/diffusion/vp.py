@@ -24,10 +24,12 @@ from tether.types import Array, Float, Int, PRNGKey, Scalar
 
 __all__ = [
     "VP",
+    "Diffused",
     "NoisePredictor",
     "Path",
     "add_noise",
     "ddim_step",
+    "diffuse",
     "kernel_kl",
     "predict_clean",
     "reverse_mean",
@@ -86,6 +88,23 @@ def add_noise(
     """a_n for a clean action and standard normal noise."""
     level = _level(schedule, step)
     return jnp.sqrt(level.alpha_bar) * action + jnp.sqrt(1.0 - level.alpha_bar) * noise
+
+
+class Diffused(NamedTuple):
+    """A batch of noised actions."""
+
+    noisy_action: Float[Array, "batch action"]  # a_n
+    step: Int[Array, " batch"]  # n
+    noise: Float[Array, "batch action"]  # eps
+
+
+def diffuse(schedule: VP, action: Float[Array, "batch action"], key: PRNGKey) -> Diffused:
+    """For every row its own step n, uniform in 1..N, and its own noise."""
+    step_key, noise_key = jax.random.split(key)
+    step = jax.random.randint(step_key, action.shape[:1], 1, schedule.steps + 1, jnp.int32)
+    noise = jax.random.normal(noise_key, action.shape, action.dtype)
+    noisy_action = jax.vmap(lambda a, n, e: add_noise(schedule, a, n, e))(action, step, noise)
+    return Diffused(noisy_action, step, noise)
 
 
 def predict_clean(

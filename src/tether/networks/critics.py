@@ -1,15 +1,17 @@
 """Value networks: V(s) and ensembles of Q(s, a)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from tether.networks.denoiser import sinusoidal_embedding
 from tether.networks.layers import MLP, Initialiser, mish, torch_uniform
-from tether.types import Array, Float, PRNGKey, Scalar
+from tether.types import Array, Float, Int, PRNGKey, Scalar
 
-__all__ = ["QEnsemble", "ValueNetwork"]
+__all__ = ["DiffusionValue", "DiffusionValueEnsemble", "QEnsemble", "ValueNetwork"]
 
 
 class ValueNetwork(eqx.Module):
@@ -54,3 +56,49 @@ class QEnsemble(eqx.Module):
     ) -> Float[Array, " ensemble"]:
         x = jnp.concatenate([observation, action])
         return jnp.stack([head(x)[0] for head in self.heads])
+
+
+class DiffusionValue(eqx.Module):
+    """V_n(s, a_n): the value of a partly denoised action. LayerNorm before every Mish."""
+
+    time: MLP
+    network: MLP
+    time_features: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKey,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        *,
+        time_features: int,
+        initialiser: Initialiser,
+    ):
+        time_key, network_key = jax.random.split(key)
+        how = {"activation": mish, "initialiser": initialiser}
+        self.time = MLP(time_key, time_features, (2 * time_features,), time_features, **how)
+        in_size = observation_size + action_size + time_features
+        self.network = MLP(network_key, in_size, hidden_sizes, 1, layer_norm=True, **how)
+        self.time_features = time_features
+
+    def __call__(
+        self, observation: Float[Array, " observation"], noisy_action: Float[Array, " action"], step: Int[Array, ""]
+    ) -> Scalar:
+        time = mish(self.time(sinusoidal_embedding(step.astype(jnp.float32), self.time_features)))
+        return self.network(jnp.concatenate([observation, noisy_action, time]))[0]
+
+
+class DiffusionValueEnsemble(eqx.Module):
+    """Independently initialised diffusion values."""
+
+    heads: tuple[DiffusionValue, ...]
+
+    def __init__(self, key: PRNGKey, *sizes: Any, ensemble_size: int, **how: Any):
+        """`sizes` and `how`: those of `DiffusionValue`."""
+        self.heads = tuple(DiffusionValue(k, *sizes, **how) for k in jax.random.split(key, ensemble_size))
+
+    def __call__(
+        self, observation: Float[Array, " observation"], noisy_action: Float[Array, " action"], step: Int[Array, ""]
+    ) -> Float[Array, " ensemble"]:
+        return jnp.stack([head(observation, noisy_action, step) for head in self.heads])

@@ -1,0 +1,327 @@
+"""BDPO: Behavior-Regularized Diffusion Policy Optimization (Gao et al., ICML 2025, arXiv 2502.04778).
+
+Maximise E[ sum_t gamma^t (r_t - eta sum_n l_n) ]: the KL to the behaviour, taken over whole denoising paths, where it
+is a sum of Gaussian kernel KLs l_n = KL[ pi(a_{n-1}|a_n,s) || nu(a_{n-1}|a_n,s) ]. Its optimum is that of the ordinary
+KL-regularised problem (Theorem 4.2). Two time scales, environment steps (Q) and diffusion steps (V_n, V_0 = Q):
+
+    pretrain  nu by noise regression; then the actor starts as a copy of nu's average
+    Q         y = r + gamma (1 - terminal) ( LCB_k( mean_M Qbar_k(s', a'_0) ) - eta mean_M sum_n l_n(s', a'_n) )
+    V         y = LCB_k( mean_M Vbar_k(s, a_{n-1}, n-1) ) - eta l_n(s, a_n),   a_n noised from the data's action
+    actor     maximise the same right-hand side, differentiated through one reparametrised reverse step
+
+All targets use averaged networks. To act: 10 samples of the averaged actor, the best by the averaged Q.
+
+Deviations. From the paper, following the authors' code (spec section 15):
+  1. Kernels have variance beta_n in sampling and penalty (with the posterior's, step n = 1 costs infinity).
+  2. Losses are means over the ensemble; every optimiser clips its gradient's global norm to 1.
+  3. M = 10 samples in targets and actor loss; LayerNorm in V; orthogonal(sqrt 2) weights.
+From the code:
+  4. `penalty_order` "discounted" is the published eq. 13; "separate", r + gamma (1 - terminal) q - eta penalty, is what
+     the code did when the paper appeared.
+  5. `behaviour_in_training` "fixed" is the published algorithm; "continuing" trains nu on, as later code does.
+  6. The actor's rate decays over its own updates, so that it reaches 0 with the last one; the code counts optimiser
+     steps against 2M, of which a fifth happen, and ends at 0.91 of the rate.
+  7. Minibatches are drawn with replacement, not by passes over a permutation.
+"""
+
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.diffusion import vp
+from tether.diffusion_policy import DiffusionPolicy
+from tether.losses import aggregate_heads, polyak, td_target
+from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble, orthogonal
+from tether.optimisers import adam_init, adam_step, clip_by_global_norm, cosine_decay
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["BDPO", "BDPOState", "Critics"]
+
+ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this)
+GRADIENT_NORM = 1.0
+
+
+class Critics(NamedTuple):
+    """Action value and diffusion values, equally many heads each."""
+
+    q: QEnsemble
+    value: DiffusionValueEnsemble
+
+
+class BDPOState(NamedTuple):
+    """Everything that training carries; array leaves only. Targets are Polyak averages."""
+
+    critics: Critics
+    target_critics: Critics
+    behaviour: NoiseNetwork
+    target_behaviour: NoiseNetwork
+    actor: NoiseNetwork
+    target_actor: NoiseNetwork
+    q_optimiser: optax.OptState
+    value_optimiser: optax.OptState
+    behaviour_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+
+
+def behaviour_loss(behaviour: NoiseNetwork, observation: Array, diffused: vp.Diffused) -> Scalar:
+    """Mean over batch and coordinates of (eps(a_n, n, s) - eps)^2."""
+    predicted = jax.vmap(behaviour)(diffused.noisy_action, observation, diffused.step)
+    return jnp.mean((predicted - diffused.noise) ** 2)
+
+
+def q_loss(q: QEnsemble, batch: Transition, target: Float[Array, " batch"]) -> tuple[Scalar, Metrics]:
+    """Mean over heads and batch of (Q_k(s, a) - y)^2."""
+    values: Float[Array, "batch ensemble"] = jax.vmap(q)(batch.observation, batch.action)
+    loss = jnp.mean((values - target[:, None]) ** 2)
+    return loss, {"critic/q_loss": loss, "critic/q": jnp.mean(values), "critic/q_std": jnp.mean(values.std(axis=1))}
+
+
+def value_loss(
+    value: DiffusionValueEnsemble, observation: Array, diffused: vp.Diffused, target: Float[Array, " batch"]
+) -> tuple[Scalar, Metrics]:
+    """Mean over heads and batch of (V_k(s, a_n, n) - y)^2."""
+    values = jax.vmap(value)(observation, diffused.noisy_action, diffused.step)
+    loss = jnp.mean((values - target[:, None]) ** 2)
+    return loss, {"critic/value_loss": loss, "critic/value": jnp.mean(values)}
+
+
+class BDPO(eqx.Module):
+    """Hyper-parameters of BDPO; defaults are the paper's common ones for locomotion, eta and rho those of walker2d."""
+
+    eta: Hyperparameter = 0.15  # weight of the path KL; smaller is greedier until it becomes unstable
+    pessimism: Hyperparameter = 1.0  # rho of the lower confidence bound
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 1e-5  # Adam, actor
+    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
+    behaviour_learning_rate: Hyperparameter = 3e-4  # Adam, behaviour, constant
+    target_rate: Hyperparameter = 0.005  # Polyak step of all averages
+
+    penalty_order: Literal["discounted", "separate"] = eqx.field(static=True, default="discounted")
+    behaviour_in_training: Literal["fixed", "continuing"] = eqx.field(static=True, default="fixed")
+    max_q_backup: bool = eqx.field(static=True, default=False)  # best instead of mean of the next actions (AntMaze)
+    q_layer_norm: bool = eqx.field(static=True, default=False)  # on for AntMaze
+    cosine_decay: bool = eqx.field(static=True, default=True)  # actor's and critics' rates fall to 0
+    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    actor_warmup_updates: int = eqx.field(static=True, default=50_000)  # critics alone at first
+    actor_update_interval: int = eqx.field(static=True, default=5)
+    clip_denoised: bool = eqx.field(static=True, default=True)  # clip the clean action while sampling
+    diffusion_steps: int = eqx.field(static=True, default=5)  # N
+    ensemble_size: int = eqx.field(static=True, default=10)  # K, of Q and of V
+    samples: int = eqx.field(static=True, default=10)  # M, in targets and actor loss
+    candidates: int = eqx.field(static=True, default=10)  # samples when acting
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critics
+    noise_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256, 256))
+    time_embedding_size: int = eqx.field(static=True, default=64)
+    pretrain_updates: int = eqx.field(static=True, default=2_000_000)
+    train_updates: int = eqx.field(static=True, default=2_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> BDPOState:
+        """Fresh networks; averages and actor start as copies."""
+        q_key, value_key, behaviour_key = jax.random.split(key, 3)
+        initialiser, size = orthogonal(2.0**0.5), self.time_embedding_size
+        critics = Critics(
+            QEnsemble(
+                q_key,
+                spec.observation_size,
+                spec.action_size,
+                self.hidden_sizes,
+                ensemble_size=self.ensemble_size,
+                layer_norm=self.q_layer_norm,
+                initialiser=initialiser,
+            ),
+            DiffusionValueEnsemble(
+                value_key,
+                spec.observation_size,
+                spec.action_size,
+                self.hidden_sizes,
+                ensemble_size=self.ensemble_size,
+                time_features=size,
+                initialiser=initialiser,
+            ),
+        )
+        behaviour = NoiseNetwork(
+            behaviour_key,
+            spec,
+            self.noise_hidden_sizes,
+            time_features=size,
+            time_sizes=(size, size),
+            activate_time=True,
+            initialiser=initialiser,
+        )
+        moments = adam_init(critics.q), adam_init(critics.value), adam_init(behaviour), adam_init(behaviour)
+        return BDPOState(critics, critics, behaviour, behaviour, behaviour, behaviour, *moments)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The behaviour, then everything else."""
+        return (
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("train", self.train_updates, self.update),
+        )
+
+    def pretrain_update(
+        self, state: BDPOState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[BDPOState, Metrics]:
+        """Noise regression on the data."""
+        return self._update_behaviour(state, self._clipped(state, batch), key)
+
+    def update(
+        self, state: BDPOState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[BDPOState, Metrics]:
+        """Critics every time; the actor at its interval after the warm-up."""
+        q_key, value_key, actor_key, behaviour_key = jax.random.split(key, 4)
+        batch = self._clipped(state, batch)
+        state = jax.lax.cond(step == 0, _start_actor, lambda s: s, state)
+        horizon = self.train_updates if self.decay_updates is None else self.decay_updates
+        rate_factor = cosine_decay(step, float(horizon)) if self.cosine_decay else 1.0
+        state, q_metrics = self._update_q(state, batch, q_key, rate_factor)
+        state, value_metrics = self._update_value(state, batch, value_key, rate_factor)
+
+        def with_actor(state: BDPOState) -> tuple[BDPOState, Metrics]:
+            state, metrics = self._update_actor(state, batch, actor_key, rate_factor)
+            if self.behaviour_in_training == "continuing":
+                state = self._update_behaviour(state, batch, behaviour_key)[0]
+            # Rows average over all updates, of which one in `actor_update_interval` comes here.
+            return state, {name: value * self.actor_update_interval for name, value in metrics.items()}
+
+        shapes = jax.eval_shape(with_actor, state)[1]
+        due = (step >= self.actor_warmup_updates) & (step % self.actor_update_interval == 0)
+        state, actor_metrics = jax.lax.cond(
+            due, with_actor, lambda s: (s, {name: jnp.zeros(m.shape, m.dtype) for name, m in shapes.items()}), state
+        )
+        critics = polyak(state.target_critics, state.critics, self.target_rate)
+        return state._replace(target_critics=critics), q_metrics | value_metrics | actor_metrics
+
+    def policy(self, state: BDPOState) -> DiffusionPolicy:
+        """The averaged actor with the averaged ensemble as judge."""
+        judge = state.target_critics.q
+        return DiffusionPolicy(state.target_actor, judge, self.candidates, self.diffusion_steps, self.clip_denoised)
+
+    # --- targets ---
+
+    def q_target(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[Float[Array, " batch"], Scalar]:
+        """y_Q (eq. 13) and the mean path penalty, from M chains of the averaged actor per next state."""
+        schedule, bound = self._schedule(), self._bound(state)
+        steps = jnp.arange(schedule.steps, 0, -1, jnp.int32)
+
+        def chain(observation: Array, key: PRNGKey) -> tuple[Float[Array, " ensemble"], Scalar]:
+            actor = state.target_actor
+            path = vp.sample_path(schedule, actor, observation, key, actor.action_size, bound)
+            behaviour = jax.vmap(lambda a, n: state.target_behaviour(a, observation, n))(path.noisy_actions, steps)
+            kls = jax.vmap(lambda n, e, b: vp.kernel_kl(schedule, n, e, b))(steps, path.predicted_noises, behaviour)
+            return state.target_critics.q(observation, path.action), kls.sum()
+
+        def row(observation: Array, key: PRNGKey) -> tuple[Float[Array, " ensemble"], Scalar]:
+            q, penalty = jax.vmap(chain, in_axes=(None, 0))(observation, jax.random.split(key, self.samples))
+            return (q.max(axis=0) if self.max_q_backup else q.mean(axis=0)), penalty.mean()
+
+        keys = jax.random.split(key, batch.reward.shape[0])
+        q, penalty = jax.vmap(row)(batch.next_observation, keys)
+        value = aggregate_heads(q.T, "lcb", self.pessimism)
+        if self.penalty_order == "discounted":
+            target = td_target(batch.reward, self.discount, batch.terminal, value - self.eta * penalty)
+        else:
+            target = td_target(batch.reward, self.discount, batch.terminal, value) - self.eta * penalty
+        return target, jnp.mean(penalty)
+
+    def one_step_value(
+        self, actor: NoiseNetwork, state: BDPOState, observation: Array, diffused: vp.Diffused, key: PRNGKey
+    ) -> tuple[Float[Array, " batch"], Scalar]:
+        """LCB( mean_M V_{n-1}(s, a_{n-1}) ) - eta l_n(s, a_n) after one reverse step of `actor` -> (it, mean l_n).
+
+        The target of V_n with the averaged actor, the actor's objective with the online one (eqs. 14 and 15):
+        differentiable in `actor` through the step and the penalty.
+        """
+        schedule, bound = self._schedule(), self._bound(state)
+
+        def row(observation: Array, noisy_action: Array, step: Array, key: PRNGKey) -> tuple[Array, Scalar]:
+            predicted = actor(noisy_action, observation, step)
+            penalty = vp.kernel_kl(schedule, step, predicted, state.target_behaviour(noisy_action, observation, step))
+            noises = jax.random.normal(key, (self.samples, *noisy_action.shape), noisy_action.dtype)
+
+            def follow(noise: Array) -> Float[Array, " ensemble"]:
+                following = vp.reverse_step(schedule, noisy_action, step, predicted, noise, bound)
+                q = state.target_critics.q(observation, following)
+                return jnp.where(step > 1, state.target_critics.value(observation, following, step - 1), q)
+
+            return jax.vmap(follow)(noises).mean(axis=0), penalty
+
+        keys = jax.random.split(key, observation.shape[0])
+        boot, penalty = jax.vmap(row)(observation, diffused.noisy_action, diffused.step, keys)
+        return aggregate_heads(boot.T, "lcb", self.pessimism) - self.eta * penalty, jnp.mean(penalty)
+
+    def actor_loss(
+        self, actor: NoiseNetwork, state: BDPOState, observation: Array, diffused: vp.Diffused, key: PRNGKey
+    ) -> tuple[Scalar, Metrics]:
+        """Minus the mean one-step value of the online actor."""
+        value, penalty = self.one_step_value(actor, state, observation, diffused, key)
+        loss = -jnp.mean(value)
+        return loss, {"actor/loss": loss, "actor/step_kl": penalty}
+
+    # --- updates ---
+
+    def _update_q(
+        self, state: BDPOState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
+    ) -> tuple[BDPOState, Metrics]:
+        target, penalty = self.q_target(state, batch, key)
+        gradients, metrics = eqx.filter_grad(q_loss, has_aux=True)(state.critics.q, batch, target)
+        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
+        rate = self.critic_learning_rate * rate_factor
+        q, optimiser = adam_step(state.critics.q, gradients, state.q_optimiser, rate)
+        state = state._replace(critics=state.critics._replace(q=q), q_optimiser=optimiser)
+        return state, metrics | {"critic/path_kl": penalty}
+
+    def _update_value(
+        self, state: BDPOState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
+    ) -> tuple[BDPOState, Metrics]:
+        noise_key, step_key = jax.random.split(key)
+        diffused = vp.diffuse(self._schedule(), batch.action, noise_key)
+        target, _ = self.one_step_value(state.target_actor, state, batch.observation, diffused, step_key)
+        gradients, metrics = eqx.filter_grad(value_loss, has_aux=True)(
+            state.critics.value, batch.observation, diffused, target
+        )
+        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
+        rate = self.critic_learning_rate * rate_factor
+        value, optimiser = adam_step(state.critics.value, gradients, state.value_optimiser, rate)
+        return state._replace(critics=state.critics._replace(value=value), value_optimiser=optimiser), metrics
+
+    def _update_actor(
+        self, state: BDPOState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
+    ) -> tuple[BDPOState, Metrics]:
+        noise_key, step_key = jax.random.split(key)
+        diffused = vp.diffuse(self._schedule(), batch.action, noise_key)
+        loss = eqx.filter_grad(self.actor_loss, has_aux=True)
+        gradients, metrics = loss(state.actor, state, batch.observation, diffused, step_key)
+        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
+        rate = self.learning_rate * rate_factor
+        actor, optimiser = adam_step(state.actor, gradients, state.actor_optimiser, rate)
+        target_actor = polyak(state.target_actor, actor, self.target_rate)
+        return state._replace(actor=actor, actor_optimiser=optimiser, target_actor=target_actor), metrics
+
+    def _update_behaviour(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[BDPOState, Metrics]:
+        diffused = vp.diffuse(self._schedule(), batch.action, key)
+        loss, gradients = eqx.filter_value_and_grad(behaviour_loss)(state.behaviour, batch.observation, diffused)
+        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
+        rate = self.behaviour_learning_rate
+        behaviour, optimiser = adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
+        target_behaviour = polyak(state.target_behaviour, behaviour, self.target_rate)
+        state = state._replace(behaviour=behaviour, behaviour_optimiser=optimiser, target_behaviour=target_behaviour)
+        return state, {"behaviour/loss": loss}
+
+    def _schedule(self) -> vp.VP:
+        return vp.vp_schedule(self.diffusion_steps)
+
+    def _bound(self, state: BDPOState) -> float | None:
+        return state.actor.max_action if self.clip_denoised else None
+
+    def _clipped(self, state: BDPOState, batch: Transition) -> Transition:
+        limit = state.actor.max_action - ACTION_MARGIN
+        return batch._replace(action=jnp.clip(batch.action, -limit, limit))
+
+
+def _start_actor(state: BDPOState) -> BDPOState:
+    """The hand-over after pretraining: actor and its average become the behaviour's average."""
+    return state._replace(actor=state.target_behaviour, target_actor=state.target_behaviour)

@@ -1,0 +1,232 @@
+"""BDPO's identities: spec/bdpo.md section 16. The closed-form case has behaviour N(0, I) and Q(a) = g.a, for which the
+optimal noise prediction, the diffusion values, the policy's mean and the path KL are all known."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tether.algorithms.bdpo import BDPO
+from tether.diffusion import vp
+from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble
+from tether.presets import load_presets
+from tether.training.lanes import parse_fields
+from tether.types import Array, Spec, Transition
+
+KINDS = ("medium", "medium-replay", "medium-expert")
+SPEC = Spec(observation_size=1, action_size=2)
+TINY: dict[str, Any] = {
+    "hidden_sizes": (4,),
+    "noise_hidden_sizes": (4,),
+    "time_embedding_size": 4,
+    "ensemble_size": 2,
+    "pessimism": 0.0,
+}
+G, ETA = np.array([0.3, -0.2], np.float32), 0.25
+SCHEDULE = vp.vp_schedule(5)
+ABAR = SCHEDULE.alpha_bar
+
+
+class GaussianNoise(NoiseNetwork):
+    """The behaviour's exact noise prediction, shifted by `shift` times the optimal policy's shift."""
+
+    shift: Array
+
+    def __init__(self, shift: float):
+        self.shift = jnp.asarray(shift, jnp.float32)
+        self.action_size, self.max_action, self.time_features, self.activate_time = 2, 1.0, 4, True
+        self.time = self.trunk = None  # pyright: ignore
+
+    def __call__(self, noisy_action: Array, observation: Array, step: Array) -> Array:
+        abar = jnp.asarray(ABAR)[step]
+        optimal = jnp.sqrt(abar * (1 - abar)) * G / ETA
+        return jnp.sqrt(1 - abar) * noisy_action - self.shift * optimal
+
+
+class LinearQ(QEnsemble):
+    """Two heads, both g.a."""
+
+    def __init__(self):
+        self.heads = ()
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        return jnp.broadcast_to(action @ jnp.asarray(G), (2,))
+
+
+class ExactValue(DiffusionValueEnsemble):
+    """Two heads, both the optimal V_n; raises its voice at n = 0, which nothing may read."""
+
+    def __init__(self):
+        self.heads = ()
+
+    def __call__(self, observation: Array, noisy_action: Array, step: Array) -> Array:
+        value = jnp.where(step > 0, exact_value(noisy_action, step), 1e6)
+        return jnp.broadcast_to(value, (2,))
+
+
+def exact_value(noisy_action: Array, step: Array) -> Array:
+    """sqrt(abar_n) g.a_n + (1 - abar_n) |g|^2 / (2 eta)."""
+    abar = jnp.asarray(ABAR)[step]
+    return jnp.sqrt(abar) * (noisy_action @ jnp.asarray(G)) + (1 - abar) * float(G @ G) / (2 * ETA)
+
+
+def closed_form(samples: int, shift: float = 1.0) -> tuple[BDPO, Any]:
+    """Algorithm and a state in which everything is exact; the actor is off by 1 - shift."""
+    algorithm = BDPO(**TINY, eta=ETA, samples=samples, clip_denoised=False)
+    state = algorithm.init(SPEC, jax.random.key(0))
+    critics, actor = state.target_critics._replace(q=LinearQ(), value=ExactValue()), GaussianNoise(shift)
+    return algorithm, state._replace(
+        target_critics=critics, target_behaviour=GaussianNoise(0.0), actor=actor, target_actor=actor
+    )
+
+
+def every_step(key: Array, rows: int = 40) -> vp.Diffused:
+    """Noised actions with each n equally often."""
+    step = jnp.tile(jnp.arange(1, 6, dtype=jnp.int32), rows // 5)
+    return vp.Diffused(jax.random.normal(key, (rows, 2)), step, jnp.zeros((rows, 2)))
+
+
+@pytest.mark.parametrize(("sizes", "counts"), [((11, 3), (226_691, 135_681, 170_177))])
+def test_parameter_counts(sizes, counts):
+    state = jax.eval_shape(lambda key: BDPO().init(Spec(*sizes), key), jax.random.key(0))
+    parts = state.actor, state.critics.q, state.critics.value
+    found = [sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts]
+    assert found == [counts[0], 10 * counts[1], 10 * counts[2]]
+
+
+def test_the_optimal_values_are_a_fixed_point_of_the_value_target():
+    algorithm, state = closed_form(samples=256)
+    diffused = every_step(jax.random.key(1))
+    rows = jnp.zeros((40, 1))
+    step = eqx.filter_jit(lambda s: algorithm.one_step_value(s.target_actor, s, rows, diffused, jax.random.key(2)))
+    value, _ = step(state)
+    expected = jax.vmap(exact_value)(diffused.noisy_action, diffused.step)
+    # 256 draws of noise: standard error |g| sqrt(beta abar) / 16 < 0.011, four of them
+    np.testing.assert_allclose(value, expected, atol=0.045)
+
+
+def test_the_optimal_actor_is_stationary_and_others_are_pushed_towards_it():
+    algorithm, state = closed_form(samples=64)
+    diffused, rows = every_step(jax.random.key(1)), jnp.zeros((40, 1))
+
+    @eqx.filter_jit
+    def slope(shift: float) -> Array:
+        loss = lambda actor: algorithm.actor_loss(actor, state, rows, diffused, jax.random.key(2))[0]  # noqa: E731
+        return eqx.filter_grad(loss)(GaussianNoise(shift)).shift
+
+    # The noise does not enter: Q and V are linear, so the slope does not depend on it.
+    assert abs(float(slope(1.0))) < 1e-4
+    assert float(slope(0.5)) < -1e-2
+    assert float(slope(1.5)) > 1e-2
+
+
+def test_path_kl_and_policy_mean_are_the_closed_form():
+    algorithm, state = closed_form(samples=2000)
+    batch = Transition(*(jnp.zeros(s) for s in ((2, 1), (2, 2), (2,), (2, 1), (2,))))
+    target, kl = eqx.filter_jit(algorithm.q_target)(state, batch, jax.random.key(0))
+    left = 1 - ABAR[5]
+    assert float(kl) == pytest.approx(left * float(G @ G) / (2 * ETA**2), rel=1e-3)  # 1.0333: the same on every path
+    assert float(kl) == pytest.approx(1.0333, abs=1e-3)
+    value = left * float(G @ G) / (2 * ETA)  # E[Q] - eta KL
+    np.testing.assert_allclose(target, 0.99 * value, atol=4 * 0.4 / np.sqrt(2000))
+    draw = jax.jit(jax.vmap(lambda k: vp.sample(SCHEDULE, GaussianNoise(1.0), jnp.zeros(1), k, 2, None)))
+    actions = draw(jax.random.split(jax.random.key(1), 20_000))
+    np.testing.assert_allclose(actions.mean(axis=0), [1.1923, -0.7949], atol=4 / np.sqrt(20_000))
+    np.testing.assert_allclose(actions.var(axis=0), SCHEDULE.alpha[1], rtol=0.04)  # no noise in the last step
+
+
+def test_without_a_difference_there_is_no_penalty():
+    algorithm, state = closed_form(samples=2, shift=0.0)
+    batch = Transition(*(jnp.zeros(s) for s in ((4, 1), (4, 2), (4,), (4, 1), (4,))))
+    assert algorithm.q_target(state, batch, jax.random.key(0))[1] == 0
+    value = algorithm.one_step_value(
+        state.actor, state, jnp.zeros((40, 1)), every_step(jax.random.key(1)), jax.random.key(0)
+    )
+    assert value[1] == 0
+
+
+def test_penalty_orders_differ_where_they_should():
+    """ "separate" charges the penalty undiscounted, and on terminal rows too."""
+    algorithm, state = closed_form(samples=4)
+    separate = BDPO(**TINY, eta=ETA, samples=4, clip_denoised=False, penalty_order="separate")
+    batch = Transition(*(jnp.zeros(s) for s in ((2, 1), (2, 2), (2,), (2, 1))), jnp.asarray([0.0, 1.0]))
+    (one, kl), (other, _) = (a.q_target(state, batch, jax.random.key(0)) for a in (algorithm, separate))
+    np.testing.assert_allclose(one - other, [(1 - 0.99) * ETA * kl, ETA * kl], rtol=1e-4)
+
+
+def test_the_penalty_pulls_even_where_the_clean_action_is_clipped():
+    """With the clip active the value has no gradient; the penalty, of unclipped means, still does."""
+    algorithm, state = closed_form(samples=2)
+    clipping = BDPO(**TINY, eta=ETA, samples=2, clip_denoised=True)
+    far = vp.Diffused(jnp.full((1, 2), 50.0), jnp.ones(1, jnp.int32), jnp.zeros((1, 2)))
+
+    def slope(chosen: BDPO) -> float:
+        loss = lambda actor: chosen.actor_loss(actor, state, jnp.zeros((1, 1)), far, jax.random.key(0))[0]  # noqa: E731
+        return float(eqx.filter_grad(loss)(GaussianNoise(0.5)).shift)
+
+    penalty_alone = float(
+        jax.grad(
+            lambda s: (
+                ETA
+                * vp.kernel_kl(SCHEDULE, jnp.asarray(1), s * jnp.sqrt(ABAR[1] * (1 - ABAR[1])) * G / ETA, jnp.zeros(2))
+            )
+        )(0.5)
+    )
+    assert slope(clipping) == pytest.approx(penalty_alone, rel=1e-4)
+    assert slope(algorithm) < slope(clipping)
+
+
+def test_warm_up_hand_over_and_interval():
+    algorithm = BDPO(**TINY, samples=2, actor_warmup_updates=4, actor_update_interval=2)
+    state = algorithm.init(SPEC, jax.random.key(0))
+    trained = state._replace(target_behaviour=jax.tree.map(lambda leaf: leaf + 0.1, state.behaviour))
+    generator = np.random.default_rng(0)
+    columns = [generator.normal(size=s) for s in ((8, 1), (8, 2), (8,), (8, 1))]
+    batch = Transition(*(jnp.asarray(np.tanh(c), jnp.float32) for c in columns), jnp.zeros(8))
+    update, same = (
+        jax.jit(algorithm.update),
+        lambda a, b: jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)),
+    )
+    first, _ = update(trained, batch, jax.random.key(1), jnp.asarray(0))
+    assert same(first.actor, trained.target_behaviour)
+    assert same(first.target_actor, trained.target_behaviour)
+    for step, moves in ((1, False), (3, False), (4, True), (5, False), (6, True)):
+        after, metrics = update(first, batch, jax.random.key(1), jnp.asarray(step))
+        assert same(after.actor, first.actor) != moves, step
+        assert (float(metrics["actor/loss"]) != 0) == moves
+        assert same(after.target_behaviour, first.target_behaviour)  # fixed is the default
+
+
+def test_a_continuing_behaviour_learns_on_with_the_actor():
+    fixed = BDPO(**TINY, samples=2, actor_warmup_updates=0)
+    continuing = BDPO(**TINY, samples=2, actor_warmup_updates=0, behaviour_in_training="continuing")
+    state = fixed.init(SPEC, jax.random.key(0))
+    batch = Transition(*(jnp.full(s, 0.3) for s in ((4, 1), (4, 2), (4,), (4, 1))), jnp.zeros(4))
+    for algorithm, moves in ((fixed, False), (continuing, True)):
+        after, _ = jax.jit(algorithm.update)(state, batch, jax.random.key(1), jnp.asarray(0))
+        moved = [
+            bool((x != y).any()) for x, y in zip(*map(jax.tree.leaves, (after.behaviour, state.behaviour)), strict=True)
+        ]
+        assert any(moved) == moves
+
+
+def test_the_15_presets_build():
+    presets = load_presets("bdpo")
+    assert len(presets) == 15
+    fields = BDPO.__dataclass_fields__
+    for values in presets.values():
+        BDPO(**parse_fields("bdpo", {name: value for name, value in values.items() if name in fields}))
+    # Spec section 10.2: eta, rho, K, max-Q, candidates.
+    columns = ("eta", "pessimism", "ensemble_size", "max_q_backup", "candidates")
+    rows = {task: tuple(values[column] for column in columns) for task, values in presets.items()}
+    assert {rows[f"halfcheetah-{kind}-v2"] for kind in KINDS} == {(0.05, 0.5, 10, False, 10)}
+    assert rows["hopper-medium-v2"] == (0.2, 2.0, 20, False, 10)
+    assert rows["hopper-medium-expert-v2"] == (0.2, 2.0, 10, False, 10)
+    assert {rows[f"walker2d-{kind}-v2"] for kind in KINDS} == {(0.15, 1.0, 10, False, 10)}
+    assert rows["antmaze-umaze-v0"] == (0.5, 0.8, 10, True, 10)
+    assert rows["antmaze-umaze-diverse-v0"] == (0.5, 0.8, 10, True, 1)
+    assert rows["antmaze-medium-play-v0"] == rows["antmaze-medium-diverse-v0"] == (0.2, 0.8, 10, True, 10)
+    assert rows["antmaze-large-play-v0"] == rows["antmaze-large-diverse-v0"] == (1.0, 0.8, 10, True, 10)
