@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# A process per core; tests of one file share compiled programs, so a file stays in one process.
+WORKERS := -n auto --dist loadfile
 READY  := $(VENV)/.ready
 
 .PHONY: help demo test test-long check format bench clean
@@ -24,10 +26,10 @@ demo: $(READY)   ## train DTQL on the bundled data and show how good the policy 
 	$(BIN)/tether train
 
 test: $(READY)   ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-long: $(READY) ## run the tests that take minutes, too
-	$(BIN)/python -m pytest -q -m 'long or not long'
+	$(BIN)/python -m pytest -q $(WORKERS) -m 'long or not long'
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

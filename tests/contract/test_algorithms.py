@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {  # algorithm -> variant -> hyper
         "raw-q-cosine": {"q_normalization": "none", "cosine_decay": True, "train_updates": 20, "clip_denoised": False},
         "implicit": {"actor_kind": "implicit"},
     },
+    "dtql-kl": {"mean-abs": {}, "raw-q": {"q_normalization": "none", "start_from_denoiser": False}},
     "dac": {
         "soft": {"train_updates": 20},
         "denoised": {"guidance": "denoised", "head_aggregation": "min", "cosine_decay": False},
@@ -36,6 +37,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {  # algorithm -> variant -> hyper
 }
 SIZES: dict[str, dict[str, Any]] = {
     "dtql": {"hidden_sizes": (8,), "denoiser_hidden_sizes": (8,), "time_embedding_size": 4, "candidates": 16},
+    "dtql-kl": {"hidden_sizes": (8,), "denoiser_hidden_sizes": (8,), "time_embedding_size": 4, "candidates": 16},
     "dac": {
         "hidden_sizes": (8,),
         "time_embedding_size": 4,
@@ -68,6 +70,13 @@ CHANGES: dict[str, dict[str, set[str]]] = {  # algorithm -> phase -> State field
             "target_q",
         },
     },
+    "dtql-kl": {
+        "pretrain": {"critic", "critic_optimiser", "denoiser", "denoiser_optimiser"},
+        "train": {
+            *("critic", "critic_optimiser", "denoiser", "denoiser_optimiser", "target_q"),
+            *("actor", "actor_optimiser", "fake_denoiser", "fake_optimiser"),
+        },
+    },
     "dac": {  # the actor's average first moves in update 1005 (tests/test_dac.py)
         "train": {"critic", "critic_optimiser", "target_critic", "actor", "actor_optimiser", "eta"},
     },
@@ -81,11 +90,17 @@ CHANGES: dict[str, dict[str, set[str]]] = {  # algorithm -> phase -> State field
 }
 TARGETS: dict[str, list[tuple[str, str, str]]] = {  # algorithm -> (target, online, rate), moved by the last phase
     "dtql": [("target_q", "critic.q", "target_rate")],
+    "dtql-kl": [("target_q", "critic.q", "target_rate")],
     "dac": [("target_critic", "critic", "target_rate")],
     "bdpo": [("target_critics", "critics", "target_rate"), ("target_actor", "actor", "target_rate")],
 }
 # A number that the last phase feels at once.
-SWEPT: dict[str, str] = {"dtql": "trust_region_weight", "dac": "eta_learning_rate", "bdpo": "eta"}
+SWEPT: dict[str, str] = {
+    "dtql": "trust_region_weight",
+    "dtql-kl": "kl_weight",
+    "dac": "eta_learning_rate",
+    "bdpo": "eta",
+}
 # Numbers that it does not read at all.
 NOT_IN_LAST_PHASE: dict[str, set[str]] = {"dac": {"eta_init"}, "bdpo": {"behaviour_learning_rate"}}
 

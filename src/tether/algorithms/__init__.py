@@ -3,8 +3,9 @@
 from tether.algorithms.bdpo import BDPO
 from tether.algorithms.dac import DAC
 from tether.algorithms.dtql import DTQL
+from tether.algorithms.dtql_kl import DTQLKL
 from tether.algorithms.interface import Algorithm, Phase, Policy
 
-__all__ = ["ALGORITHMS", "BDPO", "DAC", "DTQL", "Algorithm", "Phase", "Policy"]
+__all__ = ["ALGORITHMS", "BDPO", "DAC", "DTQL", "DTQLKL", "Algorithm", "Phase", "Policy"]
 
-ALGORITHMS: dict[str, type] = {"dtql": DTQL, "dac": DAC, "bdpo": BDPO}
+ALGORITHMS: dict[str, type] = {"dtql": DTQL, "dtql-kl": DTQLKL, "dac": DAC, "bdpo": BDPO}

@@ -34,6 +34,7 @@ import optax
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
 from tether.diffusion_policy import DiffusionPolicy
+from tether.errors import InputError
 from tether.losses import aggregate_heads, polyak, td_target
 from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble, orthogonal
 from tether.optimisers import adam_init, adam_step, clip_by_global_norm, cosine_decay
@@ -104,6 +105,7 @@ class BDPO(eqx.Module):
     behaviour_in_training: Literal["fixed", "continuing"] = eqx.field(static=True, default="fixed")
     max_q_backup: bool = eqx.field(static=True, default=False)  # best instead of mean of the next actions (AntMaze)
     q_layer_norm: bool = eqx.field(static=True, default=False)  # on for AntMaze
+    bootstrap: bool = eqx.field(static=True, default=True)  # False: one-step problems, the target is the reward alone
     cosine_decay: bool = eqx.field(static=True, default=True)  # actor's and critics' rates fall to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     actor_warmup_updates: int = eqx.field(static=True, default=50_000)  # critics alone at first
@@ -118,6 +120,10 @@ class BDPO(eqx.Module):
     time_embedding_size: int = eqx.field(static=True, default=64)
     pretrain_updates: int = eqx.field(static=True, default=2_000_000)
     train_updates: int = eqx.field(static=True, default=2_000_000)
+
+    def __check_init__(self):
+        if not self.bootstrap and self.penalty_order == "separate":
+            raise InputError("bootstrap=False leaves out the chain whose penalty penalty_order 'separate' charges")
 
     def init(self, spec: Spec, key: PRNGKey) -> BDPOState:
         """Fresh networks; averages and actor start as copies."""
@@ -204,6 +210,8 @@ class BDPO(eqx.Module):
 
     def q_target(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[Float[Array, " batch"], Scalar]:
         """y_Q (eq. 13) and the mean path penalty, from M chains of the averaged actor per next state."""
+        if not self.bootstrap:
+            return batch.reward, jnp.zeros(())
         schedule, bound = self._schedule(), self._bound(state)
         steps = jnp.arange(schedule.steps, 0, -1, jnp.int32)
 

@@ -107,6 +107,7 @@ class DAC(eqx.Module):
     guidance: Literal["soft", "hard", "denoised"] = eqx.field(static=True, default="soft")
     head_aggregation: Literal["lcb", "min", "convex"] = eqx.field(static=True, default="lcb")
     max_q_backup: bool = eqx.field(static=True, default=False)  # best instead of mean of the next actions (AntMaze)
+    bootstrap: bool = eqx.field(static=True, default=True)  # False: one-step problems, the target is the reward alone
     cosine_decay: bool = eqx.field(static=True, default=True)  # both rates fall to 0 over training
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clip the clean action while sampling
@@ -174,6 +175,8 @@ class DAC(eqx.Module):
 
     def critic_target(self, state: DACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
         """y: 10 next actions, reduced per head first, then over heads; no gradient."""
+        if not self.bootstrap:
+            return batch.reward
         draw = ancestral_sampler(self.diffusion_steps, self.clip_denoised)
 
         def next_value(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:

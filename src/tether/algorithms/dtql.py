@@ -28,7 +28,7 @@ From the authors' code:
  10. Implicit policy: its raw output can leave the action box; to act it is clipped to it, before Q ranks it.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -44,9 +44,10 @@ from tether.optimisers import adam_init, adam_step, cosine_decay
 from tether.selection import sample_by_min_q
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["DTQL", "Critic", "DTQLPolicy", "DTQLState"]
+__all__ = ["DTQL", "Critic", "DTQLPolicy", "DTQLState", "q_term", "update_behaviour"]
 
 Actor = GaussianActor | ImplicitActor
+State = TypeVar("State", bound=Any)
 
 
 class Critic(NamedTuple):
@@ -92,6 +93,34 @@ def q_term(q: Float[Array, " batch"], normalization: str) -> Scalar:
     if normalization == "mean-abs":
         return jnp.mean(q) / (jax.lax.stop_gradient(jnp.mean(jnp.abs(q))) + 1e-8)
     return jnp.mean(q)
+
+
+def update_behaviour(
+    state: State,
+    batch: Transition,
+    key: PRNGKey,
+    schedule: edm.EDM,
+    bound: float | None,
+    expectile: Hyperparameter,
+    discount: Hyperparameter,
+    critic_rate: Hyperparameter,
+    rate: Hyperparameter,
+) -> tuple[State, Metrics]:
+    """Steps 1 and 2 of an iteration, the same in Algorithms 1 and 2: the critic, then the denoiser (L_BC, eq. 2).
+
+    state: of DTQL or of its KL variant; `bound` is that of the denoised action.
+    """
+    gradients, metrics = eqx.filter_grad(critic_loss, has_aux=True)(state.critic, batch, expectile, discount)
+    critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, critic_rate)
+    state = state._replace(critic=critic, critic_optimiser=critic_optimiser)
+
+    def denoiser_loss(denoiser: Denoiser) -> Scalar:
+        return edm.denoising_loss(schedule, denoiser, batch.action, batch.observation, key, bound)
+
+    behaviour_loss, gradients = eqx.filter_value_and_grad(denoiser_loss)(state.denoiser)
+    denoiser, denoiser_optimiser = adam_step(state.denoiser, gradients, state.denoiser_optimiser, rate)
+    state = state._replace(denoiser=denoiser, denoiser_optimiser=denoiser_optimiser)
+    return state, metrics | {"denoiser/loss": behaviour_loss}
 
 
 class DTQLPolicy(eqx.Module):
@@ -192,10 +221,6 @@ class DTQL(eqx.Module):
         """The actor with the target heads as judge."""
         return DTQLPolicy(state.actor, state.target_q, self.candidates)
 
-    def denoiser_loss(self, denoiser: Denoiser, batch: Transition, key: PRNGKey, bound: float | None) -> Scalar:
-        """L_BC, paper eq. 2."""
-        return edm.denoising_loss(self._schedule(), denoiser, batch.action, batch.observation, key, bound)
-
     def actor_loss(
         self, actor: Actor, q: QEnsemble, denoiser: Denoiser, batch: Transition, key: PRNGKey
     ) -> tuple[Scalar, Metrics]:
@@ -227,24 +252,9 @@ class DTQL(eqx.Module):
     def _update_behaviour(
         self, state: DTQLState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
     ) -> tuple[DTQLState, Metrics]:
-        """Steps 1 and 2 of an iteration: the critic, then the denoiser."""
-        gradients, metrics = eqx.filter_grad(critic_loss, has_aux=True)(
-            state.critic, batch, self.expectile, self.discount
-        )
-        critic_rate = self.critic_learning_rate * rate_factor
-        critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, critic_rate)
-
-        bound = self._bound(state.actor)
-        behaviour_loss, gradients = eqx.filter_value_and_grad(self.denoiser_loss)(state.denoiser, batch, key, bound)
-        rate = self.learning_rate * rate_factor
-        denoiser, denoiser_optimiser = adam_step(state.denoiser, gradients, state.denoiser_optimiser, rate)
-        state = state._replace(
-            critic=critic,
-            critic_optimiser=critic_optimiser,
-            denoiser=denoiser,
-            denoiser_optimiser=denoiser_optimiser,
-        )
-        return state, metrics | {"denoiser/loss": behaviour_loss}
+        rates = self.critic_learning_rate * rate_factor, self.learning_rate * rate_factor
+        schedule, bound = self._schedule(), self._bound(state.actor)
+        return update_behaviour(state, batch, key, schedule, bound, self.expectile, self.discount, *rates)
 
     def _schedule(self) -> edm.EDM:
         return edm.EDM(self.sigma_data, self.sigma_min, self.sigma_max)

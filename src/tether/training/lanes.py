@@ -21,6 +21,7 @@ __all__ = [
     "make_lanes",
     "numeric_fields",
     "parse_fields",
+    "parse_values",
     "settings_of",
     "stack_lanes",
     "take_lane",
@@ -96,17 +97,20 @@ def parse_fields(algorithm_name: str, assignments: Mapping[str, Any]) -> dict[st
     Raises InputError for an unknown name (nearest ones offered) or a value of the wrong kind.
     """
     cls = ALGORITHMS[algorithm_name]
-    kinds = typing.get_type_hints(cls)
-    static = {field.name: field.metadata.get("static", False) for field in dataclasses.fields(cls)}
+    kinds = typing.get_type_hints(cls) | dict.fromkeys(numeric_fields(cls), float)
+    return parse_values(f"hyper-parameter of {algorithm_name}", kinds, assignments)
+
+
+def parse_values(what: str, kinds: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
+    """`assignments` as the types `kinds` (name -> annotation); raises InputError like `parse_fields`."""
     parsed = {}
     for name, value in assignments.items():
-        if name not in static:
-            raise errors.unknown(f"hyper-parameter of {algorithm_name}", name, static)
-        kind = kinds[name] if static[name] else float
+        if name not in kinds:
+            raise errors.unknown(what, name, kinds)
         try:
-            parsed[name] = _parse(kind, value)
+            parsed[name] = _parse(kinds[name], value)
         except (TypeError, ValueError, KeyError, OverflowError):
-            raise InputError(f"{name}={value!r}: expected {_describe(kind)}") from None
+            raise InputError(f"{name}={value!r}: expected {_describe(kinds[name])}") from None
     return parsed
 
 

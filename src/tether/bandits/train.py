@@ -1,0 +1,156 @@
+"""Train an algorithm on a 2-D problem: the compiled loop of real runs, one state, no environment."""
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tether.algorithms import ALGORITHMS
+from tether.bandits.problems import Problem
+from tether.errors import InputError, unknown
+from tether.training.lanes import Lane, parse_fields, parse_values, stack_lanes, take_lane
+from tether.training.loop import NEVER, init_lanes, run_updates
+from tether.training.records import Display
+from tether.types import Array, Float, Spec, Transition
+
+__all__ = ["BANDIT_ALGORITHMS", "Setup", "Trained", "bandit_settings", "train_bandit"]
+
+PIECE_UPDATES = 100  # between two looks at the numbers and moves of the progress bar
+NOISE_COPIES = 64  # of every point, each with its own reward noise: as good as noise drawn anew at every batch
+OBSERVATION_SIZE, ACTION_SIZE = 1, 2
+BANDIT_ALGORITHMS = ("dtql", "dtql-kl", "dac", "bdpo")  # those with settings for 2-D problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How a problem is put before an algorithm."""
+
+    points: int | None = None  # rows of the data set; None: the published number
+    batch_size: int = 256
+    state: float = 1.0  # the constant observation; the DTQL paper's 0 leaves a ReLU policy only its last bias
+    terminal: bool = True  # one step and over; False bootstraps from the same state, as DTQL's toy code does
+    unit_scale: bool = False  # actions into [-1, 1] and energies into [0, 1]; samples come back in the problem's units
+    box: float = 1.0  # the action bound, in largest coordinates of the data
+
+
+class Trained(NamedTuple):
+    """An algorithm after training on a problem."""
+
+    problem: Problem
+    algorithm: Any
+    state: Any
+    setup: Setup
+    scale: float  # problem's units per unit of the networks
+    diverged_at: int | None  # the update whose numbers were not finite; `state` is that of the piece before
+    data: Float[np.ndarray, "points action"]  # in the problem's units
+
+    @property
+    def observation(self) -> Float[Array, " observation"]:
+        """The one state."""
+        return jnp.full((OBSERVATION_SIZE,), self.setup.state, jnp.float32)
+
+    def sample(self, count: int, seed: int = 0) -> Float[np.ndarray, "{count} action"]:
+        """`count` actions of the policy, in the problem's units."""
+        policy = self.algorithm.policy(self.state)
+        keys = jax.random.split(jax.random.key(seed), count)
+        actions = jax.jit(jax.vmap(policy, in_axes=(None, 0)))(self.observation, keys)
+        return np.asarray(actions) * self.scale
+
+
+def bandit_settings(algorithm: str, problem: str, kind: str) -> dict[str, Any]:
+    """The settings of `algorithm` on `problem`: `[algorithm.kind]`, overridden by the problem's row in it.
+
+    kind: "fair" (ours) or "published" (where the method's paper has this problem).
+    Raises InputError where there are none.
+    """
+    table = tomllib.loads(resources.files("tether.bandits").joinpath("settings.toml").read_text(encoding="utf-8"))
+    if algorithm not in table:
+        raise unknown("algorithm with 2-D settings", algorithm, table)
+    if kind not in table[algorithm]:
+        raise unknown(f"kind of 2-D settings of {algorithm}", kind, table[algorithm])
+    settings = dict(table[algorithm][kind])
+    rows = settings.pop("problems", {})
+    if kind == "published" and problem not in rows:
+        raise unknown(f"problem that was published for {algorithm}", problem, rows)
+    return settings | rows.get(problem, {})
+
+
+def train_bandit(
+    algorithm_name: str,
+    problem: Problem,
+    settings: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Trained:
+    """Train on `problem` with `settings`: fields of `Setup` and hyper-parameters, mixed.
+
+    Raises InputError for a name or value that neither knows. Where numbers turn non-finite training ends there.
+    """
+    if algorithm_name not in BANDIT_ALGORITHMS:
+        raise unknown("algorithm with 2-D settings", algorithm_name, BANDIT_ALGORITHMS)
+    kinds = typing.get_type_hints(Setup)
+    chosen = {name: value for name, value in settings.items() if name in kinds}
+    setup = Setup(**parse_values("2-D setting", kinds, chosen))
+    hyperparameters = {name: value for name, value in settings.items() if name not in kinds}
+    algorithm = ALGORITHMS[algorithm_name](**parse_fields(algorithm_name, hyperparameters))
+    data, scale, spec, actions = _data(problem, setup, np.random.default_rng(seed))
+    if setup.batch_size > len(actions):
+        raise InputError(f"batch_size {setup.batch_size} is larger than the data: {len(actions)} points")
+
+    lanes = stack_lanes(algorithm, [Lane(seed, {})])
+    init_key, train_key = jax.random.split(jax.random.key(seed))
+    state, diverged_at = init_lanes(lanes, spec, init_key[None]), None
+    with Display(quiet) as display:
+        for index, phase in enumerate(algorithm.phases()):
+            display.begin(f"{algorithm_name} {problem.name} {phase.name}", 0, phase.updates)
+            for start in range(0, phase.updates, PIECE_UPDATES):
+                count = min(PIECE_UPDATES, phase.updates - start)
+                progress = run_updates(
+                    lanes,
+                    state,
+                    train_key[None],
+                    jnp.ones(1, bool),
+                    data,
+                    jnp.asarray(start, jnp.int32),
+                    jnp.asarray(count, jnp.int32),
+                    phase=index,
+                    batch_size=setup.batch_size,
+                    sequential=True,
+                )
+                state = progress.state
+                if int(progress.first_nonfinite[0]) != NEVER:
+                    diverged_at = int(progress.first_nonfinite[0])
+                    display.warn(f"{algorithm_name} on {problem.name} diverged in {phase.name}, update {diverged_at:,}")
+                    return Trained(problem, algorithm, take_lane(state, 0), setup, scale, diverged_at, actions)
+                display.advance(start + count)
+    return Trained(problem, algorithm, take_lane(state, 0), setup, scale, diverged_at, actions)
+
+
+def _data(
+    problem: Problem, setup: Setup, rng: np.random.Generator
+) -> tuple[Transition, float, Spec, Float[np.ndarray, "points action"]]:
+    """(what the loop reads, problem's units per network's unit, specification, the points in problem's units)."""
+    points = problem.sample(setup.points or problem.published_size, rng)
+    actions, energy = points.actions, points.energy
+    furthest = float(np.abs(actions).max())
+    scale = furthest if setup.unit_scale else 1.0
+    reward = (energy - energy.min()) / max(float(np.ptp(energy)), 1e-6) if setup.unit_scale else energy
+    copies = NOISE_COPIES if problem.reward_noise else 1
+    reward = np.tile(reward, copies) + problem.reward_noise * rng.standard_normal(len(reward) * copies)
+    rows = len(reward)
+    state = jnp.full((rows, OBSERVATION_SIZE), setup.state, jnp.float32)
+    data = Transition(
+        observation=state,
+        action=jnp.asarray(np.tile(actions, (copies, 1)) / scale, jnp.float32),
+        reward=jnp.asarray(reward, jnp.float32),
+        next_observation=state,
+        terminal=jnp.full((rows,), float(setup.terminal), jnp.float32),
+    )
+    return data, scale, Spec(OBSERVATION_SIZE, ACTION_SIZE, setup.box * furthest / scale), actions

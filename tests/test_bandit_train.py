@@ -1,0 +1,163 @@
+"""Training on the 2-D problems, their settings, pictures and command."""
+
+import json
+
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+
+from tether.algorithms import ALGORITHMS
+from tether.bandits import PROBLEMS, get_problem
+from tether.bandits.gallery import FIGURES, score_run, tables, value_error
+from tether.bandits.pictures import chain, grid, q_value
+from tether.bandits.train import BANDIT_ALGORITHMS, Setup, bandit_settings, train_bandit
+from tether.cli import main
+from tether.errors import InputError
+from tether.training.lanes import parse_fields
+
+TINY = {"train_updates": 12, "hidden_sizes": (8, 8), "batch_size": 16, "points": 200}
+NETWORKS = {
+    "dtql": {"pretrain_updates": 8, "denoiser_hidden_sizes": (8, 8)},
+    "dtql-kl": {"pretrain_updates": 8, "denoiser_hidden_sizes": (8, 8)},
+    "dac": {"diffusion_steps": 3, "ensemble_size": 2},
+    "bdpo": {"pretrain_updates": 8, "diffusion_steps": 3, "noise_hidden_sizes": (8, 8), "actor_warmup_updates": 2},
+}
+
+
+def tiny(algorithm, problem="8gaussians", **changes):
+    settings = bandit_settings(algorithm, problem, "fair") | TINY | NETWORKS[algorithm] | changes
+    return train_bandit(algorithm, get_problem(problem), settings, quiet=True)
+
+
+@pytest.mark.parametrize("algorithm", BANDIT_ALGORITHMS)
+def test_settings_name_only_fields_that_exist(algorithm):
+    own = set(Setup.__dataclass_fields__)
+    for problem in PROBLEMS:
+        settings = bandit_settings(algorithm, problem, "fair")
+        values = {name: value for name, value in settings.items() if name not in own}
+        ALGORITHMS[algorithm](**parse_fields(algorithm, values))
+
+
+def test_published_settings_are_those_of_the_papers_runs_and_no_others():
+    assert bandit_settings("dtql", "roll-near", "published")["trust_region_weight"] == 0.2
+    assert bandit_settings("dtql", "25gaussians-far", "published")["trust_region_weight"] == 1.0
+    assert bandit_settings("dtql-kl", "25gaussians-near", "published")["train_updates"] == 2000
+    with pytest.raises(InputError, match="8gaussians"):
+        bandit_settings("dtql", "8gaussians", "published")
+    with pytest.raises(InputError, match="dtqk"):
+        bandit_settings("dtqk", "8gaussians", "fair")
+
+
+@pytest.mark.parametrize("algorithm", BANDIT_ALGORITHMS)
+def test_every_algorithm_trains_and_samples_in_the_problems_units(algorithm):
+    trained = tiny(algorithm)
+    samples = trained.sample(64, seed=3)
+    assert samples.shape == (64, 2)
+    assert np.isfinite(samples).all()
+    np.testing.assert_array_equal(samples, trained.sample(64, seed=3))
+    assert not np.array_equal(samples, trained.sample(64, seed=4))
+    row = score_run(trained, trained.sample(300))
+    assert json.loads(json.dumps(row, allow_nan=True))["mean_energy"] == row["mean_energy"]
+    assert (row["value_error"] is not None) == (algorithm == "bdpo")
+
+
+def test_unit_scale_shows_the_networks_a_box_and_gives_the_problems_units_back():
+    trained = tiny("dtql", "25gaussians-far")
+    assert trained.setup.unit_scale
+    assert trained.scale == pytest.approx(np.abs(trained.data).max())
+    assert 10.0 < trained.scale < 12.0  # corners at 10, standard deviation 0.3
+    axis, half = grid(trained.problem, get_problem("25gaussians-far").sample(10_000, np.random.default_rng(0)))
+    assert half > trained.scale
+    assert len(axis) == q_value(trained, trained.problem.sample(10_000, np.random.default_rng(0))).shape[0]
+
+
+def test_reward_noise_is_averaged_over_many_draws():
+    """With 64 noisy copies of every point Q can only learn their mean; a critic of one draw would learn the noise."""
+    from tether.bandits.train import NOISE_COPIES, _data
+
+    problem = get_problem("dac-two")
+    data, scale, spec, points = _data(problem, Setup(), np.random.default_rng(0))
+    reward = np.asarray(data.reward).reshape(NOISE_COPIES, -1)
+    energy = problem.energy(points)
+    assert scale == 1.0
+    assert spec.action_size == 2
+    np.testing.assert_allclose(reward.mean(axis=0), energy, atol=5 * 0.5 / NOISE_COPIES**0.5)
+    np.testing.assert_allclose((reward - energy).std(), 0.5, rtol=0.02)
+    np.testing.assert_allclose(np.asarray(data.action)[: len(points)], points, rtol=1e-6)
+
+
+def test_value_error_is_that_of_the_networks_constant():
+    """A value network that is 0 everywhere is wrong by V*."""
+    import jax
+
+    trained = tiny("bdpo")
+    silent = jax.tree.map(jnp.zeros_like, trained.state.target_critics)
+    state = trained.state._replace(target_critics=silent)
+    expected = get_problem("8gaussians").v_star(0.06)
+    assert value_error(trained._replace(state=state)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_chain_ends_where_the_schedule_ends():
+    trained = tiny("bdpo")
+    paths = chain(trained, 5)
+    assert paths.shape == (4, 5, 2)  # n = 0 .. 3
+    assert not np.allclose(paths[3], paths[0])
+
+
+def test_a_run_that_diverges_says_so_and_keeps_the_last_finite_state():
+    trained = tiny("dac", learning_rate=1e30)
+    assert trained.diverged_at is not None
+    assert np.isfinite(np.asarray(trained.state.eta)).all()
+
+
+def test_bandit_command_prints_scores_and_draws(tmp_path, capsys):
+    out = tmp_path / "picture.png"
+    words = [
+        f"{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in (TINY | NETWORKS["dac"]).items()
+    ]
+    with pytest.raises(SystemExit) as stop:
+        main(["bandit", "dac", "dac-three", "--set", *words, "--out", str(out), "--quiet"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for word in ("ideal", "data", "target", "energy distance", str(out)):
+        assert word in printed
+    assert matplotlib.image.imread(out).shape[1] > 500
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dac", "8gausians"], "8gaussians"),
+        (["dax", "8gaussians"], "dac"),
+        (["dac"], "name a problem"),
+        (["gallery", "--only", "dac-3"], "dac-2"),
+        (["dac", "8gaussians", "--set", "etta=1"], "eta_init"),
+    ],
+)
+def test_wrong_words_end_in_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["bandit", *words])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_bandit_alone_lists_the_problems(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bandit"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in PROBLEMS)
+
+
+def test_gallery_tables_show_every_figures_numbers(tmp_path):
+    row = {"problem": "moons", "method": "bdpo", "closed": 0.97, "energy_distance": 0.01, "diverged_at": None}
+    (tmp_path / "bdpo-5.json").write_text(json.dumps([row, row | {"method": "other", "diverged_at": 1200}]))
+    text = tables(tmp_path)
+    assert "## bdpo-5" in text
+    assert "| moons | bdpo | 0.970 | 0.010 |" in text
+    assert "other, diverged at 1,200" in text
+    assert all(name not in text for name in FIGURES if name != "bdpo-5")
