@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 # A process per core; tests of one file share compiled programs, so a file stays in one process.
 WORKERS := -n auto --dist loadfile
 READY  := $(VENV)/.ready
+# Everything that the tests use; a user needs none of them to train.
+EXTRAS := dev,minari,ogbench,robotics,tables
 
 .PHONY: help demo test test-long check format bench clean
 
@@ -15,10 +17,10 @@ help:            ## this list
 $(READY): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; \
+	  uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
 	fi
 	@touch $(READY)
 

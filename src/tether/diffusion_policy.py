@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tether.diffusion import vp
 from tether.networks import NoiseNetwork, QEnsemble
+from tether.selection import best_by_mean_q
 from tether.types import Array, Float, PRNGKey
 
 __all__ = ["DiffusionPolicy", "ancestral_sampler"]
@@ -40,5 +41,4 @@ class DiffusionPolicy(eqx.Module):
         keys = jax.random.split(key, self.candidates)
         actions = jax.vmap(draw, in_axes=(None, None, 0))(self.actor, observation, keys)
         actions = jnp.clip(actions, -self.actor.max_action, self.actor.max_action)
-        q = jax.vmap(lambda action: self.critic(observation, action).mean())(actions)
-        return actions[jnp.argmax(q)]
+        return best_by_mean_q(self.critic, observation, actions)

@@ -5,11 +5,13 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from tether.types import Array, Float, Scalar
+from tether.types import Array, Float, Scalar, Transition
 
-__all__ = ["aggregate_heads", "expectile_loss", "polyak", "td_target"]
+__all__ = ["aggregate_heads", "clip_actions", "expectile_loss", "polyak", "td_target"]
 
 T = TypeVar("T")
+
+ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this)
 
 
 def expectile_loss(difference: Float[Array, " batch"], expectile: float | Scalar) -> Scalar:
@@ -40,6 +42,12 @@ def td_target(
 def polyak(target: T, online: T, rate: float | Scalar) -> T:
     """rate * online + (1 - rate) * target, leaf by leaf."""
     return jax.tree.map(lambda t, o: rate * o + (1.0 - rate) * t, target, online)
+
+
+def clip_actions(batch: Transition, max_action: float) -> Transition:
+    """`batch` with its actions a hair inside the action box, as DAC's and BDPO's codes read their data."""
+    limit = max_action - ACTION_MARGIN
+    return batch._replace(action=jnp.clip(batch.action, -limit, limit))
 
 
 def aggregate_heads(q: Float[Array, "ensemble *batch"], how: str, pessimism: float | Scalar) -> Float[Array, "*batch"]:

@@ -8,7 +8,7 @@ import optax
 
 from tether.types import Array, Int, Scalar
 
-__all__ = ["adam_init", "adam_step", "clip_by_global_norm", "cosine_decay"]
+__all__ = ["adam_init", "adam_step", "clip_by_global_norm", "clipped_adam_step", "cosine_decay", "decay_factor"]
 
 T = TypeVar("T")
 
@@ -29,9 +29,22 @@ def adam_step(
     return jax.tree.map(lambda p, d: p - learning_rate * d, parameters, directions), state
 
 
+def clipped_adam_step(
+    parameters: T, gradients: T, state: optax.OptState, learning_rate: float | Scalar, limit: float | Scalar = 1.0
+) -> tuple[T, optax.OptState]:
+    """`adam_step` on gradients clipped to `limit`, all leaves as one: an ensemble is one. DAC and BDPO clip to 1."""
+    return adam_step(parameters, clip_by_global_norm(gradients, limit), state, learning_rate)
+
+
 def cosine_decay(step: Int[Array, ""], decay_updates: float | Scalar) -> Scalar:
     """Factor ½ (1 + cos(pi step / decay_updates)): 1 at step 0, 0 at `decay_updates`."""
     return 0.5 * (1.0 + jnp.cos(jnp.pi * step.astype(jnp.float32) / decay_updates))
+
+
+def decay_factor(step: Int[Array, ""], decays: bool, decay_updates: int | None, train_updates: int) -> float | Scalar:
+    """What learning rates are multiplied with: 1, or `cosine_decay` over `decay_updates` (None: the whole phase)."""
+    horizon = train_updates if decay_updates is None else decay_updates
+    return cosine_decay(step, float(horizon)) if decays else 1.0
 
 
 def clip_by_global_norm(gradients: T, limit: float | Scalar) -> T:

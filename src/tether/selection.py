@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from tether.networks import QEnsemble
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["sample_by_min_q", "sample_by_q"]
+__all__ = ["best_by_mean_q", "sample_by_min_q", "sample_by_q"]
 
 SHORTLIST = 128
 
@@ -21,6 +21,14 @@ def sample_by_q(
     `q` are the logits themselves: softmax acts on them once (temperature 1).
     """
     return actions[jax.random.categorical(key, q)]
+
+
+def best_by_mean_q(
+    critic: QEnsemble, observation: Float[Array, " observation"], actions: Float[Array, "candidates action"]
+) -> Float[Array, " action"]:
+    """The candidate with the largest mean over the heads of `critic`."""
+    q = jax.vmap(lambda action: critic(observation, action).mean())(actions)
+    return actions[jnp.argmax(q)]
 
 
 def sample_by_min_q(

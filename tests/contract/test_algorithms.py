@@ -1,4 +1,4 @@
-"""What every algorithm owes to the trainer. An entry of ALGORITHMS inherits all of it: add its rows to the tables."""
+"""What every algorithm owes to the trainer. An entry of ALGORITHMS inherits all of it: add its row to cases.py."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from cases import CASES
 
 from tether.algorithms import ALGORITHMS, Algorithm, Policy
 from tether.training.checkpoint import load_checkpoint, save_checkpoint
@@ -19,95 +20,13 @@ from tether.training.lanes import Lane, numeric_fields, stack_lanes, take_lane
 from tether.training.loop import NEVER, Progress, run_updates
 from tether.types import Array, Metrics, Spec, Transition
 
-SMALL: dict[str, dict[str, dict[str, Any]]] = {  # algorithm -> variant -> hyper-parameters; the first is the main one
-    "dtql": {
-        "mean-abs": {"log_likelihood_weight": 0.5},
-        "raw-q-cosine": {"q_normalization": "none", "cosine_decay": True, "train_updates": 20, "clip_denoised": False},
-        "implicit": {"actor_kind": "implicit"},
-    },
-    "dtql-kl": {"mean-abs": {}, "raw-q": {"q_normalization": "none", "start_from_denoiser": False}},
-    "dac": {
-        "soft": {"train_updates": 20},
-        "denoised": {"guidance": "denoised", "head_aggregation": "min", "cosine_decay": False},
-    },
-    "bdpo": {
-        "discounted": {"train_updates": 20},
-        "separate": {"penalty_order": "separate", "max_q_backup": True, "q_layer_norm": True},
-    },
-}
-SIZES: dict[str, dict[str, Any]] = {
-    "dtql": {"hidden_sizes": (8,), "denoiser_hidden_sizes": (8,), "time_embedding_size": 4, "candidates": 16},
-    "dtql-kl": {"hidden_sizes": (8,), "denoiser_hidden_sizes": (8,), "time_embedding_size": 4, "candidates": 16},
-    "dac": {
-        "hidden_sizes": (8,),
-        "time_embedding_size": 4,
-        "diffusion_steps": 5,
-        "ensemble_size": 2,
-        "next_actions": 2,
-        "candidates": 3,
-    },
-    "bdpo": {
-        "hidden_sizes": (8,),
-        "noise_hidden_sizes": (8,),
-        "time_embedding_size": 4,
-        "ensemble_size": 2,
-        "samples": 2,
-        "candidates": 3,
-        "actor_warmup_updates": 0,
-        "actor_update_interval": 1,
-    },
-}
-CHANGES: dict[str, dict[str, set[str]]] = {  # algorithm -> phase -> State fields that an update changes; no others
-    "dtql": {
-        "pretrain": {"critic", "critic_optimiser", "denoiser", "denoiser_optimiser"},
-        "train": {
-            "critic",
-            "critic_optimiser",
-            "denoiser",
-            "denoiser_optimiser",
-            "actor",
-            "actor_optimiser",
-            "target_q",
-        },
-    },
-    "dtql-kl": {
-        "pretrain": {"critic", "critic_optimiser", "denoiser", "denoiser_optimiser"},
-        "train": {
-            *("critic", "critic_optimiser", "denoiser", "denoiser_optimiser", "target_q"),
-            *("actor", "actor_optimiser", "fake_denoiser", "fake_optimiser"),
-        },
-    },
-    "dac": {  # the actor's average first moves in update 1005 (tests/test_dac.py)
-        "train": {"critic", "critic_optimiser", "target_critic", "actor", "actor_optimiser", "eta"},
-    },
-    "bdpo": {
-        "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour"},
-        "train": {
-            *("critics", "target_critics", "q_optimiser", "value_optimiser"),
-            *("actor", "actor_optimiser", "target_actor"),
-        },
-    },
-}
-TARGETS: dict[str, list[tuple[str, str, str]]] = {  # algorithm -> (target, online, rate), moved by the last phase
-    "dtql": [("target_q", "critic.q", "target_rate")],
-    "dtql-kl": [("target_q", "critic.q", "target_rate")],
-    "dac": [("target_critic", "critic", "target_rate")],
-    "bdpo": [("target_critics", "critics", "target_rate"), ("target_actor", "actor", "target_rate")],
-}
-# A number that the last phase feels at once.
-SWEPT: dict[str, str] = {
-    "dtql": "trust_region_weight",
-    "dtql-kl": "kl_weight",
-    "dac": "eta_learning_rate",
-    "bdpo": "eta",
-}
-# Numbers that it does not read at all.
-NOT_IN_LAST_PHASE: dict[str, set[str]] = {"dac": {"eta_init"}, "bdpo": {"behaviour_learning_rate"}}
-
-CASES = [pytest.param(name, variant, id=f"{name}-{variant}") for name in SMALL for variant in SMALL[name]]
-MAIN = [pytest.param(name, next(iter(SMALL[name])), id=name) for name in SMALL]
-each_case = pytest.mark.parametrize(("name", "variant"), CASES)
-each_algorithm = pytest.mark.parametrize(("name", "variant"), MAIN)
+each_case = pytest.mark.parametrize(
+    ("name", "variant"),
+    [pytest.param(name, variant, id=f"{name}-{variant}") for name, case in CASES.items() for variant in case.variants],
+)
+each_algorithm = pytest.mark.parametrize(
+    ("name", "variant"), [pytest.param(name, next(iter(case.variants)), id=name) for name, case in CASES.items()]
+)
 
 SPEC = Spec(observation_size=3, action_size=2, max_action=0.5)
 ROWS, BATCH, COUNT = 64, 16, 4
@@ -133,7 +52,7 @@ class World(NamedTuple):
 
 
 def make(name: str, variant: str) -> Algorithm:
-    return ALGORITHMS[name](**(SIZES[name] | SMALL[name][variant]))
+    return ALGORITHMS[name](**(CASES[name].sizes | CASES[name].variants[variant]))
 
 
 def seed_key(seed: int) -> Array:
@@ -143,7 +62,7 @@ def seed_key(seed: int) -> Array:
 @functools.cache
 def world(name: str, variant: str) -> World:
     one = make(name, variant)
-    swept = {SWEPT[name]: 2 * getattr(one, SWEPT[name])}
+    swept = {CASES[name].swept: 2 * getattr(one, CASES[name].swept)}
     lanes = stack_lanes(one, [Lane(0, {}), Lane(1, {}), Lane(0, swept)])
     seeds = [seed_key(seed) for seed in (0, 1, 0)]
     states = [one.init(SPEC, key) for key in seeds]  # not compiled: quicker, as the variants share most shapes
@@ -189,7 +108,7 @@ def assert_close(one: Any, two: Any) -> None:
 
 
 def test_every_algorithm_is_in_the_tables() -> None:
-    assert set(SMALL) == set(SIZES) == set(CHANGES) == set(TARGETS) == set(SWEPT) == set(ALGORITHMS)
+    assert set(CASES) == set(ALGORITHMS)
 
 
 @each_case
@@ -199,7 +118,7 @@ def test_it_speaks_the_contract(name: str, variant: str) -> None:
     assert isinstance(algorithm.policy(take_lane(world(name, variant).state, 0)), Policy)
     phases = algorithm.phases()
     assert phases[-1].name == "train"
-    assert {phase.name for phase in phases} == set(CHANGES[name])
+    assert {phase.name for phase in phases} == set(CASES[name].changes)
     hash(jax.tree.structure(algorithm))  # static fields are part of the key under which programs are kept
 
 
@@ -221,7 +140,7 @@ def test_same_key_same_parameters(name: str, variant: str) -> None:
     zero, one, two = (take_lane(state, lane) for lane in range(3))
     assert bits(zero) == bits(two)
     assert bits(zero) != bits(one)
-    again = world(name, variant).run(state, len(CHANGES[name]) - 1, 0, COUNT)
+    again = world(name, variant).run(state, len(CASES[name].changes) - 1, 0, COUNT)
     assert bits(again) == bits(trained(name, variant))
 
 
@@ -231,7 +150,7 @@ def test_same_key_same_parameters(name: str, variant: str) -> None:
 @each_algorithm
 def test_the_loop_is_so_many_single_calls_of_one_trace(name: str, variant: str) -> None:
     """And update i depends on the lane's key, the phase and i alone."""
-    it, number = world(name, variant), len(CHANGES[name]) - 1
+    it, number = world(name, variant), len(CASES[name].changes) - 1
     traces = []
 
     @jax.jit
@@ -256,7 +175,7 @@ def test_the_loop_is_so_many_single_calls_of_one_trace(name: str, variant: str) 
 
 @each_case
 def test_stretches_are_cut_anywhere(name: str, variant: str) -> None:
-    it, number = world(name, variant), len(CHANGES[name]) - 1
+    it, number = world(name, variant), len(CASES[name].changes) - 1
     first = it.run(it.state, number, 0, 1)
     rest = it.run(first.state, number, 1, COUNT - 1)
     assert bits(rest.state) == bits(trained(name, variant).state)
@@ -264,7 +183,7 @@ def test_stretches_are_cut_anywhere(name: str, variant: str) -> None:
 
 @each_case
 def test_save_load_continue(name: str, variant: str, tmp_path: Path) -> None:
-    it, number = world(name, variant), len(CHANGES[name]) - 1
+    it, number = world(name, variant), len(CASES[name].changes) - 1
     before = trained(name, variant).state
     path = save_checkpoint(tmp_path, "train-4", before, {})
     loaded, _ = load_checkpoint(path, it.state)
@@ -292,9 +211,9 @@ def test_lanes_are_single_runs(name: str, variant: str) -> None:
 
     The third lane's single run has its swept number *set*: sweeping and setting are the same.
     """
-    it, number = world(name, variant), len(CHANGES[name]) - 1
+    it, number = world(name, variant), len(CASES[name].changes) - 1
     together, batched = trained(name, variant), it.run(it.state, number, 0, COUNT, sequential=False)
-    swept = dataclasses.replace(it.one, **{SWEPT[name]: 2 * getattr(it.one, SWEPT[name])})
+    swept = dataclasses.replace(it.one, **{CASES[name].swept: 2 * getattr(it.one, CASES[name].swept)})
     for lane, algorithm in enumerate((it.one, it.one, swept)):
         single = it._replace(lanes=stack_lanes(algorithm, [Lane(0, {})]), keys=it.keys[lane : lane + 1])
         state = jax.tree.map(lambda leaf, lane=lane: leaf[lane : lane + 1], it.state)
@@ -314,10 +233,10 @@ def test_different_lanes_differ(name: str, variant: str) -> None:
 @each_algorithm
 def test_every_number_counts(name: str, variant: str) -> None:
     """Each numeric hyper-parameter changes what the last phase does, without another compilation."""
-    it, number = world(name, variant), len(CHANGES[name]) - 1
+    it, number = world(name, variant), len(CASES[name].changes) - 1
     reference = bits(take_lane(trained(name, variant).state, 0))
     programs = run_updates._cache_size()
-    for field in set(numeric_fields(it.one)) - NOT_IN_LAST_PHASE.get(name, set()):
+    for field in set(numeric_fields(it.one)) - CASES[name].unread:
         changed = jnp.full(3, 0.9 * getattr(it.one, field), jnp.float32)  # a zero would not change, so there is none
         swept = it._replace(lanes=dataclasses.replace(it.lanes, **{field: changed}))
         assert bits(take_lane(swept.run(it.state, number, 0, COUNT).state, 0)) != reference, field
@@ -331,10 +250,10 @@ def test_every_number_counts(name: str, variant: str) -> None:
     ("name", "variant", "phase"),
     [
         pytest.param(name, variant, phase, id=f"{name}-{variant}-{phase}")
-        for name in SMALL
-        for variant in SMALL[name]
-        for phase in CHANGES[name]
-        if variant == next(iter(SMALL[name])) or phase == "train"  # earlier phases once: compiling takes seconds
+        for name, case in CASES.items()
+        for variant in case.variants
+        for phase in case.changes
+        if variant == next(iter(case.variants)) or phase == "train"  # earlier phases once: compiling takes seconds
     ],
 )
 def test_updates_change_what_they_declare(name: str, variant: str, phase: str) -> None:
@@ -343,7 +262,7 @@ def test_updates_change_what_they_declare(name: str, variant: str, phase: str) -
     after = it.run(it.state, it.phase(phase), 0, 1).state
     for field in it.state._fields:
         pairs = list(zip(bits(getattr(it.state, field)), bits(getattr(after, field)), strict=True))
-        if field in CHANGES[name][phase]:
+        if field in CASES[name].changes[phase]:
             assert all(old != new for old, new in pairs), field
         else:
             assert all(old == new for old, new in pairs), field
@@ -351,10 +270,10 @@ def test_updates_change_what_they_declare(name: str, variant: str, phase: str) -
 
 @each_case
 def test_targets_move_on_the_polyak_line(name: str, variant: str) -> None:
-    it, number = world(name, variant), len(CHANGES[name]) - 1
+    it, number = world(name, variant), len(CASES[name].changes) - 1
     before = trained(name, variant).state  # target and online differ by now
     after = it.run(before, number, COUNT, 1).state
-    for target, online, rate_name in TARGETS[name]:
+    for target, online, rate_name in CASES[name].targets:
         get, rate = operator.attrgetter(target), getattr(it.one, rate_name)
         new_online = operator.attrgetter(online)(after)
         for old, new, goal in zip(*map(jax.tree.leaves, (get(before), get(after), new_online)), strict=True):
@@ -380,7 +299,8 @@ def test_policy_acts_in_bounds_with_fresh_noise(name: str, variant: str) -> None
     assert actions.dtype == np.float32
     assert np.abs(actions).max() <= SPEC.max_action
     ordinary = np.asarray(act(policy, jnp.zeros(3), keys))
-    assert len(np.unique(ordinary, axis=0)) > 32
+    distinct = len(np.unique(ordinary, axis=0))
+    assert distinct == 1 if CASES[name].deterministic else distinct > 32
     assert np.asarray(act(policy, jnp.zeros(3), keys)).tobytes() == ordinary.tobytes()
 
 
@@ -406,7 +326,7 @@ def _shapes(name: str, variant: str, change: Callable[[Transition], Transition],
 @pytest.mark.usefixtures("_no_shape_checks")
 def test_column_vectors_are_refused(name: str, variant: str) -> None:
     """(B, 1) rewards would broadcast against (B,) values to (B, B) without a word."""
-    for phase, changed in enumerate(CHANGES[name].values()):
+    for phase, changed in enumerate(CASES[name].changes.values()):
         if not any("critic" in field for field in changed):  # a phase that trains no critic reads no rewards
             continue
         for column in ("reward", "terminal"):
@@ -419,7 +339,7 @@ def test_float32_stays_with_x64_enabled(name: str, variant: str) -> None:
     it = world(name, variant)
     with jax.enable_x64(True):
         shapes: list[Any] = [jax.eval_shape(lambda: it.one.init(SPEC, seed_key(0)))]
-        for phase in range(len(CHANGES[name])):
+        for phase in range(len(CASES[name].changes)):
             shapes.append(_shapes(name, variant, lambda batch: batch, phase))
             shapes.append(jax.eval_shape(lambda state, phase=phase: it.run(state, phase, 0, 1), it.state))
         policy = it.one.policy(take_lane(it.state, 0))

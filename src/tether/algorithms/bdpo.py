@@ -24,7 +24,8 @@ From the code:
   7. Minibatches are drawn with replacement, not by passes over a permutation.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -35,15 +36,14 @@ from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
 from tether.diffusion_policy import DiffusionPolicy
 from tether.errors import InputError
-from tether.losses import aggregate_heads, polyak, td_target
+from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble, orthogonal
-from tether.optimisers import adam_init, adam_step, clip_by_global_norm, cosine_decay
+from tether.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["BDPO", "BDPOState", "Critics"]
+__all__ = ["BDPO", "BDPOState", "Critics", "q_loss", "update_when_due"]
 
-ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this)
-GRADIENT_NORM = 1.0
+State = TypeVar("State", bound=Any)
 
 
 class Critics(NamedTuple):
@@ -88,6 +88,23 @@ def value_loss(
     values = jax.vmap(value)(observation, diffused.noisy_action, diffused.step)
     loss = jnp.mean((values - target[:, None]) ** 2)
     return loss, {"critic/value_loss": loss, "critic/value": jnp.mean(values)}
+
+
+def update_when_due(
+    update: Callable[[State], tuple[State, Metrics]], state: State, step: Int[Array, ""], warmup: int, interval: int
+) -> tuple[State, Metrics]:
+    """`update(state)` in every `interval`-th step from `warmup` on; else the state as it is and zeros for metrics.
+
+    Metrics are multiplied by `interval`, because rows average over all steps.
+    """
+
+    def due(state: State) -> tuple[State, Metrics]:
+        state, metrics = update(state)
+        return state, {name: value * interval for name, value in metrics.items()}
+
+    shapes = jax.eval_shape(due, state)[1]
+    zeros = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in shapes.items()}
+    return jax.lax.cond((step >= warmup) & (step % interval == 0), due, lambda state: (state, zeros), state)
 
 
 class BDPO(eqx.Module):
@@ -172,17 +189,16 @@ class BDPO(eqx.Module):
         self, state: BDPOState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[BDPOState, Metrics]:
         """Noise regression on the data."""
-        return self._update_behaviour(state, self._clipped(state, batch), key)
+        return self._update_behaviour(state, clip_actions(batch, state.actor.max_action), key)
 
     def update(
         self, state: BDPOState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[BDPOState, Metrics]:
         """Critics every time; the actor at its interval after the warm-up."""
         q_key, value_key, actor_key, behaviour_key = jax.random.split(key, 4)
-        batch = self._clipped(state, batch)
+        batch = clip_actions(batch, state.actor.max_action)
         state = jax.lax.cond(step == 0, _start_actor, lambda s: s, state)
-        horizon = self.train_updates if self.decay_updates is None else self.decay_updates
-        rate_factor = cosine_decay(step, float(horizon)) if self.cosine_decay else 1.0
+        rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         state, q_metrics = self._update_q(state, batch, q_key, rate_factor)
         state, value_metrics = self._update_value(state, batch, value_key, rate_factor)
 
@@ -190,14 +206,10 @@ class BDPO(eqx.Module):
             state, metrics = self._update_actor(state, batch, actor_key, rate_factor)
             if self.behaviour_in_training == "continuing":
                 state = self._update_behaviour(state, batch, behaviour_key)[0]
-            # Rows average over all updates, of which one in `actor_update_interval` comes here.
-            return state, {name: value * self.actor_update_interval for name, value in metrics.items()}
+            return state, metrics
 
-        shapes = jax.eval_shape(with_actor, state)[1]
-        due = (step >= self.actor_warmup_updates) & (step % self.actor_update_interval == 0)
-        state, actor_metrics = jax.lax.cond(
-            due, with_actor, lambda s: (s, {name: jnp.zeros(m.shape, m.dtype) for name, m in shapes.items()}), state
-        )
+        warmup, interval = self.actor_warmup_updates, self.actor_update_interval
+        state, actor_metrics = update_when_due(with_actor, state, step, warmup, interval)
         critics = polyak(state.target_critics, state.critics, self.target_rate)
         return state._replace(target_critics=critics), q_metrics | value_metrics | actor_metrics
 
@@ -211,7 +223,8 @@ class BDPO(eqx.Module):
     def q_target(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[Float[Array, " batch"], Scalar]:
         """y_Q (eq. 13) and the mean path penalty, from M chains of the averaged actor per next state."""
         if not self.bootstrap:
-            return batch.reward, jnp.zeros(())
+            nothing = jnp.zeros_like(batch.reward)
+            return td_target(batch.reward, self.discount, batch.terminal, nothing), jnp.zeros((), jnp.float32)
         schedule, bound = self._schedule(), self._bound(state)
         steps = jnp.arange(schedule.steps, 0, -1, jnp.int32)
 
@@ -276,9 +289,8 @@ class BDPO(eqx.Module):
     ) -> tuple[BDPOState, Metrics]:
         target, penalty = self.q_target(state, batch, key)
         gradients, metrics = eqx.filter_grad(q_loss, has_aux=True)(state.critics.q, batch, target)
-        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
         rate = self.critic_learning_rate * rate_factor
-        q, optimiser = adam_step(state.critics.q, gradients, state.q_optimiser, rate)
+        q, optimiser = clipped_adam_step(state.critics.q, gradients, state.q_optimiser, rate)
         state = state._replace(critics=state.critics._replace(q=q), q_optimiser=optimiser)
         return state, metrics | {"critic/path_kl": penalty}
 
@@ -291,9 +303,8 @@ class BDPO(eqx.Module):
         gradients, metrics = eqx.filter_grad(value_loss, has_aux=True)(
             state.critics.value, batch.observation, diffused, target
         )
-        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
         rate = self.critic_learning_rate * rate_factor
-        value, optimiser = adam_step(state.critics.value, gradients, state.value_optimiser, rate)
+        value, optimiser = clipped_adam_step(state.critics.value, gradients, state.value_optimiser, rate)
         return state._replace(critics=state.critics._replace(value=value), value_optimiser=optimiser), metrics
 
     def _update_actor(
@@ -303,18 +314,16 @@ class BDPO(eqx.Module):
         diffused = vp.diffuse(self._schedule(), batch.action, noise_key)
         loss = eqx.filter_grad(self.actor_loss, has_aux=True)
         gradients, metrics = loss(state.actor, state, batch.observation, diffused, step_key)
-        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
         rate = self.learning_rate * rate_factor
-        actor, optimiser = adam_step(state.actor, gradients, state.actor_optimiser, rate)
+        actor, optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate)
         target_actor = polyak(state.target_actor, actor, self.target_rate)
         return state._replace(actor=actor, actor_optimiser=optimiser, target_actor=target_actor), metrics
 
     def _update_behaviour(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[BDPOState, Metrics]:
         diffused = vp.diffuse(self._schedule(), batch.action, key)
         loss, gradients = eqx.filter_value_and_grad(behaviour_loss)(state.behaviour, batch.observation, diffused)
-        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
         rate = self.behaviour_learning_rate
-        behaviour, optimiser = adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
+        behaviour, optimiser = clipped_adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
         target_behaviour = polyak(state.target_behaviour, behaviour, self.target_rate)
         state = state._replace(behaviour=behaviour, behaviour_optimiser=optimiser, target_behaviour=target_behaviour)
         return state, {"behaviour/loss": loss}
@@ -324,10 +333,6 @@ class BDPO(eqx.Module):
 
     def _bound(self, state: BDPOState) -> float | None:
         return state.actor.max_action if self.clip_denoised else None
-
-    def _clipped(self, state: BDPOState, batch: Transition) -> Transition:
-        limit = state.actor.max_action - ACTION_MARGIN
-        return batch._replace(action=jnp.clip(batch.action, -limit, limit))
 
 
 def _start_actor(state: BDPOState) -> BDPOState:

@@ -32,15 +32,13 @@ import optax
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
 from tether.diffusion_policy import DiffusionPolicy, ancestral_sampler
-from tether.losses import aggregate_heads, polyak, td_target
+from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import NoiseNetwork, QEnsemble, glorot_uniform
-from tether.optimisers import adam_init, adam_step, clip_by_global_norm, cosine_decay
+from tether.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["DAC", "DACState", "Noised"]
 
-ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this)
-GRADIENT_NORM = 1.0  # global norm to which actor and whole critic ensemble are clipped
 ACTOR_AVERAGE_EVERY_UPDATES, ACTOR_AVERAGE_AFTER_UPDATES = 5, 1000
 ETA_RANGE = (1e-3, 100.0)
 
@@ -153,10 +151,8 @@ class DAC(eqx.Module):
     ) -> tuple[DACState, Metrics]:
         """Critic, then actor against the moved targets, then eta and the actor's average."""
         critic_key, actor_key = jax.random.split(key)
-        limit = state.actor.max_action - ACTION_MARGIN
-        batch = batch._replace(action=jnp.clip(batch.action, -limit, limit))
-        horizon = self.train_updates if self.decay_updates is None else self.decay_updates
-        rate_factor = cosine_decay(step, float(horizon)) if self.cosine_decay else 1.0
+        batch = clip_actions(batch, state.actor.max_action)
+        rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         state, critic_metrics = self._update_critic(state, batch, critic_key, rate_factor)
         state, actor_metrics = self._update_actor(state, batch, actor_key, rate_factor)
         due = (step % ACTOR_AVERAGE_EVERY_UPDATES == 0) & (step > ACTOR_AVERAGE_AFTER_UPDATES)
@@ -176,7 +172,7 @@ class DAC(eqx.Module):
     def critic_target(self, state: DACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
         """y: 10 next actions, reduced per head first, then over heads; no gradient."""
         if not self.bootstrap:
-            return batch.reward
+            return td_target(batch.reward, self.discount, batch.terminal, jnp.zeros_like(batch.reward))
         draw = ancestral_sampler(self.diffusion_steps, self.clip_denoised)
 
         def next_value(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:
@@ -211,9 +207,8 @@ class DAC(eqx.Module):
     ) -> tuple[DACState, Metrics]:
         target = self.critic_target(state, batch, key)
         gradients, metrics = eqx.filter_grad(critic_loss, has_aux=True)(state.critic, batch, target)
-        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
         rate = self.critic_learning_rate * rate_factor
-        critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, rate)
+        critic, critic_optimiser = clipped_adam_step(state.critic, gradients, state.critic_optimiser, rate)
         target_critic = polyak(state.target_critic, critic, self.target_rate)
         state = state._replace(critic=critic, critic_optimiser=critic_optimiser, target_critic=target_critic)
         return state, metrics | {"critic/target": jnp.mean(target)}
@@ -229,9 +224,8 @@ class DAC(eqx.Module):
         else:
             field, _ = self.guidance_field(state.target_critic, batch, noised)
             gradients, metrics = eqx.filter_grad(guided_loss, has_aux=True)(state.actor, noised, field, state.eta)
-        gradients = clip_by_global_norm(gradients, GRADIENT_NORM)
         rate = self.learning_rate * rate_factor
-        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, rate)
+        actor, actor_optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate)
         # Dual ascent on the constraint noise error <= b, at the updated actor and the same draws (deviation 3).
         excess = jnp.clip(noise_error(actor, noised) - self.noise_bound, -1.0, 1.0)
         eta = jnp.where(

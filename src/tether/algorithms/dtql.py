@@ -40,7 +40,7 @@ from tether.diffusion import edm
 from tether.errors import InputError
 from tether.losses import expectile_loss, polyak, td_target
 from tether.networks import Denoiser, GaussianActor, ImplicitActor, QEnsemble, ValueNetwork
-from tether.optimisers import adam_init, adam_step, cosine_decay
+from tether.optimisers import adam_init, adam_step, decay_factor
 from tether.selection import sample_by_min_q
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -205,8 +205,7 @@ class DTQL(eqx.Module):
     ) -> tuple[DTQLState, Metrics]:
         """One iteration: critic, denoiser, policy against both just updated, then the targets."""
         behaviour_key, actor_key = jax.random.split(key)
-        horizon = self.train_updates if self.decay_updates is None else self.decay_updates
-        rate_factor = cosine_decay(step, float(horizon)) if self.cosine_decay else 1.0
+        rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         state, metrics = self._update_behaviour(state, batch, behaviour_key, rate_factor)
 
         loss = eqx.filter_grad(self.actor_loss, has_aux=True)

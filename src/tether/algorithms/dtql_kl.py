@@ -33,7 +33,7 @@ from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import edm
 from tether.losses import polyak
 from tether.networks import Denoiser, ImplicitActor, QEnsemble, ValueNetwork
-from tether.optimisers import adam_init, adam_step, cosine_decay
+from tether.optimisers import adam_init, adam_step, decay_factor
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["DTQLKL", "DTQLKLState", "distillation_gradient"]
@@ -129,8 +129,7 @@ class DTQLKL(eqx.Module):
         behaviour_key, actor_key, fake_key = jax.random.split(key, 3)
         if self.start_from_denoiser:
             state = jax.lax.cond(step == 0, _start_from_denoiser, lambda s: s, state)
-        horizon = self.train_updates if self.decay_updates is None else self.decay_updates
-        rate_factor = cosine_decay(step, float(horizon)) if self.cosine_decay else 1.0
+        rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         rate = self.learning_rate * rate_factor
         state, metrics = self._update_behaviour(state, batch, behaviour_key, rate_factor)
 
