@@ -4,6 +4,7 @@ Machines are noisy and shared, so nothing is compared across processes: rounds o
 jitted matmul of the same layer shape alternate, and the fraction is taken round by round.
 """
 
+import functools
 import os
 import platform
 import statistics
@@ -23,11 +24,13 @@ from tether.training.lanes import make_lanes, parse_fields, stack_lanes
 from tether.training.loop import init_lanes, run_updates
 from tether.types import Spec, Transition
 
-__all__ = ["bench", "bench_table", "matmul_flops"]
+__all__ = ["bench", "bench_table", "matmul_flops", "update_flops"]
 
 ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
 WIDTH = 256  # of the reference matmul, the field's layer width
 ROUNDS = 5
+FIRST_UPDATE = 100_000  # past every warm-up, so that delayed updates are in the time and in the count
+COUNTED_UPDATES = 10  # a whole number of every algorithm's update intervals
 ACT_CALLS = 200
 
 
@@ -72,7 +75,7 @@ def _bench_phase(
     stacked = stack_lanes(algorithm, lanes)
     keys = jax.random.split(jax.random.key(0), lane_count)
     state, data = init_lanes(stacked, spec, keys), _synthetic(spec, jax.random.key(1))
-    zero, alive = jnp.asarray(0, jnp.int32), jnp.ones(lane_count, bool)
+    first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
     started = time.perf_counter()
     compiled = run_updates.lower(
         stacked,
@@ -80,8 +83,8 @@ def _bench_phase(
         keys,
         alive,
         data,
-        zero,
-        zero,
+        first,
+        first,
         phase=phase,
         batch_size=batch_size,
         sequential=jax.default_backend() == "cpu",
@@ -89,10 +92,10 @@ def _bench_phase(
     compile_seconds = time.perf_counter() - started
 
     def updates(count: int) -> None:
-        jax.block_until_ready(compiled(stacked, state, keys, alive, data, zero, jnp.asarray(count, jnp.int32)))
+        jax.block_until_ready(compiled(stacked, state, keys, alive, data, first, jnp.asarray(count, jnp.int32)))
 
     rounds = _alternate(updates, matmul_program(batch_size), seconds)
-    flops = matmul_flops(_single_update(algorithm, phase, spec, batch_size))
+    flops = update_flops(algorithm, phase, spec, batch_size)
     per_second = [lane_count * round_.update_rate for round_ in rounds]
     fractions = [flops * lane_count * round_.update_rate / round_.matmul_rate for round_ in rounds]
     return {
@@ -162,8 +165,20 @@ def _single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> A
     return algorithm.phases()[phase].update, (state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
 
 
+def update_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float:
+    """Floating-point operations of the matmuls of an update, averaged over the algorithm's update intervals."""
+    function, (state, batch, key, _) = _single_update(algorithm, phase, spec, batch_size)
+    steps = [np.int32(FIRST_UPDATE + i) for i in range(COUNTED_UPDATES)]
+    # With `step` a number, `step % interval == 0` is one too: the jaxpr says which branches this update takes.
+    counts = [matmul_flops((functools.partial(function, step=step), (state, batch, key))) for step in steps]
+    return sum(counts) / len(counts)
+
+
 def matmul_flops(program: tuple[Callable, tuple]) -> float:
-    """Floating-point operations of the matmuls in a function's jaxpr, those in loops once per trip."""
+    """Floating-point operations of the matmuls in a function's jaxpr, those in loops once per trip.
+
+    Of a branch that depends on a number the one taken counts, of one that depends on an argument none.
+    """
     function, arguments = program
     return _dot_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -175,6 +190,11 @@ def _dot_flops(jaxpr: Any) -> float:
             contracted = equation.params["dimension_numbers"][0][0]
             inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
             total += 2.0 * inner * np.prod(equation.outvars[0].aval.shape)
+        if equation.primitive.name == "cond":
+            index = equation.invars[0]
+            if hasattr(index, "val"):
+                total += _dot_flops(equation.params["branches"][int(index.val)].jaxpr)
+            continue
         trips = equation.params.get("length", 1)
         for value in equation.params.values():
             nested = getattr(value, "jaxpr", value)

@@ -20,8 +20,8 @@ class Case(NamedTuple):
     """(target, online, rate), moved by the last phase."""
     unread: frozenset[str] = frozenset()
     """Numbers that the last phase does not read at all."""
-    deterministic: bool = False
-    """Its policy gives one action for one observation, whatever the key."""
+    deterministic: frozenset[str] = frozenset()
+    """Variants whose policy gives one action for one observation, whatever the key."""
 
 
 CASES: dict[str, Case] = {
@@ -105,5 +105,31 @@ CASES: dict[str, Case] = {
         swept="eta",
         targets=(("target_critics", "critics", "target_rate"), ("target_actor", "actor", "target_rate")),
         unread=frozenset({"behaviour_learning_rate"}),
+    ),
+    "bdpo-unimodal": Case(
+        sizes={
+            "hidden_sizes": (8,),
+            "actor_hidden_sizes": (8,),
+            "ensemble_size": 2,
+            "samples": 2,
+            "candidates": 3,
+            "actor_warmup_updates": 0,
+            "actor_update_interval": 1,
+        },
+        variants={
+            "gaussian": {"train_updates": 20},
+            "deterministic": {"actor_kind": "deterministic", "penalty_order": "discounted"},
+        },
+        changes={
+            "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour"},
+            "train": {
+                *("critic", "target_critic", "critic_optimiser"),
+                *("actor", "actor_optimiser", "target_actor"),
+            },
+        },
+        swept="eta",
+        targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        unread=frozenset({"behaviour_learning_rate"}),
+        deterministic=frozenset({"deterministic"}),
     ),
 }
