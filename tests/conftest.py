@@ -1,5 +1,6 @@
 """Strict arrays, under pytest only: broadcasting over ranks and mixing dtypes are errors, as they hide bugs."""
 
+import os
 from collections.abc import Callable
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+os.environ["TETHER_COMPILATION_CACHE"] = "off"  # tests leave the user's cache alone; their processes inherit it
 
 
 @pytest.fixture

@@ -441,7 +441,12 @@ DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `tether` command; `arguments` default to the process's own."""
-    sys.exit(_guarded(parse(sys.argv[1:] if arguments is None else arguments)))
+    command = parse(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(command, Train | Resume | Evaluate | Bandit):  # not Bench, which reports what compiling costs
+        from tether.cache import use_compilation_cache
+
+        use_compilation_cache()
+    sys.exit(_guarded(command))
 
 
 def parse(arguments: Sequence[str]) -> Any:
