@@ -27,6 +27,7 @@ from tether.training.lanes import Lane, make_lanes, parse_fields, settings_of
 from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
 from tether.training.signals import StopSignals
+from tether.types import Columns
 
 __all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"]
 
@@ -74,7 +75,7 @@ def train(
     lanes = make_lanes(algorithm, seeds, sweep or {})
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
     task = _task_for(data, environment)
-    prepared = prepare(data, reward_transform, observation_transform)
+    prepared = prepare(data, reward_transform, observation_transform, columns=_columns(algorithm))
     rows = len(prepared.transitions.reward)
     if settings.batch_size > rows:
         raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
@@ -241,7 +242,14 @@ def _restored_plan(folder: Path) -> Plan:
             f"{path} says {sha256[:12]}..."
         )
     task = None if environment == NO_ENVIRONMENT else get_task(environment)
-    return _plan(folder, name, algorithm, lanes, settings, data, prepare(data, *transforms), task)
+    return _plan(
+        folder, name, algorithm, lanes, settings, data, prepare(data, *transforms, columns=_columns(algorithm)), task
+    )
+
+
+def _columns(algorithm: Any) -> Columns:
+    """What `algorithm` trains on beside the usual columns; few ask for anything."""
+    return algorithm.columns() if hasattr(algorithm, "columns") else Columns()
 
 
 def _name_of(algorithm: Any) -> str:

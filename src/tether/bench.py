@@ -241,6 +241,8 @@ def _synthetic(spec: Spec, key: jax.Array) -> Transition:
         reward=jax.random.normal(keys[2], (ROWS,)),
         next_observation=jax.random.normal(keys[3], shape),
         terminal=jnp.zeros(ROWS),
+        next_action=jnp.zeros((ROWS, spec.action_size)),
+        return_to_go=jnp.zeros(ROWS),
     )
 
 

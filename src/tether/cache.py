@@ -25,8 +25,8 @@ def use_compilation_cache() -> Path | None:
 
     if os.environ.get("TETHER_COMPILATION_CACHE", "on").lower() in ("off", "0", "false", "no"):
         return None
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if chosen := getattr(jax.config, "jax_compilation_cache_dir", None):
+        return Path(chosen)
     folder = cache_folder() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,14 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from tether.networks import QEnsemble
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["best_by_mean_q", "sample_by_min_q", "sample_by_q"]
+__all__ = ["best_by_q", "sample_by_min_q", "sample_by_q"]
 
 SHORTLIST = 128
 
@@ -23,11 +24,17 @@ def sample_by_q(
     return actions[jax.random.categorical(key, q)]
 
 
-def best_by_mean_q(
-    critic: QEnsemble, observation: Float[Array, " observation"], actions: Float[Array, "candidates action"]
+def best_by_q(
+    critic: QEnsemble,
+    observation: Float[Array, " observation"],
+    actions: Float[Array, "candidates action"],
+    heads: str = "mean",
 ) -> Float[Array, " action"]:
-    """The candidate with the largest mean over the heads of `critic`."""
-    q = jax.vmap(lambda action: critic(observation, action).mean())(actions)
+    """The candidate with the largest Q: the "mean" or "min" over the heads of `critic`, or the "first" one alone."""
+    if heads == "first":
+        critic = eqx.tree_at(lambda q: q.heads, critic, critic.heads[:1])
+    reduce = jnp.min if heads == "min" else jnp.mean
+    q = jax.vmap(lambda action: reduce(critic(observation, action)))(actions)
     return actions[jnp.argmax(q)]
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Metrics", "PRNGKey", "Scalar", "Spec", "Transition"]
+__all__ = ["Array", "Bool", "Columns", "Float", "Int", "Key", "Metrics", "PRNGKey", "Scalar", "Spec", "Transition"]
 
 PRNGKey = Key[Array, ""]
 Scalar = Float[Array, ""]
@@ -30,7 +30,8 @@ class Spec(NamedTuple):
 class Transition(NamedTuple):
     """A batch of logged transitions, leading axis `batch`, all float32.
 
-    `terminal` is 1 where the task truly ended (no bootstrapping) and 0 elsewhere, at time-outs too.
+    `terminal` is 1 where the task truly ended (no bootstrapping) and 0 elsewhere, at time-outs too. The optional
+    columns are there for the algorithms that ask for them (`Columns`).
     """
 
     observation: Float[Array, "batch observation"]
@@ -38,3 +39,12 @@ class Transition(NamedTuple):
     reward: Float[Array, " batch"]
     next_observation: Float[Array, "batch observation"]
     terminal: Float[Array, " batch"]
+    next_action: Float[Array, "batch action"] | None = None  # the data's own; zeros where `terminal`
+    return_to_go: Float[Array, " batch"] | None = None  # sum of discount^i r over the rest of the trajectory
+
+
+class Columns(NamedTuple):
+    """What an algorithm trains on beside the five columns of every `Transition` (its optional method `columns`)."""
+
+    next_action: bool = False  # rows whose next action the data do not hold are dropped
+    return_discount: float | None = None  # of `return_to_go`; None: the column is not made

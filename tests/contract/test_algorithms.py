@@ -77,7 +77,8 @@ def make_data() -> Transition:
 
     action = SPEC.max_action * jnp.tanh(normal(ROWS, SPEC.action_size))
     terminal = jnp.asarray(generator.random(ROWS) < 0.1, jnp.float32)
-    return Transition(normal(ROWS, 3), action, normal(ROWS), normal(ROWS, 3), terminal)
+    usual = normal(ROWS, 3), action, normal(ROWS), normal(ROWS, 3), terminal
+    return Transition(*usual, next_action=jnp.roll(action, -1, axis=0), return_to_go=normal(ROWS))
 
 
 @functools.cache

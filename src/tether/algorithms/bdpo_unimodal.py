@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.bdpo import q_loss, update_when_due
+from tether.algorithms.bdpo import q_loss
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import GaussianActor, QEnsemble, TanhGaussian, orthogonal
-from tether.optimisers import adam_init, clipped_adam_step, decay_factor
-from tether.selection import best_by_mean_q
+from tether.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
+from tether.selection import best_by_q
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["BDPOUnimodal", "BDPOUnimodalState", "UnimodalPolicy", "gaussian_kl", "squared_distance"]
@@ -58,16 +58,12 @@ def gaussian_kl(policy: TanhGaussian, behaviour: TanhGaussian) -> Scalar:
 
 
 def squared_distance(policy: TanhGaussian, behaviour: TanhGaussian) -> Scalar:
-    """1/2 |pi(s) - nu(s)|^2, for one state: that of the actions in the middle of the laws."""
-    return 0.5 * jnp.sum((_middle(policy) - _middle(behaviour)) ** 2)
-
-
-def _middle(law: TanhGaussian) -> Float[Array, " action"]:
-    return law.transform(jnp.zeros_like(law.mean))
+    """1/2 |pi(s) - nu(s)|^2, for one state: between the actions without noise."""
+    return 0.5 * jnp.sum((policy.mode() - behaviour.mode()) ** 2)
 
 
 class UnimodalPolicy(eqx.Module):
-    """The middle of the law (deterministic), or the best of several samples by the mean of the heads."""
+    """The mode of the law (deterministic), or the best of several samples by the mean of the heads."""
 
     actor: GaussianActor
     critic: QEnsemble
@@ -76,8 +72,8 @@ class UnimodalPolicy(eqx.Module):
 
     def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
         if self.deterministic:
-            return _middle(self.actor(observation))
-        return best_by_mean_q(self.critic, observation, self.actor.sample(observation, key, self.candidates))
+            return self.actor.mode(observation)
+        return best_by_q(self.critic, observation, self.actor.sample(observation, key, self.candidates))
 
 
 class BDPOUnimodal(eqx.Module):
@@ -174,10 +170,10 @@ class BDPOUnimodal(eqx.Module):
     # --- losses ---
 
     def behaviour_loss(self, behaviour: GaussianActor, batch: Transition) -> Scalar:
-        """L_nu: squared error of the middle (deterministic) or negative log-likelihood, mean over the batch."""
+        """L_nu: squared error of the mode (deterministic) or negative log-likelihood, mean over the batch."""
         laws = jax.vmap(behaviour)(batch.observation)
         if self.actor_kind == "deterministic":
-            return jnp.mean(jnp.sum((jax.vmap(_middle)(laws) - batch.action) ** 2, axis=1))
+            return jnp.mean(jnp.sum((laws.mode() - batch.action) ** 2, axis=1))
         return -jnp.mean(laws.log_likelihood(batch.action))
 
     def penalty(self, policy: TanhGaussian, behaviour: TanhGaussian) -> Scalar:
@@ -197,7 +193,7 @@ class BDPOUnimodal(eqx.Module):
         def row(observation: Array, key: PRNGKey) -> tuple[Float[Array, " ensemble"], Scalar]:
             law = actor(observation)
             if self.actor_kind == "deterministic":
-                actions = _middle(law)[None]
+                actions = law.mode()[None]
             else:
                 actions = jax.vmap(law.transform)(
                     jax.random.normal(key, (self.samples, law.mean.shape[0]), jnp.float32)

@@ -38,7 +38,10 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays."""
+    """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays.
+
+    Optional: `columns() -> Columns`, where it trains on more than the five columns of every `Transition`.
+    """
 
     def init(self, spec: Spec, key: PRNGKey) -> Any:
         """Fresh networks and optimiser moments."""

@@ -142,7 +142,7 @@ class Dataset:
             return starts[:-1], ends[:-1]
         return starts, ends
 
-    def transitions(self, keep_timeouts: bool | None = None) -> Transition:
+    def transitions(self, keep_timeouts: bool | None = None, next_action: bool = False) -> Transition:
         """The table an algorithm trains on: (o, a, r, o', terminal), float32 NumPy arrays, M <= N rows.
 
         By default this is D4RL's Q-learning view (d4rl-facts section 4): rows with a time-out are dropped,
@@ -159,12 +159,17 @@ class Dataset:
             keep_timeouts: True keeps *every* row and takes o' from the stored next observations (pitfall 7),
                 so that time-outs bootstrap from what truly followed. None: True where those are exact in
                 every row (`exact_next_observations`, Minari), else False as in D4RL.
+            next_action: also the action of the next row; a timed-out row has none, so time-outs are never kept.
 
         Raises:
             InputError: `keep_timeouts` without stored next observations; no row is left.
         """
         keep = self.exact_next_observations if keep_timeouts is None else keep_timeouts
-        if keep:
+        if keep and keep_timeouts and next_action:
+            raise InputError(
+                f"{self.source.location}: keep_timeouts: a timed-out row has no next action, which is asked for"
+            )
+        if keep and not next_action:
             if self.next_observations is None:
                 where = self.source.location
                 raise InputError(f"{where}: keep_timeouts needs next_observations, which are not stored here")
@@ -179,7 +184,12 @@ class Dataset:
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
-        return self._table(rows, next_observation)
+        table = self._table(rows, next_observation)
+        if not next_action:
+            return table
+        following = self.actions[rows + 1]
+        following[ended] = 0.0
+        return table._replace(next_action=following)
 
     def _table(self, rows: np.ndarray, next_observation: np.ndarray) -> Transition:
         # `Transition` is annotated for device arrays; on the host the same columns are NumPy arrays.

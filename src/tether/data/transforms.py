@@ -10,7 +10,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset
 from tether.errors import InputError, unknown
-from tether.types import Bool, Float, Spec, Transition
+from tether.types import Bool, Columns, Float, Int, Spec, Transition
 
 __all__ = [
     "OBSERVATION_TRANSFORMS",
@@ -18,6 +18,7 @@ __all__ = [
     "Normaliser",
     "Prepared",
     "prepare",
+    "returns_to_go",
     "trajectory_returns",
 ]
 
@@ -57,14 +58,35 @@ def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajector
     (|o'_i - o_{i+1}| > 1e-6), and with the table: variant (a) of baselines.md 0.2. The last trajectory counts
     even if it is unfinished, as it does for the authors.
     """
+    return np.add.reduceat(np.asarray(transitions.reward, np.float64), _trajectory_starts(transitions))
+
+
+def returns_to_go(transitions: Transition, discount: float) -> Float[np.ndarray, " batch"]:
+    """sum_i discount^i r over the rest of each row's trajectory (as `trajectory_returns` cuts them), float32.
+
+    A trajectory that the recording cut short counts what was recorded: its returns are too low near the end.
+    """
+    rewards, returns = np.asarray(transitions.reward, np.float64), np.empty(len(transitions.reward))
+    starts = _trajectory_starts(transitions)
+    ends = np.append(starts[1:], len(rewards)) - 1
+    last = np.zeros(len(rewards), bool)
+    last[ends] = True
+    total = 0.0
+    for row in range(len(rewards) - 1, -1, -1):
+        total = rewards[row] + (0.0 if last[row] else discount * total)
+        returns[row] = total
+    return returns.astype(np.float32)
+
+
+def _trajectory_starts(transitions: Transition) -> Int[np.ndarray, " trajectories"]:
+    """The rows at which trajectories begin (see `trajectory_returns`)."""
     observation, next_observation = (
         np.asarray(transitions.observation),
         np.asarray(transitions.next_observation),
     )
     jumps = np.linalg.norm(next_observation[:-1] - observation[1:], axis=1) > 1e-6
     ends: Bool[np.ndarray, " rows"] = (np.asarray(transitions.terminal)[:-1] > 0) | jumps
-    starts = np.concatenate([[0], np.flatnonzero(ends) + 1])
-    return np.add.reduceat(np.asarray(transitions.reward, np.float64), starts)
+    return np.concatenate([[0], np.flatnonzero(ends) + 1])
 
 
 def _rewards(transitions: Transition) -> Rewards:
@@ -173,6 +195,7 @@ def prepare(
     reward_transform: str = "none",
     observation_transform: str = "none",
     keep_timeouts: bool | None = None,
+    columns: Columns = Columns(),  # noqa: B008  (immutable)
 ) -> Prepared:
     """The transition table of `dataset` with rewards and observations transformed, ready for training.
 
@@ -181,6 +204,7 @@ def prepare(
         reward_transform: a key of `REWARD_TRANSFORMS`.
         observation_transform: a key of `OBSERVATION_TRANSFORMS`; next observations get the same affine map.
         keep_timeouts: see `Dataset.transitions`.
+        columns: what the algorithm asks for beside the usual ones.
 
     Raises:
         InputError: an unknown name; a transform that would divide by zero here; no transition is left.
@@ -189,15 +213,17 @@ def prepare(
         raise unknown("reward transform", reward_transform, REWARD_TRANSFORMS)
     if observation_transform not in OBSERVATION_TRANSFORMS:
         raise unknown("observation transform", observation_transform, OBSERVATION_TRANSFORMS)
-    table = dataset.transitions(keep_timeouts)
+    table = dataset.transitions(keep_timeouts, columns.next_action)
     observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
     rewards, numbers = REWARD_TRANSFORMS[reward_transform](table)
     added = OBSERVATION_TRANSFORMS[observation_transform]
     normaliser = _fit_normaliser(observation, added)
-    columns: dict[str, Any] = {"reward": rewards.astype(np.float32)}
+    changed: dict[str, Any] = {"reward": rewards.astype(np.float32)}
+    if columns.return_discount is not None:
+        changed["return_to_go"] = returns_to_go(table._replace(reward=rewards), columns.return_discount)
     if added is not None:
-        columns["observation"] = normaliser.normalise(observation)
-        columns["next_observation"] = normaliser.normalise(next_observation)
+        changed["observation"] = normaliser.normalise(observation)
+        changed["next_observation"] = normaliser.normalise(next_observation)
     record = {
         "dataset": dataset.name,
         "source": dataset.source.location,
@@ -209,4 +235,4 @@ def prepare(
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
-    return Prepared(table._replace(**columns), spec, normaliser, record)
+    return Prepared(table._replace(**changed), spec, normaliser, record)

@@ -4,20 +4,32 @@ from tether.networks.critics import DiffusionValue, DiffusionValueEnsemble, QEns
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
 from tether.networks.layers import MLP, Linear, glorot_uniform, mish, orthogonal, torch_uniform
 from tether.networks.noise import NoiseNetwork
-from tether.networks.policies import GaussianActor, ImplicitActor, TanhGaussian
+from tether.networks.policies import (
+    DeterministicActor,
+    FreeGaussianActor,
+    GaussianActor,
+    ImplicitActor,
+    TanhGaussian,
+)
+from tether.networks.residual import ResidualNoiseNetwork
+from tether.networks.velocity import VelocityNetwork
 
 __all__ = [
     "MLP",
     "Denoiser",
+    "DeterministicActor",
     "DiffusionValue",
     "DiffusionValueEnsemble",
+    "FreeGaussianActor",
     "GaussianActor",
     "ImplicitActor",
     "Linear",
     "NoiseNetwork",
     "QEnsemble",
+    "ResidualNoiseNetwork",
     "TanhGaussian",
     "ValueNetwork",
+    "VelocityNetwork",
     "glorot_uniform",
     "mish",
     "orthogonal",
