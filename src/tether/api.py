@@ -16,7 +16,7 @@ import numpy as np
 import tether
 from tether import errors
 from tether.algorithms import ALGORITHMS
-from tether.data import Dataset, Prepared, bundled_names, load_dataset, prepare
+from tether.data import Dataset, Prepared, bundled_names, load_dataset, prepare, view_of
 from tether.environments import Task, find_task, get_task
 from tether.errors import InputError
 from tether.evaluation.report import Report, write_report
@@ -27,7 +27,6 @@ from tether.training.lanes import Lane, make_lanes, parse_fields, settings_of
 from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
 from tether.training.signals import StopSignals
-from tether.types import Columns
 
 __all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"]
 
@@ -75,8 +74,8 @@ def train(
     lanes = make_lanes(algorithm, seeds, sweep or {})
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
     task = _task_for(data, environment)
-    prepared = prepare(data, reward_transform, observation_transform, columns=_columns(algorithm))
-    rows = len(prepared.transitions.reward)
+    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm))
+    rows = prepared.transitions.rows
     if settings.batch_size > rows:
         raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
     folder = Path(out) if out is not None else _fresh_folder(f"{name}-{data.name}")
@@ -134,7 +133,7 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
 def _finish(plan: Plan, quiet: bool, resumed: bool = False) -> Report:
     """Train to the end, then write policies, result and picture."""
     with Display(quiet) as display, StopSignals() as stop:
-        lanes, rows = len(plan.lanes), len(plan.prepared.transitions.reward)
+        lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
         what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
         display.message(f"{what}, {lanes} lane{'s' if lanes > 1 else ''}, in {plan.folder}")
         if plan.task is None:
@@ -243,13 +242,8 @@ def _restored_plan(folder: Path) -> Plan:
         )
     task = None if environment == NO_ENVIRONMENT else get_task(environment)
     return _plan(
-        folder, name, algorithm, lanes, settings, data, prepare(data, *transforms, columns=_columns(algorithm)), task
+        folder, name, algorithm, lanes, settings, data, prepare(data, *transforms, view=view_of(algorithm)), task
     )
-
-
-def _columns(algorithm: Any) -> Columns:
-    """What `algorithm` trains on beside the usual columns; few ask for anything."""
-    return algorithm.columns() if hasattr(algorithm, "columns") else Columns()
 
 
 def _name_of(algorithm: Any) -> str:

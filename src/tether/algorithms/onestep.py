@@ -16,7 +16,7 @@ Deviations.
      here (released default 0.01, of unnormalised rewards).
 """
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ from tether.algorithms.interface import Hyperparameter, Phase
 from tether.losses import advantage_weights, polyak, q_regression, td_target
 from tether.networks import GaussianActor, QEnsemble, torch_uniform
 from tether.optimisers import adam_init, adam_step
-from tether.types import Array, Columns, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["Onestep", "OnestepState"]
 
@@ -50,6 +50,8 @@ class OnestepState(NamedTuple):
 class Onestep(eqx.Module):
     """Hyper-parameters of one-step RL."""
 
+    view: ClassVar[str] = "sarsa"
+
     inverse_temperature: Hyperparameter = 1.0  # eta of exp-weight
     kl_weight: Hyperparameter = 1.0  # alpha of reverse-kl
     discount: Hyperparameter = 0.99  # gamma
@@ -62,10 +64,6 @@ class Onestep(eqx.Module):
     behaviour_updates: int = eqx.field(static=True, default=500_000)
     critic_updates: int = eqx.field(static=True, default=2_000_000)
     train_updates: int = eqx.field(static=True, default=100_000)
-
-    def columns(self) -> Columns:
-        """SARSA needs the data's next action."""
-        return Columns(next_action=True)
 
     def init(self, spec: Spec, key: PRNGKey) -> OnestepState:
         """Fresh networks; the target starts as a copy, the policy as one of the behaviour when its phase begins."""
