@@ -45,6 +45,7 @@ def train(
     settings: Settings | None = None,
     reward_transform: str = "none",
     observation_transform: str = "none",
+    data_filter: str = "none",
     environment: str | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
@@ -57,6 +58,7 @@ def train(
         `Dataset` that was not read from a file cannot be resumed.
     seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
+    data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
     environment: task to evaluate in (`tether tasks`), "none" for no evaluation; by default the data set's name tells.
     out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
     quiet: no progress on stderr; warnings stay.
@@ -74,7 +76,7 @@ def train(
     lanes = make_lanes(algorithm, seeds, sweep or {})
     data = load_dataset(dataset) if isinstance(dataset, str) else dataset
     task = _task_for(data, environment)
-    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm))
+    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if settings.batch_size > rows:
         raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
@@ -228,6 +230,7 @@ def _restored_plan(folder: Path) -> Plan:
         settings = Settings(**config["settings"])
         source, sha256, environment = record["source"], record["sha256"], config["environment"]
         transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
+        data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
     except OSError as error:
         raise InputError(f"{folder}: not a run folder: {path.name}: {error.strerror or error}") from None
     except InputError as error:
@@ -241,9 +244,8 @@ def _restored_plan(folder: Path) -> Plan:
             f"{path} says {sha256[:12]}..."
         )
     task = None if environment == NO_ENVIRONMENT else get_task(environment)
-    return _plan(
-        folder, name, algorithm, lanes, settings, data, prepare(data, *transforms, view=view_of(algorithm)), task
-    )
+    prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
+    return _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
 
 
 def _name_of(algorithm: Any) -> str:

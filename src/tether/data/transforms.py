@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.dataset import Dataset
+from tether.data.filters import NO_FILTER, filter_episodes
 from tether.data.views import Trajectories, View, build, raw_table
 from tether.errors import InputError, unknown
 from tether.types import Bool, Float, Spec, Transition
@@ -176,6 +177,7 @@ def prepare(
     observation_transform: str = "none",
     keep_timeouts: bool | None = None,
     view: View = View(),  # noqa: B008  (immutable)
+    data_filter: str = NO_FILTER,
 ) -> Prepared:
     """What `view` makes of `dataset`, with rewards and observations transformed, ready for training.
 
@@ -185,14 +187,17 @@ def prepare(
         observation_transform: a key of `OBSERVATION_TRANSFORMS`; next observations get the same affine map.
         keep_timeouts: see `Dataset.transitions`.
         view: what the algorithm trains on (`view_of`).
+        data_filter: see `filter_episodes`; statistics are then those of the episodes that are kept.
 
     Raises:
-        InputError: an unknown name; a transform that would divide by zero here; no transition is left.
+        InputError: an unknown name or rule; a transform that would divide by zero here; no transition is left.
     """
     if reward_transform not in REWARD_TRANSFORMS:
         raise unknown("reward transform", reward_transform, REWARD_TRANSFORMS)
     if observation_transform not in OBSERVATION_TRANSFORMS:
         raise unknown("observation transform", observation_transform, OBSERVATION_TRANSFORMS)
+    file_rows = len(dataset)
+    dataset, filtered = filter_episodes(dataset, data_filter)
     table, rows = raw_table(view, dataset, keep_timeouts)
     observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
     transform, numbers = REWARD_TRANSFORMS[reward_transform](table)
@@ -207,7 +212,8 @@ def prepare(
         "dataset": dataset.name,
         "source": dataset.source.location,
         "sha256": dataset.source.sha256,
-        "rows": len(dataset),
+        "rows": file_rows,
+        "filter": filtered,
         "transitions": len(rows),
         "reward_transform": {"name": reward_transform, **numbers},
         "observation_transform": {"name": observation_transform, "added_to_std": added},
