@@ -109,16 +109,15 @@ def test_windows_end_with_their_episode() -> None:
     np.testing.assert_array_equal(batch.timestep, [[0, 1, 2], [2, 3, 0], [2, 0, 0], [0, 0, 0]])
 
 
-def test_trajectories_are_transformed_as_any_table() -> None:
-    """Returns of the transformed rewards, and observations normalised over every row that is trained on."""
-    prepared = prepare(dataset(), "iql_locomotion", "standardise", view=View("trajectories", steps=2))
+def test_trajectories_are_normalised_over_every_row_and_keep_their_rewards() -> None:
+    prepared = prepare(dataset(), "none", "standardise", view=View("trajectories", steps=2))
     data = prepared.transitions
     assert isinstance(data, Trajectories)
-    factor = 1000.0 / (22 - 6)  # returns 6, 22, 8
-    np.testing.assert_allclose(data.return_to_go, np.array([6, 5, 3, 22, 18, 13, 7, 8]) * factor, rtol=1e-6)
     assert prepared.record["transitions"] == 8
     np.testing.assert_allclose(prepared.normaliser.mean, OBSERVATIONS[:8].mean(axis=0))
     np.testing.assert_allclose(data.observation.mean(), 0.0, atol=1e-6)
+    with pytest.raises(InputError, match=r"'standardise'.*the environment's own rewards"):
+        prepare(dataset(), "standardise", view=View("trajectories"))
 
 
 def test_algorithms_declare_views() -> None:

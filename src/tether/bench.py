@@ -19,7 +19,9 @@ from rich.table import Table
 
 from tether.algorithms import ALGORITHMS
 from tether.api import commit, versions
+from tether.data import Normaliser, Trajectories, View, view_of
 from tether.errors import InputError, unknown
+from tether.policy import DeployedPolicy, deploy
 from tether.training.lanes import make_lanes, parse_fields, stack_lanes
 from tether.training.loop import init_lanes, run_updates
 from tether.types import Spec, Transition
@@ -29,6 +31,7 @@ __all__ = ["bench", "bench_table", "matmul_flops", "update_flops"]
 ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
 WIDTH = 256  # of the reference matmul, the field's layer width
 ROUNDS = 5
+EPISODE_STEPS = 1000
 FIRST_UPDATE = 100_000  # past every warm-up, so that delayed updates are in the time and in the count
 COUNTED_UPDATES = 10  # a whole number of every algorithm's update intervals
 ACT_CALLS = 200
@@ -74,7 +77,7 @@ def _bench_phase(
     lanes = make_lanes(algorithm, range(lane_count), {})
     stacked = stack_lanes(algorithm, lanes)
     keys = jax.random.split(jax.random.key(0), lane_count)
-    state, data = init_lanes(stacked, spec, keys), _synthetic(spec, jax.random.key(1))
+    state, data = init_lanes(stacked, spec, keys), _synthetic(view_of(algorithm), spec, jax.random.key(1))
     first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
     started = time.perf_counter()
     compiled = run_updates.lower(
@@ -159,8 +162,8 @@ def matmul_program(batch_size: int) -> tuple[Callable[[int], None], float]:
 def _single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> Any:
     """(function, arguments) of one update of one lane."""
     state = jax.eval_shape(lambda key: algorithm.init(spec, key), jax.random.key(0))
-    data = jax.eval_shape(lambda key: _synthetic(spec, key), jax.random.key(0))
-    batch = jax.tree.map(lambda column: jax.ShapeDtypeStruct((batch_size, *column.shape[1:]), column.dtype), data)
+    indices, view = jax.ShapeDtypeStruct((batch_size,), jnp.int32), view_of(algorithm)
+    batch = jax.eval_shape(lambda key, i: _synthetic(view, spec, key).take(i), jax.random.key(0), indices)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return algorithm.phases()[phase].update, (state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
 
@@ -212,15 +215,17 @@ def _xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float
 
 def _bench_act(name: str, algorithm: Any, spec: Spec) -> dict[str, Any]:
     """Latency of one action for one observation, host to host."""
-    policy = algorithm.policy(algorithm.init(spec, jax.random.key(0)))
+    unscaled = Normaliser(np.zeros(spec.observation_size, np.float32), np.ones(spec.observation_size, np.float32))
+    policy = deploy(algorithm.policy(algorithm.init(spec, jax.random.key(0))), spec, unscaled)
     observation, key = np.zeros(spec.observation_size, np.float32), jax.random.key(1)
+    memory, reward = policy.initial_memory(), np.zeros((), np.float32)
     started = time.perf_counter()
-    act = jax.jit(lambda policy, x, k: policy(x, k)).lower(policy, observation, key).compile()
+    act = jax.jit(DeployedPolicy.step).lower(policy, observation, key, memory, reward).compile()
     compile_seconds = time.perf_counter() - started
     milliseconds = []
     for _ in range(ACT_CALLS):
         started = time.perf_counter()
-        np.asarray(act(policy, observation, key))
+        np.asarray(act(policy, observation, key, memory, reward)[0])
         milliseconds.append(1e3 * (time.perf_counter() - started))
     return {
         "algorithm": name,
@@ -231,10 +236,14 @@ def _bench_act(name: str, algorithm: Any, spec: Spec) -> dict[str, Any]:
     }
 
 
-def _synthetic(spec: Spec, key: jax.Array) -> Transition:
-    """Random transitions of the right shapes; speed does not depend on their values."""
+def _synthetic(view: View, spec: Spec, key: jax.Array) -> Transition | Trajectories:
+    """Random data of the right shapes; speed does not depend on their values."""
     keys = jax.random.split(key, 4)
     shape = (ROWS, spec.observation_size)
+    if view.name == "trajectories":
+        timestep = jnp.arange(ROWS, dtype=jnp.int32) % EPISODE_STEPS
+        columns = jax.random.normal(keys[0], shape), jnp.zeros((ROWS, spec.action_size)), jnp.zeros(ROWS)
+        return Trajectories(*columns, timestep, EPISODE_STEPS - timestep, steps=view.steps)
     return Transition(
         observation=jax.random.normal(keys[0], shape),
         action=jax.random.uniform(keys[1], (ROWS, spec.action_size), minval=-1.0, maxval=1.0),

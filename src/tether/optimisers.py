@@ -12,6 +12,7 @@ from tether.types import Array, Int, Metrics, Scalar
 __all__ = [
     "adam_init",
     "adam_step",
+    "adamw_step",
     "clip_by_global_norm",
     "clipped_adam_step",
     "cosine_decay",
@@ -37,6 +38,18 @@ def adam_step(
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the integer step count
         directions, state = ADAM.update(gradients, state)  # pyright: ignore[reportArgumentType]
     return jax.tree.map(lambda p, d: p - learning_rate * d, parameters, directions), state
+
+
+def adamw_step(
+    parameters: T,
+    gradients: T,
+    state: optax.OptState,
+    learning_rate: float | Scalar,
+    weight_decay: float | Scalar,
+) -> tuple[T, optax.OptState]:
+    """`adam_step`, and every parameter smaller by `learning_rate * weight_decay` of itself (arXiv 1711.05101)."""
+    stepped, state = adam_step(parameters, gradients, state, learning_rate)
+    return jax.tree.map(lambda new, old: new - learning_rate * weight_decay * old, stepped, parameters), state
 
 
 def clipped_adam_step(

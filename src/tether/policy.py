@@ -4,7 +4,8 @@
     policy/policy.json          algorithm, hyper-parameters, sizes, normaliser for readers, golden pairs, hashes
 
 Loading rebuilds the policy from the two files alone, verifies the hashes, and makes the policy act on the
-golden observations: a policy that would act differently here from where it was trained is refused.
+golden observations: a policy that would act differently here from where it was trained is refused. One with a
+memory is made to act in a golden episode instead.
 """
 
 import hashlib
@@ -20,18 +21,19 @@ import numpy as np
 
 import tether
 from tether import errors
-from tether.algorithms import ALGORITHMS, Policy
+from tether.algorithms import ALGORITHMS, Policy, PolicyWithMemory
 from tether.data import Normaliser
 from tether.errors import InputError
 from tether.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
 from tether.training.lanes import parse_fields, settings_of
 from tether.types import Array, Float, Key, PRNGKey, Spec
 
-__all__ = ["DeployedPolicy", "LoadedPolicy", "act_each", "deploy", "load_policy", "save_policy"]
+__all__ = ["DeployedPolicy", "LoadedPolicy", "act_each", "deploy", "load_policy", "save_policy", "step_each"]
 
 FORMAT_VERSION = 1
 ARRAYS, DOCUMENT = "policy.safetensors", "policy.json"
 GOLDEN_PAIRS = 8
+GOLDEN_STEPS = 32  # of the one episode that stands for the pairs where a policy has a memory
 GOLDEN_TOLERANCE = 1e-4  # in units of the actions; processors differ in the last bits
 DISTURBANCES = (1e-4, -1e-4, 1e-6)  # relative; far more than the last bits
 # What loading needs of the document; the rest is for readers.
@@ -41,19 +43,38 @@ REQUIRED = {"algorithm", "hyperparameters", "spec", "normaliser", "sha256", "gol
 class DeployedPolicy(eqx.Module):
     """Raw observation in, environment action out: normalise, act, map to the environment's action range."""
 
-    policy: Policy
+    policy: Policy | PolicyWithMemory
     observation_mean: Float[Array, " observation"]
     observation_std: Float[Array, " observation"]
     action_scale: Float[Array, " action"]
     action_offset: Float[Array, " action"]
 
     def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
-        """The action for one observation as the environment gives it; callers `vmap`."""
-        action = self.policy((observation - self.observation_mean) / self.observation_std, key)
-        return action * self.action_scale + self.action_offset
+        """The action for one observation as the environment gives it; callers `vmap`. For policies without memory."""
+        return self.step(observation, key, (), jnp.zeros((), jnp.float32))[0]
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it must be given back what `step` returned."""
+        return isinstance(self.policy, PolicyWithMemory)
+
+    def initial_memory(self) -> Any:
+        """At the start of an episode; nothing where there is no memory."""
+        return self.policy.initial_memory() if isinstance(self.policy, PolicyWithMemory) else ()
+
+    def step(
+        self, observation: Float[Array, " observation"], key: PRNGKey, memory: Any, reward: Float[Array, ""]
+    ) -> tuple[Float[Array, " action"], Any]:
+        """As a call, for policies of both kinds: also the memory to give next time. `reward`: of the last action."""
+        observation = (observation - self.observation_mean) / self.observation_std
+        if isinstance(self.policy, PolicyWithMemory):
+            action, memory = self.policy(observation, key, memory, reward)
+        else:
+            action = self.policy(observation, key)
+        return action * self.action_scale + self.action_offset, memory
 
 
-def deploy(policy: Policy, spec: Spec, normaliser: Normaliser) -> DeployedPolicy:
+def deploy(policy: Policy | PolicyWithMemory, spec: Spec, normaliser: Normaliser) -> DeployedPolicy:
     """`policy` with everything around it. Data sets hold actions in the environment's own [-1, 1] box, so the
     action map is the identity today."""
     return DeployedPolicy(
@@ -69,9 +90,21 @@ def deploy(policy: Policy, spec: Spec, normaliser: Normaliser) -> DeployedPolicy
 def act_each(
     policy: DeployedPolicy, observations: Float[Array, "batch observation"], keys: Key[Array, " batch"]
 ) -> Float[Array, "batch action"]:
-    """Actions for many observations, one after the other: one already fills a CPU with its candidates, and the
-    memory stays that of one."""
-    return jax.lax.map(lambda pair: policy(*pair), (observations, keys))
+    """Actions of a policy without memory for many observations."""
+    return step_each(policy, observations, keys, (), jnp.zeros(len(observations)))[0]
+
+
+@jax.jit
+def step_each(
+    policy: DeployedPolicy,
+    observations: Float[Array, "batch observation"],
+    keys: Key[Array, " batch"],
+    memories: Any,
+    rewards: Float[Array, " batch"],
+) -> tuple[Float[Array, "batch action"], Any]:
+    """`DeployedPolicy.step` for many observations, one after the other: one already fills a CPU with its candidates,
+    and the space it takes stays that of one. Memories have a leading axis `batch`."""
+    return jax.lax.map(lambda row: policy.step(*row), (observations, keys, memories, rewards))
 
 
 def save_policy(
@@ -103,7 +136,7 @@ def save_policy(
             "std": np.asarray(policy.observation_std).tolist(),
         },
         "sha256": hashlib.sha256(data).hexdigest(),
-        "golden": _golden_pairs(policy, observations),
+        "golden": (_golden_episode if policy.has_memory else _golden_pairs)(policy, observations),
         "notes": notes,
     }
     document["document_sha256"] = _document_hash(document)
@@ -136,11 +169,23 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+_step = eqx.filter_jit(DeployedPolicy.step)
+_step_batch = eqx.filter_jit(lambda policy, *rows: jax.vmap(policy.step)(*rows))
+
+
 class LoadedPolicy:
     """A policy for deployment: NumPy in, NumPy out, one observation or a batch.
 
     Actions are random (the policy is a distribution). Without a `key`, calls draw from a stream that `seed`
     starts, so a run of a program can be repeated; with one, the call depends on its arguments alone.
+
+    A policy that looks back (`has_memory`, the Decision Transformer's) is given what it remembers, step by step; others
+    may be used in the same way:
+
+        memory, reward = policy.initial_memory(), 0.0
+        while playing:
+            action, memory = policy.step(observation, memory, reward)
+            observation, reward, ... = environment.step(action)
     """
 
     def __init__(self, module: DeployedPolicy, document: dict[str, Any], seed: int = 0):
@@ -148,15 +193,56 @@ class LoadedPolicy:
         self.document = document
         self.spec = Spec(**document["spec"])
         self._stream = jax.random.key(seed)
-        self._act = eqx.filter_jit(module.__call__)
-        self._act_batch = eqx.filter_jit(jax.vmap(module.__call__))
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it must be used with `step`."""
+        return self.module.has_memory
+
+    def initial_memory(self, count: int | None = None) -> Any:
+        """What `step` takes at the start of an episode; of a batch of `count` episodes where that is given."""
+        memory = self.module.initial_memory()
+        if count is None:
+            return memory
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), memory)
+
+    def step(
+        self, observation: Any, memory: Any, reward: Any = 0.0, key: PRNGKey | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """The action, as from a call, and the memory to give next time.
+
+        reward: what the environment paid for the last action, 0 at first; (batch,) for a batch.
+        Raises InputError as a call, and for rewards of another shape or not finite.
+        """
+        observation = self._observation(observation)
+        if key is None:
+            self._stream, call_key = jax.random.split(self._stream)
+        else:
+            call_key = key
+        reward = np.asarray(reward, np.float32)
+        if reward.shape != observation.shape[:-1] or not np.isfinite(reward).all():
+            raise InputError(f"reward {reward}: one finite number for each of the observations {observation.shape}")
+        if observation.ndim == 1:
+            action, memory = _step(self.module, observation, call_key, memory, reward)
+        else:
+            keys = jax.random.split(call_key, len(observation))
+            action, memory = _step_batch(self.module, observation, keys, memory, reward)
+        return np.asarray(action), memory
 
     def __call__(self, observation: Any, key: PRNGKey | None = None) -> np.ndarray:
         """Action (action,) for an observation (observation,), or actions (batch, action) for a batch.
 
         key: in a batch, each observation gets one of its own, split from it.
-        Raises InputError for another shape, for entries that are not numbers or not finite.
+        Raises InputError for another shape, for entries that are not numbers or not finite, and where the policy has
+        a memory.
         """
+        if self.has_memory:
+            raise InputError(f"{self.document['algorithm']}: this policy has a memory: use initial_memory() and step()")
+        observation = self._observation(observation)
+        return self.step(observation, (), np.zeros(observation.shape[:-1]), key)[0]
+
+    def _observation(self, observation: Any) -> np.ndarray:
+        """As float32, checked."""
         try:
             with np.errstate(over="ignore"):  # becomes infinite, which is refused
                 observation = np.asarray(observation, np.float32)
@@ -169,13 +255,7 @@ class LoadedPolicy:
             )
         if not np.isfinite(observation).all():
             raise InputError(f"observation has entries that are not finite: {observation}")
-        if key is None:
-            self._stream, call_key = jax.random.split(self._stream)
-        else:
-            call_key = key
-        if observation.ndim == 1:
-            return np.asarray(self._act(observation, call_key))
-        return np.asarray(self._act_batch(observation, jax.random.split(call_key, len(observation))))
+        return observation
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -277,6 +357,27 @@ def _golden_pairs(policy: DeployedPolicy, observations: np.ndarray) -> dict[str,
     }
 
 
+def _golden_episode(policy: DeployedPolicy, observations: np.ndarray) -> dict[str, Any]:
+    """Observations, rewards and seeds of successive steps and the actions they give, as `_golden_pairs`."""
+    count = min(GOLDEN_STEPS, len(observations))
+    rows = np.linspace(0, len(observations) - 1, count).astype(int)
+    chosen, rewards = np.asarray(observations[rows], np.float32), np.linspace(0.0, 1.0, count, dtype=np.float32)
+
+    def step(memory: Any, row: Any) -> tuple[Any, Any]:
+        observation, seed, reward = row
+        action, memory = policy.step(observation, jax.random.key(seed), memory, reward)
+        return memory, action
+
+    seeds = np.arange(count)
+    actions = jax.lax.scan(step, policy.initial_memory(), (chosen, seeds, rewards))[1]
+    return {
+        "seeds": seeds.tolist(),
+        "observations": chosen.tolist(),
+        "rewards": rewards.tolist(),
+        "actions": np.asarray(actions).tolist(),
+    }
+
+
 def _verify_normaliser(policy: LoadedPolicy, path: Path) -> None:
     stated = policy.document["normaliser"]
     module = policy.module
@@ -292,8 +393,10 @@ def _verify_golden_pairs(policy: LoadedPolicy, path: Path) -> None:
     seeds, observations, actions = golden["seeds"], golden["observations"], golden["actions"]
     if not len(seeds) == len(observations) == len(actions):
         raise InputError(f"{path}: altered: its golden pairs are not pairs")
-    for seed, observation, action in zip(seeds, observations, actions, strict=True):
-        difference = np.abs(policy(observation, jax.random.key(seed)) - np.asarray(action, np.float32)).max()
+    memory, rewards = policy.initial_memory(), golden["rewards"] if policy.has_memory else [0.0] * len(seeds)
+    for seed, observation, reward, action in zip(seeds, observations, rewards, actions, strict=True):
+        found, memory = policy.step(observation, memory, reward, jax.random.key(seed))
+        difference = np.abs(found - np.asarray(action, np.float32)).max()
         if not difference <= GOLDEN_TOLERANCE:
             raise InputError(
                 f"{path}: the policy does not reproduce its golden pair with seed {seed}: actions differ by "

@@ -152,6 +152,14 @@ CASES: dict[str, Case] = {
         swept="learning_rate",
         targets=(("target_actor", "actor", "target_rate"),),
     ),
+    "dt": Case(
+        sizes={"width": 8, "block_count": 1, "context_length": 3, "episode_length": 6, "warmup_updates": 5},
+        variants={"main": {"gradient_norm": 0.01}},
+        changes={"train": {"model", "optimiser"}},
+        swept="learning_rate",
+        unread=frozenset(["target_return"]),
+        deterministic=frozenset(["main"]),
+    ),
     "dql": Case(
         sizes={"hidden_sizes": (8,), "candidates": 8, "backup_samples": 2, "diffusion_steps": 2},
         variants={

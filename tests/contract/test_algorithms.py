@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from cases import CASES
 
-from tether.algorithms import ALGORITHMS, Algorithm, Policy
+from tether.algorithms import ALGORITHMS, Algorithm, Policy, PolicyWithMemory
+from tether.data import Trajectories, View, view_of
 from tether.training.checkpoint import load_checkpoint, save_checkpoint
 from tether.training.lanes import Lane, numeric_fields, stack_lanes, take_lane
 from tether.training.loop import NEVER, Progress, run_updates
@@ -39,7 +40,7 @@ class World(NamedTuple):
     lanes: Any  # stacked
     state: Any
     keys: Array
-    data: Transition
+    data: Transition | Trajectories
 
     def phase(self, name: str) -> int:
         return [phase.name for phase in self.one.phases()].index(name)
@@ -66,16 +67,21 @@ def world(name: str, variant: str) -> World:
     lanes = stack_lanes(one, [Lane(0, {}), Lane(1, {}), Lane(0, swept)])
     seeds = [seed_key(seed) for seed in (0, 1, 0)]
     states = [one.init(SPEC, key) for key in seeds]  # not compiled: quicker, as the variants share most shapes
-    return World(one, lanes, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), jnp.stack(seeds), make_data())
+    return World(
+        one, lanes, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), jnp.stack(seeds), make_data(view_of(one))
+    )
 
 
-def make_data() -> Transition:
+def make_data(view: View = View()) -> Transition | Trajectories:  # noqa: B008
     generator = np.random.default_rng(0)
 
     def normal(*shape: int) -> Array:
         return jnp.asarray(generator.normal(size=shape), jnp.float32)
 
     action = SPEC.max_action * jnp.tanh(normal(ROWS, SPEC.action_size))
+    if view.name == "trajectories":  # episodes of 8 steps, which end within some windows
+        timestep = jnp.arange(ROWS, dtype=jnp.int32) % 8
+        return Trajectories(normal(ROWS, 3), action, normal(ROWS), timestep, 8 - timestep, steps=view.steps)
     terminal = jnp.asarray(generator.random(ROWS) < 0.1, jnp.float32)
     usual = normal(ROWS, 3), action, normal(ROWS), normal(ROWS, 3), terminal
     return Transition(*usual, next_action=jnp.roll(action, -1, axis=0), return_to_go=normal(ROWS))
@@ -155,7 +161,7 @@ def test_the_loop_is_so_many_single_calls_of_one_trace(name: str, variant: str) 
     traces = []
 
     @jax.jit
-    def update(algorithm: Any, state: Any, batch: Transition, key: Array, step: Array) -> tuple[Any, Metrics]:
+    def update(algorithm: Any, state: Any, batch: Any, key: Array, step: Array) -> tuple[Any, Metrics]:
         traces.append(step)
         return algorithm.phases()[number].update(state, batch, key, step)
 
@@ -286,7 +292,30 @@ def test_targets_move_on_the_polyak_line(name: str, variant: str) -> None:
 
 @jax.jit
 def act(policy: Any, observation: Array, keys: Array) -> Array:
-    return jax.vmap(lambda key: policy(observation, key))(keys)
+    return jax.vmap(lambda key: act_once(policy, observation, key))(keys)
+
+
+def act_once(policy: Any, observation: Array, key: Array) -> Array:
+    if isinstance(policy, PolicyWithMemory):
+        return policy(observation, key, policy.initial_memory(), jnp.zeros((), jnp.float32))[0]
+    return policy(observation, key)
+
+
+@each_case
+def test_a_memory_keeps_its_shape(name: str, variant: str) -> None:
+    """So that it can be carried through a loop; and every step of an episode is acted on with another one."""
+    it = world(name, variant)
+    policy = it.one.policy(take_lane(it.state, 0))
+    if not isinstance(policy, PolicyWithMemory):
+        return
+    memory = policy.initial_memory()
+    shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(memory)]
+    seen = set()
+    for _ in range(3):
+        seen.add(b"".join(bits(memory)))
+        _, memory = policy(jnp.ones(3, jnp.float32), seed_key(0), memory, jnp.ones((), jnp.float32))
+        assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(memory)] == shapes
+    assert len(seen) == 3
 
 
 @each_case
@@ -315,8 +344,9 @@ def _no_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def _shapes(name: str, variant: str, change: Callable[[Transition], Transition], phase: int) -> Any:
-    algorithm, batch = make(name, variant), change(make_data())
+def _shapes(name: str, variant: str, change: Callable[[Any], Any], phase: int) -> Any:
+    algorithm = make(name, variant)
+    batch = change(make_data(view_of(algorithm)).take(jnp.arange(BATCH, dtype=jnp.int32)))
     state = jax.eval_shape(lambda key: algorithm.init(SPEC, key), seed_key(0))
     update = algorithm.phases()[phase].update
     return jax.eval_shape(lambda state, key, step: update(state, batch, key, step), state, seed_key(0), jnp.int32(0))
@@ -343,5 +373,5 @@ def test_float32_stays_with_x64_enabled(name: str, variant: str) -> None:
             shapes.append(_shapes(name, variant, lambda batch: batch, phase))
             shapes.append(jax.eval_shape(lambda state, phase=phase: it.run(state, phase, 0, 1), it.state))
         policy = it.one.policy(take_lane(it.state, 0))
-        shapes += [jax.eval_shape(lambda: policy(jnp.zeros(3, jnp.float32), seed_key(0)))]
+        shapes += [jax.eval_shape(lambda: act_once(policy, jnp.zeros(3, jnp.float32), seed_key(0)))]
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(shapes)} <= {"float32", "int32"}

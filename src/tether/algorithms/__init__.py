@@ -12,13 +12,14 @@ from tether.algorithms.cql import CQL
 from tether.algorithms.dac import DAC
 from tether.algorithms.diffusion_bc import DiffusionBC
 from tether.algorithms.dql import DQL
+from tether.algorithms.dt import DT
 from tether.algorithms.dtql import DTQL
 from tether.algorithms.dtql_kl import DTQLKL
 from tether.algorithms.edp import EDP
 from tether.algorithms.fql import FQL
 from tether.algorithms.idql import IDQL
 from tether.algorithms.ifql import IFQL
-from tether.algorithms.interface import Algorithm, Phase, Policy
+from tether.algorithms.interface import Algorithm, Phase, Policy, PolicyWithMemory
 from tether.algorithms.iql import IQL
 from tether.algorithms.ivr import EQL, SQL, XQL
 from tether.algorithms.onestep import Onestep
@@ -41,6 +42,7 @@ __all__ = [
     "CQL",
     "DAC",
     "DQL",
+    "DT",
     "DTQL",
     "DTQLKL",
     "EDP",
@@ -61,6 +63,7 @@ __all__ = [
     "Onestep",
     "Phase",
     "Policy",
+    "PolicyWithMemory",
     "ReBRAC",
 ]
 
@@ -74,6 +77,7 @@ ALGORITHMS: dict[str, type] = {
     # cloning
     "bc": BC,
     "diffusion-bc": DiffusionBC,
+    "dt": DT,
     # diffusion and flow policies
     "dql": DQL,
     "edp": EDP,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec
 
-__all__ = ["Algorithm", "Hyperparameter", "Phase", "Policy", "Update"]
+__all__ = ["Algorithm", "Hyperparameter", "Phase", "Policy", "PolicyWithMemory", "Update"]
 
 Hyperparameter = float | Float[Array, "..."]
 """A number when an algorithm is written down, a scalar array when it is traced, [lanes] when it is stacked."""
@@ -38,6 +38,22 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class PolicyWithMemory(Protocol):
+    """A policy that looks back, as the Decision Transformer does: who acts with it keeps its memory for it."""
+
+    def initial_memory(self) -> Any:
+        """At the start of an episode; a pytree of arrays."""
+        ...
+
+    def __call__(
+        self, observation: Float[Array, " observation"], key: PRNGKey, memory: Any, reward: Float[Array, ""]
+    ) -> tuple[Float[Array, " action"], Any]:
+        """The action for one observation and the memory to give next time. `reward`: what the environment paid for
+        the last action, 0 at first."""
+        ...
+
+
+@runtime_checkable
 class Algorithm(Protocol):
     """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays.
 
@@ -53,6 +69,6 @@ class Algorithm(Protocol):
         """In order. The last one is `train`; its `updates` is what `--updates` sets."""
         ...
 
-    def policy(self, state: Any) -> Policy:
+    def policy(self, state: Any) -> Policy | PolicyWithMemory:
         """The policy of `state`."""
         ...

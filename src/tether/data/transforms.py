@@ -190,12 +190,18 @@ def prepare(
         data_filter: see `filter_episodes`; statistics are then those of the episodes that are kept.
 
     Raises:
-        InputError: an unknown name or rule; a transform that would divide by zero here; no transition is left.
+        InputError: an unknown name or rule; a transform that would divide by zero here, or of rewards for the view
+            "trajectories"; no transition is left.
     """
     if reward_transform not in REWARD_TRANSFORMS:
         raise unknown("reward transform", reward_transform, REWARD_TRANSFORMS)
     if observation_transform not in OBSERVATION_TRANSFORMS:
         raise unknown("observation transform", observation_transform, OBSERVATION_TRANSFORMS)
+    if view.name == "trajectories" and reward_transform != "none":
+        raise InputError(
+            f"reward transform {reward_transform!r}: an algorithm that is told a return to reach is paid in the "
+            "environment's own rewards when it acts; choose 'none'"
+        )
     file_rows = len(dataset)
     dataset, filtered = filter_episodes(dataset, data_filter)
     table, rows = raw_table(view, dataset, keep_timeouts)

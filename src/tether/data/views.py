@@ -92,16 +92,14 @@ def raw_table(
     Whatever a transform takes from the data it takes from this table. For "sarsa" rows whose next action the data do
     not hold are dropped, as D4RL drops them anyway, rather than masked: no algorithm then needs to look at a mask. A
     terminal row has none either but stays: everything about what follows it is masked by `terminal`. For "trajectories"
-    it is every row of the complete episodes; next observations at their ends are the rows' own, and nobody reads them.
+    it is every row of the complete episodes; nobody reads next observations there, so they are the rows' own.
 
     Raises: InputError as `Dataset.transitions`, and for `keep_timeouts` with "sarsa".
     """
     if view.name == "trajectories":
         _, ends = dataset.complete_episodes()
         rows = np.arange(int(ends[-1]))
-        following = np.minimum(rows + 1, len(rows) - 1)
-        following[ends - 1] = ends - 1
-        return dataset.table(rows, dataset.observations[following]), rows
+        return dataset.table(rows, dataset.observations[rows]), rows
     if view.name == "sarsa":
         if keep_timeouts:
             where = dataset.source.location

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 
 from tether.environments import Task
 from tether.errors import InputError
-from tether.policy import DeployedPolicy, act_each
+from tether.policy import DeployedPolicy, step_each
 from tether.types import Array, Float, Int, Key
 
 __all__ = ["FIRST_EVALUATION_SEED", "Episodes", "make_environment", "rollout"]
@@ -62,16 +63,18 @@ def rollout(
         stack.enter_context(_silent_mujoco())
         starts = [env.reset(seed=FIRST_EVALUATION_SEED + i % episodes)[0] for i, env in enumerate(environments)]
         observations = np.stack(starts).astype(np.float32)
+        memories, rewards = _initial_memories(policies, episodes), np.zeros(len(environments), np.float32)
         returns = np.zeros(len(environments))
         lengths = np.zeros(len(environments), np.int64)
         running = np.ones(len(environments), bool)
         step, horizon = 0, task.horizon or 1
         while running.any():
-            actions, keys = _act(policies, observations.reshape(lanes, episodes, -1), keys)
+            seen = observations.reshape(lanes, episodes, -1), memories, rewards.reshape(lanes, episodes)
+            actions, memories, keys = _act(policies, *seen, keys)
             actions = np.asarray(actions).reshape(len(environments), -1)
             for i in np.flatnonzero(running):
                 observation, reward, terminated, truncated, _ = environments[i].step(actions[i])
-                observations[i] = observation
+                observations[i], rewards[i] = observation, reward
                 returns[i] += float(reward)
                 lengths[i] += 1
                 running[i] = not (terminated or truncated)
@@ -80,18 +83,28 @@ def rollout(
     return Episodes(returns.reshape(lanes, episodes), lengths.reshape(lanes, episodes))
 
 
+def _initial_memories(policies: DeployedPolicy, episodes: int) -> Any:
+    """Leading axes `lanes` and `episodes`."""
+
+    def one_lane(policy: DeployedPolicy) -> Any:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (episodes, *leaf.shape)), policy.initial_memory())
+
+    return jax.vmap(one_lane)(policies)
+
+
 @jax.jit
 def _act(
-    policies: DeployedPolicy, observations: Any, keys: Key[Array, " lanes"]
-) -> tuple[Float[Array, "lanes episodes action"], Key[Array, " lanes"]]:
-    """Actions of all lanes and episodes, and the next keys."""
+    policies: DeployedPolicy, observations: Any, memories: Any, rewards: Any, keys: Key[Array, " lanes"]
+) -> tuple[Float[Array, "lanes episodes action"], Any, Key[Array, " lanes"]]:
+    """Actions and memories of all lanes and episodes, and the next keys."""
 
     def one_lane(lane):
-        policy, observations, key = lane
+        policy, observations, memories, rewards, key = lane
         next_key, key = jax.random.split(key)
-        return act_each(policy, observations, jax.random.split(key, observations.shape[0])), next_key
+        keys = jax.random.split(key, observations.shape[0])
+        return *step_each(policy, observations, keys, memories, rewards), next_key
 
-    return jax.lax.map(one_lane, (policies, observations, keys))
+    return jax.lax.map(one_lane, (policies, observations, memories, rewards, keys))
 
 
 @contextlib.contextmanager

@@ -12,14 +12,17 @@ from tether.networks.policies import (
     TanhGaussian,
 )
 from tether.networks.residual import ResidualNoiseNetwork
+from tether.networks.transformer import CausalTransformer, Dropout, dropout
 from tether.networks.velocity import VelocityNetwork
 
 __all__ = [
     "MLP",
+    "CausalTransformer",
     "Denoiser",
     "DeterministicActor",
     "DiffusionValue",
     "DiffusionValueEnsemble",
+    "Dropout",
     "FreeGaussianActor",
     "GaussianActor",
     "ImplicitActor",
@@ -30,6 +33,7 @@ __all__ = [
     "TanhGaussian",
     "ValueNetwork",
     "VelocityNetwork",
+    "dropout",
     "glorot_uniform",
     "mish",
     "orthogonal",
