@@ -141,7 +141,7 @@ CASES: dict[str, Case] = {
         sizes={"hidden_sizes": (8,)},
         variants={"deterministic": {}, "gaussian": {"actor_kind": "gaussian"}},
         changes={
-            "train": {"actor", "actor_optimiser"},
+            "train": {"actor", "actor_optimiser", "entropy"},
         },
         swept="learning_rate",
         targets=(),
@@ -280,15 +280,15 @@ CASES: dict[str, Case] = {
     ),
     "onestep": Case(
         sizes={"hidden_sizes": (8,), "samples": 2},
-        variants={"exp-weight": {}, "reverse-kl": {"operator": "reverse-kl"}},
+        variants={"reverse-kl": {}, "exp-weight": {"operator": "exp-weight"}},
         changes={
             "behaviour": {"behaviour", "behaviour_optimiser"},
             "critic": {"critic", "target_critic", "critic_optimiser"},
             "train": {"actor", "actor_optimiser"},
         },
-        swept="inverse_temperature",
+        swept="learning_rate",
         targets=(),
-        unread=frozenset(["discount", "kl_weight", "target_rate"]),
+        unread=frozenset(["discount", "inverse_temperature", "target_rate"]),
         deterministic=frozenset(["exp-weight", "reverse-kl"]),
     ),
     "td3-bc": Case(
