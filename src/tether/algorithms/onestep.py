@@ -21,7 +21,7 @@ From the paper:
      to 30, M 2 to 100.
 """
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -33,7 +33,7 @@ from tether.algorithms.interface import Hyperparameter, Phase
 from tether.losses import advantage_weights, polyak, q_regression, td_target
 from tether.networks import BoxGaussianActor, QEnsemble
 from tether.optimisers import adam_init, adam_step
-from tether.types import Array, Columns, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["Onestep", "OnestepState"]
 
@@ -56,6 +56,8 @@ class OnestepState(NamedTuple):
 class Onestep(eqx.Module):
     """Hyper-parameters of one-step RL."""
 
+    view: ClassVar[str] = "sarsa"
+
     kl_weight: Hyperparameter = 1.0  # alpha of reverse-kl; large imitates
     inverse_temperature: Hyperparameter = 0.01  # eta of exp-weight; 0 is cloning
     discount: Hyperparameter = 0.99  # gamma
@@ -68,10 +70,6 @@ class Onestep(eqx.Module):
     behaviour_updates: int = eqx.field(static=True, default=500_000)
     critic_updates: int = eqx.field(static=True, default=2_000_000)
     train_updates: int = eqx.field(static=True, default=100_000)
-
-    def columns(self) -> Columns:
-        """SARSA needs the data's next action."""
-        return Columns(next_action=True)
 
     def init(self, spec: Spec, key: PRNGKey) -> OnestepState:
         """Fresh networks; the target starts as a copy, the policy as one of the behaviour when its phase begins."""
