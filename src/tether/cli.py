@@ -76,6 +76,8 @@ class Train:
     """How training sees rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
     """How networks see observations, e.g. standardise."""
+    data_filter: Annotated[str | None, _default("the preset's, or none", "RULE")] = None
+    """Which episodes to train on: top=0.1 keeps the tenth with the highest returns."""
     out: Annotated[Path | None, _default("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
     """The run folder; must not exist."""
     quiet: bool = False
@@ -110,6 +112,7 @@ class Train:
             ),
             reward_transform=chosen.get("reward_transform", "none"),
             observation_transform=chosen.get("observation_transform", "none"),
+            data_filter=chosen.get("data_filter", "none"),
             environment=self.environment,
             out=self.out,
             quiet=self.quiet,
@@ -134,7 +137,8 @@ class Train:
 
         hyperparameters |= _assignments("--set", self.set)
         hyperparameters |= given({"train_updates": self.updates, "pretrain_updates": self.pretrain_updates})
-        own = ("batch_size", "eval_every_updates", "eval_episodes", "reward_transform", "observation_transform")
+        own = ("batch_size", "eval_every_updates", "eval_episodes")
+        own += ("reward_transform", "observation_transform", "data_filter")
         return preset, hyperparameters, chosen | given({name: getattr(self, name) for name in own})
 
     def _preset(self) -> tuple[str | None, dict[str, Any]]:

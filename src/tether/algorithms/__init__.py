@@ -20,13 +20,14 @@ from tether.algorithms.idql import IDQL
 from tether.algorithms.ifql import IFQL
 from tether.algorithms.interface import Algorithm, Phase, Policy
 from tether.algorithms.iql import IQL
-from tether.algorithms.ivr import EQL, SQL, XQL
+from tether.algorithms.ivr import EQL, SQL
 from tether.algorithms.onestep import Onestep
 from tether.algorithms.rebrac import ReBRAC
 from tether.algorithms.rem import REM
 from tether.algorithms.sac import SAC
 from tether.algorithms.srpo import SRPO
 from tether.algorithms.td3_bc import TD3BC
+from tether.algorithms.xql import XQL
 
 __all__ = [
     "ALGORITHMS",
