@@ -338,7 +338,6 @@ CASES: dict[str, Case] = {
                 "vae_optimiser",
                 "log_multiplier",
                 "multiplier_optimiser",
-                "target_actor",
                 "critic",
                 "target_critic",
                 "critic_optimiser",
@@ -347,7 +346,7 @@ CASES: dict[str, Case] = {
             },
         },
         swept="kernel_width",
-        targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        targets=(("target_critic", "critic", "target_rate"),),
     ),
     "brac-p": Case(
         sizes={"hidden_sizes": (8,), "actor_hidden_sizes": (8,), "samples": 2, "warmup_updates": 2},
@@ -375,7 +374,7 @@ CASES: dict[str, Case] = {
     ),
     "cql": Case(
         sizes={"hidden_sizes": (8,), "proposals": 2},
-        variants={"main": {}, "lagrange": {"lagrange": True, "max_q_backup": True}},
+        variants={"main": {}, "lagrange": {"lagrange": True, "max_q_backup": True, "gap_floor": -200.0}},
         changes={
             "train": {
                 "critic",
@@ -385,6 +384,7 @@ CASES: dict[str, Case] = {
                 "actor_optimiser",
                 "log_entropy_weight",
                 "entropy_optimiser",
+                "multiplier",  # without leaves but in the Lagrange form
             },
         },
         swept="penalty_weight",
