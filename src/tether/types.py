@@ -7,7 +7,7 @@ Shape letters, the only place that defines them:
     hidden       width of a hidden layer
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -41,6 +41,8 @@ class Transition(NamedTuple):
     terminal: Float[Array, " batch"]
     next_action: Float[Array, "batch action"] | None = None  # the data's own; zeros where `terminal`
     return_to_go: Float[Array, " batch"] | None = None  # sum of discount^i r over the rest of the trajectory
+    trajectory_end: Float[Array, " batch"] | None = None  # 1 in the last row of a trajectory, else 0
+    derived: Any = None  # what the phase made of the data when it began (`Phase.derive`), leading axis `batch`
 
 
 class Columns(NamedTuple):
@@ -48,3 +50,4 @@ class Columns(NamedTuple):
 
     next_action: bool = False  # rows whose next action the data do not hold are dropped
     return_discount: float | None = None  # of `return_to_go`; None: the column is not made
+    trajectory_end: bool = False

@@ -19,6 +19,7 @@ __all__ = [
     "Prepared",
     "prepare",
     "returns_to_go",
+    "trajectory_ends",
     "trajectory_returns",
 ]
 
@@ -67,15 +68,18 @@ def returns_to_go(transitions: Transition, discount: float) -> Float[np.ndarray,
     A trajectory that the recording cut short counts what was recorded: its returns are too low near the end.
     """
     rewards, returns = np.asarray(transitions.reward, np.float64), np.empty(len(transitions.reward))
-    starts = _trajectory_starts(transitions)
-    ends = np.append(starts[1:], len(rewards)) - 1
-    last = np.zeros(len(rewards), bool)
-    last[ends] = True
-    total = 0.0
+    last, total = trajectory_ends(transitions), 0.0
     for row in range(len(rewards) - 1, -1, -1):
         total = rewards[row] + (0.0 if last[row] else discount * total)
         returns[row] = total
     return returns.astype(np.float32)
+
+
+def trajectory_ends(transitions: Transition) -> Bool[np.ndarray, " batch"]:
+    """Whether a row is the last of its trajectory, as `trajectory_returns` cuts them."""
+    last = np.zeros(len(transitions.reward), bool)
+    last[_trajectory_starts(transitions) - 1] = True  # the row before the first is the last one
+    return last
 
 
 def _trajectory_starts(transitions: Transition) -> Int[np.ndarray, " trajectories"]:
@@ -221,6 +225,8 @@ def prepare(
     changed: dict[str, Any] = {"reward": rewards.astype(np.float32)}
     if columns.return_discount is not None:
         changed["return_to_go"] = returns_to_go(table._replace(reward=rewards), columns.return_discount)
+    if columns.trajectory_end:
+        changed["trajectory_end"] = trajectory_ends(table).astype(np.float32)
     if added is not None:
         changed["observation"] = normaliser.normalise(observation)
         changed["next_observation"] = normaliser.normalise(next_observation)

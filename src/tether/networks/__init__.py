@@ -12,6 +12,7 @@ from tether.networks.policies import (
     TanhGaussian,
 )
 from tether.networks.residual import ResidualNoiseNetwork
+from tether.networks.score import EnergyNetwork, ScoreNetwork
 from tether.networks.velocity import VelocityNetwork
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DeterministicActor",
     "DiffusionValue",
     "DiffusionValueEnsemble",
+    "EnergyNetwork",
     "FreeGaussianActor",
     "GaussianActor",
     "ImplicitActor",
@@ -27,6 +29,7 @@ __all__ = [
     "NoiseNetwork",
     "QEnsemble",
     "ResidualNoiseNetwork",
+    "ScoreNetwork",
     "TanhGaussian",
     "ValueNetwork",
     "VelocityNetwork",
