@@ -237,7 +237,7 @@ CASES: dict[str, Case] = {
             "train": {"critic", "critic_optimiser"},
         },
         swept="learning_rate",
-        # the plan made before it reads inverse_temperature, but an untrained critic's values win in no row (test_sfbc.py)
+        # the plan reads inverse_temperature, but an untrained critic's values win in no row (tests/test_sfbc.py)
         unread=frozenset({"behaviour_learning_rate", "sharpness", "inverse_temperature"}),
         distinct=2,  # an untrained behaviour's actions lie in the box's four corners
     ),
