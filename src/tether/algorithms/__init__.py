@@ -47,6 +47,7 @@ __all__ = [
     "DTQLKL",
     "EDP",
     "EQL",
+    "FAMILIES",
     "FQL",
     "IDQL",
     "IFQL",
@@ -107,3 +108,48 @@ ALGORITHMS: dict[str, type] = {
     "rem": REM,
     "sac": SAC,
 }
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "held to the data by a diffusion model of them": (
+        "dtql",
+        "dtql-kl",
+        "dac",
+        "bdpo",
+        "bdpo-unimodal",
+    ),
+    "cloning": (
+        "bc",
+        "diffusion-bc",
+    ),
+    "diffusion and flow policies": (
+        "dql",
+        "edp",
+        "idql",
+        "srpo",
+        "fql",
+        "ifql",
+    ),
+    "in-sample and weighted regression": (
+        "iql",
+        "sql",
+        "eql",
+        "xql",
+        "awac",
+        "awr",
+        "onestep",
+    ),
+    "policy constraint": (
+        "td3-bc",
+        "rebrac",
+        "bcq",
+        "bear",
+        "brac-p",
+        "brac-v",
+    ),
+    "conservative and ensembles": (
+        "cql",
+        "rem",
+        "sac",
+    ),
+}
+"""What keeps the policy near the data -> the algorithms that do it so."""

@@ -148,7 +148,8 @@ class BEAR(eqx.Module):
             behaviour = jax.vmap(lambda z: state.vae.before_tanh(observation, z))(latents)
             law = actor(observation)
             noise = jax.random.normal(noise_key, (self.mmd_samples, law.mean.shape[0]), jnp.float32)
-            distance = mmd(behaviour, law.mean + jnp.exp(law.log_std) * noise, self.kernel, self.kernel_width)
+            own = jax.vmap(lambda n: law.mean + jnp.exp(law.log_std) * n)(noise)
+            distance = mmd(behaviour, own, self.kernel, self.kernel_width)
             return distance, state.critic(observation, law.transform(noise[0])).min()
 
         distances, q = jax.vmap(row)(observation, jax.random.split(key, len(observation)))

@@ -188,8 +188,8 @@ class FreeGaussianActor(eqx.Module):
     ) -> Float[Array, "{count} action"]:
         """`count` independent actions, clipped to the action box; the network runs once."""
         noise = jax.random.normal(key, (count, self.log_std.shape[0]), jnp.float32)
-        actions = self.mode(observation) + jnp.exp(self._log_std()) * noise
-        return jnp.clip(actions, -self.max_action, self.max_action)
+        mean, std = self.mode(observation), jnp.exp(self._log_std())
+        return jax.vmap(lambda n: jnp.clip(mean + std * n, -self.max_action, self.max_action))(noise)
 
     def _log_std(self) -> Float[Array, " action"]:
         return jnp.clip(self.log_std, *self.log_std_range)
