@@ -226,7 +226,7 @@ def test_plot_of_nothing(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(source: str) -> None:
+    def interrupted(source: str, **_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(api, "load_dataset", interrupted)

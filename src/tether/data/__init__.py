@@ -2,6 +2,7 @@
 
 from tether.data.d4rl import read_d4rl_hdf5
 from tether.data.dataset import Dataset, EpisodeBounds, Source
+from tether.data.download import Downloads
 from tether.data.minari import read_minari_hdf5
 from tether.data.sources import bundled_names, load_dataset
 from tether.data.transforms import OBSERVATION_TRANSFORMS, REWARD_TRANSFORMS, Normaliser, Prepared, prepare
@@ -10,6 +11,7 @@ __all__ = [
     "OBSERVATION_TRANSFORMS",
     "REWARD_TRANSFORMS",
     "Dataset",
+    "Downloads",
     "EpisodeBounds",
     "Normaliser",
     "Prepared",
