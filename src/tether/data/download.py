@@ -116,7 +116,7 @@ def cached_file(name: str, file: str, downloads: Downloads, check: Check) -> Pat
         if found is None and target.is_file():  # another process fetched it meanwhile
             found = target
         if found is None:
-            _download(name, file, target, downloads, check, pinned and pinned["sha256"])
+            _download(name, file, target, downloads, check, pinned["sha256"] if pinned else None)
         elif pinned:
             _verify(found, file, pins)
         else:
@@ -233,8 +233,9 @@ class _Part:
             version = _Version(**json.loads(self.note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        known = version.size is not None and (version.etag or version.last_modified)
-        return version if known and version.address == address and self.size() <= version.size else None
+        if version.size is None or not (version.etag or version.last_modified) or version.address != address:
+            return None
+        return version if self.size() <= version.size else None
 
     def begin(self, version: _Version) -> None:
         """Forget what is held; what comes is of `version`."""
