@@ -143,8 +143,8 @@ def test_tasks() -> None:
         assert f" {name} " in out
     assert "Hopper-v4" in out
     assert "hopper-medium-expert-v2" in out
-    assert re.search(r"pen +│ not yet \((\d)\)", out)
-    assert "(1) " in out
+    assert re.search(r"pen +│ tether/Adroit-v0 hand=pen \(robotics\) ", out)
+    assert '(robotics): needs pip install "tether-rl[robotics]"' in out
 
 
 def test_data_show() -> None:

@@ -43,7 +43,7 @@ class Train:
     algorithm: Annotated[Positional[str], arg(metavar="ALGORITHM")] = DEFAULT_ALGORITHM
     """Name of the algorithm; `tether algorithms` lists them."""
     dataset: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
-    """A bundled name or a path; `tether data show DATASET` tells what is in it."""
+    """A bundled name, d4rl:NAME or a path; `tether data show DATASET` tells what is in it."""
     updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
     """Updates of the training phase."""
     pretrain_updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
@@ -295,16 +295,15 @@ class Tasks:
         table = Table(title="tasks", title_justify="left")
         for column in ("task", "evaluated in", "steps", "return of score 0", "of score 100", "data sets with a preset"):
             table.add_column(column)
-        reasons: dict[str, int] = {}  # why a task is not evaluated yet -> its number under the table
         for task in TASKS.values():
             presets = {preset for name in ALGORITHMS for preset in preset_names(name)}
-            where = task.gymnasium_id or f"not yet ({reasons.setdefault(task.unavailable, len(reasons) + 1)})"
+            where = f"{task.evaluated_in} ({task.extra})" if task.extra else task.evaluated_in
             bounds = ("?" if bound is None else f"{bound:g}" for bound in (task.reference_min, task.reference_max))
             names = [dataset for dataset in task.datasets if dataset in presets]
             table.add_row(task.name, where, str(task.horizon or "?"), *bounds, "\n".join(names))
         _print(table)
-        for reason, number in reasons.items():
-            _print(f"({number}) {reason}")
+        for extra in sorted({task.extra for task in TASKS.values() if task.extra}):
+            _print(f'({extra}): needs pip install "tether-rl[{extra}]"')
         return 0
 
 
@@ -314,6 +313,7 @@ class Data:
 
     Examples:
       tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
       tether data list
     """
 
