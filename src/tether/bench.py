@@ -5,11 +5,13 @@ jitted matmul of the same layer shape alternate, and the fraction is taken round
 """
 
 import functools
+import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +26,7 @@ from tether.training.lanes import make_lanes, parse_fields, stack_lanes
 from tether.training.loop import init_lanes, run_updates
 from tether.types import Spec, Transition
 
-__all__ = ["bench", "bench_table", "matmul_flops", "update_flops"]
+__all__ = ["bench", "bench_table", "committed_costs", "matmul_flops", "update_flops"]
 
 ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
 WIDTH = 256  # of the reference matmul, the field's layer width
@@ -255,6 +257,23 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+COSTS = Path(__file__).parent / "algorithms" / "costs.json"
+
+
+def committed_costs() -> dict[str, dict[str, float]]:
+    """Algorithm -> gflop, updates (per second), milliseconds, from the bench results that come with tether."""
+    if not COSTS.exists():
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for row in json.loads(COSTS.read_text(encoding="utf-8"))["results"]:
+        cost = found.setdefault(row["algorithm"], {})
+        if row["what"] == "act":
+            cost["milliseconds"] = row["milliseconds_p50"]
+        elif row["what"] == "train":
+            cost |= {"gflop": row["matmul_flops_per_update"] / 1e9, "updates": row["updates_per_second"]}
+    return found
 
 
 def bench_table(figures: Mapping[str, Any]) -> Table:

@@ -24,6 +24,11 @@ class Case(NamedTuple):
     """Variants whose policy gives one action for one observation, whatever the key."""
 
 
+IN_SAMPLE = {  # of IQL and its kin
+    *("critic", "target_critic", "critic_optimiser", "value", "value_optimiser"),
+    *("actor", "actor_optimiser"),
+}
+
 CASES: dict[str, Case] = {
     "dtql": Case(
         sizes={"hidden_sizes": (8,), "denoiser_hidden_sizes": (8,), "time_embedding_size": 4, "candidates": 16},
@@ -136,7 +141,7 @@ CASES: dict[str, Case] = {
         sizes={"hidden_sizes": (8,)},
         variants={"deterministic": {}, "gaussian": {"actor_kind": "gaussian"}},
         changes={
-            "train": {"actor", "actor_optimiser"},
+            "train": {"actor", "actor_optimiser", "entropy"},
         },
         swept="learning_rate",
         targets=(),
@@ -217,35 +222,15 @@ CASES: dict[str, Case] = {
     "iql": Case(
         sizes={"hidden_sizes": (8,)},
         variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
-            },
-        },
+        changes={"train": IN_SAMPLE},
         swept="expectile",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
     "sql": Case(
         sizes={"hidden_sizes": (8,)},
-        variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
-            },
-        },
+        variants={"main": {"train_updates": 20, "actor_dropout": 0.1}},
+        changes={"train": IN_SAMPLE},
         swept="alpha",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
@@ -253,35 +238,20 @@ CASES: dict[str, Case] = {
     "eql": Case(
         sizes={"hidden_sizes": (8,)},
         variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
-            },
-        },
+        changes={"train": IN_SAMPLE},
         swept="alpha",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
     "xql": Case(
         sizes={"hidden_sizes": (8,)},
-        variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
+        variants={
+            "main": {
+                **{"train_updates": 20, "uniform_actions": True, "noisy_actions": True, "value_updates": 2},
+                **{"alpha": 0.1, "exponent_limit": 2.0},  # low, so that the limit is reached
             },
         },
+        changes={"train": IN_SAMPLE},
         swept="alpha",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
@@ -310,15 +280,15 @@ CASES: dict[str, Case] = {
     ),
     "onestep": Case(
         sizes={"hidden_sizes": (8,), "samples": 2},
-        variants={"exp-weight": {}, "reverse-kl": {"operator": "reverse-kl"}},
+        variants={"reverse-kl": {}, "exp-weight": {"operator": "exp-weight"}},
         changes={
             "behaviour": {"behaviour", "behaviour_optimiser"},
             "critic": {"critic", "target_critic", "critic_optimiser"},
             "train": {"actor", "actor_optimiser"},
         },
-        swept="inverse_temperature",
+        swept="learning_rate",
         targets=(),
-        unread=frozenset(["discount", "kl_weight", "target_rate"]),
+        unread=frozenset(["discount", "inverse_temperature", "target_rate"]),
         deterministic=frozenset(["exp-weight", "reverse-kl"]),
     ),
     "td3-bc": Case(

@@ -165,8 +165,7 @@ def test_the_loop_is_so_many_single_calls_of_one_trace(name: str, variant: str) 
         key = jax.random.fold_in(jax.random.fold_in(it.keys[0], number), step)
         index_key, update_key = jax.random.split(key)
         rows = jax.random.randint(index_key, (BATCH,), 0, ROWS)
-        batch = jax.tree.map(lambda column, rows=rows: column[rows], it.data)
-        state, metrics = update(algorithm, state, batch, update_key, jnp.asarray(step, jnp.int32))
+        state, metrics = update(algorithm, state, it.data.take(rows), update_key, jnp.asarray(step, jnp.int32))
         totals = {metric: value + totals.get(metric, 0.0) for metric, value in metrics.items()}
     assert len(traces) == 1
     progress = take_lane(it.run(it.state, number, start, COUNT), 0)

@@ -11,7 +11,7 @@ Deviations. From the code that produced D4RL's numbers:
   3. Advantages are standardised over the minibatch, not over the buffer.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,7 +23,7 @@ from tether.algorithms.interface import Hyperparameter, Phase
 from tether.losses import advantage_weights
 from tether.networks import MLP, ValueNetwork
 from tether.optimisers import adam_init, adam_step
-from tether.types import Array, Columns, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["AWR", "AWRState", "FixedGaussianActor"]
 
@@ -53,6 +53,8 @@ class AWRState(NamedTuple):
 class AWR(eqx.Module):
     """Hyper-parameters of AWR; the defaults are those of its locomotion runs, but for the deviations."""
 
+    view: ClassVar[str] = "returns"
+
     temperature: Hyperparameter = 1.0  # beta
     std: Hyperparameter = 0.4  # of the policy, in action boxes
     learning_rate: Hyperparameter = 3e-4  # Adam, actor
@@ -62,10 +64,6 @@ class AWR(eqx.Module):
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(128, 64))
     pretrain_updates: int = eqx.field(static=True, default=100_000)
     train_updates: int = eqx.field(static=True, default=500_000)
-
-    def columns(self) -> Columns:
-        """V regresses the data's returns."""
-        return Columns(return_discount=self.discount)
 
     def init(self, spec: Spec, key: PRNGKey) -> AWRState:
         """Fresh networks."""
