@@ -4,11 +4,14 @@ Machines are noisy and shared, so nothing is compared across processes: rounds o
 jitted matmul of the same layer shape alternate, and the fraction is taken round by round.
 """
 
+import functools
+import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,15 +22,18 @@ from rich.table import Table
 from tether.algorithms import ALGORITHMS
 from tether.api import commit, versions
 from tether.errors import InputError, unknown
-from tether.training.lanes import make_lanes, parse_fields, stack_lanes
+from tether.training.derive import derived_shapes
+from tether.training.lanes import make_lanes, parse_fields, stack_lanes, take_lane
 from tether.training.loop import init_lanes, run_updates
 from tether.types import Spec, Transition
 
-__all__ = ["bench", "bench_table", "matmul_flops"]
+__all__ = ["bench", "bench_table", "committed_costs", "matmul_flops", "update_flops"]
 
 ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
 WIDTH = 256  # of the reference matmul, the field's layer width
 ROUNDS = 5
+FIRST_UPDATE = 100_000  # past every warm-up, so that delayed updates are in the time and in the count
+COUNTED_UPDATES = 10  # a whole number of every algorithm's update intervals
 ACT_CALLS = 200
 
 
@@ -72,7 +78,8 @@ def _bench_phase(
     stacked = stack_lanes(algorithm, lanes)
     keys = jax.random.split(jax.random.key(0), lane_count)
     state, data = init_lanes(stacked, spec, keys), _synthetic(spec, jax.random.key(1))
-    zero, alive = jnp.asarray(0, jnp.int32), jnp.ones(lane_count, bool)
+    derived = _zeros(derived_shapes(algorithm, take_lane(state, 0), data, phase), lane_count)
+    first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
     started = time.perf_counter()
     compiled = run_updates.lower(
         stacked,
@@ -80,19 +87,21 @@ def _bench_phase(
         keys,
         alive,
         data,
-        zero,
-        zero,
+        first,
+        first,
         phase=phase,
         batch_size=batch_size,
         sequential=jax.default_backend() == "cpu",
+        derived=derived,
     ).compile()
     compile_seconds = time.perf_counter() - started
 
     def updates(count: int) -> None:
-        jax.block_until_ready(compiled(stacked, state, keys, alive, data, zero, jnp.asarray(count, jnp.int32)))
+        number = jnp.asarray(count, jnp.int32)
+        jax.block_until_ready(compiled(stacked, state, keys, alive, data, first, number, derived=derived))
 
     rounds = _alternate(updates, matmul_program(batch_size), seconds)
-    flops = matmul_flops(_single_update(algorithm, phase, spec, batch_size))
+    flops = update_flops(algorithm, phase, spec, batch_size)
     per_second = [lane_count * round_.update_rate for round_ in rounds]
     fractions = [flops * lane_count * round_.update_rate / round_.matmul_rate for round_ in rounds]
     return {
@@ -157,13 +166,26 @@ def _single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> A
     """(function, arguments) of one update of one lane."""
     state = jax.eval_shape(lambda key: algorithm.init(spec, key), jax.random.key(0))
     data = jax.eval_shape(lambda key: _synthetic(spec, key), jax.random.key(0))
+    data = data._replace(derived=derived_shapes(algorithm, state, data, phase))
     batch = jax.tree.map(lambda column: jax.ShapeDtypeStruct((batch_size, *column.shape[1:]), column.dtype), data)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return algorithm.phases()[phase].update, (state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
 
 
+def update_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float:
+    """Floating-point operations of the matmuls of an update, averaged over the algorithm's update intervals."""
+    function, (state, batch, key, _) = _single_update(algorithm, phase, spec, batch_size)
+    steps = [np.int32(FIRST_UPDATE + i) for i in range(COUNTED_UPDATES)]
+    # With `step` a number, `step % interval == 0` is one too: the jaxpr says which branches this update takes.
+    counts = [matmul_flops((functools.partial(function, step=step), (state, batch, key))) for step in steps]
+    return sum(counts) / len(counts)
+
+
 def matmul_flops(program: tuple[Callable, tuple]) -> float:
-    """Floating-point operations of the matmuls in a function's jaxpr, those in loops once per trip."""
+    """Floating-point operations of the matmuls in a function's jaxpr, those in loops once per trip.
+
+    Of a branch that depends on a number the one taken counts, of one that depends on an argument none.
+    """
     function, arguments = program
     return _dot_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -175,6 +197,11 @@ def _dot_flops(jaxpr: Any) -> float:
             contracted = equation.params["dimension_numbers"][0][0]
             inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
             total += 2.0 * inner * np.prod(equation.outvars[0].aval.shape)
+        if equation.primitive.name == "cond":
+            index = equation.invars[0]
+            if hasattr(index, "val"):
+                total += _dot_flops(equation.params["branches"][int(index.val)].jaxpr)
+            continue
         trips = equation.params.get("length", 1)
         for value in equation.params.values():
             nested = getattr(value, "jaxpr", value)
@@ -211,6 +238,11 @@ def _bench_act(name: str, algorithm: Any, spec: Spec) -> dict[str, Any]:
     }
 
 
+def _zeros(shapes: Any, lanes: int) -> Any:
+    """What stands for derived columns: speed does not depend on their values."""
+    return jax.tree.map(lambda column: jnp.zeros((lanes, *column.shape), column.dtype), shapes)
+
+
 def _synthetic(spec: Spec, key: jax.Array) -> Transition:
     """Random transitions of the right shapes; speed does not depend on their values."""
     keys = jax.random.split(key, 4)
@@ -221,6 +253,9 @@ def _synthetic(spec: Spec, key: jax.Array) -> Transition:
         reward=jax.random.normal(keys[2], (ROWS,)),
         next_observation=jax.random.normal(keys[3], shape),
         terminal=jnp.zeros(ROWS),
+        next_action=jnp.zeros((ROWS, spec.action_size)),
+        return_to_go=jnp.zeros(ROWS),
+        trajectory_end=jnp.zeros(ROWS),
     )
 
 
@@ -233,6 +268,23 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+COSTS = Path(__file__).parent / "algorithms" / "costs.json"
+
+
+def committed_costs() -> dict[str, dict[str, float]]:
+    """Algorithm -> gflop, updates (per second), milliseconds, from the bench results that come with tether."""
+    if not COSTS.exists():
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for row in json.loads(COSTS.read_text(encoding="utf-8"))["results"]:
+        cost = found.setdefault(row["algorithm"], {})
+        if row["what"] == "act":
+            cost["milliseconds"] = row["milliseconds_p50"]
+        elif row["what"] == "train":
+            cost |= {"gflop": row["matmul_flops_per_update"] / 1e9, "updates": row["updates_per_second"]}
+    return found
 
 
 def bench_table(figures: Mapping[str, Any]) -> Table:

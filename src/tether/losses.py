@@ -5,9 +5,21 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from tether.types import Array, Float, Scalar, Transition
+from tether.networks import QEnsemble
+from tether.types import Array, Float, PRNGKey, Scalar, Transition
 
-__all__ = ["aggregate_heads", "clip_actions", "expectile_loss", "polyak", "td_target"]
+__all__ = [
+    "advantage_weights",
+    "aggregate_heads",
+    "clip_actions",
+    "expectile_loss",
+    "limited_exponent",
+    "mmd",
+    "polyak",
+    "q_regression",
+    "smoothed_action",
+    "td_target",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +49,63 @@ def td_target(
             f"got shapes {reward.shape}, {terminal.shape} and {next_value.shape}"
         )
     return jax.lax.stop_gradient(reward + discount * (1.0 - terminal) * next_value)
+
+
+def q_regression(
+    critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]
+) -> tuple[Scalar, Float[Array, "batch ensemble"]]:
+    """sum_i mean (Q_i(s, a) - y)^2 -> (it, the values Q_i(s, a))."""
+    q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, batch.action)
+    return jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0)), q
+
+
+def smoothed_action(
+    action: Float[Array, "batch action"],
+    key: PRNGKey,
+    noise: float | Scalar,
+    noise_limit: float | Scalar,
+    max_action: float,
+) -> Float[Array, "batch action"]:
+    """TD3's target action: `action` plus clipped normal noise, clipped to the action box (arXiv 1802.09477, eq. 14)."""
+    draw = jnp.clip(noise * jax.random.normal(key, action.shape, action.dtype), -noise_limit, noise_limit)
+    return jnp.clip(action + draw, -max_action, max_action)
+
+
+def advantage_weights(
+    advantage: Float[Array, " batch"], temperature: float | Scalar, limit: float | Scalar
+) -> Float[Array, " batch"]:
+    """min(exp(temperature A), limit), without gradient (baselines.md 0.4). The limit acts before exp can overflow."""
+    exponent = jnp.minimum(temperature * advantage, jnp.log(limit))
+    return jax.lax.stop_gradient(jnp.exp(exponent))
+
+
+def limited_exponent(u: Float[Array, " rows"], limit: float | Scalar) -> tuple[Float[Array, " rows"], Scalar]:
+    """(min(u, limit), c) with c = max(batch max of that, -1), without gradient: e^(u-c) is at most 1.
+
+    How EQL and XQL keep exponential losses finite: they are scaled by e^(-c) (baselines.md 7.5).
+    """
+    u = jnp.minimum(u, limit)
+    return u, jax.lax.stop_gradient(jnp.maximum(u.max(), -1.0))
+
+
+def mmd(
+    x: Float[Array, "samples action"],
+    y: Float[Array, "others action"],
+    kernel: str,
+    width: float | Scalar,
+) -> Scalar:
+    """sqrt(MMD^2 + 1e-6) of two samples, self-pairs included (BEAR, arXiv 1906.00949; baselines.md section 3).
+
+    kernel: "gaussian" exp(-|x-y|_2^2 / (2 width)) or "laplacian" exp(-|x-y|_1 / (2 width)).
+    """
+
+    def mean_kernel(a: Array, b: Array) -> Scalar:
+        difference = a[:, None, :] - b[None, :, :]
+        distance = jnp.sum(difference**2 if kernel == "gaussian" else jnp.abs(difference), axis=-1)
+        return jnp.mean(jnp.exp(-distance / (2.0 * width)))
+
+    squared = mean_kernel(x, x) + mean_kernel(y, y) - 2.0 * mean_kernel(x, y)
+    return jnp.sqrt(jnp.maximum(squared, 0.0) + 1e-6)
 
 
 def polyak(target: T, online: T, rate: float | Scalar) -> T:

@@ -1,16 +1,26 @@
-"""Adam with the learning rate as a traced number, so that it can be swept over lanes and scheduled."""
+"""Adam with the learning rate as a traced number, so that it can be swept over lanes and scheduled; delayed updates."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tether.types import Array, Int, Scalar
+from tether.types import Array, Int, Metrics, Scalar
 
-__all__ = ["adam_init", "adam_step", "clip_by_global_norm", "clipped_adam_step", "cosine_decay", "decay_factor"]
+__all__ = [
+    "adam_init",
+    "adam_step",
+    "clip_by_global_norm",
+    "clipped_adam_step",
+    "cosine_decay",
+    "decay_factor",
+    "update_when_due",
+]
 
 T = TypeVar("T")
+State = TypeVar("State", bound=Any)
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
@@ -52,3 +62,20 @@ def clip_by_global_norm(gradients: T, limit: float | Scalar) -> T:
     norm = optax.tree.norm(gradients)
     factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
     return jax.tree.map(lambda gradient: factor * gradient, gradients)
+
+
+def update_when_due(
+    update: Callable[[State], tuple[State, Metrics]], state: State, step: Int[Array, ""], warmup: int, interval: int
+) -> tuple[State, Metrics]:
+    """`update(state)` in every `interval`-th step from `warmup` on; else the state as it is and zeros for metrics.
+
+    Metrics are multiplied by `interval`, because rows average over all steps.
+    """
+
+    def due(state: State) -> tuple[State, Metrics]:
+        state, metrics = update(state)
+        return state, {name: value * interval for name, value in metrics.items()}
+
+    shapes = jax.eval_shape(due, state)[1]
+    zeros = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in shapes.items()}
+    return jax.lax.cond((step >= warmup) & (step % interval == 0), due, lambda state: (state, zeros), state)

@@ -20,9 +20,16 @@ class Case(NamedTuple):
     """(target, online, rate), moved by the last phase."""
     unread: frozenset[str] = frozenset()
     """Numbers that the last phase does not read at all."""
-    deterministic: bool = False
-    """Its policy gives one action for one observation, whatever the key."""
+    deterministic: frozenset[str] = frozenset()
+    """Variants whose policy gives one action for one observation, whatever the key."""
+    distinct: int = 32
+    """More of 64 actions for one observation than this must differ, in the variants that are not deterministic."""
 
+
+IN_SAMPLE = {  # of IQL and its kin
+    *("critic", "target_critic", "critic_optimiser", "value", "value_optimiser"),
+    *("actor", "actor_optimiser"),
+}
 
 CASES: dict[str, Case] = {
     "dtql": Case(
@@ -105,5 +112,357 @@ CASES: dict[str, Case] = {
         swept="eta",
         targets=(("target_critics", "critics", "target_rate"), ("target_actor", "actor", "target_rate")),
         unread=frozenset({"behaviour_learning_rate"}),
+    ),
+    "bdpo-unimodal": Case(
+        sizes={
+            "hidden_sizes": (8,),
+            "actor_hidden_sizes": (8,),
+            "ensemble_size": 2,
+            "samples": 2,
+            "candidates": 3,
+            "actor_warmup_updates": 0,
+            "actor_update_interval": 1,
+        },
+        variants={
+            "gaussian": {"train_updates": 20},
+            "deterministic": {"actor_kind": "deterministic", "penalty_order": "discounted"},
+        },
+        changes={
+            "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour"},
+            "train": {
+                *("critic", "target_critic", "critic_optimiser"),
+                *("actor", "actor_optimiser", "target_actor"),
+            },
+        },
+        swept="eta",
+        targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        unread=frozenset({"behaviour_learning_rate"}),
+        deterministic=frozenset({"deterministic"}),
+    ),
+    "bc": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"deterministic": {}, "gaussian": {"actor_kind": "gaussian"}},
+        changes={
+            "train": {"actor", "actor_optimiser", "entropy"},
+        },
+        swept="learning_rate",
+        targets=(),
+        unread=frozenset(["entropy_learning_rate", "entropy_target"]),
+        deterministic=frozenset(["deterministic", "gaussian"]),
+    ),
+    "diffusion-bc": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"main": {"train_updates": 20}},
+        changes={
+            "train": {"actor", "actor_optimiser", "target_actor"},
+        },
+        swept="learning_rate",
+        targets=(("target_actor", "actor", "target_rate"),),
+    ),
+    "dql": Case(
+        sizes={"hidden_sizes": (8,), "candidates": 8, "backup_samples": 2, "diffusion_steps": 2},
+        variants={
+            "main": {"train_updates": 20, "gradient_norm": 0.1},
+            "max-q": {"max_q_backup": True, "cosine_decay": False},
+        },
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser"},
+        },
+        swept="q_weight",
+        targets=(("target_critic", "critic", "target_rate"),),
+    ),
+    "edp": Case(
+        sizes={"hidden_sizes": (8,), "candidates": 8, "draws": 2, "diffusion_steps": 21},
+        variants={"td3": {"gradient_norm": 0.1}, "crr": {"mode": "crr"}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
+        },
+        swept="learning_rate",
+        targets=(("target_critic", "critic", "target_rate"),),
+        unread=frozenset(["expectile"]),
+    ),
+    "idql": Case(
+        sizes={"hidden_sizes": (8,), "width": 8, "block_count": 1, "candidates": 8, "diffusion_steps": 2},
+        variants={"main": {"train_updates": 20}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
+        },
+        swept="expectile",
+        targets=(("target_critic", "critic.q", "target_rate"), ("target_actor", "actor", "actor_target_rate")),
+    ),
+    "srpo": Case(
+        sizes={"hidden_sizes": (8,), "width": 8, "block_count": 1},
+        variants={"main": {"train_updates": 20}, "normalized": {"normalize_gradient": True}},
+        changes={
+            "behaviour": {"behaviour", "behaviour_optimiser"},
+            "critic": {"critic", "target_critic", "critic_optimiser"},
+            "train": {"actor", "actor_optimiser"},
+        },
+        swept="q_weight",
+        targets=(),
+        unread=frozenset(["behaviour_learning_rate", "critic_learning_rate", "discount", "expectile", "target_rate"]),
+        deterministic=frozenset(["main", "normalized"]),
+    ),
+    "qgpo": Case(
+        sizes={
+            "hidden_sizes": (8,),
+            "energy_hidden_sizes": (8,),
+            "score_widths": (16, 8),
+            "support_actions": 3,
+            "solver_calls": 3,
+        },
+        variants={"main": {}},
+        changes={
+            "behaviour": {"behaviour", "behaviour_optimiser"},
+            "critic": {"critic", "target_critic", "critic_optimiser", "energy", "energy_optimiser"},
+            "train": {"energy", "energy_optimiser"},
+        },
+        swept="inverse_temperature",
+        unread=frozenset(
+            {
+                *("behaviour_learning_rate", "critic_learning_rate", "discount", "target_rate"),
+                *("value_inverse_temperature", "guidance"),
+            }
+        ),
+        distinct=2,  # an untrained behaviour's actions lie in the box's four corners
+    ),
+    "sfbc": Case(
+        sizes={
+            "hidden_sizes": (8,),
+            "score_widths": (16, 8),
+            "support_actions": 2,
+            "candidates": 4,
+            "chosen": 2,
+            "solver_calls": 3,
+        },
+        variants={"main": {}},
+        changes={
+            "behaviour": {"behaviour", "behaviour_optimiser"},
+            "critic": {"first_critic", "first_critic_optimiser"},
+            "train": {"critic", "critic_optimiser"},
+        },
+        swept="learning_rate",
+        # the plan reads inverse_temperature, but an untrained critic's values win in no row (tests/test_sfbc.py)
+        unread=frozenset({"behaviour_learning_rate", "sharpness", "inverse_temperature"}),
+        distinct=2,  # an untrained behaviour's actions lie in the box's four corners
+    ),
+    "fql": Case(
+        sizes={"hidden_sizes": (8,), "flow_steps": 2},
+        variants={"mean": {}, "min": {"aggregation": "min", "normalize_q": True}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actors", "actor_optimiser"},
+        },
+        swept="distillation_weight",
+        targets=(("target_critic", "critic", "target_rate"),),
+    ),
+    "ifql": Case(
+        sizes={"hidden_sizes": (8,), "flow_steps": 2, "candidates": 8},
+        variants={"main": {}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser"},
+        },
+        swept="expectile",
+        targets=(("target_critic", "critic.q", "target_rate"),),
+    ),
+    "iql": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"main": {"train_updates": 20}},
+        changes={"train": IN_SAMPLE},
+        swept="expectile",
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["main"]),
+    ),
+    "sql": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"main": {"train_updates": 20, "actor_dropout": 0.1}},
+        changes={"train": IN_SAMPLE},
+        swept="alpha",
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["main"]),
+    ),
+    "eql": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"main": {"train_updates": 20}},
+        changes={"train": IN_SAMPLE},
+        swept="alpha",
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["main"]),
+    ),
+    "xql": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={
+            "main": {
+                **{"train_updates": 20, "uniform_actions": True, "noisy_actions": True, "value_updates": 2},
+                **{"alpha": 0.1, "exponent_limit": 2.0},  # low, so that the limit is reached
+            },
+        },
+        changes={"train": IN_SAMPLE},
+        swept="alpha",
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["main"]),
+    ),
+    "awac": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"main": {}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser"},
+        },
+        swept="temperature",
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["main"]),
+    ),
+    "awr": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"main": {}},
+        changes={
+            "pretrain": {"value", "value_optimiser"},
+            "train": {"actor", "actor_optimiser"},
+        },
+        swept="temperature",
+        targets=(),
+        unread=frozenset(["value_learning_rate"]),
+        deterministic=frozenset(["main"]),
+    ),
+    "onestep": Case(
+        sizes={"hidden_sizes": (8,), "samples": 2},
+        variants={"reverse-kl": {}, "exp-weight": {"operator": "exp-weight"}},
+        changes={
+            "behaviour": {"behaviour", "behaviour_optimiser"},
+            "critic": {"critic", "target_critic", "critic_optimiser"},
+            "train": {"actor", "actor_optimiser"},
+        },
+        swept="learning_rate",
+        targets=(),
+        unread=frozenset(["discount", "inverse_temperature", "target_rate"]),
+        deterministic=frozenset(["exp-weight", "reverse-kl"]),
+    ),
+    "td3-bc": Case(
+        sizes={"hidden_sizes": (8,), "actor_update_interval": 1},
+        variants={"main": {}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
+        },
+        swept="q_weight",
+        targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        deterministic=frozenset(["main"]),
+    ),
+    "rebrac": Case(
+        sizes={"hidden_sizes": (8,), "actor_update_interval": 1},
+        variants={"main": {}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
+        },
+        swept="critic_penalty",
+        targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        deterministic=frozenset(["main"]),
+    ),
+    "bcq": Case(
+        sizes={"hidden_sizes": (8,), "vae_hidden_sizes": (8,), "next_candidates": 2, "candidates": 64},
+        variants={"main": {}},
+        changes={
+            "train": {
+                "vae",
+                "vae_optimiser",
+                "critic",
+                "target_critic",
+                "critic_optimiser",
+                "perturbation",
+                "target_perturbation",
+                "perturbation_optimiser",
+            },
+        },
+        swept="perturbation_size",
+        targets=(("target_critic", "critic", "target_rate"), ("target_perturbation", "perturbation", "target_rate")),
+    ),
+    "bear": Case(
+        sizes={"hidden_sizes": (8,), "vae_hidden_sizes": (8,), "next_actions": 2, "candidates": 8, "warmup_updates": 2},
+        variants={"gaussian": {}, "laplacian": {"kernel": "laplacian"}},
+        changes={
+            "train": {
+                "vae",
+                "vae_optimiser",
+                "log_multiplier",
+                "multiplier_optimiser",
+                "critic",
+                "target_critic",
+                "critic_optimiser",
+                "actor",
+                "actor_optimiser",
+            },
+        },
+        swept="kernel_width",
+        targets=(("target_critic", "critic", "target_rate"),),
+    ),
+    "brac-p": Case(
+        sizes={"hidden_sizes": (8,), "actor_hidden_sizes": (8,), "samples": 2, "warmup_updates": 2},
+        variants={"main": {}},
+        changes={
+            "pretrain": {"behaviour", "behaviour_optimiser", "log_entropy_weight", "entropy_optimiser"},
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser"},
+        },
+        swept="kl_weight",
+        targets=(("target_critic", "critic", "target_rate"),),
+        unread=frozenset(["behaviour_learning_rate", "entropy_target"]),
+        deterministic=frozenset(["main"]),
+    ),
+    "brac-v": Case(
+        sizes={"hidden_sizes": (8,), "actor_hidden_sizes": (8,), "samples": 2, "warmup_updates": 2},
+        variants={"main": {}},
+        changes={
+            "pretrain": {"behaviour", "behaviour_optimiser", "log_entropy_weight", "entropy_optimiser"},
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser"},
+        },
+        swept="kl_weight",
+        targets=(("target_critic", "critic", "target_rate"),),
+        unread=frozenset(["behaviour_learning_rate", "entropy_target"]),
+        deterministic=frozenset(["main"]),
+    ),
+    "cql": Case(
+        sizes={"hidden_sizes": (8,), "proposals": 2},
+        variants={"main": {}, "lagrange": {"lagrange": True, "max_q_backup": True, "gap_floor": -200.0}},
+        changes={
+            "train": {
+                "critic",
+                "target_critic",
+                "critic_optimiser",
+                "actor",
+                "actor_optimiser",
+                "log_entropy_weight",
+                "entropy_optimiser",
+                "multiplier",  # without leaves but in the Lagrange form
+            },
+        },
+        swept="penalty_weight",
+        targets=(("target_critic", "critic", "target_rate"),),
+        unread=frozenset(["penalty_target"]),
+        deterministic=frozenset(["lagrange", "main"]),
+    ),
+    "rem": Case(
+        sizes={"hidden_sizes": (8,), "head_count": 3, "actor_update_interval": 1},
+        variants={"main": {}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
+        },
+        swept="target_rate",
+        targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        deterministic=frozenset(["main"]),
+    ),
+    "sac": Case(
+        sizes={"hidden_sizes": (8,)},
+        variants={"main": {}},
+        changes={
+            "train": {
+                "critic",
+                "target_critic",
+                "critic_optimiser",
+                "actor",
+                "actor_optimiser",
+                "log_entropy_weight",
+                "entropy_optimiser",
+            },
+        },
+        swept="entropy_target",
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["main"]),
     ),
 }

@@ -24,26 +24,24 @@ From the code:
   7. Minibatches are drawn with replacement, not by passes over a permutation.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 
+from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
-from tether.diffusion_policy import DiffusionPolicy
+from tether.diffusion_policy import NoiseSampler, noise_loss
 from tether.errors import InputError
 from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble, orthogonal
-from tether.optimisers import adam_init, clipped_adam_step, decay_factor
+from tether.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["BDPO", "BDPOState", "Critics", "q_loss", "update_when_due"]
-
-State = TypeVar("State", bound=Any)
+__all__ = ["BDPO", "BDPOState", "Critics", "q_loss"]
 
 
 class Critics(NamedTuple):
@@ -68,12 +66,6 @@ class BDPOState(NamedTuple):
     actor_optimiser: optax.OptState
 
 
-def behaviour_loss(behaviour: NoiseNetwork, observation: Array, diffused: vp.Diffused) -> Scalar:
-    """Mean over batch and coordinates of (eps(a_n, n, s) - eps)^2."""
-    predicted = jax.vmap(behaviour)(diffused.noisy_action, observation, diffused.step)
-    return jnp.mean((predicted - diffused.noise) ** 2)
-
-
 def q_loss(q: QEnsemble, batch: Transition, target: Float[Array, " batch"]) -> tuple[Scalar, Metrics]:
     """Mean over heads and batch of (Q_k(s, a) - y)^2."""
     values: Float[Array, "batch ensemble"] = jax.vmap(q)(batch.observation, batch.action)
@@ -88,23 +80,6 @@ def value_loss(
     values = jax.vmap(value)(observation, diffused.noisy_action, diffused.step)
     loss = jnp.mean((values - target[:, None]) ** 2)
     return loss, {"critic/value_loss": loss, "critic/value": jnp.mean(values)}
-
-
-def update_when_due(
-    update: Callable[[State], tuple[State, Metrics]], state: State, step: Int[Array, ""], warmup: int, interval: int
-) -> tuple[State, Metrics]:
-    """`update(state)` in every `interval`-th step from `warmup` on; else the state as it is and zeros for metrics.
-
-    Metrics are multiplied by `interval`, because rows average over all steps.
-    """
-
-    def due(state: State) -> tuple[State, Metrics]:
-        state, metrics = update(state)
-        return state, {name: value * interval for name, value in metrics.items()}
-
-    shapes = jax.eval_shape(due, state)[1]
-    zeros = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in shapes.items()}
-    return jax.lax.cond((step >= warmup) & (step % interval == 0), due, lambda state: (state, zeros), state)
 
 
 class BDPO(eqx.Module):
@@ -213,10 +188,10 @@ class BDPO(eqx.Module):
         critics = polyak(state.target_critics, state.critics, self.target_rate)
         return state._replace(target_critics=critics), q_metrics | value_metrics | actor_metrics
 
-    def policy(self, state: BDPOState) -> DiffusionPolicy:
+    def policy(self, state: BDPOState) -> BestOfSamples:
         """The averaged actor with the averaged ensemble as judge."""
-        judge = state.target_critics.q
-        return DiffusionPolicy(state.target_actor, judge, self.candidates, self.diffusion_steps, self.clip_denoised)
+        sampler = NoiseSampler(state.target_actor, self.diffusion_steps, self.clip_denoised)
+        return BestOfSamples(sampler, state.target_critics.q, self.candidates)
 
     # --- targets ---
 
@@ -321,7 +296,7 @@ class BDPO(eqx.Module):
 
     def _update_behaviour(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[BDPOState, Metrics]:
         diffused = vp.diffuse(self._schedule(), batch.action, key)
-        loss, gradients = eqx.filter_value_and_grad(behaviour_loss)(state.behaviour, batch.observation, diffused)
+        loss, gradients = eqx.filter_value_and_grad(noise_loss)(state.behaviour, batch.observation, diffused)
         rate = self.behaviour_learning_rate
         behaviour, optimiser = clipped_adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
         target_behaviour = polyak(state.target_behaviour, behaviour, self.target_rate)

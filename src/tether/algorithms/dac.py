@@ -29,9 +29,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
-from tether.diffusion_policy import DiffusionPolicy, ancestral_sampler
+from tether.diffusion_policy import NoiseSampler, ancestral_sampler
 from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import NoiseNetwork, QEnsemble, glorot_uniform
 from tether.optimisers import adam_init, clipped_adam_step, decay_factor
@@ -163,17 +164,16 @@ class DAC(eqx.Module):
         )
         return state._replace(target_actor=target_actor), critic_metrics | actor_metrics
 
-    def policy(self, state: DACState) -> DiffusionPolicy:
+    def policy(self, state: DACState) -> BestOfSamples:
         """The online actor with the target ensemble as judge."""
-        return DiffusionPolicy(
-            state.actor, state.target_critic, self.candidates, self.diffusion_steps, self.clip_denoised
-        )
+        sampler = NoiseSampler(state.actor, self.diffusion_steps, self.clip_denoised)
+        return BestOfSamples(sampler, state.target_critic, self.candidates)
 
     def critic_target(self, state: DACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
         """y: 10 next actions, reduced per head first, then over heads; no gradient."""
         if not self.bootstrap:
             return td_target(batch.reward, self.discount, batch.terminal, jnp.zeros_like(batch.reward))
-        draw = ancestral_sampler(self.diffusion_steps, self.clip_denoised)
+        draw = ancestral_sampler(vp.vp_schedule(self.diffusion_steps), self.clip_denoised)
 
         def next_value(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:
             keys = jax.random.split(key, self.next_actions)
@@ -250,7 +250,7 @@ class DAC(eqx.Module):
         key: PRNGKey,
     ) -> tuple[Scalar, Metrics]:
         """eta E[(eps_theta - eps)^2] - E[Q(s, a_theta)]/C, a_theta through the whole chain (Diffusion-QL)."""
-        draw = ancestral_sampler(self.diffusion_steps, self.clip_denoised)
+        draw = ancestral_sampler(vp.vp_schedule(self.diffusion_steps), self.clip_denoised)
         action = jax.vmap(draw, in_axes=(None, 0, 0))(
             actor, batch.observation, jax.random.split(key, batch.reward.shape[0])
         )

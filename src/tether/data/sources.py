@@ -5,21 +5,39 @@ This version reads bundled names, D4RL's data sets by name, D4RL's and Minari's 
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tether.data.d4rl import open_hdf5, read_d4rl_hdf5
-from tether.data.d4rl_names import d4rl_file, d4rl_name
+from tether.data.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.dataset import Dataset, Source
 from tether.data.download import Downloads, cached_file
-from tether.data.minari import find_minari_file, is_minari_hdf5, read_minari_hdf5
+from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari_hdf5
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 
-__all__ = ["bundled_names", "load_dataset"]
+__all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
 LATER_PREFIXES = ("minari", "ogbench", "bandit")
 LATER_SUFFIXES = (".npz", ".parquet", ".csv")
+
+
+class LocalSource(NamedTuple):
+    """A data set on this machine that has a name."""
+
+    name: str  # what `load_dataset` takes
+    bytes: int
+    where: str
+
+
+def local_sources() -> list[LocalSource]:
+    """Bundled data sets, then D4RL's in the cache, then Minari's (below MINARI_DATASETS_PATH), sorted by name."""
+    bundled = [(name, BUNDLED / f"{name}.hdf5", "bundled") for name in bundled_names()]
+    cached = [(name, Downloads().cache / "d4rl" / file) for name, file in sorted(D4RL_FILES.items())]
+    d4rl = [(f"d4rl:{name}", path, str(path)) for name, path in cached if path.is_file()]
+    minari = [(f"minari:{name}", path, str(path)) for name, path in local_minari_files()]
+    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *d4rl, *minari]]
 
 
 def bundled_names() -> list[str]:

@@ -9,12 +9,13 @@ A network predicts the noise: eps(a_n, observation, n). Reverse step, on the way
     mean = (sqrt(abar_{n-1}) beta_n x0 + sqrt(alpha_n) (1 - abar_{n-1}) a_n) / (1 - abar_n)
     a_{n-1} = mean + 1[n > 1] sqrt(beta_n) xi
 
-Both papers' code takes beta_n as the variance, not the posterior's, and no noise in the last step, so a_0 is the
-clipped x0 and lies in the action box. Everything is for one sample; `vmap` it over batches.
+Both papers' code takes beta_n as the variance, not the posterior's beta_n (1 - abar_{n-1}) / (1 - abar_n) as
+Diffusion-QL does (`variance`), and no noise in the last step, so a_0 is the clipped x0 and lies in the action box. IDQL
+has another dialect, `sample_direct`. Everything is for one sample; `vmap` it over batches.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,13 @@ __all__ = [
     "ddim_step",
     "diffuse",
     "kernel_kl",
+    "linear_schedule",
     "predict_clean",
     "reverse_mean",
     "reverse_step",
     "sample",
     "sample_ddim",
+    "sample_direct",
     "sample_path",
     "vp_schedule",
 ]
@@ -52,6 +55,7 @@ class VP(NamedTuple):
     beta: Float[np.ndarray, " steps_and_one"]
     alpha: Float[np.ndarray, " steps_and_one"]
     alpha_bar: Float[np.ndarray, " steps_and_one"]
+    deviation: Float[np.ndarray, " steps_and_one"]  # of the reverse step's noise: 0 in the last step, n = 1
 
     @property
     def steps(self) -> int:
@@ -59,13 +63,33 @@ class VP(NamedTuple):
         return len(self.beta) - 1
 
 
-def vp_schedule(steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> VP:
+Variance = Literal["beta", "posterior"]
+
+
+def vp_schedule(steps: int, beta_min: float = 0.1, beta_max: float = 10.0, variance: Variance = "beta") -> VP:
     """N-step schedule; abar_N = exp(-(beta_min + beta_max)/2) for every N."""
     n = np.arange(1, steps + 1)
-    alpha = np.exp(-beta_min / steps - (beta_max - beta_min) * (2 * n - 1) / (2 * steps**2))
+    return _schedule(np.exp(-beta_min / steps - (beta_max - beta_min) * (2 * n - 1) / (2 * steps**2)), variance)
+
+
+def linear_schedule(steps: int, variance: Variance = "posterior") -> VP:
+    """beta from 1e-4 to 0.02 in equal steps, both times 1000/N ("scaled linear": EDP, baselines.md 8.2).
+
+    A few steps would need betas beyond 1, so N is at least 21. Raises ValueError for less.
+    """
+    if steps < 21:
+        raise ValueError(f"linear_schedule: {steps} steps; at least 21, or the last beta reaches 1")
+    return _schedule(1.0 - np.linspace(1e-4, 0.02, steps) * 1000 / steps, variance)
+
+
+def _schedule(alpha: np.ndarray, variance: Variance) -> VP:
     alpha = np.concatenate([[1.0], alpha])
-    arrays = (1.0 - alpha, alpha, np.cumprod(alpha))
-    return VP(*(array.astype(np.float32) for array in arrays))
+    beta, alpha_bar = 1.0 - alpha, np.cumprod(alpha)
+    before = np.concatenate([[1.0], alpha_bar[:-1]])
+    left = np.maximum(1.0 - alpha_bar, 1e-20)  # entry 0: nothing is divided by 0 noise
+    deviation = np.sqrt(beta if variance == "beta" else beta * (1.0 - before) / left)
+    deviation[:2] = 0.0
+    return VP(*(array.astype(np.float32) for array in (beta, alpha, alpha_bar, deviation)))
 
 
 class _Level(NamedTuple):
@@ -74,12 +98,13 @@ class _Level(NamedTuple):
     beta: Scalar
     alpha: Scalar
     alpha_bar: Scalar
+    deviation: Scalar
     previous_alpha_bar: Scalar
 
 
 def _level(schedule: VP, step: Step) -> _Level:
-    beta, alpha, alpha_bar = (jnp.asarray(array) for array in schedule)
-    return _Level(beta[step], alpha[step], alpha_bar[step], alpha_bar[step - 1])
+    beta, alpha, alpha_bar, deviation = (jnp.asarray(array) for array in schedule)
+    return _Level(beta[step], alpha[step], alpha_bar[step], deviation[step], alpha_bar[step - 1])
 
 
 def add_noise(
@@ -144,7 +169,7 @@ def reverse_step(
     bound: float | None,
 ) -> Float[Array, " action"]:
     """a_{n-1}, reparametrised by standard normal `noise`, of which the last step (n = 1) takes none."""
-    deviation = jnp.where(step > 1, jnp.sqrt(_level(schedule, step).beta), 0.0)
+    deviation = _level(schedule, step).deviation
     return reverse_mean(schedule, noisy_action, step, predicted_noise, bound) + deviation * noise
 
 
@@ -190,6 +215,33 @@ def sample(
 ) -> Float[Array, " action"]:
     """One action by ancestral sampling."""
     return sample_path(schedule, network, observation, key, action_size, bound).action
+
+
+def sample_direct(
+    schedule: VP,
+    network: NoisePredictor,
+    observation: Float[Array, " observation"],
+    key: PRNGKey,
+    action_size: int,
+    bound: float,
+) -> Float[Array, " action"]:
+    """One action in IDQL's dialect: x0 is never formed, the running sample is clipped after every step.
+
+    a_{n-1} = clip( (a_n - beta_n / sqrt(1 - abar_n) eps) / sqrt(alpha_n) + deviation_n xi ).
+    """
+    start_key, noise_key = jax.random.split(key)
+    start = jax.random.normal(start_key, (action_size,), jnp.float32)
+    noises = jax.random.normal(noise_key, (schedule.steps, action_size), jnp.float32)
+
+    def body(noisy_action, step_and_noise):
+        step, noise = step_and_noise
+        level = _level(schedule, step)
+        predicted = network(noisy_action, observation, step)
+        mean = noisy_action - level.beta / jnp.sqrt(1.0 - level.alpha_bar) * predicted
+        following = mean / jnp.sqrt(level.alpha) + level.deviation * noise
+        return jnp.clip(following, -bound, bound), None
+
+    return jax.lax.scan(body, start, (jnp.arange(schedule.steps, 0, -1, jnp.int32), noises))[0]
 
 
 def ddim_step(

@@ -19,8 +19,18 @@ class ValueNetwork(eqx.Module):
 
     network: MLP
 
-    def __init__(self, key: PRNGKey, observation_size: int, hidden_sizes: Sequence[int], activation: Callable = mish):
-        self.network = MLP(key, observation_size, hidden_sizes, 1, activation=activation)
+    def __init__(
+        self,
+        key: PRNGKey,
+        observation_size: int,
+        hidden_sizes: Sequence[int],
+        activation: Callable = mish,
+        *,
+        layer_norm: bool = False,
+        initialiser: Initialiser = torch_uniform,
+    ):
+        how = {"activation": activation, "layer_norm": layer_norm, "initialiser": initialiser}
+        self.network = MLP(key, observation_size, hidden_sizes, 1, **how)
 
     def __call__(self, observation: Float[Array, " observation"]) -> Scalar:
         return self.network(observation)[0]
@@ -56,6 +66,10 @@ class QEnsemble(eqx.Module):
     ) -> Float[Array, " ensemble"]:
         x = jnp.concatenate([observation, action])
         return jnp.stack([head(x)[0] for head in self.heads])
+
+    def first(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
+        """The first head alone."""
+        return self.heads[0](jnp.concatenate([observation, action]))[0]
 
 
 class DiffusionValue(eqx.Module):

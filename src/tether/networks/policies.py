@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from tether.networks.denoiser import Denoiser
-from tether.networks.layers import MLP, orthogonal
-from tether.types import Array, Float, PRNGKey
+from tether.networks.layers import MLP, Initialiser, orthogonal, torch_uniform
+from tether.types import Array, Float, PRNGKey, Scalar
 
-__all__ = ["GaussianActor", "ImplicitActor", "TanhGaussian"]
+__all__ = ["DeterministicActor", "FreeGaussianActor", "GaussianActor", "ImplicitActor", "TanhGaussian"]
 
 LOG_STD_RANGE = (-5.0, 2.0)
 IMPLICIT_NOISE_LEVEL = 2.5  # scale of the input noise and the time input alike, as in the authors' code
@@ -36,9 +36,86 @@ class TanhGaussian(eqx.Module):
         before_tanh = jnp.arctanh(action / (self.max_action + 0.001))
         return jax.scipy.stats.norm.logpdf(before_tanh, self.mean, jnp.exp(self.log_std)).sum(axis=-1)
 
+    def mode(self) -> Float[Array, "*batch action"]:
+        """The action of the mean before tanh: what is acted on where no noise is wanted."""
+        return self.max_action * jnp.tanh(self.mean)
+
+    def log_density_of_noise(self, noise: Float[Array, "*draws action"]) -> Float[Array, "*draws"]:
+        """log density of the action `transform(noise)`, tanh's Jacobian included (baselines.md 0.4)."""
+        before_tanh = self.mean + jnp.exp(self.log_std) * noise
+        normal = jax.scipy.stats.norm.logpdf(noise) - self.log_std
+        return jnp.sum(normal - self._log_slope(before_tanh), axis=-1)
+
+    def log_density(self, action: Float[Array, "*batch action"], margin: float = 1e-6) -> Float[Array, "*batch"]:
+        """log density of a given action, Jacobian included; it is first moved to `margin` inside the unit box."""
+        inside = jnp.clip(action / self.max_action, -1.0 + margin, 1.0 - margin)
+        before_tanh = jnp.arctanh(inside)
+        normal = jax.scipy.stats.norm.logpdf(before_tanh, self.mean, jnp.exp(self.log_std))
+        return jnp.sum(normal - self._log_slope(before_tanh), axis=-1)
+
+    def _log_slope(self, before_tanh: Float[Array, "*draws action"]) -> Float[Array, "*draws action"]:
+        """log d(max_action tanh u)/du, without overflow."""
+        stable = 2.0 * (jnp.log(2.0) - before_tanh - jax.nn.softplus(-2.0 * before_tanh))
+        return stable + jnp.log(self.max_action)
+
 
 class GaussianActor(eqx.Module):
-    """Tanh-Gaussian policy: three ReLU layers, orthogonal(1) weights and zero biases throughout."""
+    """Tanh-Gaussian policy: ReLU layers, by default with orthogonal(1) weights and zero biases throughout.
+
+    `squashed_log_std`: log_std runs smoothly through its range by a tanh (BRAC), instead of being clamped to it.
+    `mean_limit`: the mean before tanh is clamped to ± this (BEAR).
+    """
+
+    network: MLP
+    max_action: float = eqx.field(static=True)
+    log_std_range: tuple[float, float] = eqx.field(static=True)
+    squashed_log_std: bool = eqx.field(static=True)
+    mean_limit: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKey,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        max_action: float,
+        *,
+        initialiser: Initialiser | None = None,
+        log_std_range: tuple[float, float] = LOG_STD_RANGE,
+        squashed_log_std: bool = False,
+        mean_limit: float | None = None,
+    ):
+        sizes = observation_size, hidden_sizes, 2 * action_size
+        self.network = MLP(key, *sizes, activation=jax.nn.relu, initialiser=initialiser or orthogonal(1.0))
+        self.max_action = max_action
+        self.log_std_range = log_std_range
+        self.squashed_log_std = squashed_log_std
+        self.mean_limit = mean_limit
+
+    def __call__(self, observation: Float[Array, " observation"]) -> TanhGaussian:
+        """A clamped log_std has no gradient outside its range."""
+        mean, log_std = jnp.split(self.network(observation), 2)
+        if self.mean_limit is not None:
+            mean = jnp.clip(mean, -self.mean_limit, self.mean_limit)
+        low, high = self.log_std_range
+        if self.squashed_log_std:
+            log_std = low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1.0)
+        return TanhGaussian(mean, jnp.clip(log_std, low, high), self.max_action)
+
+    def mode(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:
+        """The action without noise."""
+        return self(observation).mode()
+
+    def sample(
+        self, observation: Float[Array, " observation"], key: PRNGKey, count: int
+    ) -> Float[Array, "{count} action"]:
+        """`count` independent actions; the network runs once."""
+        law = self(observation)
+        return jax.vmap(law.transform)(jax.random.normal(key, (count, law.mean.shape[0]), jnp.float32))
+
+
+class DeterministicActor(eqx.Module):
+    """a = max_action tanh(MLP(s)), ReLU."""
 
     network: MLP
     max_action: float = eqx.field(static=True)
@@ -50,22 +127,84 @@ class GaussianActor(eqx.Module):
         action_size: int,
         hidden_sizes: Sequence[int],
         max_action: float,
+        *,
+        initialiser: Initialiser = torch_uniform,
+        layer_norm: bool = False,
     ):
-        sizes = observation_size, hidden_sizes, 2 * action_size
-        self.network = MLP(key, *sizes, activation=jax.nn.relu, initialiser=orthogonal(1.0))
+        how = {"activation": jax.nn.relu, "initialiser": initialiser, "layer_norm": layer_norm}
+        self.network = MLP(key, observation_size, hidden_sizes, action_size, **how)
         self.max_action = max_action
 
-    def __call__(self, observation: Float[Array, " observation"]) -> TanhGaussian:
-        """log_std is clamped, so it has no gradient outside its range."""
-        mean, log_std = jnp.split(self.network(observation), 2)
-        return TanhGaussian(mean, jnp.clip(log_std, *LOG_STD_RANGE), self.max_action)
+    def __call__(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:
+        return self.max_action * jnp.tanh(self.network(observation))
+
+    def mode(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:
+        """The action."""
+        return self(observation)
+
+
+class FreeGaussianActor(eqx.Module):
+    """Normal policy whose standard deviation is a free vector, the same in every state (IQL, AWAC).
+
+    The density is that of a plain normal, without a correction for squashing: only the mean may be squashed.
+    Dropout acts where a density is asked for with a key: in the loss.
+    """
+
+    network: MLP
+    log_std: Float[Array, " action"]
+    max_action: float = eqx.field(static=True)
+    squashed_mean: bool = eqx.field(static=True)
+    log_std_range: tuple[float, float] = eqx.field(static=True)
+    dropout_rate: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKey,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        max_action: float,
+        *,
+        initialiser: Initialiser,
+        squashed_mean: bool = True,
+        log_std_range: tuple[float, float] = LOG_STD_RANGE,
+        dropout_rate: float = 0.0,
+    ):
+        sizes = observation_size, hidden_sizes, action_size
+        self.network = MLP(key, *sizes, activation=jax.nn.relu, initialiser=initialiser)
+        self.log_std = jnp.zeros(action_size, jnp.float32)
+        self.max_action = max_action
+        self.squashed_mean = squashed_mean
+        self.log_std_range = log_std_range
+        self.dropout_rate = dropout_rate
+
+    def mode(
+        self, observation: Float[Array, " observation"], dropout_key: PRNGKey | None = None
+    ) -> Float[Array, " action"]:
+        """The mean; beyond the action box only where it is not squashed."""
+        out = self.network(observation, self.dropout_rate, dropout_key)
+        return self.max_action * jnp.tanh(out) if self.squashed_mean else out
+
+    def log_density(
+        self,
+        observation: Float[Array, " observation"],
+        action: Float[Array, " action"],
+        dropout_key: PRNGKey | None = None,
+    ) -> Scalar:
+        """log N(a; mean(s), std^2), summed over coordinates."""
+        mean, std = self.mode(observation, dropout_key), jnp.exp(self._log_std())
+        return jax.scipy.stats.norm.logpdf(action, mean, std).sum()
 
     def sample(
         self, observation: Float[Array, " observation"], key: PRNGKey, count: int
     ) -> Float[Array, "{count} action"]:
-        """`count` independent actions; the network runs once."""
-        law = self(observation)
-        return jax.vmap(law.transform)(jax.random.normal(key, (count, law.mean.shape[0]), jnp.float32))
+        """`count` independent actions, clipped to the action box; the network runs once."""
+        noise = jax.random.normal(key, (count, self.log_std.shape[0]), jnp.float32)
+        mean, std = self.mode(observation), jnp.exp(self._log_std())
+        return jax.vmap(lambda n: jnp.clip(mean + std * n, -self.max_action, self.max_action))(noise)
+
+    def _log_std(self) -> Float[Array, " action"]:
+        return jnp.clip(self.log_std, *self.log_std_range)
 
 
 class ImplicitActor(eqx.Module):

@@ -1,0 +1,103 @@
+"""AWAC: advantage-weighted actor-critic (Nair et al. 2020, arXiv 2006.09359), offline.
+
+    target  y = r + gamma (1 - d) min_i Q_i,target(s', a'),   a' ~ pi(.|s')
+    critic  sum_i E[ (Q_i(s, a) - y)^2 ]
+    actor   -E[ min(exp(A / lambda), 100) log pi(a|s) ],      A = min_i Q_i(s, a) - min_i Q_i(s, b),   b ~ pi(.|s)
+
+The policy is a normal whose mean is not squashed, with a free standard deviation; actions are clipped to the box when
+they are drawn. Order: critic, actor, target. Settings are those of CORL (arXiv 2210.07105).
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.acting import Mode, sample_each
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.iql import WEIGHT_LIMIT, weighted_cloning_loss
+from tether.losses import advantage_weights, polyak, q_regression, td_target
+from tether.networks import FreeGaussianActor, QEnsemble, torch_uniform
+from tether.optimisers import adam_init, adam_step
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
+
+__all__ = ["AWAC", "AWACState"]
+
+
+class AWACState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    critic: QEnsemble
+    target_critic: QEnsemble  # Polyak average
+    actor: FreeGaussianActor
+    critic_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+
+
+class AWAC(eqx.Module):
+    """Hyper-parameters of AWAC; the default temperature is CORL's for locomotion."""
+
+    temperature: Hyperparameter = 1.0 / 3.0  # lambda; infinite is cloning
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-4  # Adam, actor
+    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
+    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> AWACState:
+        """Fresh networks; the target starts as a copy."""
+        critic_key, actor_key = jax.random.split(key)
+        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False)
+        how = {"squashed_mean": False, "log_std_range": (-20.0, 2.0)}
+        actor = FreeGaussianActor(actor_key, *sizes, spec.max_action, initialiser=torch_uniform, **how)
+        return AWACState(critic, critic, actor, adam_init(critic), adam_init(actor))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: AWACState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[AWACState, Metrics]:
+        """Critic, actor, target."""
+        target_key, actor_key = jax.random.split(key)
+        target = self.critic_target(state, batch, target_key)
+        (q_loss, q), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
+        critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
+        state = state._replace(critic=critic, critic_optimiser=critic_optimiser)
+
+        weight = advantage_weights(self.advantage(state, batch, actor_key), 1.0 / self.temperature, WEIGHT_LIMIT)
+        actor_loss, gradients = eqx.filter_value_and_grad(weighted_cloning_loss)(state.actor, batch, weight)
+        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
+        state = state._replace(
+            actor=actor,
+            actor_optimiser=actor_optimiser,
+            target_critic=polyak(state.target_critic, critic, self.target_rate),
+        )
+        return state, {
+            "critic/q_loss": q_loss,
+            "critic/q": jnp.mean(q),
+            "actor/loss": actor_loss,
+            "actor/weight": jnp.mean(weight),
+        }
+
+    def policy(self, state: AWACState) -> Mode:
+        """The mean of the actor, clipped to the box."""
+        return Mode(state.actor)
+
+    def critic_target(self, state: AWACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
+        """y, from one action of the actor per next state."""
+        action = sample_each(state.actor, batch.next_observation, key)
+        q = jax.vmap(state.target_critic)(batch.next_observation, action)
+        return td_target(batch.reward, self.discount, batch.terminal, q.min(axis=1))
+
+    def advantage(self, state: AWACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
+        """A, against one action of the actor."""
+        own = sample_each(state.actor, batch.observation, key)
+        q = jax.vmap(state.critic)(batch.observation, batch.action).min(axis=1)
+        return q - jax.vmap(state.critic)(batch.observation, own).min(axis=1)

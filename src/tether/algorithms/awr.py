@@ -1,0 +1,122 @@
+"""AWR: advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177), offline.
+
+    value   E[ (V(s) - (1 - gamma) R)^2 ],  R the data's discounted return to go
+    actor   -E[ min(exp(A / beta), 20) log pi(a|s) ] + 10 E[ |mean(s) outside the box|^2 ],
+            A = (1 - gamma) R - V(s), standardised;  pi normal with a fixed standard deviation
+
+Deviations. From the code that produced D4RL's numbers:
+  1. R is the Monte-Carlo return (lambda = 1), made once; the code mixes V in by TD(0.95) and alternates 200 steps of V
+     with 1000 of the actor. With a fixed buffer V is fitted first (phase `pretrain`), the actor after it.
+  2. Adam at 3e-4 for both instead of momentum SGD at hand-set rates.
+  3. Advantages are standardised over the minibatch, not over the buffer.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.acting import Mode
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.losses import advantage_weights
+from tether.networks import MLP, ValueNetwork
+from tether.optimisers import adam_init, adam_step
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["AWR", "AWRState", "FixedGaussianActor"]
+
+WEIGHT_LIMIT, BOX_WEIGHT = 20.0, 10.0
+
+
+class FixedGaussianActor(eqx.Module):
+    """Normal policy with a standard deviation that is not trained; its mean is not bounded."""
+
+    network: MLP
+    max_action: float = eqx.field(static=True)
+
+    def mode(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:
+        """The mean."""
+        return self.network(observation)
+
+
+class AWRState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    value: ValueNetwork
+    actor: FixedGaussianActor
+    value_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+
+
+class AWR(eqx.Module):
+    """Hyper-parameters of AWR; the defaults are those of its locomotion runs, but for the deviations."""
+
+    view: ClassVar[str] = "returns"
+
+    temperature: Hyperparameter = 1.0  # beta
+    std: Hyperparameter = 0.4  # of the policy, in action boxes
+    learning_rate: Hyperparameter = 3e-4  # Adam, actor
+    value_learning_rate: Hyperparameter = 3e-4  # Adam, V
+
+    discount: float = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(128, 64))
+    pretrain_updates: int = eqx.field(static=True, default=100_000)
+    train_updates: int = eqx.field(static=True, default=500_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> AWRState:
+        """Fresh networks."""
+        value_key, actor_key = jax.random.split(key)
+        value = ValueNetwork(value_key, spec.observation_size, self.hidden_sizes, jax.nn.relu)
+        sizes = spec.observation_size, self.hidden_sizes, spec.action_size
+        actor = FixedGaussianActor(MLP(actor_key, *sizes, activation=jax.nn.relu), spec.max_action)
+        return AWRState(value, actor, adam_init(value), adam_init(actor))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The value, then the actor."""
+        return (
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("train", self.train_updates, self.update),
+        )
+
+    def pretrain_update(
+        self, state: AWRState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[AWRState, Metrics]:
+        """One step of the value."""
+
+        def loss(value: ValueNetwork) -> Scalar:
+            return jnp.mean((self._return(batch) - jax.vmap(value)(batch.observation)) ** 2)
+
+        value_loss, gradients = eqx.filter_value_and_grad(loss)(state.value)
+        value, optimiser = adam_step(state.value, gradients, state.value_optimiser, self.value_learning_rate)
+        return state._replace(value=value, value_optimiser=optimiser), {"critic/value_loss": value_loss}
+
+    def update(
+        self, state: AWRState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[AWRState, Metrics]:
+        """One step of the actor."""
+        advantage = self._return(batch) - jax.vmap(state.value)(batch.observation)
+        standard = (advantage - advantage.mean()) / (advantage.std() + 1e-5)
+        weight = advantage_weights(standard, 1.0 / self.temperature, WEIGHT_LIMIT)
+        loss, gradients = eqx.filter_value_and_grad(self.actor_loss)(state.actor, batch, weight)
+        actor, optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
+        metrics = {"actor/loss": loss, "actor/weight": jnp.mean(weight), "critic/advantage": jnp.mean(advantage)}
+        return state._replace(actor=actor, actor_optimiser=optimiser), metrics
+
+    def policy(self, state: AWRState) -> Mode:
+        """The mean, clipped to the box."""
+        return Mode(state.actor)
+
+    def actor_loss(self, actor: FixedGaussianActor, batch: Transition, weight: Float[Array, " batch"]) -> Scalar:
+        """Weighted negative log-likelihood, without its constant, and the price of leaving the box."""
+        mean: Float[Array, "batch action"] = jax.vmap(actor.mode)(batch.observation)
+        log_density = -0.5 * jnp.sum(((batch.action - mean) / (self.std * actor.max_action)) ** 2, axis=1)
+        outside = jnp.sum(jnp.maximum(jnp.abs(mean) - actor.max_action, 0.0) ** 2, axis=1)
+        return jnp.mean(BOX_WEIGHT * outside - weight * log_density)
+
+    def _return(self, batch: Transition) -> Float[Array, " batch"]:
+        """(1 - gamma) R: values stay in the range of one reward. Raises ValueError for columns of unequal shape."""
+        if batch.return_to_go is None or not batch.return_to_go.shape == batch.reward.shape == batch.terminal.shape:
+            raise ValueError("reward, terminal and return to go must be vectors of one length")
+        return (1.0 - self.discount) * batch.return_to_go

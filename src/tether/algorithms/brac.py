@@ -1,0 +1,271 @@
+"""BRAC: behaviour-regularised actor-critic, its policy form BRAC-p and value form BRAC-v.
+
+Wu, Tucker and Nachum 2019, arXiv 1911.11361, with the primal KL divergence.
+
+    behaviour  a tanh-Gaussian b trained as `bc` trains its own, frozen afterwards
+    KL         K(s) = mean over 4 actions of pi of log pi(a|s) - log b(a|s)
+    target     y = r + gamma (1 - d) [ min_i Q_i,target(s', a') - v alpha K(s') ],   v = 0 in BRAC-p, 1 in BRAC-v
+    critic     sum_i E[ (Q_i(s, a) - y)^2 ]
+    actor      E[ alpha K(s) - min_i Q_i(s, b) ];  the first 20,000 updates alpha K alone
+
+No entropy term of SAC. Acting: the mode. The behaviour's 300,000 updates are those of the authors' script.
+
+Deviations.
+  1. log pi of the policy's own draws is exact; b's density is asked for the draw moved to 0.001 inside the box. The
+     authors' code does the same. Clipped in both, as baselines.md 4 can be read, K would fall without bound as the
+     policy's mean leaves the box.
+  2. The first of the 4 actions of K is also the one that Q sees; the code draws one more.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.acting import Mode
+from tether.algorithms.bc import DATA_MARGIN, gaussian_cloning_loss
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.sac import entropy_weight_step
+from tether.losses import polyak, q_regression, td_target
+from tether.networks import GaussianActor, QEnsemble, torch_uniform
+from tether.optimisers import adam_init, adam_step
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["BRACP", "BRACV", "BRACState"]
+
+
+class BRACState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    behaviour: GaussianActor
+    log_entropy_weight: Float[Array, ""]  # of the behaviour's training
+    critic: QEnsemble
+    target_critic: QEnsemble  # Polyak average
+    actor: GaussianActor
+    behaviour_optimiser: optax.OptState
+    entropy_optimiser: optax.OptState
+    critic_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+
+
+def init_state(
+    spec: Spec, key: PRNGKey, hidden_sizes: tuple[int, ...], actor_hidden_sizes: tuple[int, ...]
+) -> BRACState:
+    """Fresh networks; the target starts as a copy."""
+    behaviour_key, critic_key, actor_key = jax.random.split(key, 3)
+    sizes = spec.observation_size, spec.action_size
+    critic = QEnsemble(critic_key, *sizes, hidden_sizes, activation=jax.nn.relu, layer_norm=False)
+
+    def gaussian(key: PRNGKey) -> GaussianActor:
+        how = {"log_std_range": (-5.0, 0.0), "squashed_log_std": True}
+        return GaussianActor(key, *sizes, actor_hidden_sizes, spec.max_action, initialiser=torch_uniform, **how)
+
+    behaviour, actor, zero = gaussian(behaviour_key), gaussian(actor_key), jnp.zeros((), jnp.float32)
+    moments = adam_init(behaviour), adam_init(zero), adam_init(critic), adam_init(actor)
+    return BRACState(behaviour, zero, critic, critic, actor, *moments)
+
+
+def update_behaviour(
+    state: BRACState, batch: Transition, key: PRNGKey, rate: Hyperparameter, entropy_target: Hyperparameter
+) -> tuple[BRACState, Metrics]:
+    """One step of Gaussian cloning and of its entropy weight."""
+    weight = jnp.exp(state.log_entropy_weight)
+    grad = eqx.filter_value_and_grad(gaussian_cloning_loss, has_aux=True)
+    (loss, entropy), gradients = grad(state.behaviour, batch, weight, key)
+    behaviour, behaviour_optimiser = adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
+    log_weight, entropy_optimiser = entropy_weight_step(
+        state.log_entropy_weight, -entropy, entropy_target * batch.action.shape[1], state.entropy_optimiser, rate
+    )
+    state = state._replace(
+        behaviour=behaviour,
+        behaviour_optimiser=behaviour_optimiser,
+        log_entropy_weight=log_weight,
+        entropy_optimiser=entropy_optimiser,
+    )
+    return state, {"behaviour/loss": loss, "behaviour/entropy": entropy}
+
+
+def sampled_kl(
+    actor: GaussianActor,
+    behaviour: GaussianActor,
+    observation: Float[Array, " observation"],
+    noise: Float[Array, "samples action"],
+) -> Scalar:
+    """K(s); differentiable in `actor`, through the actions too."""
+    law = actor(observation)
+    actions = jax.vmap(law.transform)(noise)
+    other = behaviour(observation)
+    behaviours = jax.vmap(lambda action: other.log_density(action, DATA_MARGIN))(actions)
+    return jnp.mean(jax.vmap(law.log_density_of_noise)(noise) - behaviours)
+
+
+def update_policy(
+    state: BRACState,
+    batch: Transition,
+    key: PRNGKey,
+    step: Int[Array, ""],
+    *,
+    kl_weight: Hyperparameter,
+    value_penalty: float,
+    discount: Hyperparameter,
+    target_rate: Hyperparameter,
+    critic_rate: Hyperparameter,
+    rate: Hyperparameter,
+    samples: int,
+    warmup_updates: int,
+) -> tuple[BRACState, Metrics]:
+    """Critic, actor, target; the behaviour is frozen."""
+    target_key, actor_key = jax.random.split(key)
+    shape = (len(batch.reward), samples, batch.action.shape[1])
+
+    def row_target(observation: Array, noise: Array) -> Scalar:
+        q = state.target_critic(observation, state.actor(observation).transform(noise[0])).min()
+        if value_penalty == 0.0:
+            return q
+        return q - value_penalty * kl_weight * sampled_kl(state.actor, state.behaviour, observation, noise)
+
+    noise = jax.random.normal(target_key, shape, jnp.float32)
+    target = td_target(batch.reward, discount, batch.terminal, jax.vmap(row_target)(batch.next_observation, noise))
+    (q_loss, q), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
+    critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, critic_rate)
+
+    def actor_loss(actor: GaussianActor) -> tuple[Scalar, Scalar]:
+        def row(observation: Array, noise: Array) -> tuple[Scalar, Scalar]:
+            action = actor(observation).transform(noise[0])
+            return sampled_kl(actor, state.behaviour, observation, noise), critic(observation, action).min()
+
+        noise = jax.random.normal(actor_key, shape, jnp.float32)
+        kl, values = jax.vmap(row)(batch.observation, noise)
+        q_weight = jnp.where(step >= warmup_updates, 1.0, 0.0)
+        return jnp.mean(kl_weight * kl - q_weight * values), jnp.mean(kl)
+
+    (loss, kl), gradients = eqx.filter_value_and_grad(actor_loss, has_aux=True)(state.actor)
+    actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, rate)
+    state = state._replace(
+        critic=critic,
+        target_critic=polyak(state.target_critic, critic, target_rate),
+        actor=actor,
+        critic_optimiser=critic_optimiser,
+        actor_optimiser=actor_optimiser,
+    )
+    return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q), "actor/loss": loss, "actor/kl": kl}
+
+
+class BRACP(eqx.Module):
+    """Hyper-parameters of BRAC-p; the default weight is the middle of the authors' sweep."""
+
+    kl_weight: Hyperparameter = 1.0  # alpha
+    entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-5  # Adam, actor
+    critic_learning_rate: Hyperparameter = 1e-3  # Adam, Q
+    behaviour_learning_rate: Hyperparameter = 5e-4  # Adam, behaviour
+    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+
+    samples: int = eqx.field(static=True, default=4)  # actions per state in the KL
+    warmup_updates: int = eqx.field(static=True, default=20_000)  # with the KL alone
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(300, 300))  # Q
+    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(200, 200))  # behaviour, too
+    pretrain_updates: int = eqx.field(static=True, default=300_000)
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> BRACState:
+        """Fresh networks."""
+        return init_state(spec, key, self.hidden_sizes, self.actor_hidden_sizes)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The behaviour, then policy and critic."""
+        return (
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("train", self.train_updates, self.update),
+        )
+
+    def pretrain_update(
+        self, state: BRACState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[BRACState, Metrics]:
+        """The behaviour alone."""
+        return update_behaviour(state, batch, key, self.behaviour_learning_rate, self.entropy_target)
+
+    def update(
+        self, state: BRACState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[BRACState, Metrics]:
+        """Critic and actor."""
+        return update_policy(
+            state,
+            batch,
+            key,
+            step,
+            kl_weight=self.kl_weight,
+            value_penalty=0.0,
+            discount=self.discount,
+            target_rate=self.target_rate,
+            critic_rate=self.critic_learning_rate,
+            rate=self.learning_rate,
+            samples=self.samples,
+            warmup_updates=self.warmup_updates,
+        )
+
+    def policy(self, state: BRACState) -> Mode:
+        """The actor without noise."""
+        return Mode(state.actor)
+
+
+class BRACV(eqx.Module):
+    """Hyper-parameters of BRAC-v; the default weight is the middle of the authors' sweep."""
+
+    kl_weight: Hyperparameter = 1.0  # alpha
+    entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-5  # Adam, actor
+    critic_learning_rate: Hyperparameter = 1e-3  # Adam, Q
+    behaviour_learning_rate: Hyperparameter = 5e-4  # Adam, behaviour
+    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+
+    samples: int = eqx.field(static=True, default=4)  # actions per state in the KL
+    warmup_updates: int = eqx.field(static=True, default=20_000)  # with the KL alone
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(300, 300))  # Q
+    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(200, 200))  # behaviour, too
+    pretrain_updates: int = eqx.field(static=True, default=300_000)
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> BRACState:
+        """Fresh networks."""
+        return init_state(spec, key, self.hidden_sizes, self.actor_hidden_sizes)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The behaviour, then policy and critic."""
+        return (
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("train", self.train_updates, self.update),
+        )
+
+    def pretrain_update(
+        self, state: BRACState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[BRACState, Metrics]:
+        """The behaviour alone."""
+        return update_behaviour(state, batch, key, self.behaviour_learning_rate, self.entropy_target)
+
+    def update(
+        self, state: BRACState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[BRACState, Metrics]:
+        """Critic and actor."""
+        return update_policy(
+            state,
+            batch,
+            key,
+            step,
+            kl_weight=self.kl_weight,
+            value_penalty=1.0,
+            discount=self.discount,
+            target_rate=self.target_rate,
+            critic_rate=self.critic_learning_rate,
+            rate=self.learning_rate,
+            samples=self.samples,
+            warmup_updates=self.warmup_updates,
+        )
+
+    def policy(self, state: BRACState) -> Mode:
+        """The actor without noise."""
+        return Mode(state.actor)

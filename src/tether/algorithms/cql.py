@@ -1,0 +1,205 @@
+"""CQL: conservative Q-learning (Kumar et al. 2020, arXiv 2006.04779), the CQL(H) form with importance weights.
+
+SAC whose critics are pushed down on the policy's and random actions and up on the data's:
+
+    target   y = r + gamma (1 - d) min_i Q_i,target(s', a'),  a' ~ pi(.|s')            (no entropy in the backup)
+    Z_i(s)   log sum over 3 n proposals of exp(Q_i(s, a_j) - log density of a_j):
+             n uniform in the box, n from pi(.|s), n from pi(.|s') (evaluated at s)
+    critic   sum_i E[ (Q_i(s, a) - y)^2 ] + w ( E[ Z_i(s) - Q_i(s, a) ] )
+    Lagrange sum_i E[ (Q_i - y)^2 ] + alpha' ( w E[ Z_i - Q_i ] - tau ),  alpha' in [0, 1e6] ascends on the brackets
+    actor    E[ alpha log pi(b|s) - min_i Q_i(s, b) ]; alpha by its entropy target, as SAC
+
+Deviations. Settings are CORL's where they differ from the authors' script (baselines.md 6 lists both), except:
+  1. The log standard deviation is clipped to [-20, 2] without CORL's learnable scale and offset.
+  2. tau is in the authors' units, those of the weighted gap. CORL subtracts it before it multiplies by w: its 0.8 is 4.
+  3. `max_q_backup` takes each head's best action and then the lower head, as the authors do; CORL the best lower head.
+  4. The warm start by cloning is left out: CORL ships with 0 such updates, and a wrong density in them.
+  5. The critics' targets and proposals come from the actor that was just updated; both codes use the one before.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.acting import Mode
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
+from tether.losses import polyak, q_regression, td_target
+from tether.networks import GaussianActor, QEnsemble, orthogonal, torch_uniform
+from tether.optimisers import adam_init, adam_step
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["CQL", "CQLState", "Proposals", "conservative_gap"]
+
+LAGRANGE_LIMIT = 1e6
+
+
+class Multiplier(NamedTuple):
+    """alpha' of the Lagrange form."""
+
+    log_value: Float[Array, ""]
+    optimiser: optax.OptState
+
+
+class CQLState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    critic: QEnsemble
+    target_critic: QEnsemble  # Polyak average
+    actor: GaussianActor
+    log_entropy_weight: Float[Array, ""]  # log alpha
+    multiplier: Multiplier | None  # in the Lagrange form
+    critic_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+    entropy_optimiser: optax.OptState
+
+
+class Proposals(NamedTuple):
+    """Actions at which the critics are pushed down, and the log densities they were drawn with."""
+
+    actions: Float[Array, "batch proposals action"]
+    log_density: Float[Array, "batch proposals"]
+
+
+def conservative_gap(
+    critic: QEnsemble, batch: Transition, proposals: Proposals, floor: float | None = None
+) -> Float[Array, " ensemble"]:
+    """E[ Z_i(s) - Q_i(s, a) ] of each head: a log-*sum*-exp over the proposals, not a log-mean.
+
+    floor: rows whose difference is lower count as that and have no gradient.
+    """
+
+    def row(observation: Array, action: Array, others: Array, log_density: Array) -> Float[Array, " ensemble"]:
+        q = jax.vmap(critic, in_axes=(None, 0))(observation, others)
+        gap = jax.nn.logsumexp(q - log_density[:, None], axis=0) - critic(observation, action)
+        return gap if floor is None else jnp.maximum(gap, floor)
+
+    return jax.vmap(row)(batch.observation, batch.action, *proposals).mean(axis=0)
+
+
+class CQL(eqx.Module):
+    """Hyper-parameters of CQL; the defaults are CORL's for locomotion."""
+
+    penalty_weight: Hyperparameter = 10.0  # w
+    penalty_target: Hyperparameter = 5.0  # tau of the Lagrange form
+    entropy_target: Hyperparameter = -1.0  # per coordinate of the action
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-5  # Adam, actor and temperature
+    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and multiplier
+    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+
+    lagrange: bool = eqx.field(static=True, default=False)  # alpha' by dual ascent
+    max_q_backup: bool = eqx.field(static=True, default=False)  # best of `proposals` actions per head (AntMaze)
+    gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts (AntMaze)
+    proposals: int = eqx.field(static=True, default=10)  # n of each of the three kinds
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> CQLState:
+        """Fresh networks, multipliers 1; the target starts as a copy."""
+        critic_key, actor_key = jax.random.split(key)
+        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        how = {"activation": jax.nn.relu, "layer_norm": False, "initialiser": orthogonal(2.0**0.5)}
+        critic = QEnsemble(critic_key, *sizes, **how)
+        how = {"initialiser": torch_uniform, "log_std_range": LOG_STD_RANGE}
+        actor = GaussianActor(actor_key, *sizes, spec.max_action, **how)
+        log_weight = jnp.zeros((), jnp.float32)
+        multiplier = Multiplier(log_weight, adam_init(log_weight)) if self.lagrange else None
+        moments = adam_init(critic), adam_init(actor), adam_init(log_weight)
+        return CQLState(critic, critic, actor, log_weight, multiplier, *moments)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: CQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[CQLState, Metrics]:
+        """Temperature and actor against the critics as they are, then critics, multiplier and target."""
+        target_key, proposal_key, actor_key = jax.random.split(key, 3)
+        state, actor_metrics = self._update_actor(state, batch, actor_key)
+        target = self.critic_target(state, batch, target_key)
+        proposals = self.propose(state.actor, batch, proposal_key)
+        state, critic_metrics = self._update_critic(state, batch, target, proposals)
+        target_critic = polyak(state.target_critic, state.critic, self.target_rate)
+        return state._replace(target_critic=target_critic), critic_metrics | actor_metrics
+
+    def policy(self, state: CQLState) -> Mode:
+        """The actor without noise."""
+        return Mode(state.actor)
+
+    def critic_target(self, state: CQLState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
+        """y; with `max_q_backup` each head takes its best of several actions first."""
+        count = self.proposals if self.max_q_backup else 1
+
+        def row(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:
+            actions = state.actor.sample(observation, key, count)
+            return jax.vmap(state.target_critic, in_axes=(None, 0))(observation, actions).max(axis=0)
+
+        q = jax.vmap(row)(batch.next_observation, jax.random.split(key, len(batch.next_observation)))
+        return td_target(batch.reward, self.discount, batch.terminal, q.min(axis=1))
+
+    def propose(self, actor: GaussianActor, batch: Transition, key: PRNGKey) -> Proposals:
+        """Uniform actions and those of the policy at s and at s'; no gradient reaches the policy."""
+        uniform_key, own_key, next_key = jax.random.split(key, 3)
+        rows, size = batch.action.shape
+        shape, bound = (rows, self.proposals, size), actor.max_action
+        uniform = jax.random.uniform(uniform_key, shape, jnp.float32, minval=-bound, maxval=bound)
+        flat = jnp.full(shape[:2], -size * jnp.log(2.0 * bound), jnp.float32)
+
+        def drawn(observation: Array, noise: Array) -> tuple[Array, Array]:
+            law = actor(observation)
+            return jax.vmap(law.transform)(noise), jax.vmap(law.log_density_of_noise)(noise)
+
+        own = jax.vmap(drawn)(batch.observation, jax.random.normal(own_key, shape, jnp.float32))
+        following = jax.vmap(drawn)(batch.next_observation, jax.random.normal(next_key, shape, jnp.float32))
+        parts = zip((uniform, flat), own, following, strict=True)
+        return Proposals(*(jax.lax.stop_gradient(jnp.concatenate(part, axis=1)) for part in parts))
+
+    def critic_loss(
+        self, critic: QEnsemble, batch: Transition, target: Array, proposals: Proposals, multiplier: Scalar | None
+    ) -> tuple[Scalar, tuple[Float[Array, " ensemble"], Metrics]]:
+        """TD error plus penalty -> (it, (the weighted gap of each head, metrics)). multiplier: alpha', or None."""
+        td_loss, q = q_regression(critic, batch, target)
+        gap = self.penalty_weight * conservative_gap(critic, batch, proposals, self.gap_floor)
+        penalty = jnp.sum(gap if multiplier is None else multiplier * (gap - self.penalty_target))
+        metrics = {"critic/q_loss": td_loss, "critic/q": jnp.mean(q), "critic/penalty": jnp.mean(gap)}
+        return td_loss + penalty, (gap, metrics)
+
+    def _update_critic(
+        self, state: CQLState, batch: Transition, target: Array, proposals: Proposals
+    ) -> tuple[CQLState, Metrics]:
+        multiplier = state.multiplier
+        weight = None if multiplier is None else jnp.minimum(jnp.exp(multiplier.log_value), LAGRANGE_LIMIT)
+        gradients, (gap, metrics) = eqx.filter_grad(self.critic_loss, has_aux=True)(
+            state.critic, batch, target, proposals, weight
+        )
+        rate = self.critic_learning_rate
+        critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, rate)
+        if multiplier is not None and weight is not None:
+            slope = -weight * jnp.mean(gap - self.penalty_target)
+            multiplier = Multiplier(*adam_step(multiplier.log_value, slope, multiplier.optimiser, rate))
+            metrics["critic/multiplier"] = weight
+        return state._replace(critic=critic, critic_optimiser=optimiser, multiplier=multiplier), metrics
+
+    def _update_actor(self, state: CQLState, batch: Transition, key: PRNGKey) -> tuple[CQLState, Metrics]:
+        weight = jnp.exp(state.log_entropy_weight)
+        grad = eqx.filter_value_and_grad(soft_actor_loss, has_aux=True)
+        (loss, log_density), gradients = grad(state.actor, state.critic, batch, weight, key)
+        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
+        log_weight, entropy_optimiser = entropy_weight_step(
+            state.log_entropy_weight,
+            log_density,
+            self.entropy_target * batch.action.shape[1],
+            state.entropy_optimiser,
+            self.learning_rate,
+        )
+        return state._replace(
+            actor=actor,
+            actor_optimiser=actor_optimiser,
+            log_entropy_weight=log_weight,
+            entropy_optimiser=entropy_optimiser,
+        ), {"actor/loss": loss, "actor/entropy": -log_density, "actor/entropy_weight": weight}

@@ -1,0 +1,76 @@
+"""Diffusion-BC: behaviour cloning by noise regression (the policy of Diffusion-QL, arXiv 2208.06193, without a critic).
+
+    actor   E[ (eps(a_k, k, s) - eps)^2 ]
+
+One sample per state when acting: the data's own variety. Diffusion-QL with eta = 0 and IDQL with one candidate must
+agree with it.
+
+Deviation. 1. The samples come from the actor's Polyak average, as DAC's cloning does; Diffusion-QL's code has none.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import optax
+
+from tether.acting import Sampled
+from tether.algorithms.dql import dql_noise_network
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.diffusion import vp
+from tether.diffusion_policy import NoiseSampler, noise_loss
+from tether.losses import polyak
+from tether.networks import NoiseNetwork
+from tether.optimisers import adam_init, clipped_adam_step, decay_factor
+from tether.types import Array, Int, Metrics, PRNGKey, Spec, Transition
+
+__all__ = ["DiffusionBC", "DiffusionBCState"]
+
+
+class DiffusionBCState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    actor: NoiseNetwork
+    target_actor: NoiseNetwork  # Polyak average
+    actor_optimiser: optax.OptState
+
+
+class DiffusionBC(eqx.Module):
+    """Hyper-parameters of diffusion cloning."""
+
+    learning_rate: Hyperparameter = 3e-4  # Adam
+    target_rate: Hyperparameter = 0.005  # Polyak step of the average
+    gradient_norm: Hyperparameter = 1.0  # clip of the global norm
+
+    cosine_decay: bool = eqx.field(static=True, default=True)  # the rate falls to 0
+    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    diffusion_steps: int = eqx.field(static=True, default=5)  # T
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> DiffusionBCState:
+        """A fresh network; the average starts as a copy."""
+        actor = dql_noise_network(key, spec, self.hidden_sizes)
+        return DiffusionBCState(actor, actor, adam_init(actor))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: DiffusionBCState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[DiffusionBCState, Metrics]:
+        """One step of noise regression."""
+        diffused = vp.diffuse(self._schedule(), batch.action, key)
+        loss, gradients = eqx.filter_value_and_grad(noise_loss)(state.actor, batch.observation, diffused)
+        rate = self.learning_rate * decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
+        actor, optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate, self.gradient_norm)
+        return DiffusionBCState(actor, polyak(state.target_actor, actor, self.target_rate), optimiser), {
+            "actor/loss": loss
+        }
+
+    def policy(self, state: DiffusionBCState) -> Sampled:
+        """One sample of the averaged network."""
+        return Sampled(NoiseSampler(state.target_actor, self.diffusion_steps, variance="posterior"))
+
+    def _schedule(self) -> vp.VP:
+        return vp.vp_schedule(self.diffusion_steps, variance="posterior")

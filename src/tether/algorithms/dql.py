@@ -1,0 +1,159 @@
+"""DQL: Diffusion-QL (Wang, Hunt and Zhou 2022, arXiv 2208.06193).
+
+    target  a' ~ the averaged actor's chain,  y = r + gamma (1 - d) min_i Q_i,target(s', a')
+    critic  sum_i E[ (Q_i(s, a) - y)^2 ]
+    actor   E[ (eps(a_k, k, s) - eps)^2 ] + eta L_Q,  L_Q = -E[ Q_i(s, b) ] / E|Q_j(s, b)|
+            b: the actor's own chain, with the gradient through every step; (i, j) is (1, 2) or (2, 1) by a coin
+
+The chain's variance is the posterior's. To act, 50 chains of the actor that is not averaged are drawn and one is chosen
+with probability softmax(min_i Q_i,target).
+
+Deviations. 1. The published runs keep a checkpoint by hindsight ("online") or by the rank of its cloning loss
+("offline"); here last and best scores are both reported. 2. The cosine decay is by update, not by epoch.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.acting import BestOfSamples
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.diffusion import vp
+from tether.diffusion_policy import Draw, NoiseSampler, ancestral_sampler, noise_loss
+from tether.losses import polyak, q_regression, td_target
+from tether.networks import NoiseNetwork, QEnsemble, torch_uniform
+from tether.optimisers import adam_init, clipped_adam_step, decay_factor
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["DQL", "DQLState", "average_when_due", "chain_q_target", "dql_noise_network"]
+
+ACTOR_AVERAGE_EVERY_UPDATES, ACTOR_AVERAGE_AFTER_UPDATES = 5, 1000
+
+
+class DQLState(NamedTuple):
+    """Everything that training carries; array leaves only. Targets are Polyak averages."""
+
+    critic: QEnsemble
+    target_critic: QEnsemble
+    actor: NoiseNetwork
+    target_actor: NoiseNetwork  # from update 1000 on
+    critic_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+
+
+def dql_noise_network(key: PRNGKey, spec: Spec, hidden_sizes: tuple[int, ...]) -> NoiseNetwork:
+    """The published noise predictor: time features 16, an MLP 32-16 on them, a Mish trunk."""
+    how = {"time_features": 16, "time_sizes": (32, 16), "activate_time": False, "initialiser": torch_uniform}
+    return NoiseNetwork(key, spec, hidden_sizes, **how)
+
+
+def chain_q_target(
+    draw: Draw,
+    target_actor: NoiseNetwork,
+    target_critic: QEnsemble,
+    batch: Transition,
+    discount: Hyperparameter,
+    samples: int,
+    key: PRNGKey,
+) -> Float[Array, " batch"]:
+    """y from `samples` actions of the averaged actor per next state: best per head, then the lowest head."""
+
+    def row(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:
+        actions = jax.vmap(draw, in_axes=(None, None, 0))(target_actor, observation, jax.random.split(key, samples))
+        return jax.vmap(target_critic, in_axes=(None, 0))(observation, actions).max(axis=0)
+
+    q = jax.vmap(row)(batch.next_observation, jax.random.split(key, len(batch.next_observation)))
+    return td_target(batch.reward, discount, batch.terminal, q.min(axis=1))
+
+
+def average_when_due(
+    average: NoiseNetwork, actor: NoiseNetwork, step: Int[Array, ""], rate: Hyperparameter
+) -> NoiseNetwork:
+    """The actor's Polyak average, moved in every fifth update from update 1000 on."""
+    due = (step % ACTOR_AVERAGE_EVERY_UPDATES == 0) & (step >= ACTOR_AVERAGE_AFTER_UPDATES)
+    return jax.lax.cond(due, lambda: polyak(average, actor, rate), lambda: average)
+
+
+class DQL(eqx.Module):
+    """Hyper-parameters of Diffusion-QL; the defaults are the paper's for locomotion."""
+
+    q_weight: Hyperparameter = 1.0  # eta
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-4  # Adam, actor
+    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
+    target_rate: Hyperparameter = 0.005  # Polyak step of both averages
+    gradient_norm: Hyperparameter = 9.0  # clip of the global norm, actor and critic apart
+
+    max_q_backup: bool = eqx.field(static=True, default=False)  # best of 10 next actions per head
+    cosine_decay: bool = eqx.field(static=True, default=True)  # actor's and critic's rates fall to 0
+    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    diffusion_steps: int = eqx.field(static=True, default=5)  # T
+    backup_samples: int = eqx.field(static=True, default=10)  # of the max-Q backup
+    candidates: int = eqx.field(static=True, default=50)  # chains when acting
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: int = eqx.field(static=True, default=2_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> DQLState:
+        """Fresh networks; targets start as copies."""
+        critic_key, actor_key = jax.random.split(key)
+        critic = QEnsemble(critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, layer_norm=False)
+        actor = dql_noise_network(actor_key, spec, self.hidden_sizes)
+        return DQLState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: DQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[DQLState, Metrics]:
+        """Critic, actor, averages."""
+        target_key, actor_key = jax.random.split(key)
+        rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
+        samples = self.backup_samples if self.max_q_backup else 1
+        target = chain_q_target(
+            self._draw(), state.target_actor, state.target_critic, batch, self.discount, samples, target_key
+        )
+        (q_loss, q), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
+        rate = self.critic_learning_rate * rate_factor
+        critic, critic_optimiser = clipped_adam_step(
+            state.critic, gradients, state.critic_optimiser, rate, self.gradient_norm
+        )
+
+        gradients, metrics = eqx.filter_grad(self.actor_loss, has_aux=True)(state.actor, critic, batch, actor_key)
+        rate = self.learning_rate * rate_factor
+        actor, actor_optimiser = clipped_adam_step(
+            state.actor, gradients, state.actor_optimiser, rate, self.gradient_norm
+        )
+        target_actor = average_when_due(state.target_actor, actor, step, self.target_rate)
+        target_critic = polyak(state.target_critic, critic, self.target_rate)
+        state = DQLState(critic, target_critic, actor, target_actor, critic_optimiser, actor_optimiser)
+        return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q)} | metrics
+
+    def policy(self, state: DQLState) -> BestOfSamples:
+        """The online actor, judged by the averaged critic."""
+        sampler = NoiseSampler(state.actor, self.diffusion_steps, variance="posterior")
+        return BestOfSamples(sampler, state.target_critic, self.candidates, "softmax")
+
+    def actor_loss(
+        self, actor: NoiseNetwork, critic: QEnsemble, batch: Transition, key: PRNGKey
+    ) -> tuple[Scalar, Metrics]:
+        """L_BC + eta L_Q."""
+        noise_key, chain_key, coin_key = jax.random.split(key, 3)
+        cloning = noise_loss(actor, batch.observation, vp.diffuse(self._schedule(), batch.action, noise_key))
+        keys = jax.random.split(chain_key, len(batch.observation))
+        action = jax.vmap(self._draw(), in_axes=(None, 0, 0))(actor, batch.observation, keys)
+        q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, action)
+        one, other = jnp.where(jax.random.bernoulli(coin_key), jnp.asarray([0, 1]), jnp.asarray([1, 0]))
+        scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(q[:, other])))
+        loss = cloning - self.q_weight * jnp.mean(q[:, one]) / scale
+        return loss, {"actor/loss": loss, "actor/cloning_loss": cloning, "actor/q": jnp.mean(q)}
+
+    def _schedule(self) -> vp.VP:
+        return vp.vp_schedule(self.diffusion_steps, variance="posterior")
+
+    def _draw(self) -> Draw:
+        return ancestral_sampler(self._schedule(), clip_denoised=True)

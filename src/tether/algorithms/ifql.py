@@ -1,0 +1,104 @@
+"""IFQL: IDQL with a flow instead of a diffusion model (Park, Li and Levine 2025, arXiv 2502.02538, their baseline).
+
+flow     E[ |v(s, x_t, t) - (a - x_0)|^2 ]: pure cloning, independent of the critic
+critic   IQL's Q and V (expectile tau)
+acting   argmax over N samples of the flow of min_i Q_i
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.acting import BestOfSamples
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
+from tether.diffusion.flow import euler_flow, flow_loss
+from tether.losses import polyak
+from tether.networks import QEnsemble, VelocityNetwork
+from tether.optimisers import adam_init, adam_step
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
+
+__all__ = ["IFQL", "FlowSampler", "IFQLState"]
+
+
+class IFQLState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    critic: InSampleCritic
+    target_critic: QEnsemble  # Polyak average of critic.q
+    actor: VelocityNetwork
+    critic_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+
+
+class FlowSampler(eqx.Module):
+    """A velocity network as a sampler of actions."""
+
+    network: VelocityNetwork
+    flow_steps: int = eqx.field(static=True)
+
+    @property
+    def max_action(self) -> float:
+        """Of the actions it draws."""
+        return self.network.max_action
+
+    def sample(
+        self, observation: Float[Array, " observation"], key: PRNGKey, count: int
+    ) -> Float[Array, "{count} action"]:
+        """`count` independent Euler flows."""
+        noise = jax.random.normal(key, (count, self.network.action_size), jnp.float32)
+        bound = self.network.max_action
+        return jax.vmap(lambda z: euler_flow(self.network, z, observation, self.flow_steps, bound))(noise)
+
+
+class IFQL(eqx.Module):
+    """Hyper-parameters of IFQL; the defaults are FQL's paper's."""
+
+    expectile: Hyperparameter = 0.9  # tau
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-4  # Adam, flow
+    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
+    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+
+    flow_steps: int = eqx.field(static=True, default=10)
+    candidates: int = eqx.field(static=True, default=32)  # N
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(512, 512, 512, 512))
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> IFQLState:
+        """Fresh networks; the target starts as a copy."""
+        critic_key, actor_key = jax.random.split(key)
+        critic = init_critic(spec, critic_key, self.hidden_sizes, jax.nn.gelu, layer_norm=True)
+        actor = VelocityNetwork(actor_key, spec, self.hidden_sizes, timed=True)
+        return IFQLState(critic, critic.q, actor, adam_init(critic), adam_init(actor))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: IFQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[IFQLState, Metrics]:
+        """Critic and flow, then the target."""
+        critic, critic_optimiser, metrics = update_critic(
+            state.critic,
+            state.target_critic,
+            state.critic_optimiser,
+            batch,
+            self.expectile,
+            self.discount,
+            self.critic_learning_rate,
+        )
+        loss, gradients = eqx.filter_value_and_grad(flow_loss)(state.actor, batch.action, batch.observation, key)
+        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
+        target_critic = polyak(state.target_critic, critic.q, self.target_rate)
+        return IFQLState(critic, target_critic, actor, critic_optimiser, actor_optimiser), metrics | {
+            "actor/loss": loss
+        }
+
+    def policy(self, state: IFQLState) -> BestOfSamples:
+        """The best of N samples by the online heads' minimum."""
+        return BestOfSamples(FlowSampler(state.actor, self.flow_steps), state.critic.q, self.candidates, "min")

@@ -1,0 +1,105 @@
+"""ReBRAC: TD3+BC with decoupled penalties, LayerNorm and larger batches (Tarasov et al. 2023, arXiv 2305.09836).
+
+    target  a' = clip(pi_target(s') + clipped noise),
+            y = r + gamma (1 - d) ( min_i Q_i,target(s', a') - beta_2 |a' - a'_data|^2 )
+    critic  sum_i E[ (Q_i(s, a) - y)^2 ]
+    actor   every second update:  E[ beta_1 |pi(s) - a|^2 ] - E[ min_i Q_i(s, pi(s)) ] / E|min_i Q_i(s, pi(s))|
+
+Squared norms are sums over coordinates. a'_data is the data's own next action.
+
+baselines.md 5 leaves open which head the actor maximises: the lower one, as in CORL's code.
+
+Deviation. 1. Last layers start as all others do; CORL draws them 10 to 100 times smaller.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from tether.acting import Mode
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.td3_bc import TD3BCState
+from tether.losses import polyak, q_regression, smoothed_action, td_target
+from tether.networks import DeterministicActor, QEnsemble
+from tether.optimisers import adam_init, adam_step, update_when_due
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["ReBRAC"]
+
+
+class ReBRAC(eqx.Module):
+    """Hyper-parameters of ReBRAC; the default penalties are the paper's for halfcheetah-medium."""
+
+    view: ClassVar[str] = "sarsa"
+
+    actor_penalty: Hyperparameter = 0.001  # beta_1
+    critic_penalty: Hyperparameter = 0.01  # beta_2
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 1e-3  # Adam, actor
+    critic_learning_rate: Hyperparameter = 1e-3  # Adam, Q
+    target_rate: Hyperparameter = 0.005  # Polyak step of all targets, in the actor's updates
+    target_noise: Hyperparameter = 0.2  # standard deviation of the smoothing noise
+    target_noise_limit: Hyperparameter = 0.5
+
+    actor_update_interval: int = eqx.field(static=True, default=2)
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> TD3BCState:
+        """Fresh networks, the critics with LayerNorm; targets start as copies."""
+        critic_key, actor_key = jax.random.split(key)
+        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=True)
+        actor = DeterministicActor(actor_key, *sizes, spec.max_action)
+        return TD3BCState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: TD3BCState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[TD3BCState, Metrics]:
+        """The critic; every second time actor and targets, too."""
+        target = self.critic_target(state, batch, key)
+        (loss, q), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
+        critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
+        state = state._replace(critic=critic, critic_optimiser=optimiser)
+        state, actor_metrics = update_when_due(
+            lambda state: self._update_actor(state, batch), state, step, 0, self.actor_update_interval
+        )
+        return state, {"critic/q_loss": loss, "critic/q": jnp.mean(q)} | actor_metrics
+
+    def policy(self, state: TD3BCState) -> Mode:
+        """The online actor."""
+        return Mode(state.actor)
+
+    def critic_target(self, state: TD3BCState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
+        """y, penalised where the target actor leaves the data's next action."""
+        assert batch.next_action is not None
+        action, limit = jax.vmap(state.target_actor)(batch.next_observation), state.actor.max_action
+        action = smoothed_action(action, key, self.target_noise * limit, self.target_noise_limit * limit, limit)
+        q = jax.vmap(state.target_critic)(batch.next_observation, action).min(axis=1)
+        penalty = jnp.sum((action - batch.next_action) ** 2, axis=1)
+        return td_target(batch.reward, self.discount, batch.terminal, q - self.critic_penalty * penalty)
+
+    def actor_loss(self, actor: DeterministicActor, critic: QEnsemble, batch: Transition) -> tuple[Scalar, Metrics]:
+        """beta_1 |pi - a|^2 - normalised Q."""
+        action: Float[Array, "batch action"] = jax.vmap(actor)(batch.observation)
+        q = jax.vmap(critic)(batch.observation, action).min(axis=1)
+        scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
+        cloning = jnp.mean(jnp.sum((action - batch.action) ** 2, axis=1))
+        loss = self.actor_penalty * cloning - jnp.mean(q) / scale
+        return loss, {"actor/loss": loss, "actor/cloning_loss": cloning, "actor/q": jnp.mean(q)}
+
+    def _update_actor(self, state: TD3BCState, batch: Transition) -> tuple[TD3BCState, Metrics]:
+        gradients, metrics = eqx.filter_grad(self.actor_loss, has_aux=True)(state.actor, state.critic, batch)
+        actor, optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
+        return state._replace(
+            actor=actor,
+            actor_optimiser=optimiser,
+            target_actor=polyak(state.target_actor, actor, self.target_rate),
+            target_critic=polyak(state.target_critic, state.critic, self.target_rate),
+        ), metrics

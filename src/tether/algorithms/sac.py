@@ -1,0 +1,135 @@
+"""SAC: soft actor-critic with automatic temperature (Haarnoja et al. 2018, arXiv 1812.05905).
+
+    target       a' ~ pi(.|s'),  y = r + gamma (1 - d) (min_i Q_i,target(s', a') - alpha log pi(a'|s'))
+    critic       sum_i E[ (Q_i(s, a) - y)^2 ]
+    actor        E[ alpha log pi(b|s) - min_i Q_i(s, b) ],   b ~ pi(.|s), reparametrised
+    temperature  E[ alpha (-log pi(b|s) - entropy_target) ],  minimised over log alpha
+
+Offline it is the baseline that overestimates: nothing keeps it near the data. Online (`tether data collect`) it is what
+D4RL's own data were made with. The same update serves both.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tether.acting import Mode, Sampled
+from tether.algorithms.interface import Hyperparameter, Phase
+from tether.losses import polyak, q_regression, td_target
+from tether.networks import GaussianActor, QEnsemble, torch_uniform
+from tether.optimisers import adam_init, adam_step
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+
+__all__ = ["SAC", "SACState", "entropy_weight_step", "soft_actor_loss", "soft_q_target"]
+
+LOG_STD_RANGE = (-20.0, 2.0)
+
+
+class SACState(NamedTuple):
+    """Everything that training carries; array leaves only."""
+
+    critic: QEnsemble
+    target_critic: QEnsemble  # Polyak average
+    actor: GaussianActor
+    log_entropy_weight: Float[Array, ""]  # log alpha
+    critic_optimiser: optax.OptState
+    actor_optimiser: optax.OptState
+    entropy_optimiser: optax.OptState
+
+
+def soft_q_target(
+    state: SACState, batch: Transition, discount: Hyperparameter, entropy_weight: float | Scalar, key: PRNGKey
+) -> Float[Array, " batch"]:
+    """y, from one action of the actor per next state."""
+    law = jax.vmap(state.actor)(batch.next_observation)
+    noise = jax.random.normal(key, batch.action.shape, batch.action.dtype)
+    q = jax.vmap(state.target_critic)(batch.next_observation, law.transform(noise)).min(axis=1)
+    entropy_term = entropy_weight * law.log_density_of_noise(noise)
+    return td_target(batch.reward, discount, batch.terminal, q - entropy_term)
+
+
+def soft_actor_loss(
+    actor: GaussianActor, critic: QEnsemble, batch: Transition, entropy_weight: Scalar, key: PRNGKey
+) -> tuple[Scalar, Scalar]:
+    """E[ alpha log pi(b|s) - min_i Q_i(s, b) ] -> (it, E[log pi(b|s)])."""
+    law = jax.vmap(actor)(batch.observation)
+    noise = jax.random.normal(key, batch.action.shape, batch.action.dtype)
+    log_density = law.log_density_of_noise(noise)
+    q = jax.vmap(critic)(batch.observation, law.transform(noise)).min(axis=1)
+    return jnp.mean(entropy_weight * log_density - q), jnp.mean(log_density)
+
+
+def entropy_weight_step(
+    log_weight: Scalar, log_density: Scalar, target: float | Scalar, state: optax.OptState, rate: float | Scalar
+) -> tuple[Scalar, optax.OptState]:
+    """One Adam step of log alpha on alpha (-log pi - target): up while the entropy is below its target."""
+    slope = jnp.exp(log_weight) * (-log_density - target)
+    return adam_step(log_weight, slope, state, rate)
+
+
+class SAC(eqx.Module):
+    """Hyper-parameters of SAC; the defaults are the usual ones for MuJoCo."""
+
+    entropy_target: Hyperparameter = -1.0  # per coordinate of the action
+    discount: Hyperparameter = 0.99  # gamma
+    learning_rate: Hyperparameter = 3e-4  # Adam, actor and temperature
+    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
+    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
+    train_updates: int = eqx.field(static=True, default=1_000_000)
+
+    def init(self, spec: Spec, key: PRNGKey) -> SACState:
+        """Fresh networks, alpha 1; the target starts as a copy."""
+        critic_key, actor_key = jax.random.split(key)
+        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False)
+        how = {"initialiser": torch_uniform, "log_std_range": LOG_STD_RANGE}
+        actor = GaussianActor(actor_key, *sizes, spec.max_action, **how)
+        log_weight = jnp.zeros((), jnp.float32)
+        moments = adam_init(critic), adam_init(actor), adam_init(log_weight)
+        return SACState(critic, critic, actor, log_weight, *moments)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One."""
+        return (Phase("train", self.train_updates, self.update),)
+
+    def update(
+        self, state: SACState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
+    ) -> tuple[SACState, Metrics]:
+        """Critic, actor, temperature, target."""
+        target_key, actor_key = jax.random.split(key)
+        weight = jnp.exp(state.log_entropy_weight)
+        target = soft_q_target(state, batch, self.discount, weight, target_key)
+        (q_loss, q), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
+        critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
+        grad = eqx.filter_value_and_grad(soft_actor_loss, has_aux=True)
+        (actor_loss, log_density), gradients = grad(state.actor, critic, batch, weight, actor_key)
+        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
+        log_weight, entropy_optimiser = entropy_weight_step(
+            state.log_entropy_weight,
+            log_density,
+            self.entropy_target * batch.action.shape[1],
+            state.entropy_optimiser,
+            self.learning_rate,
+        )
+        target_critic = polyak(state.target_critic, critic, self.target_rate)
+        networks = critic, target_critic, actor, log_weight
+        return SACState(*networks, critic_optimiser, actor_optimiser, entropy_optimiser), {
+            "critic/q_loss": q_loss,
+            "critic/q": jnp.mean(q),
+            "actor/loss": actor_loss,
+            "actor/entropy": -log_density,
+            "actor/entropy_weight": weight,
+        }
+
+    def policy(self, state: SACState) -> Mode:
+        """The actor without noise."""
+        return Mode(state.actor)
+
+    def behaviour(self, state: SACState) -> Sampled:
+        """The actor with its noise: what collects data."""
+        return Sampled(state.actor)
