@@ -313,10 +313,7 @@ class Data:
 
     Examples:
       tether data show hopper-medium.hdf5
-<<<<<<< HEAD
       tether data show d4rl:hopper-medium-v2
-=======
->>>>>>> d4rl
       tether data list
     """
 
