@@ -12,8 +12,9 @@ import pytest
 from tether.acting import BestOfSamples
 from tether.algorithms import ALGORITHMS, AWAC, BC, BCQ, CQL, DQL, EDP, FQL, IQL, SRPO, TD3BC, Onestep, ReBRAC
 from tether.algorithms.cql import Proposals, conservative_gap
-from tether.algorithms.ivr import eql_value_loss, sql_value_loss, xql_value_loss
+from tether.algorithms.ivr import eql_value_loss, sql_value_loss
 from tether.algorithms.rem import mixture_weights
+from tether.algorithms.xql import gumbel_loss
 from tether.diffusion import vp, vp_sde
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.diffusion_policy import NoiseSampler, noise_loss
@@ -202,6 +203,10 @@ def test_sql_lies_between_mean_and_maximum() -> None:
     assert mean == pytest.approx(float(Q.mean()), abs=1e-2)
     assert mean <= middle + 1e-3 < sharp
     assert sharp == pytest.approx(float(Q.max()), abs=0.02)
+
+
+def xql_value_loss(value: Array, q: Array, alpha: float) -> Array:
+    return gumbel_loss(value, q, alpha, 7.0)
 
 
 @pytest.mark.parametrize("loss", [eql_value_loss, xql_value_loss])

@@ -41,3 +41,15 @@ def test_bad_sizes_are_refused(bad):
 def test_unknown_algorithm_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="dtql"):
         bench(["dtqll"], batch_size=8, observation_size=3, action_size=2, lanes=1, seconds=0.1, assignments={})
+
+
+def test_what_looks_back_is_measured_on_windows_and_with_its_memory():
+    sizes = {"batch_size": 4, "observation_size": 3, "action_size": 2, "lanes": 1, "seconds": 0.1}
+    small = {"width": 8, "block_count": 1, "context_length": 3, "dropout": 0.0}
+    train, act = bench(["dt"], **sizes, assignments=small)["results"]
+    window = 3 * 3  # tokens
+    # Forwards: qkv and its output, attention's two products, the MLP's two; backwards twice as much. Embeddings and
+    # head are more, so the whole lies above it, but not far.
+    block = 2 * window * (4 * 8 * 8 + 2 * window * 8 + 8 * 8 * 8)
+    assert 3 * 4 * block < train["matmul_flops_per_update"] < 1.6 * 3 * 4 * block
+    assert act["milliseconds_p50"] > 0

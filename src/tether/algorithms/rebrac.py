@@ -7,7 +7,9 @@
 
 Squared norms are sums over coordinates. a'_data is the data's own next action.
 
-Deviation. 1. Which heads the actor maximises is not in baselines.md 5; here it is the lower one.
+baselines.md 5 leaves open which head the actor maximises: the lower one, as in CORL's code.
+
+Deviation. 1. Last layers start as all others do; CORL draws them 10 to 100 times smaller.
 """
 
 from typing import ClassVar
