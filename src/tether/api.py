@@ -16,7 +16,7 @@ import numpy as np
 import tether
 from tether import errors
 from tether.algorithms import ALGORITHMS
-from tether.data import Dataset, Prepared, bundled_names, load_dataset, prepare, view_of
+from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
 from tether.environments import Task, find_task, get_task
 from tether.errors import InputError
 from tether.evaluation.report import Report, write_report
@@ -74,7 +74,7 @@ def train(
     if not all(0 <= seed < SEEDS_END for seed in seeds):
         raise InputError(f"seeds {list(seeds)}: each must be from 0 to {SEEDS_END - 1}")
     lanes = make_lanes(algorithm, seeds, sweep or {})
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
     task = _task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
@@ -95,7 +95,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Report:
     Raises InputError where the folder is no run or the data set is not the one it trained on, CheckpointError where
     all checkpoints are damaged, otherwise as `train`.
     """
-    return _finish(_restored_plan(Path(folder)), quiet, resumed=True)
+    return _finish(_restored_plan(Path(folder), quiet), quiet, resumed=True)
 
 
 def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> tuple[Episodes, np.ndarray]:
@@ -107,7 +107,7 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _restored_plan(Path(folder))
+    plan = _restored_plan(Path(folder), quiet)
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
@@ -166,6 +166,7 @@ def _save_policies(run: Run, report: Report) -> None:
             algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].settings),
             spec=plan.prepared.spec,
             observations=plan.observations,
+            schema=plan.prepared.schema,
             notes={
                 "dataset": plan.prepared.record["dataset"],
                 "lane": lane,
@@ -214,7 +215,7 @@ def _config(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _restored_plan(folder: Path) -> Plan:
+def _restored_plan(folder: Path, quiet: bool) -> Plan:
     """The plan that config.json describes."""
     path = folder / "config.json"
     try:
@@ -237,7 +238,7 @@ def _restored_plan(folder: Path) -> Plan:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
-    data = load_dataset(source)
+    data = load_dataset(source, downloads=Downloads(quiet=quiet))
     if data.source.sha256 != sha256:
         raise InputError(
             f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "

@@ -7,7 +7,7 @@ Shape letters, the only place that defines them:
     hidden       width of a hidden layer         steps      of a window cut out of an episode
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -42,6 +42,8 @@ class Transition(NamedTuple):
     terminal: Float[Array, " batch"]
     next_action: Float[Array, "batch action"] | None = None  # the data's own; zeros where `terminal`
     return_to_go: Float[Array, " batch"] | None = None  # sum of discount^i r over the rest of the trajectory
+    trajectory_end: Float[Array, " batch"] | None = None  # 1 in the last row of a trajectory, else 0
+    derived: Any = None  # what the phase made of the data when it began (`Phase.derive`), leading axis `batch`
 
     @property
     def rows(self) -> int:

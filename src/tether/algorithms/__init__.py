@@ -22,9 +22,11 @@ from tether.algorithms.interface import Algorithm, Phase, Policy
 from tether.algorithms.iql import IQL
 from tether.algorithms.ivr import EQL, SQL
 from tether.algorithms.onestep import Onestep
+from tether.algorithms.qgpo import QGPO
 from tether.algorithms.rebrac import ReBRAC
 from tether.algorithms.rem import REM
 from tether.algorithms.sac import SAC
+from tether.algorithms.sfbc import SfBC
 from tether.algorithms.srpo import SRPO
 from tether.algorithms.td3_bc import TD3BC
 from tether.algorithms.xql import XQL
@@ -51,6 +53,7 @@ __all__ = [
     "IDQL",
     "IFQL",
     "IQL",
+    "QGPO",
     "REM",
     "SAC",
     "SQL",
@@ -64,6 +67,7 @@ __all__ = [
     "Phase",
     "Policy",
     "ReBRAC",
+    "SfBC",
 ]
 
 ALGORITHMS: dict[str, type] = {
@@ -81,6 +85,8 @@ ALGORITHMS: dict[str, type] = {
     "edp": EDP,
     "idql": IDQL,
     "srpo": SRPO,
+    "qgpo": QGPO,
+    "sfbc": SfBC,
     "fql": FQL,
     "ifql": IFQL,
     # in-sample and weighted regression

@@ -8,9 +8,9 @@ Its methods are pure; keys are consumed.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
-__all__ = ["Algorithm", "Hyperparameter", "Phase", "Policy", "Update"]
+__all__ = ["Algorithm", "Derive", "Hyperparameter", "Phase", "Policy", "Update"]
 
 Hyperparameter = float | Float[Array, "..."]
 """A number when an algorithm is written down, a scalar array when it is traced, [lanes] when it is stacked."""
@@ -20,12 +20,25 @@ Update = Callable[[Any, Any, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]
 `step` counts updates of the phase and is shared by all lanes."""
 
 
+class Derive(NamedTuple):
+    """What a phase makes of the whole data set before its first update: the column `Transition.derived`.
+
+    It may read only what the phase leaves as it is, because a run that is resumed within the phase makes it again.
+    """
+
+    each: Callable[[Any, Transition, PRNGKey], Any]
+    """(state, one transition, key) -> arrays of that row; mapped over rows, each with a key of its own."""
+    together: Callable[[Any, Transition], Any] | None = None
+    """(what `each` gave, all transitions in recording order) -> the column; None: as `each` gave it."""
+
+
 class Phase(NamedTuple):
     """A stretch of training with one update rule."""
 
     name: str
     updates: int
     update: Update
+    derive: Derive | None = None  # before the first update; few phases need it
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from tether.data.d4rl import read_d4rl_hdf5
 from tether.data.dataset import Dataset, EpisodeBounds, Source
+from tether.data.download import Downloads
 from tether.data.filters import filter_episodes
 from tether.data.minari import read_minari_hdf5
 from tether.data.sources import bundled_names, load_dataset
@@ -13,6 +14,7 @@ __all__ = [
     "REWARD_TRANSFORMS",
     "VIEWS",
     "Dataset",
+    "Downloads",
     "EpisodeBounds",
     "Normaliser",
     "Prepared",

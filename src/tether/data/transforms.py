@@ -10,6 +10,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset
 from tether.data.filters import NO_FILTER, filter_episodes
+from tether.data.schema import Schema
 from tether.data.views import Trajectories, View, build, raw_table
 from tether.errors import InputError, unknown
 from tether.types import Bool, Float, Spec, Transition
@@ -51,6 +52,7 @@ class Prepared(NamedTuple):
     spec: Spec
     normaliser: Normaliser
     record: dict[str, Any]  # JSON-able; goes to config.json
+    schema: Schema | None = None  # names of the columns, the robot's range of actions
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -218,6 +220,8 @@ def prepare(
         "reward_transform": {"name": reward_transform, **numbers},
         "observation_transform": {"name": observation_transform, "added_to_std": added},
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
+        "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
-    return Prepared(build(view, dataset, rows, table._replace(**changed), rewards), spec, normaliser, record)
+    columns = build(view, dataset, rows, table._replace(**changed), rewards)
+    return Prepared(columns, spec, normaliser, record, dataset.schema)

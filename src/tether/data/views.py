@@ -4,7 +4,7 @@ An algorithm declares its view by a class attribute, `view: ClassVar[str] = "sar
 
     transitions   `Transition`: the table of `Dataset.transitions`
     sarsa         and `next_action`, the data's own (d4rl-facts section 4)
-    returns       and `return_to_go`, discounted by the algorithm's static field `discount`
+    returns       and `return_to_go`, discounted by the algorithm's static field `discount`, and `trajectory_end`
     trajectories  `Trajectories`, of which minibatches are windows of `context_length` (a static field) steps
 
 What a view makes speaks two words, and training needs no others: `rows`, from which indices are drawn, and
@@ -129,7 +129,9 @@ def build(
         return table._replace(next_action=following)
     if view.name == "returns":
         returns = returns_to_go(rewards, dataset.episode_bounds().ends, view.discount)
-        return table._replace(return_to_go=returns[rows].astype(np.float32))
+        episode = np.searchsorted(dataset.episode_bounds().ends, rows, side="right")
+        last = np.append(episode[1:] != episode[:-1], True)  # of the rows that are left of an episode
+        return table._replace(return_to_go=returns[rows].astype(np.float32), trajectory_end=last.astype(np.float32))
     if view.name == "trajectories":
         starts, ends = dataset.complete_episodes()
         lengths = ends - starts

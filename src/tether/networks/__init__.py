@@ -13,6 +13,7 @@ from tether.networks.policies import (
     TanhGaussian,
 )
 from tether.networks.residual import ResidualNoiseNetwork
+from tether.networks.score import EnergyNetwork, ScoreNetwork
 from tether.networks.velocity import VelocityNetwork
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "DeterministicActor",
     "DiffusionValue",
     "DiffusionValueEnsemble",
+    "EnergyNetwork",
     "FreeGaussianActor",
     "GaussianActor",
     "ImplicitActor",
@@ -30,6 +32,7 @@ __all__ = [
     "NoiseNetwork",
     "QEnsemble",
     "ResidualNoiseNetwork",
+    "ScoreNetwork",
     "TanhGaussian",
     "ValueNetwork",
     "VelocityNetwork",
