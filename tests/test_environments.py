@@ -385,6 +385,25 @@ def test_adroit_pays_for_reaching_with_d4rls_sign(hand: str) -> None:
     environment.close()
 
 
+@robotics
+@pytest.mark.parametrize(("hand", "tolerance"), [("door", 2), ("hammer", 10), ("relocate", 8)])
+def test_random_actions_return_d4rls_reference(hand: str, tolerance: float) -> None:
+    """Score 0 is what random actions return, in D4RL's simulator: an independent check of rewards and time limits."""
+    task, rng = get_task(hand), np.random.default_rng(0)
+    environment = make_environment(task)
+    returns = []
+    for seed in range(3):
+        environment.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            _, reward, terminated, over, _ = environment.step(rng.uniform(-1, 1, task.action_size))
+            total += float(reward)
+            assert not terminated
+        returns.append(total)
+    assert np.mean(returns) == pytest.approx(task.reference_min, abs=tolerance)
+    environment.close()
+
+
 # The first row of D4RL's door-human-v0 (CC BY 4.0): from zero positions and velocities, with the handle there, this
 # action paid this reward.
 DOOR_HANDLE = [0.140432, 0.093598001, 0.356252998]

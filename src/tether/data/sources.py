@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tether.data.d4rl import open_hdf5, read_d4rl_hdf5
-from tether.data.d4rl_names import d4rl_file, d4rl_name
+from tether.data.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.dataset import Dataset, Source
 from tether.data.download import Downloads, cached_file
 from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari_hdf5
@@ -32,10 +32,12 @@ class LocalSource(NamedTuple):
 
 
 def local_sources() -> list[LocalSource]:
-    """Bundled data sets, then Minari's (those below MINARI_DATASETS_PATH), sorted by name."""
+    """Bundled data sets, then D4RL's in the cache, then Minari's (below MINARI_DATASETS_PATH), sorted by name."""
     bundled = [(name, BUNDLED / f"{name}.hdf5", "bundled") for name in bundled_names()]
+    cached = [(name, Downloads().cache / "d4rl" / file) for name, file in sorted(D4RL_FILES.items())]
+    d4rl = [(f"d4rl:{name}", path, str(path)) for name, path in cached if path.is_file()]
     minari = [(f"minari:{name}", path, str(path)) for name, path in local_minari_files()]
-    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *minari]]
+    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *d4rl, *minari]]
 
 
 def bundled_names() -> list[str]:
