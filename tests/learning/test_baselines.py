@@ -109,7 +109,8 @@ ANSWERS: dict[str, Answer] = {
         near(weighted_mean(np.exp(3 * (1 - EQL_VALUE)), np.exp(-3 * EQL_VALUE))),
         FAST | CRITIC | {"train_updates": 800},
     ),
-    "awac": Answer(on_the_good_side, FAST | CRITIC),
+    # E over its own action of e^((Q - Q')/lambda) is e^(Q/lambda) times a number that is the same for all rows
+    "awac": Answer(near(weighted_mean(np.exp(3), 1)), FAST | CRITIC),
     # standardised advantages are 0.7 and -0.3 over the spread
     "awr": Answer(
         near(weighted_mean(np.exp(0.7 / SPREAD), np.exp(-0.3 / SPREAD))),
