@@ -313,6 +313,7 @@ class Data:
 
     Examples:
       tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
       tether data list
     """
 

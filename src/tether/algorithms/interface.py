@@ -8,7 +8,7 @@ Its methods are pure; keys are consumed.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
 __all__ = ["Algorithm", "Derive", "Hyperparameter", "Phase", "Policy", "Update"]
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 import tether
+from tether.cache import cache_folder
 from tether.data.d4rl_names import DEFAULT_MIRRORS
 from tether.errors import InputError
 from tether.files import atomic_write_json, fsync_directory, sha256_file
@@ -55,10 +56,6 @@ def _mirrors() -> tuple[str, ...]:
     return tuple(mirror for mirror in given if mirror) or DEFAULT_MIRRORS
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("TETHER_CACHE") or "~/.cache/tether").expanduser()
-
-
 def _offline() -> bool:
     value = os.environ.get("TETHER_OFFLINE", "").strip().lower()
     if value in ("1", "true", "yes", "on"):
@@ -82,7 +79,7 @@ class Downloads:
     """
 
     mirrors: tuple[str, ...] = field(default_factory=_mirrors)
-    cache: Path = field(default_factory=_cache)
+    cache: Path = field(default_factory=cache_folder)
     offline: bool = field(default_factory=_offline)
     quiet: bool = False
 
