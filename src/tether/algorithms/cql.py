@@ -14,7 +14,6 @@ Deviations. Settings are CORL's where they differ from the authors' script (base
   2. tau is in the authors' units, those of the weighted gap. CORL subtracts it before it multiplies by w: its 0.8 is 4.
   3. `max_q_backup` takes each head's best action and then the lower head, as the authors do; CORL the best lower head.
   4. The warm start by cloning is left out: CORL ships with 0 such updates, and a wrong density in them.
-  5. The critics' targets and proposals come from the actor that was just updated; both codes use the one before.
 """
 
 from typing import NamedTuple
@@ -118,11 +117,11 @@ class CQL(eqx.Module):
     def update(
         self, state: CQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[CQLState, Metrics]:
-        """Temperature and actor against the critics as they are, then critics, multiplier and target."""
+        """Actor, temperature, critics and multiplier, each against the others as they were; then the target."""
         target_key, proposal_key, actor_key = jax.random.split(key, 3)
-        state, actor_metrics = self._update_actor(state, batch, actor_key)
         target = self.critic_target(state, batch, target_key)
         proposals = self.propose(state.actor, batch, proposal_key)
+        state, actor_metrics = self._update_actor(state, batch, actor_key)
         state, critic_metrics = self._update_critic(state, batch, target, proposals)
         target_critic = polyak(state.target_critic, state.critic, self.target_rate)
         return state._replace(target_critic=target_critic), critic_metrics | actor_metrics
