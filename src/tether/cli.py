@@ -247,9 +247,9 @@ class Plot:
 class Algorithms:
     """List the algorithms: what each is, its paper, what it costs.
 
-    GFLOP, updates/s and act ms are those of `tether bench` on the machine of
-    benchmarks/README.md, where they were measured: the matmuls of an update,
-    its rate, and the median time to choose one action.
+    GFLOP/update: matmuls of an update. act ms: median time to choose one action.
+
+    Both, and updates/s, as `tether bench` measured them for benchmarks/README.md.
 
     Examples:
       tether algorithms

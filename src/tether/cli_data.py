@@ -57,7 +57,7 @@ Patterns = Annotated[tuple[str, ...], arg(metavar="COLUMN ...")]
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Turn logs (CSV, Parquet, npz, HDF5) into a data set to train on.
+    """Turn logs (CSV, Parquet, npz, HDF5) into a data set.
 
     Several files, or a folder of them, are an episode each unless --episode says otherwise. What you do not say is
     assumed aloud, or refused with the choices. Actions are scaled to [-1, 1]; the policy scales them back.
