@@ -63,7 +63,7 @@ class Import:
     assumed aloud, or refused with the choices. Actions are scaled to [-1, 1]; the policy scales them back.
 
     Examples:
-      tether data import log.csv --observation "joint_*" --action "torque_*" --reward r --episode run --out set.hdf5
+      tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
       tether data import runs/ --observation "q*" tip --action u --reward="-norm(tip)" --time t --out set.hdf5
       tether data import a.npz b.npz --observation state --action u --reward rewards:progress --out set.hdf5
     """
