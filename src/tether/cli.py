@@ -247,8 +247,12 @@ class Plot:
 class Algorithms:
     """List the algorithms: what each is, its paper, what it costs.
 
-    Costs are those of `tether bench` with the defaults on the machine of benchmarks/README.md: matmul GFLOP of an
-    update of the last phase, its rate on one or two CPU cores, and the median time to choose one action.
+    GFLOP, updates/s and act ms are those of `tether bench` on the machine of
+    benchmarks/README.md, where they were measured: the matmuls of an update,
+    its rate, and the median time to choose one action.
+
+    Examples:
+      tether algorithms
     """
 
     def run(self) -> int:
@@ -315,6 +319,7 @@ class Data:
       tether data show hopper-medium.hdf5
       tether data show d4rl:hopper-medium-v2
       tether data list
+      tether data import log.csv --observation "joint_*" --action "torque_*" --reward r --episode run --out set.hdf5
     """
 
     verb: Any
