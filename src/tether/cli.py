@@ -319,6 +319,7 @@ class Data:
       tether data show hopper-medium.hdf5
       tether data show d4rl:hopper-medium-v2
       tether data list
+      tether data import log.csv --observation "joint_*" --action "torque_*" --reward r --episode run --out set.hdf5
     """
 
     verb: Any
