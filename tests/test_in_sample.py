@@ -1,6 +1,6 @@
 """Cloning, in-sample and weighted regression: what one update must do, and where small problems must end.
 
-Beside the contract suite, the identities of test_baselines.py and the bandit of learning/test_baselines.py.
+Beside the contract suite, the identities of test_baselines.py and the bandit of learning/test_one_bandit.py.
 """
 
 import functools
