@@ -165,6 +165,7 @@ def _save_policies(run: Run, report: Report) -> None:
             algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].settings),
             spec=plan.prepared.spec,
             observations=plan.observations,
+            schema=plan.prepared.schema,
             notes={
                 "dataset": plan.prepared.record["dataset"],
                 "lane": lane,

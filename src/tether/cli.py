@@ -16,16 +16,12 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
+from tether.cli_parts import hint as _default
+from tether.cli_parts import print_out as _print
 from tether.errors import InputError, unknown
 
 DEFAULT_ALGORITHM = "dtql"
-DEFAULT_DATASET = "halfcheetah-medium-replay-small"
-
-
-def _default(text: str, metavar: str = "N") -> Any:
-    """An option whose default is not a plain value: `text` says what it is."""
-    return arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
-
 
 Folder = Annotated[Positional[Path], arg(metavar="DIR")]
 Assignments = Annotated[tuple[str, ...], _default("none", "NAME=VALUE ...")]
@@ -291,25 +287,19 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Look at a data set: sizes, episodes, returns, ranges, task.
+    """Data sets: look at one, list them, import logs.
 
     Examples:
-      tether data show
       tether data show hopper-medium.hdf5
+      tether data list
     """
 
-    action: Annotated[Positional[Literal["show"]], arg(metavar="show")]
-    """What to do; `show` prints the summary."""
-    source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
-    """A bundled name or a path."""
+    verb: Any
+    """What to do."""
 
     def run(self) -> int:
-        """Print the summary."""
-        from tether.data import load_dataset
-        from tether.data.show import summary_table
-
-        _print(summary_table(load_dataset(self.source)))
-        return 0
+        """The verb's work."""
+        return self.verb.run()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -452,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def parse(arguments: Sequence[str]) -> Any:
     """The command that `arguments` spell. Wrong ones end the process with code 2 (tyro's own message)."""
     return tyro.cli(
-        _grammar(asked=arguments[0] if arguments else ""),
+        _grammar(*arguments[:2]),
         prog="tether",
         description=DESCRIPTION,
         args=arguments,
@@ -460,10 +450,18 @@ def parse(arguments: Sequence[str]) -> Any:
     )
 
 
-def _grammar(asked: str) -> Any:
-    """All subcommands for tyro, described by one line each, the one that is asked for by its whole docstring."""
+def _grammar(*asked: str) -> Any:
+    """All subcommands for tyro, described by one line each, those that are asked for by their whole docstrings."""
+    verbs = _union(DATA_VERBS, asked[1] if asked[:1] == ("data",) and asked[1:] else "")
+    field = ("verb", Annotated[verbs, arg(name="")])  # no name: `tether data show`, not `tether data verb:show`
+    data = dataclasses.make_dataclass("Data", [field], bases=(Data,), frozen=True)
+    data.__doc__ = Data.__doc__
+    return _union({**COMMANDS, "data": data}, asked[0] if asked else "")
+
+
+def _union(commands: dict[str, type], asked: str) -> Any:
     members = []
-    for name, command in COMMANDS.items():
+    for name, command in commands.items():
         text = inspect.getdoc(command) or ""
         description = text if name == asked else text.splitlines()[0]
         members.append(Annotated[command, subcommand(name, description=description)])
@@ -546,13 +544,3 @@ def _sweep(words: tuple[str, ...]) -> dict[str, list[float]]:
         return {n: [float(v) for v in values.split(",")] for n, values in _assignments("--sweep", words).items()}
     except ValueError:
         raise InputError(f"--sweep {' '.join(words)!r}: write name=v1,v2,... with numbers") from None
-
-
-def _print(what: Any) -> None:
-    """To stdout. Nothing is wrapped where nobody sees columns, so that output can be searched and copied."""
-    from rich.console import Console
-
-    console = Console(soft_wrap=isinstance(what, str))
-    if not console.is_terminal:
-        console.width = 1000  # tables take what they need
-    console.print(what, highlight=False, markup=False)

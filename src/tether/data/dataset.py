@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.schema import Schema, size_of
 from tether.errors import InputError
 from tether.types import Float, Int, Transition
 
@@ -54,10 +55,14 @@ class Dataset:
         metadata: small scalars that the file carries (algorithm, reference scores, ...).
         exact_next_observations: the stored `next_observations` are right in *every* row, time-outs included
             (Minari's layout), so `transitions` need not drop any row.
+        terminals_end_episodes: False where the recording goes on after a terminal row, so that only time-outs
+            tell episodes apart (OGBench: a trajectory is not stopped by success).
+        successes: (N,) bool, the task stood solved after this row's action; None where that is not recorded.
+        schema: names of the columns and the robot's own range of its actions; None where they have none.
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
-            other than 0 and 1; actions outside [-1, 1] by more than `ACTION_TOLERANCE`.
+            other than 0 and 1; actions outside [-1, 1] by more than `ACTION_TOLERANCE`; a schema of another size.
     """
 
     name: str
@@ -71,6 +76,9 @@ class Dataset:
     source: Source
     metadata: dict[str, str | float | int] = field(default_factory=dict)
     exact_next_observations: bool = False
+    terminals_end_episodes: bool = True
+    successes: np.ndarray | None = None
+    schema: Schema | None = None
 
     def __post_init__(self) -> None:
         where = self.source.location
@@ -89,7 +97,10 @@ class Dataset:
             _check_same_width(where, columns["observations"], columns["next_observations"])
         elif self.exact_next_observations:
             raise InputError(f"{where}: exact_next_observations is set but there are no next_observations")
+        if self.successes is not None:
+            columns["successes"] = _flags(where, "successes", _column(where, "successes", self.successes, rows))
         _check_action_range(where, columns["actions"])
+        _check_schema(where, self.schema, columns)
         for name, array in columns.items():
             object.__setattr__(self, name, _read_only(array))
 
@@ -112,12 +123,14 @@ class Dataset:
         )
 
     def episode_bounds(self) -> EpisodeBounds:
-        """Where the episodes lie: a cut after every row whose `terminals` or `timeouts` is set.
+        """Where the episodes lie: a cut after every row whose `terminals` or `timeouts` is set (after time-outs
+        only, where the recording goes on after terminal rows).
 
         Rows after the last flag form one more, partial episode (D4RL's sequence view drops it; here it is
         included and `last_is_partial` is set, so that no row is lost silently).
         """
-        ends = np.flatnonzero(self.terminals | self.timeouts) + 1
+        cuts = self.terminals | self.timeouts if self.terminals_end_episodes else self.timeouts
+        ends = np.flatnonzero(cuts) + 1
         last_is_partial = len(ends) == 0 or int(ends[-1]) != len(self)
         if last_is_partial:
             ends = np.append(ends, len(self))
@@ -278,3 +291,10 @@ def _check_action_range(where: str, actions: np.ndarray) -> None:
             f"{where}: actions reach from {actions.min():g} to {actions.max():g}, first outside [-1, 1] at "
             f"row {outside[0]}; rescale them to [-1, 1]"
         )
+
+
+def _check_schema(where: str, schema: Schema | None, columns: dict[str, np.ndarray]) -> None:
+    for name in ("observation", "action") if schema is not None else ():
+        named, found = size_of(getattr(schema, name)), columns[f"{name}s"].shape[1]
+        if named != found:
+            raise InputError(f"{where}: {name}s have {found} numbers but the schema names {named}")

@@ -1,13 +1,14 @@
-"""`tether data show`: a data set at a glance."""
+"""`tether data show`: a data set at a glance; `tether data list`: those that have a name."""
 
 import numpy as np
 from rich.table import Table
 
 from tether.data.dataset import Dataset
+from tether.data.sources import local_sources
 from tether.environments import find_task
 from tether.errors import InputError
 
-__all__ = ["summary_table"]
+__all__ = ["local_table", "summary_table"]
 
 
 def summary_table(data: Dataset) -> Table:
@@ -38,6 +39,14 @@ def summary_table(data: Dataset) -> Table:
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
     for name, value in {**rows, **{f"metadata {k}": str(v) for k, v in data.metadata.items()}}.items():
         table.add_row(name, value)
+    return table
+
+
+def local_table() -> Table:
+    """The data sets of `local_sources`: what to type, and the size of the file."""
+    table = Table("source", "MB", "where", title="data sets on this machine", title_justify="left")
+    for source in local_sources():
+        table.add_row(source.name, f"{source.bytes / 1e6:.1f}", source.where)
     return table
 
 

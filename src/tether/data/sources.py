@@ -5,19 +5,35 @@ This version reads bundled names, D4RL's and Minari's HDF5 files, and Minari fol
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tether.data.d4rl import read_d4rl_hdf5
 from tether.data.dataset import Dataset, Source
-from tether.data.minari import find_minari_file, is_minari_hdf5, read_minari_hdf5
+from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari_hdf5
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 
-__all__ = ["bundled_names", "load_dataset"]
+__all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
 LATER_PREFIXES = ("d4rl", "minari", "ogbench", "bandit")
 LATER_SUFFIXES = (".npz", ".parquet", ".csv")
+
+
+class LocalSource(NamedTuple):
+    """A data set on this machine that has a name."""
+
+    name: str  # what `load_dataset` takes
+    bytes: int
+    where: str
+
+
+def local_sources() -> list[LocalSource]:
+    """Bundled data sets, then Minari's (those below MINARI_DATASETS_PATH), sorted by name."""
+    bundled = [(name, BUNDLED / f"{name}.hdf5", "bundled") for name in bundled_names()]
+    minari = [(f"minari:{name}", path, str(path)) for name, path in local_minari_files()]
+    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *minari]]
 
 
 def bundled_names() -> list[str]:

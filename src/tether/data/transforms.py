@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.dataset import Dataset
+from tether.data.schema import Schema
 from tether.errors import InputError, unknown
 from tether.types import Bool, Columns, Float, Int, Spec, Transition
 
@@ -49,6 +50,7 @@ class Prepared(NamedTuple):
     spec: Spec
     normaliser: Normaliser
     record: dict[str, Any]  # JSON-able; goes to config.json
+    schema: Schema | None = None  # names of the columns, the robot's range of actions
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -233,6 +235,7 @@ def prepare(
         "reward_transform": {"name": reward_transform, **numbers},
         "observation_transform": {"name": observation_transform, "added_to_std": added},
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
+        "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
-    return Prepared(table._replace(**changed), spec, normaliser, record)
+    return Prepared(table._replace(**changed), spec, normaliser, record, dataset.schema)
