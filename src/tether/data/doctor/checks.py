@@ -21,7 +21,7 @@ class Check(NamedTuple):
         return self.run.__name__.replace("_", " ")
 
     def possible(self, data: Logged) -> bool:
-        return all(getattr(data, name) is not None and data.rows > 0 for name in self.needs)
+        return not self.needs or data.has(*self.needs)
 
 
 OBSERVATIONS, ACTIONS, REWARDS = ("observations",), ("actions",), ("rewards",)
@@ -36,7 +36,7 @@ CHECKS: tuple[Check, ...] = (
     Check(columns.double_precision),
     Check(columns.not_finite),
     Check(columns.bad_flags),
-    Check(columns.size_of_task),
+    Check(columns.size_of_task, (*OBSERVATIONS, *ACTIONS)),
     Check(episodes.counts_of_published),
     Check(columns.out_of_range, ACTIONS),
     Check(columns.saturated_actions, ACTIONS),

@@ -25,8 +25,8 @@ __all__ = [
     "not_finite",
     "not_numbers",
     "observation_scale",
-    "outliers",
     "out_of_range",
+    "outliers",
     "saturated_actions",
     "size_of_task",
     "unequal_rows",
@@ -101,7 +101,7 @@ def not_finite(data: Logged) -> Findings:
     """NaN, infinity, and what overflows float32, column by column."""
     lacking = any(finding.code == "missing-last-observation" for finding in data.raw.findings)
     for name, column in data.raw.columns.items():
-        if not numeric(column) or name in ("terminals", "timeouts"):
+        if not numeric(column) or column.size == 0 or name in ("terminals", "timeouts"):
             continue
         bad = ~finite_in_float32(column).reshape(len(column), -1)
         if name == "next_observations" and lacking:
@@ -116,7 +116,7 @@ def not_finite(data: Logged) -> Findings:
 def bad_flags(data: Logged) -> Findings:
     for name in ("terminals", "timeouts"):
         column = data.raw.columns.get(name)
-        if column is None or not numeric(column) or column.dtype == np.bool_:
+        if not numeric(column) or column.size == 0 or column.dtype == np.bool_:
             continue
         flags = column.reshape(len(column), -1)
         bad = ~((flags == 0) | (flags == 1)).all(axis=1)
@@ -127,7 +127,7 @@ def bad_flags(data: Logged) -> Findings:
 
 def size_of_task(data: Logged) -> Findings:
     task = data.task
-    if task is None or data.observations is None or data.actions is None:
+    if task is None:
         return
     sizes = data.observations.shape[1], data.actions.shape[1]
     if sizes != (task.observation_size, task.action_size):
@@ -143,7 +143,6 @@ def size_of_task(data: Logged) -> Findings:
 
 def action_scaling(data: Logged) -> str | None:
     """How `--fix` brings actions into range: `limits` that the source states, `clip`, or None where it cannot."""
-    assert data.actions is not None
     limits = data.raw.action_limits
     if limits is not None and len(limits[0]) == data.actions.shape[1]:
         low, high = limits
@@ -157,7 +156,6 @@ def action_scaling(data: Logged) -> str | None:
 
 
 def out_of_range(data: Logged) -> Findings:
-    assert data.actions is not None
     outside = np.abs(data.actions) > 1 + ACTION_TOLERANCE
     if not outside.any():
         return
@@ -171,7 +169,6 @@ def out_of_range(data: Logged) -> Findings:
 
 
 def saturated_actions(data: Logged) -> Findings:
-    assert data.actions is not None
     share = (np.abs(data.actions[data.sample]) >= AT_LIMIT).mean(axis=0)
     if share.max() > 0.05:
         grade = "warning" if share.mean() > 0.5 else "note"
@@ -183,7 +180,6 @@ def saturated_actions(data: Logged) -> Findings:
 
 def unused_action_range(data: Logged) -> Findings:
     """Less than half of [-1, 1] is used, and actions pile up at the limit that they do reach."""
-    assert data.actions is not None
     if _whole_numbers(data.actions[data.sample]):
         return
     found = {}
@@ -200,7 +196,6 @@ def unused_action_range(data: Logged) -> Findings:
 
 def discrete_actions(data: Logged) -> Findings:
     """Whole numbers from 0, or integers by type: indices of actions."""
-    assert data.actions is not None
     by_type = data.raw.columns["actions"].dtype.kind in "iu"
     indices = data.actions.shape[1] == 1 and data.actions.min() >= 0 and data.actions.max() > 1
     if by_type or (indices and _whole_numbers(data.actions)):
@@ -217,7 +212,7 @@ def _whole_numbers(actions: np.ndarray) -> bool:
 
 def constant_columns(data: Logged) -> Findings:
     for name, column, grade in (("observations", data.observations, "note"), ("actions", data.actions, "warning")):
-        if column is None or data.rows < 2:
+        if data.rows < 2:
             continue
         constant = np.flatnonzero((column == column[0]).all(axis=0))
         if len(constant):
@@ -229,7 +224,7 @@ def constant_columns(data: Logged) -> Findings:
 def duplicated_columns(data: Logged) -> Findings:
     """Equal columns that are not constant."""
     for name, column, grade in (("observations", data.observations, "note"), ("actions", data.actions, "warning")):
-        if column is None or data.rows < 10:
+        if data.rows < 10:
             continue
         known: dict[bytes, int] = {}
         pairs = []
@@ -245,7 +240,6 @@ def duplicated_columns(data: Logged) -> Findings:
 
 def observation_scale(data: Logged) -> Findings:
     """Spreads that differ a hundredfold, or means far from 0 against the spread."""
-    assert data.observations is not None
     sample = data.observations[data.sample].astype(np.float64)
     mean, spread = sample.mean(axis=0), sample.std(axis=0)
     moving = spread > 1e-6 * np.maximum(np.abs(mean), 1e-30)
@@ -264,7 +258,7 @@ def observation_scale(data: Logged) -> Findings:
 def outliers(data: Logged) -> Findings:
     """Values that a gap of 100 times the range of all others separates from them, in at most one row in 1000."""
     for name, column in (("observations", data.observations), ("rewards", data.rewards)):
-        if column is None or data.rows < 1000:
+        if data.rows < 1000:
             continue
         matrix = column.reshape(data.rows, -1)
         places = {index: rows for index in range(matrix.shape[1]) if len(rows := _isolated(matrix[:, index]))}
@@ -288,13 +282,13 @@ def _isolated(column: np.ndarray) -> np.ndarray:
 def already_standardised(data: Logged) -> Findings:
     """Means closer to 0 (and spreads to 1) than sampling alone would ever bring them."""
     close = 0.05 / np.sqrt(max(data.rows, 1))
-    if data.observations is not None and data.rows >= 100:
+    if data.rows >= 100:
         mean = data.observations.mean(axis=0, dtype=np.float64)
         spread = data.observations.std(axis=0, dtype=np.float64)
         moving = spread > 0
         if moving.sum() >= 4 and (np.abs(mean[moving]) < close).all() and (np.abs(spread[moving] - 1) < 0.1).all():
             yield Finding("already-standardised", "warning", "every observation has mean 0 and spread 1")
-    if data.rewards is not None and data.rows >= 100 and len(np.unique(data.rewards[data.sample])) > 3:
+    if data.rows >= 100 and len(np.unique(data.rewards[data.sample])) > 3:
         mean, spread = data.rewards.mean(), data.rewards.std()
         if abs(mean) < close / 5 and abs(spread - 1) < close / 5:
             yield Finding("already-standardised", "warning", "rewards have mean 0 and spread 1")
@@ -305,7 +299,7 @@ def already_standardised(data: Logged) -> Findings:
 
 def deterministic_behaviour(data: Logged) -> Findings:
     """Actions that a regression predicts from observations almost without error, on episodes it has not seen."""
-    if data.observations is None or data.actions is None or data.rows < 1000:
+    if data.rows < 1000:
         return
     rows = data.sample[:: max(1, len(data.sample) // 10_000)]
     x, y = data.observations[rows].astype(np.float64), data.actions[rows].astype(np.float64)
@@ -320,9 +314,8 @@ def deterministic_behaviour(data: Logged) -> Findings:
 
 
 def few_states(data: Logged) -> Findings:
-    assert data.observations is not None
     if data.rows < 1000:
         return
     distinct = len(np.unique(data.state_hashes))
-    if distinct < 0.01 * data.rows:
+    if distinct < 0.02 * data.rows:
         yield Finding("few-states", "note", f"{distinct:,} distinct observations in {data.rows:,} rows")

@@ -1,5 +1,6 @@
 """Checks of flags, episodes and the order of rows."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -111,27 +112,33 @@ def terminals_at_horizon(data: Logged) -> Findings:
 def horizon_terminal_rows(data: Logged) -> np.ndarray:
     """Terminals at the longest episode's length, if that length stands out and the states there do not.
 
-    The length stands out if at least 5 episodes (and 5 %) end there by a terminal, none is longer, and five times as
-    many as in all of the tenth before it.
+    The length stands out if none is longer and at least 5 episodes (and 5 %) end there by a terminal, more than could
+    (one chance in 100,000) if terminals came there as often per step as in the fifth before it.
     """
     none = np.array([], np.int64)
     terminal = data.terminals[data.last_rows]
-    if terminal.sum() < 5 or data.observations is None:
+    if terminal.sum() < 5:
         return none
     length = int(data.lengths.max())
     at_end = terminal & (data.lengths == length)
-    just_before = terminal & (data.lengths < length) & (data.lengths >= 0.9 * length)
-    stands_out = at_end.sum() >= max(5, 0.05 * len(data.lengths), 5 * just_before.sum())
-    if length < 3 or not stands_out:
+    just_before = int((terminal & (data.lengths < length) & (data.lengths >= 0.8 * length)).sum())
+    if length < 3 or at_end.sum() < max(5, 0.05 * len(data.lengths)):
+        return none
+    rate = max(just_before, 1) / max(1.0, 0.2 * length)
+    if _poisson_tail(int(at_end.sum()), rate) > 1e-5:
         return none
     rows = data.last_rows[at_end]
     return none if _told_by_state(data, rows) else rows
 
 
+def _poisson_tail(count: int, rate: float) -> float:
+    """An upper bound of P(X >= count) for Poisson X (Chernoff)."""
+    return 1.0 if count <= rate else math.exp(count - rate + count * math.log(rate / count))
+
+
 def _told_by_state(data: Logged, rows: np.ndarray) -> bool:
     """Whether these rows are recognised by their observations: the nearest neighbour (not of the same episode) of
     most of them is another end, though ends are rare among the candidates."""
-    assert data.observations is not None
     generator = np.random.default_rng(0)
     ends = np.sort(generator.choice(rows, min(len(rows), 200), replace=False))
     others = np.flatnonzero(~data.ends)
@@ -142,7 +149,7 @@ def _told_by_state(data: Logged, rows: np.ndarray) -> bool:
     spread[spread == 0] = np.inf
 
     def nearest(candidates: np.ndarray) -> np.ndarray:
-        x, y = data.observations[ends] / spread, data.observations[candidates] / spread  # type: ignore[index]
+        x, y = data.observations[ends] / spread, data.observations[candidates] / spread
         distance = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
         distance[data.episode[ends][:, None] == data.episode[candidates][None, :]] = np.inf
         return distance.min(axis=1)
@@ -196,7 +203,7 @@ def jump_rows(data: Logged) -> np.ndarray:
 
 def next_observations(data: Logged) -> Findings:
     """The stored next observation against the next row."""
-    if data.next_observations is None or data.observations is None:
+    if not data.has("next_observations"):
         return
     if _equals_current(data):
         yield Finding("next-equals-current", "error", "in every row", Place(data.rows, (0,)), fixable=True)
@@ -211,14 +218,13 @@ def next_observations(data: Logged) -> Findings:
 @once
 def mismatched_rows(data: Logged) -> np.ndarray:
     """Rows inside episodes whose stored next observation is not the next row's, beyond rounding."""
-    if data.next_observations is None or data.observations is None or _equals_current(data):
+    if not data.has("next_observations") or _equals_current(data):
         return np.array([], np.int64)
     finite = np.isfinite(data.raw.columns["next_observations"][: data.rows].reshape(data.rows, -1)).all(axis=1)
     return np.flatnonzero(data.inside & finite[:-1] & ~_same_as_next_row(data))
 
 
 def _equals_current(data: Logged) -> bool:
-    assert data.observations is not None and data.next_observations is not None
     moves = (data.observations[1:] != data.observations[:-1]).any(axis=1).mean() > 0.5 if data.rows > 1 else False
     return bool(moves) and bool((data.observations == data.next_observations).all(axis=1).mean() > 0.99)
 
@@ -226,14 +232,13 @@ def _equals_current(data: Logged) -> bool:
 @once
 def _same_as_next_row(data: Logged) -> np.ndarray:
     """(N-1,) within 1e-4 of the column's spread."""
-    assert data.observations is not None and data.next_observations is not None
     tolerance = 1e-6 + 1e-4 * data.observations[data.sample].std(axis=0)
     return (np.abs(data.next_observations[:-1] - data.observations[1:]) <= tolerance).all(axis=1)
 
 
 def next_observation_after_end(data: Logged) -> Findings:
     """After an end flag the stored next observation must not be the next episode's first."""
-    if data.next_observations is None or data.steps is None or _equals_current(data):
+    if not data.has("next_observations") or data.steps is None or _equals_current(data):
         return
     ends = np.flatnonzero(data.ends[:-1])
     if len(ends) < 3 or np.median(data.steps.scores[ends]) <= data.steps.usual:
@@ -254,14 +259,14 @@ def _goes_on(data: Logged, rows: np.ndarray) -> np.ndarray | None:
     known from ends paired with the beginnings of other episodes: if often, the test has no power.
     """
     rows = rows[rows < data.rows - 1]
-    if data.steps is None or data.observations is None or len(rows) < 3:
+    if data.steps is None or len(rows) < 3:
         return None
     goes_on = rows[data.steps.scores[rows] <= data.steps.usual]
     starts = rows + 1
     pairs = [(rows, np.roll(starts, shift)) for shift in range(1, min(len(rows), 4))]
     left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    action = None if data.actions is None else data.actions[left]
-    by_chance = (data.steps.score(data.observations[left], action, data.observations[right]) <= data.steps.usual).mean()
+    scores = data.steps.score(data.observations[left], data.actions[left], data.observations[right])
+    by_chance = float((scores <= data.steps.usual).mean())
     share, error = len(goes_on) / len(rows), np.sqrt(by_chance * (1 - by_chance) / len(rows))
     powerful = by_chance < 0.3 and share > by_chance + 4 * error + 0.05
     return goes_on if powerful and len(goes_on) >= 3 else None
@@ -279,15 +284,14 @@ def timeouts_that_go_on(data: Logged) -> Findings:
 
 
 def terminals_that_go_on(data: Logged) -> Findings:
-    """Clusters of terminals, and single ones after which nothing is reset."""
+    """Clusters of terminals (2.5 in a row on average), and single ones after which nothing is reset."""
     rows = np.flatnonzero(data.terminals)
-    if len(rows) < 0.5 * data.rows:
-        neighbours = rows[np.isin(rows + 1, rows)]
-        if len(neighbours) >= 3 and len(neighbours) > 0.1 * len(rows):
-            clusters = len(rows) - len(neighbours)
-            what = f"{len(rows):,} terminals in {clusters:,} clusters"
-            yield Finding("terminal-clusters", "warning", what, Place.of(neighbours))
-            return
+    neighbours = rows[np.isin(rows + 1, rows)]
+    clusters = len(rows) - len(neighbours)
+    if len(neighbours) >= 3 and len(rows) >= 2.5 * clusters and len(rows) < 0.95 * data.rows:
+        what = f"{len(rows):,} terminals in {clusters:,} clusters"
+        yield Finding("terminal-clusters", "warning", what, Place.of(neighbours))
+        return
     goes_on = _goes_on(data, rows)
     if goes_on is not None:
         what = f"after {len(goes_on):,} of {len(rows):,} terminals the next row continues the motion"
@@ -338,6 +342,8 @@ def long_episodes(data: Logged) -> Findings:
 
 def one_step_episodes(data: Logged) -> Findings:
     short = (data.lengths == 1) & data.complete
+    if short.all():
+        return
     clustered = np.isin(np.flatnonzero(data.terminals) + 1, np.flatnonzero(data.terminals)).sum() > 3
     if short.sum() >= max(3, 0.01 * len(data.lengths)) and np.median(data.lengths[~short]) >= 10 and not clustered:
         what = f"{int(short.sum()):,} of {len(data.lengths):,} episodes"
@@ -379,8 +385,6 @@ def duplicates_of_episodes(data: Logged) -> Findings:
 @once
 def copied_episodes(data: Logged) -> np.ndarray:
     """Episodes of 5 steps or more that repeat an earlier one to the last bit."""
-    if data.observations is None or data.actions is None or data.rewards is None:
-        return np.array([], np.int64)
     hashes = data.row_hashes
     step = np.arange(data.rows) - data.first_rows[data.episode]
     hashes = (hashes + step.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
@@ -394,8 +398,6 @@ def copied_episodes(data: Logged) -> np.ndarray:
 
 def duplicated_rows(data: Logged) -> Findings:
     """Equal rows in different places, outside copied episodes."""
-    if data.observations is None or data.actions is None or data.rewards is None or data.rows < 2:
-        return
     kept = ~np.isin(data.episode, copied_episodes(data))
     kept[repeated(data)] = False
     kept = np.flatnonzero(kept)
@@ -419,7 +421,7 @@ def repeated_rows(data: Logged) -> Findings:
 @once
 def repeated(data: Logged) -> np.ndarray:
     """Rows equal to the row before them inside an episode, unless the state rests so until the end."""
-    if data.observations is None or data.actions is None or data.rows < 3:
+    if data.rows < 3:
         return np.array([], np.int64)
     hashes = data.pair_hashes
     equal = np.concatenate([[False], (hashes[1:] == hashes[:-1]) & data.inside])
@@ -435,7 +437,6 @@ def _rest(data: Logged, equal: np.ndarray) -> np.ndarray:
 
 def _at_rest(data: Logged, rows: np.ndarray) -> bool:
     """Whether most of these rows are repetitions at the end of their episode (the state has settled)."""
-    assert data.observations is not None and data.actions is not None
     hashes = data.pair_hashes
     equal = np.concatenate([[False], (hashes[1:] == hashes[:-1]) & data.inside])
     return bool(_rest(data, equal)[rows].mean() > 0.5)
@@ -444,7 +445,6 @@ def _at_rest(data: Logged, rows: np.ndarray) -> bool:
 @once
 def _few_values(data: Logged) -> bool:
     """Whether observations come from a small set (grids, bandits): then copies are natural."""
-    assert data.observations is not None
     rows = data.sample[:20_000]
     return bool(
         len(np.unique(data.state_hashes[rows])) < 0.05 * len(rows) or len(np.unique(data.observations[rows])) < 100

@@ -1,4 +1,4 @@
-"""What the doctor can find: one row for each code, with why it matters and what to do. docs/doctor.md shows the table."""
+"""What the doctor can find: one row for each code, with why it matters and what to do. docs/doctor.md shows them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ shortest, missing time-outs filled in as the reader would. What had to be forced
 
 from collections.abc import Callable
 from functools import cached_property, wraps
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tether.types import Bool, Float, Int
 
 __all__ = ["SAMPLE", "Logged", "finite_in_float32", "numeric", "once", "row_hashes", "spread_rows"]
 
+FLAGS = ("terminals", "timeouts")
 SAMPLE = 100_000
 """Quantiles and histograms look at no more rows than this, evenly spread."""
 
@@ -53,7 +54,7 @@ def row_hashes(*columns: np.ndarray) -> np.ndarray:
     return total
 
 
-def numeric(array: np.ndarray | None) -> bool:
+def numeric(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
     """Whether an array holds real numbers."""
     return array is not None and array.dtype.kind in "biuf"
 
@@ -72,35 +73,40 @@ def spread_rows(rows: int, most: int) -> Int[np.ndarray, " sample"]:
 
 
 class Logged:
-    """One data set as the checks see it; a column that cannot be used is None.
+    """One data set as the checks see it.
 
     Attributes:
         raw: what is stored.
         rows: N, that of the shortest column.
+        usable: names of the columns below that the source has and that can be used; the others are empty or zero.
         observations, next_observations: (N, O) float32, finite.
         actions: (N, A) float32, finite.
         rewards: (N,) float64, finite.
         terminals: (N,) bool.
         timeouts: (N,) bool; where the source has none: at the task's horizon, else none.
         valid: (N,) bool, every entry of the row's observation, action and reward was finite.
+        memory: what `once` keeps.
     """
 
     def __init__(self, raw: RawColumns):
         self.raw = raw
         self.memory: dict[str, Any] = {}
-        lengths = [len(column) for name, column in raw.columns.items() if numeric(column) and column.ndim > 0]
+        self.usable: set[str] = set()
+        lengths = [len(column) for column in raw.columns.values() if numeric(column) and column.ndim > 0]
         self.rows = min(lengths, default=0)
         self.valid = np.ones(self.rows, np.bool_)
         self.observations = self._matrix("observations")
         self.actions = self._matrix("actions")
-        self.rewards = self._rewards()
-        self.next_observations = self._matrix("next_observations", judge=False)
-        if self.next_observations is not None and (
-            self.observations is None or self.next_observations.shape != self.observations.shape
-        ):
-            self.next_observations = None
-        self.terminals = self._flags("terminals")
-        self.timeouts = self._flags("timeouts") if self.stores_timeouts else self._assumed_timeouts()
+        self.rewards = self._flat("rewards").astype(np.float64)
+        self.next_observations = self._matrix("next_observations")
+        if self.next_observations.shape != self.observations.shape:
+            self.usable.discard("next_observations")
+        self.terminals = self._flag("terminals")
+        self.timeouts = self._flag("timeouts") if self.stores_timeouts else self._assumed_timeouts()
+
+    def has(self, *names: str) -> bool:
+        """Whether all these columns can be used."""
+        return self.rows > 0 and self.usable.issuperset(names)
 
     @property
     def stores_timeouts(self) -> bool:
@@ -118,40 +124,38 @@ class Logged:
 
     # --- columns --------------------------------------------------------------------------------------------
 
-    def _matrix(self, name: str, judge: bool = True) -> np.ndarray | None:
+    def _matrix(self, name: str) -> np.ndarray:
+        """(N, any width) float32; (N, 0) where there is nothing to use."""
         column = self.raw.columns.get(name)
-        if column is None or not numeric(column) or column.ndim == 0 or self.rows == 0:
-            return None
-        column = column[: self.rows].reshape(self.rows, -1)
-        if column.shape[1] == 0:
-            return None
-        return self._finite(column, judge).astype(np.float32, copy=False)
+        if self.rows == 0 or not numeric(column) or column.ndim == 0 or column[0].size == 0:
+            return np.zeros((self.rows, 0), np.float32)
+        self.usable.add(name)
+        return self._finite(name, column[: self.rows].reshape(self.rows, -1)).astype(np.float32, copy=False)
 
-    def _rewards(self) -> np.ndarray | None:
-        column = self.raw.columns.get("rewards")
-        if column is None or not numeric(column) or self.rows == 0 or column[: self.rows].size != self.rows:
-            return None
-        return self._finite(column[: self.rows].reshape(self.rows, 1), True)[:, 0].astype(np.float64)
+    def _flat(self, name: str) -> np.ndarray:
+        """(N,); zeros where there is nothing to use."""
+        column = self.raw.columns.get(name)
+        if self.rows == 0 or not numeric(column) or column[: self.rows].size != self.rows:
+            return np.zeros(self.rows)
+        self.usable.add(name)
+        return self._finite(name, column[: self.rows].reshape(self.rows, 1))[:, 0]
 
-    def _finite(self, column: np.ndarray, judge: bool) -> np.ndarray:
+    def _flag(self, name: str) -> np.ndarray:
+        flag = self._flat(name)
+        return (flag != 0) & ~np.isnan(flag)
+
+    def _finite(self, name: str, column: np.ndarray) -> np.ndarray:
         """`column` with the median of its finite entries where it is not finite."""
         finite = finite_in_float32(column)
-        if finite.all():
+        if finite.all() or name in FLAGS:
             return column
-        if judge:
+        if name != "next_observations":
             self.valid &= finite.all(axis=1)
         column = column.copy()
         for index in np.flatnonzero(~finite.all(axis=0)):
             good = column[finite[:, index], index]
             column[~finite[:, index], index] = np.median(good) if len(good) else 0.0
         return column
-
-    def _flags(self, name: str) -> np.ndarray:
-        column = self.raw.columns.get(name)
-        if column is None or not numeric(column) or self.rows == 0 or column[: self.rows].size != self.rows:
-            return np.zeros(self.rows, np.bool_)
-        column = column[: self.rows].reshape(self.rows)
-        return (column != 0) & (column == column)  # NaN is no flag
 
     def _assumed_timeouts(self) -> np.ndarray:
         timeouts = np.zeros(self.rows, np.bool_)
@@ -167,7 +171,7 @@ class Logged:
     @cached_property
     def ends(self) -> Bool[np.ndarray, " rows"]:
         """Rows that end an episode."""
-        return self.terminals | self.timeouts
+        return self.terminals | self.timeouts if self.raw.terminals_end_episodes else self.timeouts
 
     @cached_property
     def last_rows(self) -> Int[np.ndarray, " episodes"]:
@@ -197,7 +201,6 @@ class Logged:
     @cached_property
     def returns(self) -> Float[np.ndarray, " episodes"]:
         """Undiscounted sums of the rewards of each episode."""
-        assert self.rewards is not None
         return np.add.reduceat(self.rewards, self.first_rows)
 
     @cached_property
@@ -210,8 +213,6 @@ class Logged:
     @cached_property
     def steps(self) -> StepScores | None:
         """How unusual each pair of neighbouring rows is as a transition; None where that cannot be judged."""
-        if self.observations is None:
-            return None
         return score_steps(self.observations, self.actions, self.inside)
 
     @cached_property
@@ -227,7 +228,7 @@ class Logged:
     def follows(self, lag: int) -> float:
         """How much of the observation `lag` rows later is predicted (R^2 of the best column); 1 for too few rows."""
         left = np.flatnonzero(self.valid[: max(0, self.rows - lag)] & self.valid[lag:])
-        if self.observations is None or len(left) < 500 or self.lengths.max() < 3:
+        if len(left) < 500 or self.lengths.max() < 3:
             return 1.0
         pairs = left[:: max(1, len(left) // 5000)]
         return explained_share(self.observations, self.actions, pairs, lag)
@@ -235,19 +236,16 @@ class Logged:
     @cached_property
     def state_hashes(self) -> np.ndarray:
         """Equal for equal observations."""
-        assert self.observations is not None
         return row_hashes(self.observations)
 
     @cached_property
     def pair_hashes(self) -> np.ndarray:
         """Equal for equal observations and actions."""
-        assert self.actions is not None
         return self.state_hashes * np.uint64(3) + row_hashes(self.actions) * np.uint64(5)
 
     @cached_property
     def row_hashes(self) -> np.ndarray:
         """Equal for equal observations, actions and rewards."""
-        assert self.rewards is not None
         return self.pair_hashes * np.uint64(7) + row_hashes(self.rewards)
 
     @cached_property

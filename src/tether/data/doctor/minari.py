@@ -9,6 +9,7 @@ import numpy as np
 
 from tether.data.d4rl import as_scalar, open_hdf5
 from tether.data.doctor.findings import Finding, Place
+from tether.data.minari import _episode_keys as episode_keys
 from tether.errors import InputError
 
 __all__ = ["MinariColumns", "read_minari_columns"]
@@ -38,9 +39,11 @@ def read_minari_columns(path: Path) -> MinariColumns:
     dictionaries: set[str] = set()
     rows = 0
     with open_hdf5(path) as file:
-        keys = sorted((key for key in file if key.startswith("episode_")), key=lambda key: int(key.rsplit("_", 1)[1]))
+        keys = episode_keys(file)
         for key in keys:
             group = file[key]
+            if not isinstance(group, h5py.Group):
+                continue
             columns = {name: _array(group.get(name), dictionaries) for name in ("observations", "actions", "rewards")}
             columns |= {name: _array(group.get(old), dictionaries) for old, name in FLAGS.items()}
             steps = _steps(columns)

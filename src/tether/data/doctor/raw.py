@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import h5py
 import numpy as np
@@ -34,6 +34,7 @@ class RawColumns:
         extras: other arrays, e.g. `infos/goal`.
         metadata: small scalars.
         action_limits: lowest and highest action, (A,) each, where the source states them.
+        terminals_end_episodes: False where the recording goes on after a terminal row (see `Dataset`).
         horizon: steps until the environment's time limit, where the source states it.
         findings: what was found while reading.
     """
@@ -45,6 +46,7 @@ class RawColumns:
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata: Mapping[str, str | float | int] = field(default_factory=dict)
     action_limits: tuple[np.ndarray, np.ndarray] | None = None
+    terminals_end_episodes: bool = True
     horizon: int | None = None
     findings: tuple[Finding, ...] = ()
     sha256: str = ""
@@ -94,7 +96,8 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
     columns: dict[str, np.ndarray] = {}
     extras: dict[str, np.ndarray] = {}
     with open_hdf5(path) as file:
-        rows = file["observations"].shape[0] if _is_array(file.get("observations")) else None
+        observations = file.get("observations")
+        rows = observations.shape[0] if _is_array(observations) else None
 
         def visit(name: str, node: Any) -> None:
             if not _is_array(node):
@@ -109,7 +112,7 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
     return RawColumns(path.stem, str(path), "d4rl", columns, extras, metadata, sha256=file_sha256(path))
 
 
-def _is_array(node: Any) -> bool:
+def _is_array(node: Any) -> TypeGuard[h5py.Dataset]:
     return isinstance(node, h5py.Dataset) and node.shape is not None and len(node.shape) > 0
 
 
@@ -153,4 +156,12 @@ def _from_minari(path: Path) -> RawColumns:
 def _from_dataset(source: str) -> RawColumns:
     data = load_dataset(source)
     columns = {name: getattr(data, name) for name in STANDARD if getattr(data, name) is not None}
-    return RawColumns(data.name, source, "dataset", columns, metadata=data.metadata, sha256=data.source.sha256)
+    return RawColumns(
+        name=data.name,
+        location=source,
+        layout="dataset",
+        columns=columns,
+        metadata=data.metadata,
+        terminals_end_episodes=data.terminals_end_episodes,
+        sha256=data.source.sha256,
+    )

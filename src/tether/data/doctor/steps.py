@@ -40,20 +40,16 @@ class StepScores(NamedTuple):
     model: Regression
     scale: Float[np.ndarray, " observation"]
 
-    def score(
-        self, observation: np.ndarray, action: np.ndarray | None, following: np.ndarray
-    ) -> Float[np.ndarray, " pairs"]:
+    def score(self, observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> Float[np.ndarray, " pairs"]:
         """Scores of pairs of the caller's choice."""
         return _score(_errors(self.model, observation, action, following), self.scale)
 
 
-def score_steps(
-    observations: np.ndarray, actions: np.ndarray | None, inside: Bool[np.ndarray, " steps"]
-) -> StepScores | None:
+def score_steps(observations: np.ndarray, actions: np.ndarray, inside: Bool[np.ndarray, " steps"]) -> StepScores | None:
     """Fits the model to pairs inside episodes and scores all pairs.
 
     Args:
-        observations: (N, O) float32; actions: (N, A) float32 or None.
+        observations: (N, O) float32; actions: (N, A) float32, A may be 0.
         inside: (N-1,) pairs that are claimed to be transitions.
 
     Returns: None for fewer than 50 such pairs, or if no column ever changes.
@@ -67,8 +63,7 @@ def score_steps(
     model, scale = _robust_fit(observations, actions, sample, spread)
 
     def pairs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        action = None if actions is None else actions[left]
-        return _score(_errors(model, observations[left], action, observations[right]), scale)
+        return _score(_errors(model, observations[left], actions[left], observations[right]), scale)
 
     chunks = [np.arange(start, min(start + CHUNK, len(inside))) for start in range(0, len(inside), CHUNK)]
     scores = np.concatenate([pairs(rows, rows + 1) for rows in chunks])
@@ -81,14 +76,12 @@ def score_steps(
     return StepScores(scores, unrelated, min(usual, unrelated), separable, model, scale)
 
 
-def explained_share(
-    observations: np.ndarray, actions: np.ndarray | None, left: Int[np.ndarray, " pairs"], lag: int
-) -> float:
+def explained_share(observations: np.ndarray, actions: np.ndarray, left: Int[np.ndarray, " pairs"], lag: int) -> float:
     """R^2 of the observation `lag` rows later, predicted linearly, on pairs that the fit has not seen.
 
     That of the best-predicted column: 0 if rows `lag` apart have nothing to do with each other.
     """
-    x, y = _inputs(observations[left], None if actions is None else actions[left]), observations[left + lag]
+    x, y = _inputs(observations[left], actions[left]), observations[left + lag]
     seen = np.arange(len(left)) % 2 == 0
     error = ((fit(x[seen], y[seen]).predict(x[~seen]) - y[~seen]) ** 2).mean(axis=0)
     spread = y[~seen].var(axis=0)
@@ -97,29 +90,29 @@ def explained_share(
 
 
 def _robust_fit(
-    observations: np.ndarray, actions: np.ndarray | None, sample: np.ndarray, spread: np.ndarray
+    observations: np.ndarray, actions: np.ndarray, sample: np.ndarray, spread: np.ndarray
 ) -> tuple[Regression, np.ndarray]:
     """The model and each column's typical error, from the pairs of `sample` without the strangest."""
-    kept = np.ones(len(sample), np.bool_)
-    here, there = observations[sample], observations[sample + 1]
-    action = None if actions is None else actions[sample]
-    x = _inputs(here, action)
-    for _ in range(2):
-        model = fit(x[kept], (there - here)[kept])
+    here, action, there = observations[sample], actions[sample], observations[sample + 1]
+
+    def fitted(kept: np.ndarray) -> tuple[Regression, np.ndarray, np.ndarray]:
+        model = fit(_inputs(here, action)[kept], (there - here)[kept])
         error = _errors(model, here, action, there)
         typical = 1.4826 * np.median(error, axis=0)
         # Constant columns say nothing: with an infinite scale their error counts as 0.
         scale = np.where(spread > 0, np.maximum(typical, 1e-3 * spread), np.inf).astype(np.float32)
-        score = _score(error, scale)
-        kept = score <= np.quantile(score, 1 - TRIMMED)
+        return model, scale, _score(error, scale)
+
+    _, _, score = fitted(np.ones(len(sample), np.bool_))
+    model, scale, _ = fitted(score <= np.quantile(score, 1 - TRIMMED))
     return model, scale
 
 
-def _inputs(observation: np.ndarray, action: np.ndarray | None) -> np.ndarray:
-    return observation if action is None else np.concatenate([observation, action], axis=1)
+def _inputs(observation: np.ndarray, action: np.ndarray) -> np.ndarray:
+    return np.concatenate([observation, action], axis=1)
 
 
-def _errors(model: Regression, observation: np.ndarray, action: np.ndarray | None, following: np.ndarray) -> np.ndarray:
+def _errors(model: Regression, observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> np.ndarray:
     return np.abs(model.predict(_inputs(observation, action)) - (following - observation))
 
 
