@@ -304,6 +304,12 @@ FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str
     "split": (make.demonstrations, split_at_evaluation_horizon, "split-episodes", "warning"),
     "terminal clusters": (make.navigation, clusters, "terminal-clusters", "warning"),
     "success flags": (make.locomotion, success_flags, "continues-after-terminal", "warning"),
+    "every row terminal": (
+        make.locomotion,
+        lambda c: {**c, "terminals": np.ones_like(c["terminals"])},
+        "continues-after-terminal",
+        "error",
+    ),
     "flags twice": (make.locomotion, flags_twice, "one-step-episodes", "warning"),
     "copied episodes": (make.demonstrations, copies, "duplicated-episodes", "warning"),
     "copied rows": (lambda: without(make.locomotion(), "next_observations"), copied_rows, "duplicated-rows", "warning"),

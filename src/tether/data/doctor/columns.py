@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tether.data.dataset import ACTION_TOLERANCE
-from tether.data.doctor.findings import Finding, Place
+from tether.data.doctor.findings import Finding, Grade, Place
 from tether.data.doctor.logged import Logged, finite_in_float32, numeric
 from tether.data.doctor.raw import STANDARD
 from tether.data.doctor.regression import fit
@@ -171,7 +171,7 @@ def out_of_range(data: Logged) -> Findings:
 def saturated_actions(data: Logged) -> Findings:
     share = (np.abs(data.actions[data.sample]) >= AT_LIMIT).mean(axis=0)
     if share.max() > 0.05:
-        grade = "warning" if share.mean() > 0.5 else "note"
+        grade: Grade = "warning" if share.mean() > 0.5 else "note"
         worst = int(share.argmax())
         what = f"{share.mean():.1%} of all entries at ±1; most in actions[{worst}]: {share[worst]:.1%}"
         columns = data.column_names("actions", np.flatnonzero(share > 0.05))
@@ -211,7 +211,8 @@ def _whole_numbers(actions: np.ndarray) -> bool:
 
 
 def constant_columns(data: Logged) -> Findings:
-    for name, column, grade in (("observations", data.observations, "note"), ("actions", data.actions, "warning")):
+    for name, column in (("observations", data.observations), ("actions", data.actions)):
+        grade: Grade = "warning" if name == "actions" else "note"
         if data.rows < 2:
             continue
         constant = np.flatnonzero((column == column[0]).all(axis=0))
@@ -223,7 +224,8 @@ def constant_columns(data: Logged) -> Findings:
 
 def duplicated_columns(data: Logged) -> Findings:
     """Equal columns that are not constant."""
-    for name, column, grade in (("observations", data.observations, "note"), ("actions", data.actions, "warning")):
+    for name, column in (("observations", data.observations), ("actions", data.actions)):
+        grade: Grade = "warning" if name == "actions" else "note"
         if data.rows < 10:
             continue
         known: dict[bytes, int] = {}
@@ -266,7 +268,8 @@ def outliers(data: Logged) -> Findings:
             rows = np.unique(np.concatenate(list(places.values())))
             values = ", ".join(f"{matrix[rows[0], index]:.4g}" for index, rows in list(places.items())[:5])
             columns = data.column_names(name, np.array(list(places))) if column.ndim > 1 else [name]
-            yield Finding("outliers", "warning", f"{name}: such as {values}", Place.of(rows, columns))
+            grade: Grade = "warning" if name == "observations" else "note"
+            yield Finding("outliers", grade, f"{name}: such as {values}", Place.of(rows, columns))
 
 
 def _isolated(column: np.ndarray) -> np.ndarray:

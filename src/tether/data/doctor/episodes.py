@@ -7,6 +7,7 @@ import numpy as np
 
 from tether.data.doctor.findings import Finding, Grade, Place
 from tether.data.doctor.logged import Logged, once
+from tether.data.doctor.steps import explained_share
 
 __all__ = [
     "block_rows",
@@ -145,7 +146,7 @@ def _told_by_state(data: Logged, rows: np.ndarray) -> bool:
     others = np.sort(generator.choice(others, min(len(others), 4000), replace=False))
     if len(others) < len(ends):
         return False
-    spread = data.observations[data.sample].std(axis=0)
+    spread = data.observations[data.sample].std(axis=0, dtype=np.float64)
     spread[spread == 0] = np.inf
 
     def nearest(candidates: np.ndarray) -> np.ndarray:
@@ -225,14 +226,17 @@ def mismatched_rows(data: Logged) -> np.ndarray:
 
 
 def _equals_current(data: Logged) -> bool:
-    moves = (data.observations[1:] != data.observations[:-1]).any(axis=1).mean() > 0.5 if data.rows > 1 else False
-    return bool(moves) and bool((data.observations == data.next_observations).all(axis=1).mean() > 0.99)
+    if data.rows < 2:
+        return False
+    moves = float(np.mean((data.observations[1:] != data.observations[:-1]).any(axis=1)))
+    equal = float(np.mean((data.observations == data.next_observations).all(axis=1)))
+    return moves > 0.5 and equal > 0.99
 
 
 @once
 def _same_as_next_row(data: Logged) -> np.ndarray:
     """(N-1,) within 1e-4 of the column's spread."""
-    tolerance = 1e-6 + 1e-4 * data.observations[data.sample].std(axis=0)
+    tolerance = 1e-6 + 1e-4 * data.observations[data.sample].std(axis=0, dtype=np.float64)
     return (np.abs(data.next_observations[:-1] - data.observations[1:]) <= tolerance).all(axis=1)
 
 
@@ -286,9 +290,16 @@ def timeouts_that_go_on(data: Logged) -> Findings:
 def terminals_that_go_on(data: Logged) -> Findings:
     """Clusters of terminals (2.5 in a row on average), and single ones after which nothing is reset."""
     rows = np.flatnonzero(data.terminals)
+    if len(rows) >= 0.95 * data.rows and data.rows >= 500:
+        pairs = np.arange(data.rows - 1)[:: max(1, data.rows // 5000)]
+        share = explained_share(data.observations, data.actions, pairs, 1)
+        if share > 0.9:
+            what = f"{len(rows) / data.rows:.1%} of the rows are terminal, but row i predicts row i + 1 ({share:.1%})"
+            yield Finding("continues-after-terminal", "error", what, Place.of(rows))
+        return
     neighbours = rows[np.isin(rows + 1, rows)]
     clusters = len(rows) - len(neighbours)
-    if len(neighbours) >= 3 and len(rows) >= 2.5 * clusters and len(rows) < 0.95 * data.rows:
+    if len(neighbours) >= 3 and len(rows) >= 2.5 * clusters:
         what = f"{len(rows):,} terminals in {clusters:,} clusters"
         yield Finding("terminal-clusters", "warning", what, Place.of(neighbours))
         return

@@ -101,6 +101,8 @@ class Logged:
         self.next_observations = self._matrix("next_observations")
         if self.next_observations.shape != self.observations.shape:
             self.usable.discard("next_observations")
+        if not self.valid.any():  # no row to learn from: nothing can be judged
+            self.usable.clear()
         self.terminals = self._flag("terminals")
         self.timeouts = self._flag("timeouts") if self.stores_timeouts else self._assumed_timeouts()
 

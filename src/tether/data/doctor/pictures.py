@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from tether.data.doctor.logged import Logged
 from tether.evaluation.plot import GRID, MUTED, PALETTE, TEXT
@@ -88,6 +89,8 @@ def _lengths(axes: Axes, data: Logged) -> None:
 def _rewards(axes: Axes, data: Logged) -> None:
     axes.hist(data.rewards, bins=list(_bins(data.rewards)), color=BLUE)
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_minor_formatter(NullFormatter())
     zero = float((data.rewards == 0).mean())
     axes.set_xlabel(f"reward of a row (mean {data.rewards.mean():.4g}, {zero:.1%} are 0)")
     axes.set_ylabel("rows")
@@ -126,7 +129,7 @@ def _coverage(axes: Axes, data: Logged) -> None:
     if len(terminal):
         terminal = terminal[:: max(1, len(terminal) // 300)]
         axes.plot(plane[terminal, 0], plane[terminal, 1], "x", color=GREEN, markersize=4, label="terminals")
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
+    axes.legend(loc="upper right", frameon=False, fontsize=8.5, labelcolor=TEXT)
     axes.set_xlabel("first principal component (darker: more rows)")
     axes.set_ylabel("second")
 

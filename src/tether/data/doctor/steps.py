@@ -81,7 +81,8 @@ def explained_share(observations: np.ndarray, actions: np.ndarray, left: Int[np.
 
     That of the best-predicted column: 0 if rows `lag` apart have nothing to do with each other.
     """
-    x, y = _inputs(observations[left], actions[left]), observations[left + lag]
+    x = _inputs(observations[left], actions[left]).astype(np.float64)
+    y = observations[left + lag].astype(np.float64)
     seen = np.arange(len(left)) % 2 == 0
     error = ((fit(x[seen], y[seen]).predict(x[~seen]) - y[~seen]) ** 2).mean(axis=0)
     spread = y[~seen].var(axis=0)
