@@ -292,6 +292,7 @@ class Data:
     Examples:
       tether data show hopper-medium.hdf5
       tether data list
+      tether data import log.csv --observation "joint_*" --action "torque_*" --reward r --episode run --out set.hdf5
     """
 
     verb: Any

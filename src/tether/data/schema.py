@@ -14,11 +14,14 @@ import numpy as np
 from tether.errors import InputError
 from tether.types import Float
 
-__all__ = ["ActionBox", "Layout", "Schema", "join", "layout_of", "size_of", "summary"]
+__all__ = ["IMPORT_KEY", "SCHEMA_KEY", "ActionBox", "Layout", "Schema", "join", "layout_of", "size_of", "summary"]
 
 Layout = Mapping[str, tuple[int, int]]
 """Name -> (start, stop) of its numbers, in the order of the vector, without gaps."""
 
+SCHEMA_KEY = "metadata/schema"
+IMPORT_KEY = "metadata/import"
+"""Where an imported HDF5 data set keeps its schema, and how it was made, as JSON."""
 SHOWN_NAMES = 6
 
 

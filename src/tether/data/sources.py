@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tether.data.d4rl import read_d4rl_hdf5
 from tether.data.dataset import Dataset, Source
+from tether.data.importing import read_table
 from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari_hdf5
 from tether.environments.tasks import find_task
 from tether.errors import InputError
@@ -18,7 +19,7 @@ __all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
 LATER_PREFIXES = ("d4rl", "minari", "ogbench", "bandit")
-LATER_SUFFIXES = (".npz", ".parquet", ".csv")
+TABLE_SUFFIXES = (".npz", ".parquet", ".csv")
 
 
 class LocalSource(NamedTuple):
@@ -59,8 +60,8 @@ def load_dataset(source: str) -> Dataset:
     suffix = path.suffix.lower()
     if path.is_dir():
         return _read_folder(path)
-    if suffix in LATER_SUFFIXES:
-        raise _refused(source, f"'{suffix}' files are not supported yet")
+    if suffix in TABLE_SUFFIXES:
+        return read_table(path)
     if suffix in HDF5_SUFFIXES:
         return read_minari_hdf5(path) if is_minari_hdf5(path) else _read_d4rl(path)
     if path.exists():
@@ -72,7 +73,7 @@ def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
     return InputError(
         f"data source {source!r}: {reason}; this version reads bundled names ({names}), "
-        "*.hdf5 and *.h5 files in D4RL's or Minari's layout, and Minari folders"
+        "*.hdf5 and *.h5 files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and *.npz tables"
     )
 
 

@@ -12,7 +12,7 @@ from tether.data.d4rl import file_sha256, open_hdf5, scalar_metadata
 from tether.data.doctor.findings import Finding
 from tether.data.doctor.minari import read_minari_columns
 from tether.data.minari import find_minari_file, is_minari_hdf5
-from tether.data.sources import BUNDLED, HDF5_SUFFIXES, bundled_names, load_dataset
+from tether.data.sources import BUNDLED, HDF5_SUFFIXES, bundled_names, load_dataset, local_sources
 from tether.errors import InputError
 
 __all__ = ["STANDARD", "RawColumns", "read_raw"]
@@ -72,7 +72,7 @@ def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
     Any other source is read by `load_dataset`, which refuses what it refuses.
 
     Args:
-        source: as for `load_dataset`.
+        source: as for `load_dataset`; names of `tether data list` are read from their files.
         every_column: also read other columns wider than `WIDEST_EXTRA` (for writing them out again).
 
     Raises:
@@ -82,13 +82,16 @@ def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
     widest = None if every_column else WIDEST_EXTRA
     if source in bundled_names():
         return replace(_read_d4rl(BUNDLED / f"{source}.hdf5", widest), location=source)
-    path = Path(source).expanduser()
+    named = {local.name: Path(local.where) for local in local_sources() if local.where != "bundled"}
+    path = named.get(source, Path(source).expanduser())
     if path.is_dir() and (file := find_minari_file(path)) is not None:
         return _from_minari(file)
-    if path.suffix.lower() in HDF5_SUFFIXES and path.exists():
-        return _from_minari(path) if is_minari_hdf5(path) else _read_d4rl(path, widest)
-    if path.suffix.lower() == ".npz" and path.exists():
-        return _read_npz(path, widest)
+    if path.suffix.lower() in HDF5_SUFFIXES and path.is_file():
+        raw = _from_minari(path) if is_minari_hdf5(path) else _read_d4rl(path, widest)
+        # `d4rl:hopper-medium-v2` lies in the cache under the name that its server gave the file.
+        return replace(raw, name=source.partition(":")[2], location=source) if source in named else raw
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return _read_npz(path, widest) or _from_dataset(source)
     return _from_dataset(source)
 
 
@@ -116,12 +119,15 @@ def _is_array(node: Any) -> TypeGuard[h5py.Dataset]:
     return isinstance(node, h5py.Dataset) and node.shape is not None and len(node.shape) > 0
 
 
-def _read_npz(path: Path, widest: int | None) -> RawColumns:
+def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
+    """None for a table under names of its own, which `load_dataset` may know to read."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(f"{path} cannot be read as npz: {' '.join(str(error).split())}") from error
+    if "observations" not in arrays:
+        return None
     columns = {name: array for name, array in arrays.items() if name in STANDARD and array.ndim > 0}
     rows = len(columns["observations"]) if "observations" in columns else None
     extras = {
