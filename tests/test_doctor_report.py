@@ -135,6 +135,23 @@ def test_actions_are_rescaled_from_the_limits_of_minari(tmp_path: Path) -> None:
     folder = write_minari(tmp_path / "m", scaled, action_space=limits)
     _, after = fix(folder, tmp_path / "out.hdf5")
     np.testing.assert_allclose(after.data.actions, columns["actions"], atol=1e-6)
+    schema = load_dataset(str(tmp_path / "out.hdf5")).schema  # the deployed policy maps its actions back
+    assert schema is not None
+    assert (schema.box.low, schema.box.high) == ((-3.0, 0.0), (1.0, 8.0))
+
+
+def test_an_imported_set_keeps_its_schema(tmp_path: Path) -> None:
+    """Names in the findings, and the robot's action range in the repaired file."""
+    columns = make.locomotion()
+    names = {"observation": {"hip": [0, 1], "rest": [1, 8]}, "action": {"left": [0, 1], "right": [1, 2]}}
+    schema = {**names, "action_low": [-30.0, -30.0], "action_high": [30.0, 30.0]}
+    source = write(tmp_path / "source.hdf5", put(columns, "observations", (7, 0), np.nan))
+    with h5py.File(source, "a") as file:
+        file["metadata/schema"], file["metadata/import"] = json.dumps(schema), json.dumps({"files": 3})
+    report, after = fix(source, tmp_path / "out.hdf5", only=["not-finite"])
+    assert [f.place.columns for f in report.findings if f.code == "not-finite"] == [("hip",)]
+    assert after.data.raw.schema == report.data.raw.schema is not None
+    assert after.data.raw.documents == {"metadata/import": json.dumps({"files": 3})}
 
 
 def test_short_minari_episodes_lose_their_last_step(tmp_path: Path) -> None:
@@ -176,7 +193,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("tether.data.doctor.fixes.os.fsync", full)
+    monkeypatch.setattr("tether.files.os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         fix(source, tmp_path / "out.hdf5")
     assert [path.name for path in tmp_path.iterdir()] == ["source.hdf5"]

@@ -309,7 +309,7 @@ def test_warnings_are_shown_when_quiet(tmp_path: Path) -> None:
 def test_the_data_set_is_freed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
-    def load(source: str) -> Dataset:
+    def load(source: str, **_: Any) -> Dataset:
         data = load_dataset(source)
         loaded.append(weakref.ref(data))
         return data

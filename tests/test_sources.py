@@ -99,7 +99,6 @@ def test_what_is_bundled_loads_and_says_where_it_is_from(name: str) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("d4rl:hopper-medium-v2", "'d4rl:' is not supported yet"),
         ("minari:D4RL/door/human-v2", "'minari:' is not supported yet"),
         ("ogbench:cube-single-play-singletask-v0", "'ogbench:' is not supported yet"),
         ("bandit:25gaussians", "'bandit:' is not supported yet"),

@@ -20,6 +20,7 @@ class Show:
     Examples:
       tether data show
       tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
       tether data show minari:D4RL/door/human-v2
     """
 

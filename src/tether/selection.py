@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tether.networks import QEnsemble
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["best_by_q", "sample_by_min_q", "sample_by_q"]
+__all__ = ["best_by_q", "sample_by_min_q", "sample_by_q", "sample_without_replacement"]
 
 SHORTLIST = 128
 
@@ -22,6 +22,17 @@ def sample_by_q(
     `q` are the logits themselves: softmax acts on them once (temperature 1).
     """
     return actions[jax.random.categorical(key, q)]
+
+
+def sample_without_replacement(
+    key: PRNGKey, actions: Float[Array, "candidates action"], logits: Float[Array, " candidates"], count: int
+) -> Float[Array, "{count} action"]:
+    """`count` different candidates, drawn one after the other with probability softmax(logits) among those left.
+
+    The largest sums of logits and Gumbel noise are such a draw, in its order (Kool et al. 2019, arXiv 1903.06059).
+    """
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
+    return actions[jax.lax.top_k(logits + noise, count)[1]]
 
 
 def best_by_q(

@@ -4,7 +4,7 @@ A fix looks at the columns as the fixes before it left them, finds its rows agai
 is that of `FIXES`: shapes first, then the order of rows and flags, rows are dropped last.
 """
 
-import os
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,9 @@ from tether.data.doctor.columns import action_scaling
 from tether.data.doctor.findings import CODES
 from tether.data.doctor.logged import Logged, finite_in_float32
 from tether.data.doctor.raw import RawColumns
+from tether.data.schema import SCHEMA_KEY, ActionBox, Schema, layout_of
 from tether.errors import InputError, unknown
-from tether.files import TEMPORARY_PREFIX, fsync_directory
+from tether.files import atomic_path
 
 __all__ = ["FIXES", "Change", "apply_fixes", "check_target", "write_d4rl"]
 
@@ -78,10 +79,13 @@ def _rescale_actions(data: Logged) -> Fixed:
     if action_scaling(data) == "limits":
         assert data.raw.action_limits is not None
         low, high = data.raw.action_limits
-        scaled = np.clip(2 * (actions - low) / (high - low) - 1, -1, 1)
-        # The limits are used up: another pass must not scale again.
-        raw = replace(data.raw.with_columns(actions=scaled.astype(np.float32)), action_limits=None)
-        return raw, "every action dimension rescaled from the limits that the source states to [-1, 1]"
+        # The box goes into the file: the policy that is trained on it maps its actions back.
+        box = ActionBox(tuple(low.tolist()), tuple(high.tolist()))
+        schema = Schema(
+            layout_of({"observation": data.observations.shape[1]}), layout_of({"action": data.actions.shape[1]}), box
+        )
+        raw = replace(data.raw.with_columns(actions=box.to_unit(actions)), action_limits=None, schema=schema)
+        return raw, "every action rescaled from the limits that the source states to [-1, 1], limits kept as schema"
     outside = int((np.abs(actions) > 1).any(axis=1).sum())
     return data.raw.with_columns(actions=np.clip(actions, -1, 1)), f"actions of {outside:,} rows clipped to [-1, 1]"
 
@@ -217,18 +221,12 @@ def write_d4rl(path: Path, raw: RawColumns, record: Mapping[str, Any]) -> None:
     Raises: InputError as `check_target`; OSError.
     """
     check_target(path)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
-    try:
-        with h5py.File(temporary, "w") as file:
-            for name, column in {**raw.extras, **raw.columns}.items():
-                file.create_dataset(name, data=column)
-            for name, value in {**raw.metadata, **record}.items():
-                file[f"metadata/{name}"] = value
-            file.flush()
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C leaves no litter either
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(path.parent)
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, column in {**raw.extras, **raw.columns}.items():
+            file.create_dataset(name, data=column)
+        for name, value in {**raw.metadata, **record}.items():
+            file[f"metadata/{name}"] = value
+        for key, text in raw.documents.items():
+            file[key] = text
+        if raw.schema is not None:
+            file[SCHEMA_KEY] = json.dumps(raw.schema.to_json())

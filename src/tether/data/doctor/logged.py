@@ -18,6 +18,7 @@ from tether.types import Bool, Float, Int
 __all__ = ["SAMPLE", "Logged", "finite_in_float32", "numeric", "once", "row_hashes", "spread_rows"]
 
 FLAGS = ("terminals", "timeouts")
+LAYOUT_OF = {"observations": "observation", "next_observations": "observation", "actions": "action"}
 SAMPLE = 100_000
 """Quantiles and histograms look at no more rows than this, evenly spread."""
 
@@ -257,6 +258,8 @@ class Logged:
         return rows[spread_rows(len(rows), SAMPLE)]
 
     def column_names(self, name: str, columns: np.ndarray) -> list[str]:
-        """`observations[3]`, ..., the first eight."""
-        names = [f"{name}[{int(column)}]" for column in columns[:8]]
+        """`observations[3]`, ... or the schema's names, the first eight."""
+        layout = getattr(self.raw.schema, LAYOUT_OF.get(name, ""), {})
+        known = {start: key for key, (start, stop) in layout.items() if stop - start == 1}
+        names = [known.get(int(column), f"{name}[{int(column)}]") for column in columns[:8]]
         return [*names, "..."] if len(columns) > 8 else names

@@ -8,10 +8,11 @@ from typing import Any, TypeGuard
 import h5py
 import numpy as np
 
-from tether.data.d4rl import file_sha256, open_hdf5, scalar_metadata
+from tether.data.d4rl import file_sha256, open_hdf5, read_schema, scalar_metadata
 from tether.data.doctor.findings import Finding
 from tether.data.doctor.minari import read_minari_columns
 from tether.data.minari import find_minari_file, is_minari_hdf5
+from tether.data.schema import IMPORT_KEY, Schema
 from tether.data.sources import BUNDLED, HDF5_SUFFIXES, bundled_names, load_dataset, local_sources
 from tether.errors import InputError
 
@@ -33,6 +34,8 @@ class RawColumns:
         columns: those of `STANDARD` that are there. Minari's flags are called as D4RL's.
         extras: other arrays, e.g. `infos/goal`.
         metadata: small scalars.
+        documents: texts of `tether data import` that are only passed on.
+        schema: names of the columns and the robot's own range of its actions.
         action_limits: lowest and highest action, (A,) each, where the source states them.
         terminals_end_episodes: False where the recording goes on after a terminal row (see `Dataset`).
         horizon: steps until the environment's time limit, where the source states it.
@@ -45,6 +48,8 @@ class RawColumns:
     columns: Mapping[str, np.ndarray]
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata: Mapping[str, str | float | int] = field(default_factory=dict)
+    documents: Mapping[str, str] = field(default_factory=dict)
+    schema: Schema | None = None
     action_limits: tuple[np.ndarray, np.ndarray] | None = None
     terminals_end_episodes: bool = True
     horizon: int | None = None
@@ -111,8 +116,10 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
                 extras[name] = np.asarray(node[()])
 
         file.visititems(visit)
-        metadata = scalar_metadata(file)
-    return RawColumns(path.stem, str(path), "d4rl", columns, extras, metadata, sha256=file_sha256(path))
+        metadata, schema, origin = scalar_metadata(file), read_schema(file, path), file.get(IMPORT_KEY)
+        documents = {IMPORT_KEY: origin.asstr()[()]} if isinstance(origin, h5py.Dataset) else {}
+    digest = file_sha256(path)
+    return RawColumns(path.stem, str(path), "d4rl", columns, extras, metadata, documents, schema, sha256=digest)
 
 
 def _is_array(node: Any) -> TypeGuard[h5py.Dataset]:
@@ -168,6 +175,7 @@ def _from_dataset(source: str) -> RawColumns:
         layout="dataset",
         columns=columns,
         metadata=data.metadata,
+        schema=data.schema,
         terminals_end_episodes=data.terminals_end_episodes,
         sha256=data.source.sha256,
     )

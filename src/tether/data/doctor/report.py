@@ -204,6 +204,8 @@ def _figures(data: Logged) -> dict[str, Any]:
         figures |= {"return": _statistics(data.returns[complete]), "reward": _statistics(data.rewards)}
         if data.task is not None and data.task.reference_min is not None and complete.any():
             figures["normalized_score"] = _statistics(data.task.normalized_score(data.returns[complete]))
+    if data.has("observations"):
+        figures["distinct_observations"] = len(np.unique(data.state_hashes))
     if data.has("actions"):
         figures["action_range"] = [float(data.actions.min()), float(data.actions.max())]
     return figures
@@ -236,6 +238,8 @@ def _summary(report: Report) -> dict[str, str]:
     ):
         if figures.get(key):
             rows[name] = "mean {mean:.4g}, from {min:.4g} to {max:.4g}".format(**figures[key])
+    if "distinct_observations" in figures:
+        rows["distinct observations"] = f"{figures['distinct_observations']:,}"
     rows["load_dataset"] = f"refuses it: {report.refused}" if report.refused else "reads it"
     if report.skipped:
         rows["not checked"] = f"for want of columns: {', '.join(report.skipped)}"
