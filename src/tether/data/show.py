@@ -35,12 +35,8 @@ def summary_table(data: Dataset) -> Table:
         "episodes": f"{len(bounds.starts):,}" + (", the last one is cut off" if bounds.last_is_partial else ""),
         "episode length": f"mean {lengths.mean():.0f}, {_range(lengths)}",
         "return": f"mean {returns.mean():.1f}, {_range(returns)}",
-<<<<<<< HEAD
         "returns": _histogram(returns),
-        "task": "none known" if task is None else f"{task.name} ({task.gymnasium_id or task.unavailable})",
-=======
         "task": "none known" if task is None else f"{task.name} ({task.evaluated_in})",
->>>>>>> main
     }
     if task is not None and task.recorded_returns:
         rows["normalised score"] = f"none: {task.recorded_returns}"

@@ -117,7 +117,7 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
 
         file.visititems(visit)
         metadata, schema, origin = scalar_metadata(file), read_schema(file, path), file.get(IMPORT_KEY)
-        documents = {IMPORT_KEY: origin.asstr()[()]} if isinstance(origin, h5py.Dataset) else {}
+        documents = {IMPORT_KEY: str(origin.asstr()[()])} if isinstance(origin, h5py.Dataset) else {}
     digest = file_sha256(path)
     return RawColumns(path.stem, str(path), "d4rl", columns, extras, metadata, documents, schema, sha256=digest)
 
