@@ -247,8 +247,12 @@ class Plot:
 class Algorithms:
     """List the algorithms: what each is, its paper, what it costs.
 
-    Costs are those of `tether bench` with the defaults on the machine of benchmarks/README.md: matmul GFLOP of an
-    update of the last phase, its rate on one or two CPU cores, and the median time to choose one action.
+    GFLOP, updates/s and act ms are those of `tether bench` on the machine of
+    benchmarks/README.md, where they were measured: the matmuls of an update,
+    its rate, and the median time to choose one action.
+
+    Examples:
+      tether algorithms
     """
 
     def run(self) -> int:

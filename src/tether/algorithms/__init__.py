@@ -127,6 +127,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "edp",
         "idql",
         "srpo",
+        "qgpo",
+        "sfbc",
         "fql",
         "ifql",
     ),

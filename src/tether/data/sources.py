@@ -81,8 +81,8 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
 def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
     return InputError(
-        f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, "
-        "*.hdf5 and *.h5 files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and *.npz tables"
+        f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, *.hdf5 and *.h5 "
+        "files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and *.npz tables"
     )
 
 
