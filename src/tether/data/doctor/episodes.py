@@ -221,9 +221,8 @@ def mismatched_rows(data: Logged) -> np.ndarray:
     """Rows inside episodes whose stored next observation is not the next row's, beyond rounding."""
     if not data.has("next_observations") or _equals_current(data):
         return np.array([], np.int64)
-    finite: np.ndarray = np.isfinite(data.raw.columns["next_observations"][: data.rows].reshape(data.rows, -1)).all(
-        axis=1
-    )
+    following = data.raw.columns["next_observations"][: data.rows].reshape(data.rows, -1)
+    finite = np.isfinite(following).min(axis=1)
     return np.flatnonzero(data.inside & finite[:-1] & ~_same_as_next_row(data))
 
 
