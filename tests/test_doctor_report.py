@@ -16,7 +16,9 @@ from test_doctor import FAULTS, write_minari
 
 from tether.data import load_dataset
 from tether.data.doctor import CODES, check, fix, read_raw
+from tether.data.doctor.checks import run_checks
 from tether.data.doctor.fixes import FIXES, apply_fixes
+from tether.data.doctor.logged import Logged
 from tether.data.doctor.pictures import PICTURES, draw_pictures
 from tether.data.doctor.report import OVERALL
 from tether.errors import InputError
@@ -119,12 +121,15 @@ def test_rows_that_are_not_finite_cut_their_episode() -> None:
 
 
 def test_missing_timeouts_are_set_at_the_horizon() -> None:
+    """Only where the rows divide by the horizon and the cuts look like resets."""
     columns = make.deterministic()
-    wide = {name: column for name, column in columns.items() if name != "timeouts"}
-    repeated = {name: np.tile(column, (34, *[1] * (column.ndim - 1)))[:120_000] for name, column in wide.items()}
-    repeated = {name: column[:120_000] for name, column in repeated.items()} | {"timeouts": np.zeros(120_000, bool)}
-    fixed = repaired(repeated, "no-episode-ends", "hopper-medium-v2")
-    np.testing.assert_array_equal(np.flatnonzero(fixed["timeouts"]), np.arange(999, 120_000, 1000))
+    wiped = {**without(columns, "next_observations"), "timeouts": np.zeros_like(columns["timeouts"])}
+    for horizon, fixable in ((60, True), (50, False), (90, False)):
+        data = dataclasses.replace(raw(wiped), horizon=horizon)
+        found = next(f for f in run_checks(Logged(data)) if f.code == "no-episode-ends")
+        assert found.fixable == fixable
+    fixed, _ = apply_fixes(dataclasses.replace(raw(wiped), horizon=60), ["no-episode-ends"])
+    np.testing.assert_array_equal(fixed.columns["timeouts"], columns["timeouts"])
 
 
 def test_actions_are_rescaled_from_the_limits_of_minari(tmp_path: Path) -> None:
@@ -295,15 +300,9 @@ def test_npz_and_unreadable_files(tmp_path: Path) -> None:
 
 def test_pictures_need_their_columns() -> None:
     columns = without(make.locomotion(), "rewards")
-    drawn = draw_pictures(check_memory(columns))
+    drawn = draw_pictures(Logged(raw(columns)))
     assert set(drawn) == {"Lengths", "Actions", "Observations", "Coverage"}
     assert all(png.startswith(b"\x89PNG") for png in drawn.values())
-
-
-def check_memory(columns: Columns):
-    from tether.data.doctor.logged import Logged
-
-    return Logged(raw(columns))
 
 
 # --- the command line ---------------------------------------------------------------------------------------

@@ -307,8 +307,10 @@ def deterministic_behaviour(data: Logged) -> Findings:
     rows = data.sample[:: max(1, len(data.sample) // 10_000)]
     x, y = data.observations[rows].astype(np.float64), data.actions[rows].astype(np.float64)
     seen = data.episode[rows] % 2 == 0 if len(data.lengths) > 3 else np.arange(len(rows)) < len(rows) // 2
+    if min(seen.sum(), (~seen).sum()) < 200:
+        return
     spread = y[~seen].var(axis=0)
-    if min(seen.sum(), (~seen).sum()) < 200 or not (spread > 0).any():
+    if not (spread > 0).any():
         return
     error = ((fit(x[seen], y[seen], flexible=True, ridge=1e-4).predict(x[~seen]) - y[~seen]) ** 2).mean(axis=0)
     share = float(1 - error[spread > 0].sum() / spread.sum())

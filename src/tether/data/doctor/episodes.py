@@ -82,9 +82,19 @@ def missing_ends(data: Logged) -> Findings:
         yield Finding("no-episode-ends", "error", "`timeouts` is not stored and no row is terminal")
     elif data.horizon is not None and data.rows > data.horizon:
         what = f"{data.rows:,} rows without a flag; task {data.raw.name} has a horizon of {data.horizon}"
-        yield Finding("no-episode-ends", "error", what, fixable=data.rows % data.horizon == 0)
+        yield Finding("no-episode-ends", "error", what, fixable=_resets_at_horizon(data, data.horizon))
     elif data.rows > LONGEST_UNFLAGGED:
         yield Finding("no-episode-ends", "warning", f"{data.rows:,} rows without a flag")
+
+
+def _resets_at_horizon(data: Logged, horizon: int) -> bool:
+    """Whether the rows divide into episodes of the task's length: most of the cuts look unlike transitions, and there
+    is no jump anywhere else."""
+    cuts = np.arange(horizon - 1, data.rows - 1, horizon)
+    if data.rows % horizon or data.steps is None or len(cuts) == 0:
+        return False
+    reset = np.median(data.steps.scores[cuts]) > data.steps.usual
+    return bool(reset) and bool(np.isin(jump_rows(data), cuts).all())
 
 
 def unfinished_last_episode(data: Logged) -> Findings:
@@ -113,17 +123,17 @@ def terminals_at_horizon(data: Logged) -> Findings:
 def horizon_terminal_rows(data: Logged) -> np.ndarray:
     """Terminals at the longest episode's length, if that length stands out and the states there do not.
 
-    The length stands out if none is longer and at least 5 episodes (and 5 %) end there by a terminal, more than could
-    (one chance in 100,000) if terminals came there as often per step as in the fifth before it.
+    The length stands out if none is longer and at least 5 episodes (2 at the task's horizon) end there by a terminal,
+    more than could (one chance in 100,000) if terminals came there as often per step as in the fifth before it.
     """
     none = np.array([], np.int64)
     terminal = data.terminals[data.last_rows]
-    if terminal.sum() < 5:
+    if not terminal.any():
         return none
     length = int(data.lengths.max())
     at_end = terminal & (data.lengths == length)
     just_before = int((terminal & (data.lengths < length) & (data.lengths >= 0.8 * length)).sum())
-    if length < 3 or at_end.sum() < max(5, 0.05 * len(data.lengths)):
+    if length < 3 or at_end.sum() < (2 if length == data.horizon else 5):
         return none
     rate = max(just_before, 1) / max(1.0, 0.2 * length)
     if _poisson_tail(int(at_end.sum()), rate) > 1e-5:
@@ -221,9 +231,9 @@ def mismatched_rows(data: Logged) -> np.ndarray:
     """Rows inside episodes whose stored next observation is not the next row's, beyond rounding."""
     if not data.has("next_observations") or _equals_current(data):
         return np.array([], np.int64)
-    following = data.raw.columns["next_observations"][: data.rows].reshape(data.rows, -1)
-    finite = np.isfinite(following).min(axis=1)
-    return np.flatnonzero(data.inside & finite[:-1] & ~_same_as_next_row(data))
+    stored = data.raw.columns["next_observations"][: data.rows].reshape(data.rows, -1)[:-1]
+    finite = np.isfinite(stored).all(axis=1)
+    return np.flatnonzero(data.inside & finite & ~_same_as_next_row(data))
 
 
 def _equals_current(data: Logged) -> bool:

@@ -6,7 +6,7 @@ shortest, missing time-outs filled in as the reader would. What had to be forced
 
 from collections.abc import Callable
 from functools import cached_property, wraps
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tether.types import Bool, Float, Int
 
 __all__ = ["SAMPLE", "Logged", "finite_in_float32", "numeric", "once", "row_hashes", "spread_rows"]
 
+T = TypeVar("T")
 FLAGS = ("terminals", "timeouts")
 LAYOUT_OF = {"observations": "observation", "next_observations": "observation", "actions": "action"}
 SAMPLE = 100_000
@@ -27,11 +28,11 @@ LAGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 64)
 """Numbers of environments whose rows might take turns."""
 
 
-def once(function: Callable[["Logged"], Any]) -> Callable[["Logged"], Any]:
+def once(function: Callable[["Logged"], T]) -> Callable[["Logged"], T]:
     """Keeps what a function found in a data set: several checks and fixes ask again."""
 
     @wraps(function)
-    def remembered(data: "Logged") -> Any:
+    def remembered(data: "Logged") -> T:
         name = function.__qualname__
         if name not in data.memory:
             data.memory[name] = function(data)

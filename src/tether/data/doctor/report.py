@@ -202,8 +202,9 @@ def _figures(data: Logged) -> dict[str, Any]:
     figures |= {"episodes": len(data.lengths), "length": _statistics(data.lengths[complete])}
     if data.has("rewards"):
         figures |= {"return": _statistics(data.returns[complete]), "reward": _statistics(data.rewards)}
-        if data.task is not None and data.task.reference_min is not None and complete.any():
-            figures["normalized_score"] = _statistics(data.task.normalized_score(data.returns[complete]))
+        task = data.task
+        if task is not None and task.reference_min is not None and not task.recorded_returns and complete.any():
+            figures["normalized_score"] = _statistics(task.normalized_score(data.returns[complete]))
     if data.has("observations"):
         figures["distinct_observations"] = len(np.unique(data.state_hashes))
     if data.has("actions"):

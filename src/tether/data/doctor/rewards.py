@@ -80,9 +80,7 @@ def repaid_rewards(data: Logged) -> Findings:
 def returns_of_task(data: Logged) -> Findings:
     """Normalised scores far outside 0 to 100."""
     task = data.task
-    if task is None or task.reference_min is None:
-        return
-    if any(finding.grade == "warning" for finding in repaid_rewards(data)):
+    if task is None or task.reference_min is None or task.recorded_returns:
         return
     scores = task.normalized_score(data.returns[data.complete])
     if not len(scores):
