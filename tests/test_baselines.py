@@ -348,7 +348,7 @@ def test_mmd_of_equal_samples_is_its_floor(kernel: str) -> None:
     assert float(mmd(one, two, kernel, 0.5)) == pytest.approx(np.sqrt(2 - 2 * np.exp(-1.0)), rel=1e-4)
 
 
-class TwoMinds(ConstantQ):
+class TwoMinds(QEnsemble):
     """One head likes the first coordinate of the action, the other dislikes it ten times as much."""
 
     def __init__(self):
