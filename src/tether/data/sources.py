@@ -1,8 +1,6 @@
-"""One grammar for data sources (design section 5): from what a user writes to a `Dataset`.
+"""One grammar for data sources (design section 5): from what a user writes to a `Dataset`."""
 
-This version reads bundled names, D4RL's and Minari's HDF5 files, and Minari folders.
-"""
-
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +8,8 @@ from typing import NamedTuple
 from tether.data.d4rl import read_d4rl_hdf5
 from tether.data.dataset import Dataset, Source
 from tether.data.importing import read_table
-from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari_hdf5
+from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari, read_minari_hdf5
+from tether.data.ogbench import local_ogbench_files, read_ogbench
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 
@@ -18,7 +17,8 @@ __all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
-LATER_PREFIXES = ("d4rl", "minari", "ogbench", "bandit")
+PREFIXES: dict[str, Callable[[str], Dataset]] = {"minari": read_minari, "ogbench": read_ogbench}
+LATER_PREFIXES = ("d4rl", "bandit")
 TABLE_SUFFIXES = (".npz", ".parquet", ".csv")
 
 
@@ -31,10 +31,11 @@ class LocalSource(NamedTuple):
 
 
 def local_sources() -> list[LocalSource]:
-    """Bundled data sets, then Minari's (those below MINARI_DATASETS_PATH), sorted by name."""
+    """Bundled data sets, then Minari's (those below MINARI_DATASETS_PATH), then OGBench's, each sorted by name."""
     bundled = [(name, BUNDLED / f"{name}.hdf5", "bundled") for name in bundled_names()]
     minari = [(f"minari:{name}", path, str(path)) for name, path in local_minari_files()]
-    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *minari]]
+    ogbench = [(f"ogbench:{name}", path, str(path)) for name, path in local_ogbench_files()]
+    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *minari, *ogbench]]
 
 
 def bundled_names() -> list[str]:
@@ -43,8 +44,10 @@ def bundled_names() -> list[str]:
 
 
 def load_dataset(source: str) -> Dataset:
-    """Loads a bundled name (`halfcheetah-medium-small`), a path to an HDF5 file, or a Minari folder.
+    """Loads a data set by name or path.
 
+    A bundled name (`halfcheetah-medium-small`), `minari:ID`, `ogbench:NAME` or `ogbench:FOLDER/NAME`, a `*.hdf5` file
+    in D4RL's or Minari's layout, a Minari folder, a `*.csv`, `*.parquet` or `*.npz` table with columns by convention.
     A bundled name wins over a file or folder of the same name; write `./name` for the latter.
 
     Raises:
@@ -53,7 +56,9 @@ def load_dataset(source: str) -> Dataset:
     if source in bundled_names():
         dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
         return replace(dataset, source=Source(source, dataset.source.sha256))
-    prefix, colon, _ = source.partition(":")
+    prefix, colon, name = source.partition(":")
+    if colon and prefix in PREFIXES:
+        return PREFIXES[prefix](name)
     if colon and prefix in LATER_PREFIXES:
         raise _refused(source, f"'{prefix}:' is not supported yet")
     path = Path(source).expanduser()
@@ -72,7 +77,7 @@ def load_dataset(source: str) -> Dataset:
 def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
     return InputError(
-        f"data source {source!r}: {reason}; this version reads bundled names ({names}), "
+        f"data source {source!r}: {reason}; this version reads bundled names ({names}), minari:ID, ogbench:NAME, "
         "*.hdf5 and *.h5 files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and *.npz tables"
     )
 

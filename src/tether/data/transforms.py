@@ -230,6 +230,7 @@ def prepare(
         "dataset": dataset.name,
         "source": dataset.source.location,
         "sha256": dataset.source.sha256,
+        "collection": dataset.source.collection,
         "rows": len(dataset),
         "transitions": len(rewards),
         "reward_transform": {"name": reward_transform, **numbers},
