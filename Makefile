@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# A process per core; tests of one file share compiled programs, so a file stays in one process.
-WORKERS := -n auto --dist loadfile
+# A process per core; tests that share compiled programs stay together (tests/conftest.py).
+WORKERS := -n auto --dist loadgroup
 READY  := $(VENV)/.ready
 # Everything that the tests use; a user needs none of them to train.
 EXTRAS := dev,minari,ogbench,robotics,tables

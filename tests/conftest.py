@@ -3,12 +3,27 @@
 import os
 from collections.abc import Callable
 
+# Tests compile hundreds of small programs and run each for moments: without LLVM's optimisation that takes two thirds
+# of the time. Set before JAX starts; processes of the tests inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 os.environ["TETHER_COMPILATION_CACHE"] = "off"  # tests leave the user's cache alone; their processes inherit it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs in one process under `--dist loadgroup`: a file, whose tests share compiled programs; of files that
+    test every algorithm, the tests of one algorithm."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        name = parameters.params.get("name") if parameters else None
+        by_algorithm = item.path.parent.name in ("contract", "learning") and isinstance(name, str)
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{name}" if by_algorithm else item.path.stem))
 
 
 @pytest.fixture

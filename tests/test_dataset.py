@@ -66,7 +66,9 @@ def test_transitions_equal_the_slow_loop(seed: int, overlap: bool) -> None:
     # Where D4RL shows another episode's first row, we show the row's own observation.
     ended = done == 1
     np.testing.assert_array_equal(table.next_observation[ended], data.observations[row[ended]])
-    assert all(column.dtype == np.float32 and isinstance(column, np.ndarray) for column in table)
+    assert all(column.dtype == np.float32 and isinstance(column, np.ndarray) for column in table[:5])
+    assert table.next_action is None
+    assert table.return_to_go is None
 
 
 def test_terminal_timeout_is_kept_as_terminal() -> None:

@@ -99,7 +99,6 @@ def test_what_is_bundled_loads_and_says_where_it_is_from(name: str) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("d4rl:hopper-medium-v2", "'d4rl:' is not supported yet"),
         ("bandit:25gaussians", "'bandit:' is not supported yet"),
         ("nothing", "no such name, file or folder"),
         ("data.bin", "no such name, file or folder"),

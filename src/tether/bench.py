@@ -5,11 +5,13 @@ jitted matmul of the same layer shape alternate, and the fraction is taken round
 """
 
 import functools
+import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,11 +22,12 @@ from rich.table import Table
 from tether.algorithms import ALGORITHMS
 from tether.api import commit, versions
 from tether.errors import InputError, unknown
-from tether.training.lanes import make_lanes, parse_fields, stack_lanes
+from tether.training.derive import derived_shapes
+from tether.training.lanes import make_lanes, parse_fields, stack_lanes, take_lane
 from tether.training.loop import init_lanes, run_updates
 from tether.types import Spec, Transition
 
-__all__ = ["bench", "bench_table", "matmul_flops", "update_flops"]
+__all__ = ["bench", "bench_table", "committed_costs", "matmul_flops", "update_flops"]
 
 ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
 WIDTH = 256  # of the reference matmul, the field's layer width
@@ -75,6 +78,7 @@ def _bench_phase(
     stacked = stack_lanes(algorithm, lanes)
     keys = jax.random.split(jax.random.key(0), lane_count)
     state, data = init_lanes(stacked, spec, keys), _synthetic(spec, jax.random.key(1))
+    derived = _zeros(derived_shapes(algorithm, take_lane(state, 0), data, phase), lane_count)
     first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
     started = time.perf_counter()
     compiled = run_updates.lower(
@@ -88,11 +92,13 @@ def _bench_phase(
         phase=phase,
         batch_size=batch_size,
         sequential=jax.default_backend() == "cpu",
+        derived=derived,
     ).compile()
     compile_seconds = time.perf_counter() - started
 
     def updates(count: int) -> None:
-        jax.block_until_ready(compiled(stacked, state, keys, alive, data, first, jnp.asarray(count, jnp.int32)))
+        number = jnp.asarray(count, jnp.int32)
+        jax.block_until_ready(compiled(stacked, state, keys, alive, data, first, number, derived=derived))
 
     rounds = _alternate(updates, matmul_program(batch_size), seconds)
     flops = update_flops(algorithm, phase, spec, batch_size)
@@ -160,6 +166,7 @@ def _single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> A
     """(function, arguments) of one update of one lane."""
     state = jax.eval_shape(lambda key: algorithm.init(spec, key), jax.random.key(0))
     data = jax.eval_shape(lambda key: _synthetic(spec, key), jax.random.key(0))
+    data = data._replace(derived=derived_shapes(algorithm, state, data, phase))
     batch = jax.tree.map(lambda column: jax.ShapeDtypeStruct((batch_size, *column.shape[1:]), column.dtype), data)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return algorithm.phases()[phase].update, (state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
@@ -231,6 +238,11 @@ def _bench_act(name: str, algorithm: Any, spec: Spec) -> dict[str, Any]:
     }
 
 
+def _zeros(shapes: Any, lanes: int) -> Any:
+    """What stands for derived columns: speed does not depend on their values."""
+    return jax.tree.map(lambda column: jnp.zeros((lanes, *column.shape), column.dtype), shapes)
+
+
 def _synthetic(spec: Spec, key: jax.Array) -> Transition:
     """Random transitions of the right shapes; speed does not depend on their values."""
     keys = jax.random.split(key, 4)
@@ -243,6 +255,7 @@ def _synthetic(spec: Spec, key: jax.Array) -> Transition:
         terminal=jnp.zeros(ROWS),
         next_action=jnp.zeros((ROWS, spec.action_size)),
         return_to_go=jnp.zeros(ROWS),
+        trajectory_end=jnp.zeros(ROWS),
     )
 
 
@@ -255,6 +268,23 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+COSTS = Path(__file__).parent / "algorithms" / "costs.json"
+
+
+def committed_costs() -> dict[str, dict[str, float]]:
+    """Algorithm -> gflop, updates (per second), milliseconds, from the bench results that come with tether."""
+    if not COSTS.exists():
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for row in json.loads(COSTS.read_text(encoding="utf-8"))["results"]:
+        cost = found.setdefault(row["algorithm"], {})
+        if row["what"] == "act":
+            cost["milliseconds"] = row["milliseconds_p50"]
+        elif row["what"] == "train":
+            cost |= {"gflop": row["matmul_flops_per_update"] / 1e9, "updates": row["updates_per_second"]}
+    return found
 
 
 def bench_table(figures: Mapping[str, Any]) -> Table:

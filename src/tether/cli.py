@@ -8,6 +8,7 @@ errors to stderr. JAX is imported by the subcommands that need it, not for `--he
 
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ class Train:
     algorithm: Annotated[Positional[str], arg(metavar="ALGORITHM")] = DEFAULT_ALGORITHM
     """Name of the algorithm; `tether algorithms` lists them."""
     dataset: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
-    """A bundled name or a path; `tether data show DATASET` tells what is in it."""
+    """A bundled name, d4rl:NAME or a path; `tether data show DATASET` tells what is in it."""
     updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
     """Updates of the training phase."""
     pretrain_updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
@@ -71,6 +72,8 @@ class Train:
     """How training sees rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
     """How networks see observations, e.g. standardise."""
+    data_filter: Annotated[str | None, _default("the preset's, or none", "RULE")] = None
+    """Which episodes to train on: top=0.1 keeps the tenth with the highest returns."""
     out: Annotated[Path | None, _default("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
     """The run folder; must not exist."""
     quiet: bool = False
@@ -105,6 +108,7 @@ class Train:
             ),
             reward_transform=chosen.get("reward_transform", "none"),
             observation_transform=chosen.get("observation_transform", "none"),
+            data_filter=chosen.get("data_filter", "none"),
             environment=self.environment,
             out=self.out,
             quiet=self.quiet,
@@ -129,7 +133,8 @@ class Train:
 
         hyperparameters |= _assignments("--set", self.set)
         hyperparameters |= given({"train_updates": self.updates, "pretrain_updates": self.pretrain_updates})
-        own = ("batch_size", "eval_every_updates", "eval_episodes", "reward_transform", "observation_transform")
+        own = ("batch_size", "eval_every_updates", "eval_episodes")
+        own += ("reward_transform", "observation_transform", "data_filter")
         return preset, hyperparameters, chosen | given({name: getattr(self, name) for name in own})
 
     def _preset(self) -> tuple[str | None, dict[str, Any]]:
@@ -240,20 +245,42 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithms:
-    """List the algorithms."""
+    """List the algorithms: what each is, its paper, what it costs.
+
+    GFLOP/update: matmuls of an update. act ms: median time to choose one action.
+
+    Both, and updates/s, as `tether bench` measured them for benchmarks/README.md.
+
+    Examples:
+      tether algorithms
+    """
 
     def run(self) -> int:
-        """One row each."""
+        """One row each, by family."""
         from rich.table import Table
 
-        from tether.algorithms import ALGORITHMS
+        from tether.algorithms import ALGORITHMS, FAMILIES
+        from tether.bench import committed_costs
         from tether.presets import preset_names
 
-        table = Table("name", "what", "presets", title="algorithms", title_justify="left")
-        for name, cls in ALGORITHMS.items():
-            header = (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
-            table.add_row(name, header.split(": ", 1)[-1], str(len(preset_names(name))))
+        costs = committed_costs()
+        table = Table(title="algorithms", title_justify="left")
+        for column in ("name", "what", "arXiv", "presets", "GFLOP/update", "updates/s", "act ms"):
+            table.add_column(column, justify="left" if column in ("name", "what", "arXiv") else "right")
+        for family, names in FAMILIES.items():
+            table.add_section()
+            table.add_row("", family, style="bold")
+            for name in names:
+                header = sys.modules[ALGORITHMS[name].__module__].__doc__ or ""
+                what = header.splitlines()[0].split(": ", 1)[-1]
+                what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what)
+                papers = re.findall(rf"{name.upper()}\b[^\n;]*?arXiv\s+(\d{{4}}\.\d{{5}})", header)
+                papers += re.findall(r"arXiv\s+(\d{4}\.\d{5})", header)  # a file of one algorithm names one
+                cost = costs.get(name, {})
+                cells = (f"{cost[key]:.3g}" if key in cost else "-" for key in ("gflop", "updates", "milliseconds"))
+                table.add_row(name, what, papers[0] if papers else "", str(len(preset_names(name))), *cells)
         _print(table)
+        _print("-: not measured. presets: tasks with published settings. `tether bench NAME` measures here.")
         return 0
 
 
@@ -272,16 +299,15 @@ class Tasks:
         table = Table(title="tasks", title_justify="left")
         for column in ("task", "evaluated in", "steps", "return of score 0", "of score 100", "data sets with a preset"):
             table.add_column(column)
-        reasons: dict[str, int] = {}  # why a task is not evaluated yet -> its number under the table
         for task in TASKS.values():
             presets = {preset for name in ALGORITHMS for preset in preset_names(name)}
-            where = task.gymnasium_id or f"not yet ({reasons.setdefault(task.unavailable, len(reasons) + 1)})"
+            where = f"{task.evaluated_in} ({task.extra})" if task.extra else task.evaluated_in
             bounds = ("?" if bound is None else f"{bound:g}" for bound in (task.reference_min, task.reference_max))
             names = [dataset for dataset in task.datasets if dataset in presets]
             table.add_row(task.name, where, str(task.horizon or "?"), *bounds, "\n".join(names))
         _print(table)
-        for reason, number in reasons.items():
-            _print(f"({number}) {reason}")
+        for extra in sorted({task.extra for task in TASKS.values() if task.extra}):
+            _print(f'({extra}): needs pip install "tether-rl[{extra}]"')
         return 0
 
 
@@ -291,8 +317,9 @@ class Data:
 
     Examples:
       tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
       tether data list
-      tether data import log.csv --observation "joint_*" --action "torque_*" --reward r --episode run --out set.hdf5
+      tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
     """
 
     verb: Any

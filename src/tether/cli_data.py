@@ -20,6 +20,7 @@ class Show:
     Examples:
       tether data show
       tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
       tether data show minari:D4RL/door/human-v2
     """
 
@@ -51,18 +52,65 @@ class List:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Examine a data set, also a broken one: a graded report of its faults, and repairs into a new file.
+
+    Ends with 0 if nothing worse than a warning was found (with --fix: is left in the new file), else with 1.
+
+    Examples:
+      tether data check hopper-medium.hdf5
+      tether data check logs.hdf5 --out report --fix repaired.hdf5
+      tether data check logs.hdf5 --fix repaired.hdf5 --only not-finite teleports
+    """
+
+    source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
+    """A source, as for `tether train`, or an HDF5 or npz file that training refuses."""
+    out: Annotated[Path | None, hint("check-NAME", "DIR")] = None
+    """Folder for report.json and report.html; a report that is there is replaced."""
+    fix: Annotated[Path | None, hint("none", "OUT.hdf5")] = None
+    """A new file for the data with everything repaired that needs no judgement."""
+    only: Annotated[tuple[str, ...], hint("all that can be fixed", "CODE ...")] = ()
+    """Of the fixes: those of these findings."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+    def run(self) -> int:
+        """Print, save, repair; 1 if an error is left."""
+        from tether.data.doctor import check, fix
+        from tether.data.doctor.progress import progress_line
+        from tether.errors import InputError
+
+        if self.only and self.fix is None:
+            raise InputError(f"--only {' '.join(self.only)}: it selects repairs, so --fix OUT.hdf5 is needed")
+        with progress_line(self.quiet) as progress:
+            if self.fix is None:
+                report = check(self.source, progress)
+                last = report
+            else:
+                report, last = fix(self.source, self.fix, self.only, progress)
+            progress("pictures")
+            paths = report.save(self.out or Path(f"check-{report.data.raw.name.replace('/', '-')}"))
+        print_out(report.table())
+        for path in paths:
+            print_out(f"report   {path}")
+        if self.fix is not None:
+            print_out(f"fixed    {self.fix}: grade {last.grade} ({last.counts()})")
+        return 1 if last.count("error") else 0
+
+
 Patterns = Annotated[tuple[str, ...], arg(metavar="COLUMN ...")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Turn logs (CSV, Parquet, npz, HDF5) into a data set to train on.
+    """Turn logs (CSV, Parquet, npz, HDF5) into a data set.
 
     Several files, or a folder of them, are an episode each unless --episode says otherwise. What you do not say is
     assumed aloud, or refused with the choices. Actions are scaled to [-1, 1]; the policy scales them back.
 
     Examples:
-      tether data import log.csv --observation "joint_*" --action "torque_*" --reward r --episode run --out set.hdf5
+      tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
       tether data import runs/ --observation "q*" tip --action u --reward="-norm(tip)" --time t --out set.hdf5
       tether data import a.npz b.npz --observation state --action u --reward rewards:progress --out set.hdf5
     """
@@ -103,5 +151,6 @@ class Import:
 DATA_VERBS: dict[str, type] = {
     "show": Show,
     "list": List,
+    "check": Check,
     "import": Import,
 }

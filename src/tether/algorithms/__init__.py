@@ -20,13 +20,16 @@ from tether.algorithms.idql import IDQL
 from tether.algorithms.ifql import IFQL
 from tether.algorithms.interface import Algorithm, Phase, Policy
 from tether.algorithms.iql import IQL
-from tether.algorithms.ivr import EQL, SQL, XQL
+from tether.algorithms.ivr import EQL, SQL
 from tether.algorithms.onestep import Onestep
+from tether.algorithms.qgpo import QGPO
 from tether.algorithms.rebrac import ReBRAC
 from tether.algorithms.rem import REM
 from tether.algorithms.sac import SAC
+from tether.algorithms.sfbc import SfBC
 from tether.algorithms.srpo import SRPO
 from tether.algorithms.td3_bc import TD3BC
+from tether.algorithms.xql import XQL
 
 __all__ = [
     "ALGORITHMS",
@@ -45,10 +48,12 @@ __all__ = [
     "DTQLKL",
     "EDP",
     "EQL",
+    "FAMILIES",
     "FQL",
     "IDQL",
     "IFQL",
     "IQL",
+    "QGPO",
     "REM",
     "SAC",
     "SQL",
@@ -62,6 +67,7 @@ __all__ = [
     "Phase",
     "Policy",
     "ReBRAC",
+    "SfBC",
 ]
 
 ALGORITHMS: dict[str, type] = {
@@ -79,6 +85,8 @@ ALGORITHMS: dict[str, type] = {
     "edp": EDP,
     "idql": IDQL,
     "srpo": SRPO,
+    "qgpo": QGPO,
+    "sfbc": SfBC,
     "fql": FQL,
     "ifql": IFQL,
     # in-sample and weighted regression
@@ -101,3 +109,50 @@ ALGORITHMS: dict[str, type] = {
     "rem": REM,
     "sac": SAC,
 }
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "held to the data by a diffusion model of them": (
+        "dtql",
+        "dtql-kl",
+        "dac",
+        "bdpo",
+        "bdpo-unimodal",
+    ),
+    "cloning": (
+        "bc",
+        "diffusion-bc",
+    ),
+    "diffusion and flow policies": (
+        "dql",
+        "edp",
+        "idql",
+        "srpo",
+        "qgpo",
+        "sfbc",
+        "fql",
+        "ifql",
+    ),
+    "in-sample and weighted regression": (
+        "iql",
+        "sql",
+        "eql",
+        "xql",
+        "awac",
+        "awr",
+        "onestep",
+    ),
+    "policy constraint": (
+        "td3-bc",
+        "rebrac",
+        "bcq",
+        "bear",
+        "brac-p",
+        "brac-v",
+    ),
+    "conservative and ensembles": (
+        "cql",
+        "rem",
+        "sac",
+    ),
+}
+"""What keeps the policy near the data -> the algorithms that do it so."""

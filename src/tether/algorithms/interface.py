@@ -10,13 +10,26 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
-__all__ = ["Algorithm", "Hyperparameter", "Phase", "Policy", "Update"]
+__all__ = ["Algorithm", "Derive", "Hyperparameter", "Phase", "Policy", "Update"]
 
 Hyperparameter = float | Float[Array, "..."]
 """A number when an algorithm is written down, a scalar array when it is traced, [lanes] when it is stacked."""
 
-Update = Callable[[Any, Transition, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]
-"""(state, batch, key, step) -> (state, metrics); `step` counts updates of the phase and is shared by all lanes."""
+Update = Callable[[Any, Any, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]
+"""(state, batch, key, step) -> (state, metrics); `batch` is a `Transition`, or what the algorithm's view takes;
+`step` counts updates of the phase and is shared by all lanes."""
+
+
+class Derive(NamedTuple):
+    """What a phase makes of the whole data set before its first update: the column `Transition.derived`.
+
+    It may read only what the phase leaves as it is, because a run that is resumed within the phase makes it again.
+    """
+
+    each: Callable[[Any, Transition, PRNGKey], Any]
+    """(state, one transition, key) -> arrays of that row; mapped over rows, each with a key of its own."""
+    together: Callable[[Any, Transition], Any] | None = None
+    """(what `each` gave, all transitions in recording order) -> the column; None: as `each` gave it."""
 
 
 class Phase(NamedTuple):
@@ -25,6 +38,7 @@ class Phase(NamedTuple):
     name: str
     updates: int
     update: Update
+    derive: Derive | None = None  # before the first update; few phases need it
 
 
 @runtime_checkable
@@ -40,7 +54,8 @@ class Policy(Protocol):
 class Algorithm(Protocol):
     """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays.
 
-    Optional: `columns() -> Columns`, where it trains on more than the five columns of every `Transition`.
+    Optional: the class attribute `view: ClassVar[str]`, where it trains on anything but plain transitions
+    (`tether.data.views`).
     """
 
     def init(self, spec: Spec, key: PRNGKey) -> Any:

@@ -148,6 +148,8 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
         axes.scatter(*shown.T, s=2, c=energy, cmap="viridis", linewidths=0)
     elif panel.field is None:
         axes.scatter(*shown.T, s=2, c="#BBBBBB", linewidths=0)
+    elif panel.samples:
+        axes.scatter(*shown.T, s=1, c="white", alpha=0.5, linewidths=0)
     for index, samples in enumerate(panel.samples):
         # Samples that left the picture are drawn on its edge: nobody should take them for missing.
         inside = np.clip(samples[:SAMPLES_SHOWN], -half * 0.985, half * 0.985)

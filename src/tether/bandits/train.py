@@ -14,6 +14,7 @@ import numpy as np
 from tether.algorithms import ALGORITHMS
 from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
+from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, parse_fields, parse_values, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
 from tether.training.records import Display
@@ -110,6 +111,7 @@ def train_bandit(
     with Display(quiet) as display:
         for index, phase in enumerate(algorithm.phases()):
             display.begin(f"{algorithm_name} {problem.name} {phase.name}", 0, phase.updates)
+            derived = derive_columns(lanes, state, train_key[None], data, phase=index)
             for start in range(0, phase.updates, PIECE_UPDATES):
                 count = min(PIECE_UPDATES, phase.updates - start)
                 progress = run_updates(
@@ -123,6 +125,7 @@ def train_bandit(
                     phase=index,
                     batch_size=setup.batch_size,
                     sequential=True,
+                    derived=derived,
                 )
                 state = progress.state
                 if int(progress.first_nonfinite[0]) != NEVER:

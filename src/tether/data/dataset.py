@@ -142,21 +142,22 @@ class Dataset:
 
         A data set without any complete episode is one partial one: then it is that one's.
         """
-        starts, ends = self._counted_episodes()
+        starts, ends = self.complete_episodes()
         return np.add.reduceat(self.rewards[: ends[-1]].astype(np.float64), starts)
 
     def episode_lengths(self) -> Int[np.ndarray, " episodes"]:
         """Steps of the same episodes that `episode_returns` counts."""
-        starts, ends = self._counted_episodes()
+        starts, ends = self.complete_episodes()
         return ends - starts
 
-    def _counted_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+    def complete_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+        """(starts, ends) of the episodes that end with a flag; of a data set with none, of its one partial episode."""
         starts, ends, last_is_partial = self.episode_bounds()
         if last_is_partial and len(starts) > 1:
             return starts[:-1], ends[:-1]
         return starts, ends
 
-    def transitions(self, keep_timeouts: bool | None = None, next_action: bool = False) -> Transition:
+    def transitions(self, keep_timeouts: bool | None = None) -> Transition:
         """The table an algorithm trains on: (o, a, r, o', terminal), float32 NumPy arrays, M <= N rows.
 
         By default this is D4RL's Q-learning view (d4rl-facts section 4): rows with a time-out are dropped,
@@ -173,22 +174,16 @@ class Dataset:
             keep_timeouts: True keeps *every* row and takes o' from the stored next observations (pitfall 7),
                 so that time-outs bootstrap from what truly followed. None: True where those are exact in
                 every row (`exact_next_observations`, Minari), else False as in D4RL.
-            next_action: also the action of the next row; a timed-out row has none, so time-outs are never kept.
 
         Raises:
             InputError: `keep_timeouts` without stored next observations; no row is left.
         """
-        keep = self.exact_next_observations if keep_timeouts is None else keep_timeouts
-        if keep and keep_timeouts and next_action:
-            raise InputError(
-                f"{self.source.location}: keep_timeouts: a timed-out row has no next action, which is asked for"
-            )
-        if keep and not next_action:
+        if self._keeps_timeouts(keep_timeouts):
             if self.next_observations is None:
                 where = self.source.location
                 raise InputError(f"{where}: keep_timeouts needs next_observations, which are not stored here")
-            return self._table(np.arange(len(self)), self.next_observations)
-        rows = np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+            return self.table(np.arange(len(self)), self.next_observations)
+        rows = self.transition_rows(keep_timeouts)
         if len(rows) == 0:
             raise InputError(
                 f"{self.source.location}: no transition is left of {len(self)} rows: "
@@ -198,14 +193,21 @@ class Dataset:
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
-        table = self._table(rows, next_observation)
-        if not next_action:
-            return table
-        following = self.actions[rows + 1]
-        following[ended] = 0.0
-        return table._replace(next_action=following)
+        return self.table(rows, next_observation)
 
-    def _table(self, rows: np.ndarray, next_observation: np.ndarray) -> Transition:
+    def transition_rows(self, keep_timeouts: bool | None = None) -> Int[np.ndarray, " batch"]:
+        """Which row of the file each transition of `transitions` is."""
+        if self._keeps_timeouts(keep_timeouts):
+            return np.arange(len(self))
+        return np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+
+    def _keeps_timeouts(self, asked: bool | None) -> bool:
+        return self.exact_next_observations if asked is None else asked
+
+    def table(
+        self, rows: Int[np.ndarray, " batch"], next_observation: Float[np.ndarray, "batch observation"]
+    ) -> Transition:
+        """These rows of the file as transitions to `next_observation`, NumPy arrays."""
         # `Transition` is annotated for device arrays; on the host the same columns are NumPy arrays.
         columns: tuple[Any, ...] = (
             self.observations[rows],

@@ -37,9 +37,11 @@ def summary_table(data: Dataset) -> Table:
         "episode length": f"mean {lengths.mean():.0f}, {_range(lengths)}",
         "return": f"mean {returns.mean():.1f}, {_range(returns)}",
         "returns": _histogram(returns),
-        "task": "none known" if task is None else f"{task.name} ({task.gymnasium_id or task.unavailable})",
+        "task": "none known" if task is None else f"{task.name} ({task.evaluated_in})",
     }
-    if task is not None and task.reference_min is not None:
+    if task is not None and task.recorded_returns:
+        rows["normalised score"] = f"none: {task.recorded_returns}"
+    elif task is not None and task.reference_min is not None:
         scores = task.normalized_score(returns)
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
     minari = minari_scores(data)

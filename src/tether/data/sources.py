@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tether.data.d4rl import read_d4rl_hdf5
+from tether.data.d4rl import open_hdf5, read_d4rl_hdf5
+from tether.data.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.dataset import Dataset, Source
+from tether.data.download import Downloads, cached_file
 from tether.data.importing import read_table
 from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari, read_minari_hdf5
 from tether.data.ogbench import local_ogbench_files, read_ogbench
@@ -18,7 +20,7 @@ __all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
 PREFIXES: dict[str, Callable[[str], Dataset]] = {"minari": read_minari, "ogbench": read_ogbench}
-LATER_PREFIXES = ("d4rl", "bandit")
+LATER_PREFIXES = ("bandit",)
 TABLE_SUFFIXES = (".npz", ".parquet", ".csv")
 
 
@@ -31,11 +33,14 @@ class LocalSource(NamedTuple):
 
 
 def local_sources() -> list[LocalSource]:
-    """Bundled data sets, then Minari's (those below MINARI_DATASETS_PATH), then OGBench's, each sorted by name."""
+    """Bundled data sets, D4RL's in the cache, Minari's (below MINARI_DATASETS_PATH), OGBench's; each sorted by name."""
     bundled = [(name, BUNDLED / f"{name}.hdf5", "bundled") for name in bundled_names()]
+    cached = [(name, Downloads().cache / "d4rl" / file) for name, file in sorted(D4RL_FILES.items())]
+    d4rl = [(f"d4rl:{name}", path, str(path)) for name, path in cached if path.is_file()]
     minari = [(f"minari:{name}", path, str(path)) for name, path in local_minari_files()]
     ogbench = [(f"ogbench:{name}", path, str(path)) for name, path in local_ogbench_files()]
-    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *minari, *ogbench]]
+    found = [*bundled, *d4rl, *minari, *ogbench]
+    return [LocalSource(name, path.stat().st_size, where) for name, path, where in found]
 
 
 def bundled_names() -> list[str]:
@@ -43,20 +48,25 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.hdf5"))
 
 
-def load_dataset(source: str) -> Dataset:
+def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     """Loads a data set by name or path.
 
-    A bundled name (`halfcheetah-medium-small`), `minari:ID`, `ogbench:NAME` or `ogbench:FOLDER/NAME`, a `*.hdf5` file
+    A bundled name (`halfcheetah-medium-small`), `d4rl:NAME`, `minari:ID`, `ogbench:NAME`, a `*.hdf5` file
     in D4RL's or Minari's layout, a Minari folder, a `*.csv`, `*.parquet` or `*.npz` table with columns by convention.
     A bundled name wins over a file or folder of the same name; write `./name` for the latter.
 
+    downloads: mirrors, cache, offline mode of `d4rl:`; by default as the environment says.
+
     Raises:
-        InputError: a source of another kind, an unknown name, or a file that its reader refuses.
+        InputError: a source of another kind, an unknown name, a file that its reader refuses, or that no mirror
+            gives.
     """
     if source in bundled_names():
         dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
         return replace(dataset, source=Source(source, dataset.source.sha256))
     prefix, colon, name = source.partition(":")
+    if colon and prefix == "d4rl":
+        return _read_d4rl_by_name(name, downloads or Downloads())
     if colon and prefix in PREFIXES:
         return PREFIXES[prefix](name)
     if colon and prefix in LATER_PREFIXES:
@@ -77,8 +87,9 @@ def load_dataset(source: str) -> Dataset:
 def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
     return InputError(
-        f"data source {source!r}: {reason}; this version reads bundled names ({names}), minari:ID, ogbench:NAME, "
-        "*.hdf5 and *.h5 files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and *.npz tables"
+        f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, minari:ID, "
+        "ogbench:NAME, *.hdf5 and *.h5 files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and "
+        "*.npz tables"
     )
 
 
@@ -93,3 +104,17 @@ def _read_d4rl(path: Path) -> Dataset:
     """With the horizon of the task that the file is named after: it matters where no time-outs are stored."""
     task = find_task(path.stem)
     return read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
+
+
+def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
+    name = d4rl_name(name)
+    path = cached_file(name, d4rl_file(name), downloads, _check_hdf5)
+    task = find_task(name)
+    dataset = read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
+    return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.sha256))
+
+
+def _check_hdf5(path: Path) -> None:
+    """HDF5 knows how long its file must be: one that is cut short does not open."""
+    with open_hdf5(path) as file:
+        list(file)

@@ -1,16 +1,18 @@
 """The conditional denoiser of DTQL: F(noisy action, observation, noise level) -> action-sized output."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tether.networks.layers import MLP, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Scalar
 
-__all__ = ["Denoiser", "sinusoidal_embedding"]
+__all__ = ["Denoiser", "fourier_embedding", "normal_quantiles", "sinusoidal_embedding"]
 
 
 def sinusoidal_embedding(noise_level: Scalar, size: int) -> Float[Array, " size"]:
@@ -18,6 +20,22 @@ def sinusoidal_embedding(noise_level: Scalar, size: int) -> Float[Array, " size"
     frequencies = jnp.exp(-math.log(10_000.0) * jnp.linspace(0.0, 1.0, size // 2, dtype=jnp.float32))
     angles = noise_level * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+
+
+def fourier_embedding(time: Scalar, frequencies: Float[Array, " half"]) -> Float[Array, " size"]:
+    """[sin(2 pi t f_0) .., cos(2 pi t f_0) ..]; frequencies in cycles per unit of time."""
+    angles = 2.0 * math.pi * time * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+
+
+def normal_quantiles(count: int, deviation: float) -> Float[np.ndarray, " {count}"]:
+    """N(0, deviation^2) as its `count` middle quantiles: what fixed "Gaussian" frequencies are here.
+
+    The papers' codes draw them once and never train them. The quantiles are the same features without a constant that
+    an optimiser must leave alone and a checkpoint carry.
+    """
+    law = statistics.NormalDist(0.0, deviation)
+    return np.array([law.inv_cdf((index + 0.5) / count) for index in range(count)], np.float32)
 
 
 class Denoiser(eqx.Module):

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from tether.networks.denoiser import fourier_embedding, normal_quantiles
 from tether.networks.layers import MLP, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Spec
 
@@ -57,8 +58,7 @@ class ResidualNoiseNetwork(eqx.Module):
         frequencies_train: bool,
         time_sizes: tuple[int, int] = (128, 128),
     ):
-        """frequency_scale: standard deviation of the frequencies, in cycles. Fixed ones are the quantiles of that
-        normal law instead of a draw: the same features, and no constant that a checkpoint would have to carry."""
+        """frequency_scale: standard deviation of the frequencies, in cycles; fixed ones are its `normal_quantiles`."""
         frequency_key, time_key, first_key, last_key, *block_keys = jax.random.split(key, 4 + block_count)
         draw = frequency_scale * jax.random.normal(frequency_key, (FOURIER_FEATURES // 2,), jnp.float32)
         self.frequencies = draw if frequencies_train else None
@@ -76,10 +76,8 @@ class ResidualNoiseNetwork(eqx.Module):
         """time: an integer step or a real time, []."""
         frequencies = self.frequencies
         if frequencies is None:
-            quantiles = (jnp.arange(FOURIER_FEATURES // 2, dtype=jnp.float32) + 0.5) / (FOURIER_FEATURES // 2)
-            frequencies = self.frequency_scale * jax.scipy.special.ndtri(quantiles)
-        angles = 2.0 * jnp.pi * time.astype(jnp.float32) * frequencies
-        features = self.time(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]))
+            frequencies = jnp.asarray(normal_quantiles(FOURIER_FEATURES // 2, self.frequency_scale))
+        features = self.time(fourier_embedding(time.astype(jnp.float32), frequencies))
         x = self.first(jnp.concatenate([noisy_action, observation, features]))
         for block in self.blocks:
             x = block(x)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.types import Array, Bool, Int, Key, PRNGKey, Spec, Transition
+from tether.types import Array, Bool, Int, Key, PRNGKey, Spec
 
 __all__ = ["NEVER", "Progress", "init_lanes", "run_updates"]
 
@@ -36,13 +36,14 @@ def run_updates(
     state: Any,
     keys: Key[Array, " lanes"],
     alive: Bool[Array, " lanes"],
-    data: Transition,
+    data: Any,
     start: Int[Array, ""],
     count: Int[Array, ""],
     *,
     phase: int,
     batch_size: int,
     sequential: bool,
+    derived: Any = None,
 ) -> Progress:
     """Runs updates start .. start+count-1 of a phase for all lanes; one compilation serves every stretch.
 
@@ -50,12 +51,15 @@ def run_updates(
     changes nothing and resuming needs no other random state. A lane that is not `alive`, or whose numbers
     turn non-finite in this stretch, leaves with the state it came with. `sequential` runs lanes one after
     the other inside the program instead of batching them: on a CPU, whose cores one lane already fills,
-    batched matmuls of this size are slower than plain ones.
+    batched matmuls of this size are slower than plain ones. `data` is what the algorithm's view made
+    (`tether.data.views`): its `rows` are drawn, its `take` turns them into a minibatch. `derived`: each lane's own
+    column of that name (`training/derive.py`), leading axes `lanes` and rows, where the phase has one.
     """
 
-    def one_lane(algorithm: Any, state: Any, key: PRNGKey, alive: Bool[Array, ""]) -> Progress:
+    def one_lane(algorithm: Any, state: Any, key: PRNGKey, alive: Bool[Array, ""], derived: Any) -> Progress:
+        columns = data if derived is None else data._replace(derived=derived)
         new, sums, first = _run_lane(
-            algorithm, state, jax.random.fold_in(key, phase), data, start, count, phase, batch_size
+            algorithm, state, jax.random.fold_in(key, phase), columns, start, count, phase, batch_size
         )
         finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in _floats(new)]).all()
         first = jnp.where(finite, first, jnp.minimum(first, start + count - 1))
@@ -64,19 +68,18 @@ def run_updates(
         return Progress(new, sums, first)
 
     if sequential:
-        return jax.lax.map(lambda lane: one_lane(*lane), (algorithm, state, keys, alive))
-    return jax.vmap(one_lane)(algorithm, state, keys, alive)
+        return jax.lax.map(lambda lane: one_lane(*lane), (algorithm, state, keys, alive, derived))
+    return jax.vmap(one_lane)(algorithm, state, keys, alive, derived)
 
 
 def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
     """The update loop of one lane -> (state, metric sums, first non-finite update)."""
     update = algorithm.phases()[phase].update
-    rows = data.reward.shape[0]
 
     def step(i, state):
         index_key, update_key = jax.random.split(jax.random.fold_in(key, i))
-        indices = jax.random.randint(index_key, (batch_size,), 0, rows, jnp.int32)
-        batch = jax.tree.map(lambda column: column[indices], data)
+        indices = jax.random.randint(index_key, (batch_size,), 0, data.rows, jnp.int32)
+        batch = data.take(indices)
         return update(state, batch, update_key, i)
 
     def body(i, carry):

@@ -22,6 +22,7 @@ from tether.evaluation.rollout import Episodes, rollout
 from tether.evaluation.statistics import Summary, aggregate
 from tether.policy import DeployedPolicy, deploy
 from tether.training.checkpoint import load_latest, save_checkpoint
+from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
 from tether.training.records import Display, JsonLines
@@ -98,6 +99,7 @@ class Run:
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "wall": 0.0}
         self.updates_timed = 0
         self._started = time.perf_counter()  # restoring a run moves it back by the time already spent
+        self._derived: Any = None  # columns that the current phase made of the data
         self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
         self._summed_updates = 0
 
@@ -144,6 +146,7 @@ class Run:
         if self.position.update >= updates:
             return
         self.display.begin(name, self.position.update, updates)
+        self._derive()
         self._compile()
         while self.position.update < updates and self.alive.any():
             self._run_piece(min(PIECE_UPDATES, self._next_stop() - self.position.update))
@@ -155,6 +158,18 @@ class Run:
                 self._evaluate()
             if due or self._ended() or self.position.update % self.plan.settings.checkpoint_every_updates == 0:
                 self._save()
+
+    def _derive(self) -> None:
+        """Make the columns that the phase trains on beside the data's, if it has any."""
+
+        def on_piece(done: int, rows: int) -> None:
+            self.display.note(f"preparing the data, {done:,} of {rows:,} rows")
+            if self.stop.number is not None:
+                self._interrupt()
+
+        data, phase = self.plan.prepared.transitions, self.position.phase
+        self._derived = None  # the one before is not needed any more
+        self._derived = derive_columns(self.algorithm, self.state, self.keys, data, phase=phase, on_piece=on_piece)
 
     def _compile(self) -> None:
         """Compile the phase's program, by a call that runs no update, so that its cost is known apart."""
@@ -176,6 +191,7 @@ class Run:
             phase=phase,
             batch_size=self.plan.settings.batch_size,
             sequential=jax.default_backend() == "cpu",
+            derived=self._derived,
         )
 
     def _run_piece(self, count: int) -> None:
