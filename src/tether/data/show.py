@@ -4,6 +4,7 @@ import numpy as np
 from rich.table import Table
 
 from tether.data.dataset import Dataset
+from tether.data.minari import minari_scores
 from tether.data.schema import Layout, Schema
 from tether.data.sources import local_sources
 from tether.environments import find_task
@@ -43,6 +44,9 @@ def summary_table(data: Dataset) -> Table:
     elif task is not None and task.reference_min is not None:
         scores = task.normalized_score(returns)
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
+    minari = minari_scores(data)
+    if minari is not None:
+        rows["Minari score"] = f"mean {minari.mean():.1f}, {_range(minari)}; by Minari's references, no D4RL score"
     if data.schema is not None:
         rows |= _schema_rows(data.schema)
     if data.successes is not None:

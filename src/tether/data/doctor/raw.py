@@ -87,7 +87,8 @@ def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
     widest = None if every_column else WIDEST_EXTRA
     if source in bundled_names():
         return replace(_read_d4rl(BUNDLED / f"{source}.hdf5", widest), location=source)
-    named = {local.name: Path(local.where) for local in local_sources() if local.where != "bundled"}
+    # OGBench's files hold no rewards: its reader computes them.
+    named = {local.name: Path(local.where) for local in local_sources() if local.where.endswith(HDF5_SUFFIXES)}
     path = named.get(source, Path(source).expanduser())
     if path.is_dir() and (file := find_minari_file(path)) is not None:
         return _from_minari(file)
