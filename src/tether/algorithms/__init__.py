@@ -126,6 +126,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "edp",
         "idql",
         "srpo",
+        "qgpo",
+        "sfbc",
         "fql",
         "ifql",
     ),
