@@ -121,6 +121,16 @@ def test_a_task_of_another_size(tmp_path: Path) -> None:
     assert "17" in message
 
 
+def test_d4rl_by_name_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TETHER_OFFLINE", "1")
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    for command in (("train", "dtql"), ("data", "show")):
+        message = refused(*command, "d4rl:hopper-medium-v2")
+        assert str(tmp_path / "d4rl" / "gym_mujoco_v2" / "hopper_medium-v2.hdf5") in message
+    assert "did you mean hopper-medium-v2" in refused("data", "show", "d4rl:hopper-medim-v2")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- names and numbers --------------------------------------------------------------------------------------
 
 
@@ -130,7 +140,7 @@ def test_a_task_of_another_size(tmp_path: Path) -> None:
         (["dtlq"], ["unknown algorithm 'dtlq'", "dtql"]),
         (["--preset", "hopper-medum-v2"], ["unknown dtql preset 'hopper-medum-v2'", "hopper-medium-v2"]),
         (["--environment", "hoper"], ["unknown task 'hoper'", "hopper"]),
-        (["--environment", "pen"], ["'pen'", "adapter"]),
+        (["--environment", "pen"], ["'pen'", "45 and 24"]),
         (["--set", "expectil=0.9"], ["unknown hyper-parameter of dtql 'expectil'", "expectile"]),
         (["--set", "expectile"], ["--set 'expectile'", "name=value"]),
         (["--set", "=1"], ["--set '=1'"]),
@@ -226,7 +236,7 @@ def test_plot_of_nothing(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(source: str) -> None:
+    def interrupted(source: str, **_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(api, "load_dataset", interrupted)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import tyro
 from make_data import ENVIRONMENT, OPTIONS, copy_run, data_file, finished_run, rows, snapshot, tether, write_d4rl
 
 import tether as package
 from tether import api, cli
 from tether.algorithms import ALGORITHMS
 from tether.cli import COMMANDS
+from tether.cli_data import DATA_VERBS
 from tether.environments import TASKS
 from tether.training.records import Display, JsonLines
 
@@ -74,6 +75,8 @@ def test_help_states_the_defaults() -> None:
         ["train", "dtql", "a", "b"],
         ["resume"],
         ["data"],
+        ["data", "lsit"],
+        ["data", "show", "a", "b"],
     ],
 )
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
@@ -84,14 +87,24 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert err
 
 
+@pytest.mark.parametrize("verb", DATA_VERBS)
+def test_each_help_of_a_data_verb_teaches(verb: str) -> None:
+    code, out, err = tether("data", verb, "--help")
+    assert (code, err) == (0, "")
+    examples = [line.strip() for line in (DATA_VERBS[verb].__doc__ or "").splitlines() if "tether data" in line]
+    assert examples
+    assert all(line in out for line in examples)
+    assert "(default: None)" not in out
+    assert verb in tether("data", "--help")[1]
+
+
 def test_examples_in_the_help_parse() -> None:
-    for name, command in COMMANDS.items():
+    for command in [*COMMANDS.values(), *DATA_VERBS.values()]:
         for line in (command.__doc__ or "").splitlines():
             words = line.split()
             if words[:1] == ["tether"]:
-                assert isinstance(
-                    tyro.cli(cli._grammar(name), args=words[1:], config=(tyro.conf.FlagCreatePairsOff,)), command
-                )
+                parsed = cli.parse(shlex.split(line)[1:])
+                assert isinstance(parsed.verb if command in DATA_VERBS.values() else parsed, command)
 
 
 def test_the_entry_point_is_installed() -> None:
@@ -130,8 +143,8 @@ def test_tasks() -> None:
         assert f" {name} " in out
     assert "Hopper-v4" in out
     assert "hopper-medium-expert-v2" in out
-    assert re.search(r"pen +│ not yet \((\d)\)", out)
-    assert "(1) " in out
+    assert re.search(r"pen +│ tether/Adroit-v0 hand=pen \(robotics\) ", out)
+    assert '(robotics): needs pip install "tether-rl[robotics]"' in out
 
 
 def test_data_show() -> None:
@@ -143,6 +156,21 @@ def test_data_show() -> None:
     code, out, _ = tether("data", "show")
     assert code == 0
     assert "halfcheetah-medium-replay-small" in out
+
+
+def test_data_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    write_d4rl(tmp_path / "mine" / "robot" / "human-v0" / "data" / "main_data.hdf5")
+    write_d4rl(tmp_path / "mine" / "elsewhere.hdf5")
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+    write_d4rl(tmp_path / "cache" / "d4rl" / "hand_dapg_v1" / "pen-human-v1.hdf5")
+    write_d4rl(tmp_path / "cache" / "d4rl" / "hand_dapg_v1" / "door-human-v1.hdf5.part")
+    code, out, err = tether("data", "list")
+    assert (code, err) == (0, "")
+    names = re.findall(r"^│ (\S+) +│ +[\d.]+ │", out, re.MULTILINE)
+    assert [name for name in names if name.startswith("minari:")] == ["minari:mine/robot/human-v0"]
+    assert [name for name in names if name.startswith("d4rl:")] == ["d4rl:pen-human-v1"]
+    assert "halfcheetah-medium-replay-small" in names
 
 
 def test_evaluate(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from make_data import (
 import tether
 from tether import InputError, load_policy, policy, train
 from tether.data import Normaliser
+from tether.data.schema import ActionBox, Schema, layout_of
 from tether.files import to_json
 from tether.policy import GOLDEN_PAIRS, LoadedPolicy, deploy, save_policy
 from tether.types import Spec
@@ -163,7 +164,7 @@ def test_loading_needs_nothing_else(tmp_path: Path) -> None:
     program = (
         "import numpy as np, tether\npolicy = tether.load_policy('policy', seed=3)\nprint(policy(np.ones(11)).tolist())"
     )
-    environment = {**ENVIRONMENT, "PYTHONPATH": ""}
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(tether.__file__).parents[1])}
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
@@ -256,7 +257,10 @@ def test_an_honest_rewrite_is_accepted(folder: Path) -> None:
         (lambda d: d.pop("golden"), "no golden"),
         (lambda d: d.update(algorithm="dtqm"), "unknown algorithm 'dtqm'; did you mean dtql"),
         (lambda d: d.update(algorithm=["dtql"]), "altered|unknown"),
-        (lambda d: d.update(format_version=2), "format 2; this version of tether reads 1"),
+        (lambda d: d.update(format_version=3), "format 3; this version of tether reads 1, 2"),
+        (lambda d: d.pop("schema"), "no schema"),
+        (lambda d: d["action_range"]["scale"].__setitem__(0, 2.0), "action_range's scale"),
+        (lambda d: d["action_range"].pop("offset"), "altered"),
         (lambda d: d.update(sha256="0" * 64), "SHA-256"),
     ],
 )
@@ -355,6 +359,89 @@ def test_standardised_observations_end_to_end(tmp_path: Path) -> None:
     shutil.rmtree(out / "policy")
     tether.resume(out, quiet=True)
     assert load_policy(out).document["normaliser"] == config["normaliser"]
+
+
+# --- the robot's units and names ----------------------------------------------------------------------------
+
+
+ROBOT = Schema(
+    observation=layout_of({"joints": 7, "camera_x": 1, "camera_y": 1, "camera_z": 1, "grip": 1}),
+    action=layout_of({"left": 1, "right": 1, "lock": 1}),
+    box=ActionBox(low=(-43.0, 0.0, 2.5), high=(43.0, 10.0, 2.5)),
+)
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory, loaded: LoadedPolicy) -> LoadedPolicy:
+    """The trained policy with a robot's action range and names around it, saved and loaded."""
+    folder = tmp_path_factory.mktemp("robot") / "policy"
+    module = deploy(
+        loaded.module.policy, Spec(11, 3), Normaliser(np.zeros(11, np.float32), np.ones(11, np.float32)), ROBOT
+    )
+    save(folder, module, schema=ROBOT)
+    return load_policy(folder)
+
+
+def test_actions_come_out_in_the_robots_units(robot: LoadedPolicy, loaded: LoadedPolicy) -> None:
+    key = jax.random.key(3)
+    unit, action = loaded(OBSERVATION, key), robot(OBSERVATION, key)
+    np.testing.assert_allclose(action, [43 * unit[0], 5 + 5 * unit[1], 2.5], rtol=1e-6)
+    actions = robot(columns()["observations"][:50] * 100)
+    assert (actions >= ROBOT.box.low).all()
+    assert (actions <= ROBOT.box.high).all()  # to the last bit
+    np.testing.assert_allclose(ROBOT.box.to_unit(action[None])[0], [unit[0], unit[1], 0.0], atol=1e-6)
+    assert robot.document["action_range"] == {"scale": [43.0, 5.0, 0.0], "offset": [0.0, 5.0, 2.5]}
+    assert robot.schema == ROBOT
+    assert list(robot.schema.observation) == list(ROBOT.observation)  # in their order
+
+
+def test_observations_by_name(robot: LoadedPolicy, loaded: LoadedPolicy) -> None:
+    key = jax.random.key(3)
+    named = {"grip": OBSERVATION[10], "joints": OBSERVATION[:7].tolist()}
+    named |= {f"camera_{axis}": OBSERVATION[7 + i] for i, axis in enumerate("xyz")}
+    np.testing.assert_array_equal(robot(named, key), robot(OBSERVATION, key))
+    batch = columns()["observations"][:4]
+    rows = {name: batch[:, start:stop].squeeze() for name, (start, stop) in ROBOT.observation.items()}
+    np.testing.assert_array_equal(robot(rows, key), robot(batch, key))
+    with pytest.raises(
+        InputError, match=r"no 'grip', no such entry as 'gripper'; its entries are joints\[7\], camera_x"
+    ):
+        robot({**{name: value for name, value in named.items() if name != "grip"}, "gripper": 0.0})
+    with pytest.raises(InputError, match=r"'joints' has shape \(6,\); it has 7 numbers"):
+        robot({**named, "joints": OBSERVATION[:6]})
+    with pytest.raises(InputError, match="different batches"):
+        robot({**named, "joints": batch[:, :7]})
+    with pytest.raises(
+        InputError, match=r"shape \(10,\): this policy takes \(11,\) or \(batch, 11\): joints\[7\], camera_x"
+    ):
+        robot(np.zeros(10))
+    with pytest.raises(InputError, match="no array of numbers"):
+        loaded({"joints": 1.0})  # it knows no names
+
+
+def test_folders_of_the_first_format_still_load(folder: Path, loaded: LoadedPolicy) -> None:
+    def first_format(document: dict[str, Any]) -> None:
+        document["format_version"] = 1
+        del document["action_range"], document["schema"]
+
+    rewrite(folder, first_format)
+    key = jax.random.key(4)
+    np.testing.assert_array_equal(load_policy(folder)(OBSERVATION, key), loaded(OBSERVATION, key))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["observation"].update(grip=[10, 12]), "not that of its policy"),
+        (lambda s: s["action_high"].__setitem__(0, 44.0), "not that of its policy"),
+        (lambda s: s.pop("action"), "altered schema: KeyError"),
+    ],
+)
+def test_an_altered_schema_is_refused(tmp_path: Path, robot: LoadedPolicy, change: Any, message: str) -> None:
+    save(tmp_path / "policy", robot.module, schema=ROBOT)
+    rewrite(tmp_path / "policy", lambda document: change(document["schema"]))
+    with pytest.raises(InputError, match=message):
+        load_policy(tmp_path / "policy")
 
 
 # --- no pickle ----------------------------------------------------------------------------------------------

@@ -99,13 +99,9 @@ def test_what_is_bundled_loads_and_says_where_it_is_from(name: str) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("d4rl:hopper-medium-v2", "'d4rl:' is not supported yet"),
         ("minari:D4RL/door/human-v2", "'minari:' is not supported yet"),
         ("ogbench:cube-single-play-singletask-v0", "'ogbench:' is not supported yet"),
         ("bandit:25gaussians", "'bandit:' is not supported yet"),
-        ("a.npz", "'.npz' files are not supported yet"),
-        ("a.parquet", "'.parquet' files are not supported yet"),
-        ("a.csv", "'.csv' files are not supported yet"),
         ("nothing", "no such name, file or folder"),
         ("data.bin", "no such name, file or folder"),
     ],
@@ -123,8 +119,9 @@ def test_other_sources_are_refused_in_one_line(source: str, reason: str) -> None
 def test_files_and_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder without data/main_data\.hdf5"):
         load_dataset(str(tmp_path))
-    with pytest.raises(InputError, match="no such file"):
-        load_dataset(str(tmp_path / "absent.hdf5"))
+    for suffix in ("hdf5", "csv", "npz", "parquet"):
+        with pytest.raises(InputError, match="no such file"):
+            load_dataset(str(tmp_path / f"absent.{suffix}"))
     (tmp_path / "a.bin").touch()
     with pytest.raises(InputError, match=r"the ending '\.bin' is not known"):
         load_dataset(str(tmp_path / "a.bin"))

@@ -16,7 +16,7 @@ import numpy as np
 import tether
 from tether import errors
 from tether.algorithms import ALGORITHMS
-from tether.data import Dataset, Prepared, bundled_names, load_dataset, prepare
+from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
 from tether.environments import Task, find_task, get_task
 from tether.errors import InputError
 from tether.evaluation.report import Report, write_report
@@ -27,7 +27,6 @@ from tether.training.lanes import Lane, make_lanes, parse_fields, settings_of
 from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
 from tether.training.signals import StopSignals
-from tether.types import Columns
 
 __all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"]
 
@@ -46,6 +45,7 @@ def train(
     settings: Settings | None = None,
     reward_transform: str = "none",
     observation_transform: str = "none",
+    data_filter: str = "none",
     environment: str | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
@@ -58,6 +58,7 @@ def train(
         `Dataset` that was not read from a file cannot be resumed.
     seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
+    data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
     environment: task to evaluate in (`tether tasks`), "none" for no evaluation; by default the data set's name tells.
     out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
     quiet: no progress on stderr; warnings stay.
@@ -73,10 +74,10 @@ def train(
     if not all(0 <= seed < SEEDS_END for seed in seeds):
         raise InputError(f"seeds {list(seeds)}: each must be from 0 to {SEEDS_END - 1}")
     lanes = make_lanes(algorithm, seeds, sweep or {})
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
     task = _task_for(data, environment)
-    prepared = prepare(data, reward_transform, observation_transform, columns=_columns(algorithm))
-    rows = len(prepared.transitions.reward)
+    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
+    rows = prepared.transitions.rows
     if settings.batch_size > rows:
         raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
     folder = Path(out) if out is not None else _fresh_folder(f"{name}-{data.name}")
@@ -94,7 +95,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Report:
     Raises InputError where the folder is no run or the data set is not the one it trained on, CheckpointError where
     all checkpoints are damaged, otherwise as `train`.
     """
-    return _finish(_restored_plan(Path(folder)), quiet, resumed=True)
+    return _finish(_restored_plan(Path(folder), quiet), quiet, resumed=True)
 
 
 def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> tuple[Episodes, np.ndarray]:
@@ -106,7 +107,7 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _restored_plan(Path(folder))
+    plan = _restored_plan(Path(folder), quiet)
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
@@ -134,7 +135,7 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
 def _finish(plan: Plan, quiet: bool, resumed: bool = False) -> Report:
     """Train to the end, then write policies, result and picture."""
     with Display(quiet) as display, StopSignals() as stop:
-        lanes, rows = len(plan.lanes), len(plan.prepared.transitions.reward)
+        lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
         what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
         display.message(f"{what}, {lanes} lane{'s' if lanes > 1 else ''}, in {plan.folder}")
         if plan.task is None:
@@ -165,6 +166,7 @@ def _save_policies(run: Run, report: Report) -> None:
             algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].settings),
             spec=plan.prepared.spec,
             observations=plan.observations,
+            schema=plan.prepared.schema,
             notes={
                 "dataset": plan.prepared.record["dataset"],
                 "lane": lane,
@@ -213,7 +215,7 @@ def _config(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _restored_plan(folder: Path) -> Plan:
+def _restored_plan(folder: Path, quiet: bool) -> Plan:
     """The plan that config.json describes."""
     path = folder / "config.json"
     try:
@@ -229,27 +231,22 @@ def _restored_plan(folder: Path) -> Plan:
         settings = Settings(**config["settings"])
         source, sha256, environment = record["source"], record["sha256"], config["environment"]
         transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
+        data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
     except OSError as error:
         raise InputError(f"{folder}: not a run folder: {path.name}: {error.strerror or error}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
-    data = load_dataset(source)
+    data = load_dataset(source, downloads=Downloads(quiet=quiet))
     if data.source.sha256 != sha256:
         raise InputError(
             f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "
             f"{path} says {sha256[:12]}..."
         )
     task = None if environment == NO_ENVIRONMENT else get_task(environment)
-    return _plan(
-        folder, name, algorithm, lanes, settings, data, prepare(data, *transforms, columns=_columns(algorithm)), task
-    )
-
-
-def _columns(algorithm: Any) -> Columns:
-    """What `algorithm` trains on beside the usual columns; few ask for anything."""
-    return algorithm.columns() if hasattr(algorithm, "columns") else Columns()
+    prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
+    return _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
 
 
 def _name_of(algorithm: Any) -> str:

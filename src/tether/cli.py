@@ -17,16 +17,12 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
+from tether.cli_parts import hint as _default
+from tether.cli_parts import print_out as _print
 from tether.errors import InputError, unknown
 
 DEFAULT_ALGORITHM = "dtql"
-DEFAULT_DATASET = "halfcheetah-medium-replay-small"
-
-
-def _default(text: str, metavar: str = "N") -> Any:
-    """An option whose default is not a plain value: `text` says what it is."""
-    return arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
-
 
 Folder = Annotated[Positional[Path], arg(metavar="DIR")]
 Assignments = Annotated[tuple[str, ...], _default("none", "NAME=VALUE ...")]
@@ -47,7 +43,7 @@ class Train:
     algorithm: Annotated[Positional[str], arg(metavar="ALGORITHM")] = DEFAULT_ALGORITHM
     """Name of the algorithm; `tether algorithms` lists them."""
     dataset: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
-    """A bundled name or a path; `tether data show DATASET` tells what is in it."""
+    """A bundled name, d4rl:NAME or a path; `tether data show DATASET` tells what is in it."""
     updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
     """Updates of the training phase."""
     pretrain_updates: Annotated[int | None, _default("the preset's, or the algorithm's")] = None
@@ -76,6 +72,8 @@ class Train:
     """How training sees rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
     """How networks see observations, e.g. standardise."""
+    data_filter: Annotated[str | None, _default("the preset's, or none", "RULE")] = None
+    """Which episodes to train on: top=0.1 keeps the tenth with the highest returns."""
     out: Annotated[Path | None, _default("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
     """The run folder; must not exist."""
     quiet: bool = False
@@ -110,6 +108,7 @@ class Train:
             ),
             reward_transform=chosen.get("reward_transform", "none"),
             observation_transform=chosen.get("observation_transform", "none"),
+            data_filter=chosen.get("data_filter", "none"),
             environment=self.environment,
             out=self.out,
             quiet=self.quiet,
@@ -134,7 +133,8 @@ class Train:
 
         hyperparameters |= _assignments("--set", self.set)
         hyperparameters |= given({"train_updates": self.updates, "pretrain_updates": self.pretrain_updates})
-        own = ("batch_size", "eval_every_updates", "eval_episodes", "reward_transform", "observation_transform")
+        own = ("batch_size", "eval_every_updates", "eval_episodes")
+        own += ("reward_transform", "observation_transform", "data_filter")
         return preset, hyperparameters, chosen | given({name: getattr(self, name) for name in own})
 
     def _preset(self) -> tuple[str | None, dict[str, Any]]:
@@ -247,8 +247,12 @@ class Plot:
 class Algorithms:
     """List the algorithms: what each is, its paper, what it costs.
 
-    Costs are those of `tether bench` with the defaults on the machine of benchmarks/README.md: matmul GFLOP of an
-    update of the last phase, its rate on one or two CPU cores, and the median time to choose one action.
+    GFLOP/update: matmuls of an update. act ms: median time to choose one action.
+
+    Both, and updates/s, as `tether bench` measured them for benchmarks/README.md.
+
+    Examples:
+      tether algorithms
     """
 
     def run(self) -> int:
@@ -295,40 +299,35 @@ class Tasks:
         table = Table(title="tasks", title_justify="left")
         for column in ("task", "evaluated in", "steps", "return of score 0", "of score 100", "data sets with a preset"):
             table.add_column(column)
-        reasons: dict[str, int] = {}  # why a task is not evaluated yet -> its number under the table
         for task in TASKS.values():
             presets = {preset for name in ALGORITHMS for preset in preset_names(name)}
-            where = task.gymnasium_id or f"not yet ({reasons.setdefault(task.unavailable, len(reasons) + 1)})"
+            where = f"{task.evaluated_in} ({task.extra})" if task.extra else task.evaluated_in
             bounds = ("?" if bound is None else f"{bound:g}" for bound in (task.reference_min, task.reference_max))
             names = [dataset for dataset in task.datasets if dataset in presets]
             table.add_row(task.name, where, str(task.horizon or "?"), *bounds, "\n".join(names))
         _print(table)
-        for reason, number in reasons.items():
-            _print(f"({number}) {reason}")
+        for extra in sorted({task.extra for task in TASKS.values() if task.extra}):
+            _print(f'({extra}): needs pip install "tether-rl[{extra}]"')
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Look at a data set: sizes, episodes, returns, ranges, task.
+    """Data sets: look at one, list them, import logs.
 
     Examples:
-      tether data show
       tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
+      tether data list
+      tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
     """
 
-    action: Annotated[Positional[Literal["show"]], arg(metavar="show")]
-    """What to do; `show` prints the summary."""
-    source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
-    """A bundled name or a path."""
+    verb: Any
+    """What to do."""
 
     def run(self) -> int:
-        """Print the summary."""
-        from tether.data import load_dataset
-        from tether.data.show import summary_table
-
-        _print(summary_table(load_dataset(self.source)))
-        return 0
+        """The verb's work."""
+        return self.verb.run()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -471,7 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def parse(arguments: Sequence[str]) -> Any:
     """The command that `arguments` spell. Wrong ones end the process with code 2 (tyro's own message)."""
     return tyro.cli(
-        _grammar(asked=arguments[0] if arguments else ""),
+        _grammar(*arguments[:2]),
         prog="tether",
         description=DESCRIPTION,
         args=arguments,
@@ -479,10 +478,18 @@ def parse(arguments: Sequence[str]) -> Any:
     )
 
 
-def _grammar(asked: str) -> Any:
-    """All subcommands for tyro, described by one line each, the one that is asked for by its whole docstring."""
+def _grammar(*asked: str) -> Any:
+    """All subcommands for tyro, described by one line each, those that are asked for by their whole docstrings."""
+    verbs = _union(DATA_VERBS, asked[1] if asked[:1] == ("data",) and asked[1:] else "")
+    field = ("verb", Annotated[verbs, arg(name="")])  # no name: `tether data show`, not `tether data verb:show`
+    data = dataclasses.make_dataclass("Data", [field], bases=(Data,), frozen=True)
+    data.__doc__ = Data.__doc__
+    return _union({**COMMANDS, "data": data}, asked[0] if asked else "")
+
+
+def _union(commands: dict[str, type], asked: str) -> Any:
     members = []
-    for name, command in COMMANDS.items():
+    for name, command in commands.items():
         text = inspect.getdoc(command) or ""
         description = text if name == asked else text.splitlines()[0]
         members.append(Annotated[command, subcommand(name, description=description)])
@@ -565,13 +572,3 @@ def _sweep(words: tuple[str, ...]) -> dict[str, list[float]]:
         return {n: [float(v) for v in values.split(",")] for n, values in _assignments("--sweep", words).items()}
     except ValueError:
         raise InputError(f"--sweep {' '.join(words)!r}: write name=v1,v2,... with numbers") from None
-
-
-def _print(what: Any) -> None:
-    """To stdout. Nothing is wrapped where nobody sees columns, so that output can be searched and copied."""
-    from rich.console import Console
-
-    console = Console(soft_wrap=isinstance(what, str))
-    if not console.is_terminal:
-        console.width = 1000  # tables take what they need
-    console.print(what, highlight=False, markup=False)

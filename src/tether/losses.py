@@ -13,6 +13,7 @@ __all__ = [
     "aggregate_heads",
     "clip_actions",
     "expectile_loss",
+    "limited_exponent",
     "mmd",
     "polyak",
     "q_regression",
@@ -76,6 +77,15 @@ def advantage_weights(
     """min(exp(temperature A), limit), without gradient (baselines.md 0.4). The limit acts before exp can overflow."""
     exponent = jnp.minimum(temperature * advantage, jnp.log(limit))
     return jax.lax.stop_gradient(jnp.exp(exponent))
+
+
+def limited_exponent(u: Float[Array, " rows"], limit: float | Scalar) -> tuple[Float[Array, " rows"], Scalar]:
+    """(min(u, limit), c) with c = max(batch max of that, -1), without gradient: e^(u-c) is at most 1.
+
+    How EQL and XQL keep exponential losses finite: they are scaled by e^(-c) (baselines.md 7.5).
+    """
+    u = jnp.minimum(u, limit)
+    return u, jax.lax.stop_gradient(jnp.maximum(u.max(), -1.0))
 
 
 def mmd(

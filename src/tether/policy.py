@@ -1,7 +1,8 @@
 """The deployable policy: a network with its normaliser and action range, and the folder it travels in.
 
     policy/policy.safetensors   every array: networks, normaliser, action range
-    policy/policy.json          algorithm, hyper-parameters, sizes, normaliser for readers, golden pairs, hashes
+    policy/policy.json          algorithm, hyper-parameters, sizes, golden pairs, hashes; for readers also the
+                                normaliser and the action range; names of the columns where the data have any
 
 Loading rebuilds the policy from the two files alone, verifies the hashes, and makes the policy act on the
 golden observations: a policy that would act differently here from where it was trained is refused.
@@ -10,6 +11,7 @@ golden observations: a policy that would act differently here from where it was 
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import tether
 from tether import errors
 from tether.algorithms import ALGORITHMS, Policy
 from tether.data import Normaliser
+from tether.data.schema import Schema, join, size_of, summary
 from tether.errors import InputError
 from tether.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
 from tether.training.lanes import parse_fields, settings_of
@@ -29,17 +32,18 @@ from tether.types import Array, Float, Key, PRNGKey, Spec
 
 __all__ = ["DeployedPolicy", "LoadedPolicy", "act_each", "deploy", "load_policy", "save_policy"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)  # 1 had neither `action_range` nor `schema`: its actions are those of [-1, 1]
 ARRAYS, DOCUMENT = "policy.safetensors", "policy.json"
 GOLDEN_PAIRS = 8
-GOLDEN_TOLERANCE = 1e-4  # in units of the actions; processors differ in the last bits
+GOLDEN_TOLERANCE = 1e-4  # in [-1, 1], before the robot's range; processors differ in the last bits
 DISTURBANCES = (1e-4, -1e-4, 1e-6)  # relative; far more than the last bits
 # What loading needs of the document; the rest is for readers.
 REQUIRED = {"algorithm", "hyperparameters", "spec", "normaliser", "sha256", "golden"}
 
 
 class DeployedPolicy(eqx.Module):
-    """Raw observation in, environment action out: normalise, act, map to the environment's action range."""
+    """Raw observation in, the robot's action out: normalise, act in [-1, 1], map to the robot's action range."""
 
     policy: Policy
     observation_mean: Float[Array, " observation"]
@@ -48,21 +52,18 @@ class DeployedPolicy(eqx.Module):
     action_offset: Float[Array, " action"]
 
     def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
-        """The action for one observation as the environment gives it; callers `vmap`."""
+        """The action for one observation as the robot gives it, in the robot's units; callers `vmap`."""
         action = self.policy((observation - self.observation_mean) / self.observation_std, key)
-        return action * self.action_scale + self.action_offset
+        low, high = self.action_offset - self.action_scale, self.action_offset + self.action_scale
+        return jnp.clip(action * self.action_scale + self.action_offset, low, high)  # not a bit beyond the range
 
 
-def deploy(policy: Policy, spec: Spec, normaliser: Normaliser) -> DeployedPolicy:
-    """`policy` with everything around it. Data sets hold actions in the environment's own [-1, 1] box, so the
-    action map is the identity today."""
-    return DeployedPolicy(
-        policy,
-        jnp.asarray(normaliser.mean),
-        jnp.asarray(normaliser.std),
-        jnp.ones(spec.action_size),
-        jnp.zeros(spec.action_size),
-    )
+def deploy(policy: Policy, spec: Spec, normaliser: Normaliser, schema: Schema | None = None) -> DeployedPolicy:
+    """`policy` with everything around it. Data sets hold actions in [-1, 1]; the schema's box maps them back."""
+    scale, offset = jnp.ones(spec.action_size), jnp.zeros(spec.action_size)
+    if schema is not None:
+        scale, offset = jnp.asarray(schema.box.scale), jnp.asarray(schema.box.offset)
+    return DeployedPolicy(policy, jnp.asarray(normaliser.mean), jnp.asarray(normaliser.std), scale, offset)
 
 
 @jax.jit
@@ -83,11 +84,13 @@ def save_policy(
     spec: Spec,
     observations: Float[np.ndarray, "rows observation"],
     notes: dict[str, Any],
+    schema: Schema | None = None,
 ) -> None:
     """Write the policy folder; an existing one is replaced, and at no moment is a half-written one readable.
 
     observations: real ones, of which the golden pairs are made.
     notes: for readers (data set, lane, scores), kept as they are.
+    schema: names of the data's columns.
     Raises: OSError; an existing folder is then still there.
     """
     data = encode_arrays(policy)
@@ -102,6 +105,11 @@ def save_policy(
             "mean": np.asarray(policy.observation_mean).tolist(),
             "std": np.asarray(policy.observation_std).tolist(),
         },
+        "action_range": {
+            "scale": np.asarray(policy.action_scale).tolist(),
+            "offset": np.asarray(policy.action_offset).tolist(),
+        },
+        "schema": None if schema is None else schema.to_json(),
         "sha256": hashlib.sha256(data).hexdigest(),
         "golden": _golden_pairs(policy, observations),
         "notes": notes,
@@ -147,6 +155,7 @@ class LoadedPolicy:
         self.module = module
         self.document = document
         self.spec = Spec(**document["spec"])
+        self.schema = _schema_of(document)
         self._stream = jax.random.key(seed)
         self._act = eqx.filter_jit(module.__call__)
         self._act_batch = eqx.filter_jit(jax.vmap(module.__call__))
@@ -154,18 +163,25 @@ class LoadedPolicy:
     def __call__(self, observation: Any, key: PRNGKey | None = None) -> np.ndarray:
         """Action (action,) for an observation (observation,), or actions (batch, action) for a batch.
 
+        observation: numbers in the order of `schema.observation`; or, where there is a schema, a dictionary of them
+            by name, as the log or the environment names them.
         key: in a batch, each observation gets one of its own, split from it.
         Raises InputError for another shape, for entries that are not numbers or not finite.
         """
         try:
             with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                if isinstance(observation, Mapping) and self.schema is not None:
+                    observation = join(self.schema.observation, observation)
                 observation = np.asarray(observation, np.float32)
+        except InputError:
+            raise
         except (TypeError, ValueError) as error:
             raise InputError(f"observation is no array of numbers: {error}") from None
         size = self.spec.observation_size
         if observation.ndim not in (1, 2) or observation.shape[-1] != size:
             raise InputError(
                 f"observation of shape {observation.shape}: this policy takes ({size},) or (batch, {size})"
+                + ("" if self.schema is None else f": {summary(self.schema.observation)}")
             )
         if not np.isfinite(observation).all():
             raise InputError(f"observation has entries that are not finite: {observation}")
@@ -205,7 +221,7 @@ def load_policy(folder: str | Path, seed: int = 0) -> LoadedPolicy:
     module = decode_arrays(data, _skeleton(document, path), str(folder / ARRAYS))
     try:
         policy = LoadedPolicy(module, document, seed)
-        _verify_normaliser(policy, path)
+        _verify_affine_maps(policy, path)
         _verify_golden_pairs(policy, path)
     except (KeyError, TypeError, AttributeError) as error:  # entries of another kind than are written there
         raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
@@ -219,15 +235,21 @@ def _read_document(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; a policy folder holds it") from None
     except ValueError:
         raise InputError(f"{path}: truncated or altered: not JSON") from None
-    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
-        found = document.get("format_version") if isinstance(document, dict) else None
-        raise InputError(f"{path}: format {found!r}; this version of tether reads {FORMAT_VERSION}")
+    found = document.get("format_version") if isinstance(document, dict) else None
+    if found not in READABLE:
+        raise InputError(f"{path}: format {found!r}; this version of tether reads {', '.join(map(str, READABLE))}")
     stated = document.pop("document_sha256", None)
     if stated != _document_hash(document):
         raise InputError(f"{path}: altered: its SHA-256 is not the one it states")
-    if missing := REQUIRED - set(document):
+    required = REQUIRED | ({"action_range", "schema"} if found > 1 else set())
+    if missing := required - set(document):
         raise InputError(f"{path}: altered: no {', '.join(sorted(missing))} in it")
     return document
+
+
+def _schema_of(document: dict[str, Any]) -> Schema | None:
+    value = document.get("schema")
+    return None if value is None else Schema.from_json(value, DOCUMENT)
 
 
 def _document_hash(document: dict[str, Any]) -> str:
@@ -268,7 +290,7 @@ def _golden_pairs(policy: DeployedPolicy, observations: np.ndarray) -> dict[str,
     chosen = np.asarray(observations[rows], np.float32)
     actions = np.asarray(act_each(policy, chosen, keys))
     disturbed = [act_each(policy, chosen * np.float32(1 + size), keys) for size in DISTURBANCES]
-    moved = np.abs(np.asarray(disturbed) - actions).max(axis=(0, 2))
+    moved = (np.abs(np.asarray(disturbed) - actions) / _tolerances(policy)).max(axis=(0, 2))
     keep = np.argsort(moved, kind="stable")[:GOLDEN_PAIRS]
     return {
         "seeds": seeds[keep].tolist(),
@@ -277,12 +299,27 @@ def _golden_pairs(policy: DeployedPolicy, observations: np.ndarray) -> dict[str,
     }
 
 
-def _verify_normaliser(policy: LoadedPolicy, path: Path) -> None:
-    stated = policy.document["normaliser"]
-    module = policy.module
-    for name, array in (("mean", module.observation_mean), ("std", module.observation_std)):
-        if not np.array_equal(np.asarray(stated[name], np.float32), array):
-            raise InputError(f"{path}: its normaliser's {name} is not the one in {ARRAYS}")
+def _tolerances(policy: DeployedPolicy) -> np.ndarray:
+    """How far each action may be off, in the robot's units: the tolerance, and the last bits of a large offset."""
+    scale, offset = np.asarray(policy.action_scale), np.asarray(policy.action_offset)
+    return GOLDEN_TOLERANCE * scale + 4 * np.finfo(np.float32).eps * (np.abs(offset) + scale) + np.float32(1e-30)
+
+
+def _verify_affine_maps(policy: LoadedPolicy, path: Path) -> None:
+    """Normaliser and action range for readers are those in the arrays, and the schema fits them."""
+    document, module = policy.document, policy.module
+    stated = {"normaliser": {"mean": module.observation_mean, "std": module.observation_std}}
+    if "action_range" in document:
+        stated["action_range"] = {"scale": module.action_scale, "offset": module.action_offset}
+    for entry, arrays in stated.items():
+        for name, array in arrays.items():
+            if not np.array_equal(np.asarray(document[entry][name], np.float32), array):
+                raise InputError(f"{path}: its {entry}'s {name} is not the one in {ARRAYS}")
+    if policy.schema is not None:
+        sizes = Spec(size_of(policy.schema.observation), size_of(policy.schema.action), policy.spec.max_action)
+        box = policy.schema.box
+        if sizes != policy.spec or not np.array_equal(box.scale, module.action_scale):
+            raise InputError(f"{path}: altered: its schema is not that of its policy")
 
 
 def _verify_golden_pairs(policy: LoadedPolicy, path: Path) -> None:
@@ -292,12 +329,13 @@ def _verify_golden_pairs(policy: LoadedPolicy, path: Path) -> None:
     seeds, observations, actions = golden["seeds"], golden["observations"], golden["actions"]
     if not len(seeds) == len(observations) == len(actions):
         raise InputError(f"{path}: altered: its golden pairs are not pairs")
+    tolerances = _tolerances(policy.module)
     for seed, observation, action in zip(seeds, observations, actions, strict=True):
-        difference = np.abs(policy(observation, jax.random.key(seed)) - np.asarray(action, np.float32)).max()
-        if not difference <= GOLDEN_TOLERANCE:
+        difference = np.abs(policy(observation, jax.random.key(seed)) - np.asarray(action, np.float32))
+        if not (difference <= tolerances).all():
             raise InputError(
                 f"{path}: the policy does not reproduce its golden pair with seed {seed}: actions differ by "
-                f"{difference:.3g} (allowed {GOLDEN_TOLERANCE:g}); saved with tether "
+                f"{difference.max():.3g} (allowed {tolerances.max():.3g}); saved with tether "
                 f"{document.get('tether')} and jax {document.get('jax')}, "
                 f"loaded with {tether.__version__} and {jax.__version__}"
             )

@@ -4,14 +4,15 @@ Shape letters, the only place that defines them:
     batch        transitions of one minibatch (or rows of a data set, where the array is the whole set)
     observation  size of one observation         action     size of one action
     ensemble     critic heads                    candidates actions drawn for one observation
-    hidden       width of a hidden layer
+    hidden       width of a hidden layer         steps      of a window cut out of an episode
 """
 
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-__all__ = ["Array", "Bool", "Columns", "Float", "Int", "Key", "Metrics", "PRNGKey", "Scalar", "Spec", "Transition"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Metrics", "PRNGKey", "Scalar", "Spec", "Transition", "Windows"]
 
 PRNGKey = Key[Array, ""]
 Scalar = Float[Array, ""]
@@ -31,7 +32,7 @@ class Transition(NamedTuple):
     """A batch of logged transitions, leading axis `batch`, all float32.
 
     `terminal` is 1 where the task truly ended (no bootstrapping) and 0 elsewhere, at time-outs too. The optional
-    columns are there for the algorithms that ask for them (`Columns`).
+    columns are there for the algorithms whose view has them (`tether.data.views`).
     """
 
     observation: Float[Array, "batch observation"]
@@ -44,10 +45,24 @@ class Transition(NamedTuple):
     trajectory_end: Float[Array, " batch"] | None = None  # 1 in the last row of a trajectory, else 0
     derived: Any = None  # what the phase made of the data when it began (`Phase.derive`), leading axis `batch`
 
+    @property
+    def rows(self) -> int:
+        """How many transitions there are."""
+        return self.reward.shape[0]
 
-class Columns(NamedTuple):
-    """What an algorithm trains on beside the five columns of every `Transition` (its optional method `columns`)."""
+    def take(self, indices: Int[Array, " batch"]) -> "Transition":
+        """The transitions with these indices."""
+        return jax.tree.map(lambda column: column[indices], self)
 
-    next_action: bool = False  # rows whose next action the data do not hold are dropped
-    return_discount: float | None = None  # of `return_to_go`; None: the column is not made
-    trajectory_end: bool = False
+
+class Windows(NamedTuple):
+    """A minibatch of stretches of trajectories, for algorithms that see a history (the view "trajectories").
+
+    Where an episode ends before its window does, the rest is zeros and `valid` is 0.
+    """
+
+    observation: Float[Array, "batch steps observation"]
+    action: Float[Array, "batch steps action"]
+    return_to_go: Float[Array, "batch steps"]  # undiscounted, the step's own reward included
+    timestep: Int[Array, "batch steps"]  # since the episode's start
+    valid: Float[Array, "batch steps"]

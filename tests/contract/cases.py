@@ -26,6 +26,11 @@ class Case(NamedTuple):
     """More of 64 actions for one observation than this must differ, in the variants that are not deterministic."""
 
 
+IN_SAMPLE = {  # of IQL and its kin
+    *("critic", "target_critic", "critic_optimiser", "value", "value_optimiser"),
+    *("actor", "actor_optimiser"),
+}
+
 CASES: dict[str, Case] = {
     "dtql": Case(
         sizes={"hidden_sizes": (8,), "denoiser_hidden_sizes": (8,), "time_embedding_size": 4, "candidates": 16},
@@ -138,7 +143,7 @@ CASES: dict[str, Case] = {
         sizes={"hidden_sizes": (8,)},
         variants={"deterministic": {}, "gaussian": {"actor_kind": "gaussian"}},
         changes={
-            "train": {"actor", "actor_optimiser"},
+            "train": {"actor", "actor_optimiser", "entropy"},
         },
         swept="learning_rate",
         targets=(),
@@ -262,35 +267,15 @@ CASES: dict[str, Case] = {
     "iql": Case(
         sizes={"hidden_sizes": (8,)},
         variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
-            },
-        },
+        changes={"train": IN_SAMPLE},
         swept="expectile",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
     "sql": Case(
         sizes={"hidden_sizes": (8,)},
-        variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
-            },
-        },
+        variants={"main": {"train_updates": 20, "actor_dropout": 0.1}},
+        changes={"train": IN_SAMPLE},
         swept="alpha",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
@@ -298,35 +283,20 @@ CASES: dict[str, Case] = {
     "eql": Case(
         sizes={"hidden_sizes": (8,)},
         variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
-            },
-        },
+        changes={"train": IN_SAMPLE},
         swept="alpha",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
     "xql": Case(
         sizes={"hidden_sizes": (8,)},
-        variants={"main": {"train_updates": 20}},
-        changes={
-            "train": {
-                "critic",
-                "target_critic",
-                "critic_optimiser",
-                "value",
-                "value_optimiser",
-                "actor",
-                "actor_optimiser",
+        variants={
+            "main": {
+                **{"train_updates": 20, "uniform_actions": True, "noisy_actions": True, "value_updates": 2},
+                **{"alpha": 0.1, "exponent_limit": 2.0},  # low, so that the limit is reached
             },
         },
+        changes={"train": IN_SAMPLE},
         swept="alpha",
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
@@ -355,19 +325,19 @@ CASES: dict[str, Case] = {
     ),
     "onestep": Case(
         sizes={"hidden_sizes": (8,), "samples": 2},
-        variants={"exp-weight": {}, "reverse-kl": {"operator": "reverse-kl"}},
+        variants={"reverse-kl": {}, "exp-weight": {"operator": "exp-weight"}},
         changes={
             "behaviour": {"behaviour", "behaviour_optimiser"},
             "critic": {"critic", "target_critic", "critic_optimiser"},
             "train": {"actor", "actor_optimiser"},
         },
-        swept="inverse_temperature",
+        swept="learning_rate",
         targets=(),
-        unread=frozenset(["discount", "kl_weight", "target_rate"]),
+        unread=frozenset(["discount", "inverse_temperature", "target_rate"]),
         deterministic=frozenset(["exp-weight", "reverse-kl"]),
     ),
     "td3-bc": Case(
-        sizes={"hidden_sizes": (8,), "actor_update_interval": 1},
+        sizes={"hidden_sizes": (8,), "actor_update_interval": 1, "target_noise": 1.0},  # the limit of 0.5 is felt
         variants={"main": {}},
         changes={
             "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
@@ -377,7 +347,7 @@ CASES: dict[str, Case] = {
         deterministic=frozenset(["main"]),
     ),
     "rebrac": Case(
-        sizes={"hidden_sizes": (8,), "actor_update_interval": 1},
+        sizes={"hidden_sizes": (8,), "actor_update_interval": 1, "target_noise": 1.0},  # the limit of 0.5 is felt
         variants={"main": {}},
         changes={
             "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
@@ -413,7 +383,6 @@ CASES: dict[str, Case] = {
                 "vae_optimiser",
                 "log_multiplier",
                 "multiplier_optimiser",
-                "target_actor",
                 "critic",
                 "target_critic",
                 "critic_optimiser",
@@ -422,7 +391,7 @@ CASES: dict[str, Case] = {
             },
         },
         swept="kernel_width",
-        targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        targets=(("target_critic", "critic", "target_rate"),),
     ),
     "brac-p": Case(
         sizes={"hidden_sizes": (8,), "actor_hidden_sizes": (8,), "samples": 2, "warmup_updates": 2},
@@ -450,7 +419,7 @@ CASES: dict[str, Case] = {
     ),
     "cql": Case(
         sizes={"hidden_sizes": (8,), "proposals": 2},
-        variants={"main": {}, "lagrange": {"lagrange": True, "max_q_backup": True}},
+        variants={"main": {}, "lagrange": {"lagrange": True, "max_q_backup": True, "gap_floor": -200.0}},
         changes={
             "train": {
                 "critic",
@@ -460,6 +429,7 @@ CASES: dict[str, Case] = {
                 "actor_optimiser",
                 "log_entropy_weight",
                 "entropy_optimiser",
+                "multiplier",  # without leaves but in the Lagrange form
             },
         },
         swept="penalty_weight",
@@ -468,12 +438,12 @@ CASES: dict[str, Case] = {
         deterministic=frozenset(["lagrange", "main"]),
     ),
     "rem": Case(
-        sizes={"hidden_sizes": (8,), "head_count": 3, "actor_update_interval": 1},
+        sizes={"hidden_sizes": (8,), "head_count": 3, "actor_update_interval": 1, "target_noise": 1.0},
         variants={"main": {}},
         changes={
             "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
         },
-        swept="target_rate",
+        swept="critic_learning_rate",
         targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
         deterministic=frozenset(["main"]),
     ),

@@ -25,8 +25,15 @@ each_case = pytest.mark.parametrize(
     ("name", "variant"),
     [pytest.param(name, variant, id=f"{name}-{variant}") for name, case in CASES.items() for variant in case.variants],
 )
+# What needs programs of its own is tested of the library's own methods at every run, of the baselines with `long`: they
+# share all of the machinery and most of the equations, and `make test` has to end within a coffee break.
+OWN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
 each_algorithm = pytest.mark.parametrize(
-    ("name", "variant"), [pytest.param(name, next(iter(case.variants)), id=name) for name, case in CASES.items()]
+    ("name", "variant"),
+    [
+        pytest.param(name, next(iter(case.variants)), id=name, marks=() if name in OWN else pytest.mark.long)
+        for name, case in CASES.items()
+    ],
 )
 
 SPEC = Spec(observation_size=3, action_size=2, max_action=0.5)
@@ -170,8 +177,7 @@ def test_the_loop_is_so_many_single_calls_of_one_trace(name: str, variant: str) 
         key = jax.random.fold_in(jax.random.fold_in(it.keys[0], number), step)
         index_key, update_key = jax.random.split(key)
         rows = jax.random.randint(index_key, (BATCH,), 0, ROWS)
-        batch = jax.tree.map(lambda column, rows=rows: column[rows], data)
-        state, metrics = update(algorithm, state, batch, update_key, jnp.asarray(step, jnp.int32))
+        state, metrics = update(algorithm, state, data.take(rows), update_key, jnp.asarray(step, jnp.int32))
         totals = {metric: value + totals.get(metric, 0.0) for metric, value in metrics.items()}
     assert len(traces) == 1
     progress = take_lane(it.run(it.state, number, start, COUNT), 0)

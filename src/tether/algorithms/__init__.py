@@ -20,7 +20,7 @@ from tether.algorithms.idql import IDQL
 from tether.algorithms.ifql import IFQL
 from tether.algorithms.interface import Algorithm, Phase, Policy
 from tether.algorithms.iql import IQL
-from tether.algorithms.ivr import EQL, SQL, XQL
+from tether.algorithms.ivr import EQL, SQL
 from tether.algorithms.onestep import Onestep
 from tether.algorithms.qgpo import QGPO
 from tether.algorithms.rebrac import ReBRAC
@@ -29,6 +29,7 @@ from tether.algorithms.sac import SAC
 from tether.algorithms.sfbc import SfBC
 from tether.algorithms.srpo import SRPO
 from tether.algorithms.td3_bc import TD3BC
+from tether.algorithms.xql import XQL
 
 __all__ = [
     "ALGORITHMS",

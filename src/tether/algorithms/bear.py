@@ -6,9 +6,10 @@
              both before tanh; self-pairs included, as in the code;  MMD = sqrt(MMD^2 + 1e-6)
     actor    -E[ min_i Q_i(s, b) ] + alpha (E[MMD] - 0.05);  the first 40,000 updates the MMD term alone
     dual     alpha = exp(l), ascent on alpha (E[MMD] - 0.05), l in [-5, 10]
-    acting   the best of 100 actions of the policy by the mean of the heads
+    acting   the best of 100 actions of the policy by the first head
 
-Deviation. 1. "argmax Q" of the acting step is taken of the mean of the heads: baselines.md does not say of which.
+There is no averaged policy: D4RL's code, whose settings these are, draws the target's actions from the online one (the
+authors' first code averages it). It also takes the first head's maximum to act, where baselines.md says "argmax Q".
 """
 
 from typing import Literal, NamedTuple
@@ -33,13 +34,12 @@ LOG_MULTIPLIER_RANGE = (-5.0, 10.0)
 
 
 class BEARState(NamedTuple):
-    """Everything that training carries; array leaves only. Targets are Polyak averages."""
+    """Everything that training carries; array leaves only."""
 
     vae: ActionVAE
     critic: QEnsemble
-    target_critic: QEnsemble
+    target_critic: QEnsemble  # Polyak average
     actor: GaussianActor
-    target_actor: GaussianActor
     log_multiplier: Float[Array, ""]  # log alpha
     vae_optimiser: optax.OptState
     critic_optimiser: optax.OptState
@@ -57,7 +57,7 @@ class BEAR(eqx.Module):
     learning_rate: Hyperparameter = 1e-4  # Adam, actor
     critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and VAE
     multiplier_learning_rate: Hyperparameter = 1e-3  # Adam, log alpha
-    target_rate: Hyperparameter = 0.005  # Polyak step of both targets
+    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
     kernel: Literal["gaussian", "laplacian"] = eqx.field(static=True, default="gaussian")
     warmup_updates: int = eqx.field(static=True, default=40_000)  # with the MMD term alone
@@ -69,7 +69,7 @@ class BEAR(eqx.Module):
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> BEARState:
-        """Fresh networks, alpha 1; targets start as copies."""
+        """Fresh networks, alpha 1; the target starts as a copy."""
         vae_key, critic_key, actor_key = jax.random.split(key, 3)
         vae = ActionVAE(vae_key, spec, self.vae_hidden_sizes)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
@@ -77,7 +77,7 @@ class BEAR(eqx.Module):
         actor = GaussianActor(actor_key, *sizes, spec.max_action, initialiser=torch_uniform, mean_limit=MEAN_LIMIT)
         zero = jnp.zeros((), jnp.float32)
         moments = adam_init(vae), adam_init(critic), adam_init(actor), adam_init(zero)
-        return BEARState(vae, critic, critic, actor, actor, zero, *moments)
+        return BEARState(vae, critic, critic, actor, zero, *moments)
 
     def phases(self) -> tuple[Phase, ...]:
         """One."""
@@ -86,7 +86,7 @@ class BEAR(eqx.Module):
     def update(
         self, state: BEARState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[BEARState, Metrics]:
-        """VAE, critic, actor and multiplier, targets."""
+        """VAE, critic, actor and multiplier, target."""
         vae_key, target_key, actor_key = jax.random.split(key, 3)
         grad = eqx.filter_value_and_grad(vae_loss)
         vae_value, gradients = grad(state.vae, batch.observation, batch.action, vae_key)
@@ -112,20 +112,19 @@ class BEAR(eqx.Module):
             actor_optimiser=actor_optimiser,
             log_multiplier=jnp.clip(log_multiplier, *LOG_MULTIPLIER_RANGE),
             multiplier_optimiser=multiplier_optimiser,
-            target_actor=polyak(state.target_actor, actor, self.target_rate),
             target_critic=polyak(state.target_critic, critic, self.target_rate),
         )
         return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q), "vae/loss": vae_value} | metrics
 
     def policy(self, state: BEARState) -> BestOfSamples:
-        """The best of many actions of the policy."""
-        return BestOfSamples(state.actor, state.critic, self.candidates)
+        """The best of many actions of the policy by the first head."""
+        return BestOfSamples(state.actor, state.critic, self.candidates, "first")
 
     def critic_target(self, state: BEARState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
-        """y, from the best of several actions of the target policy."""
+        """y, from the best of several actions of the policy."""
 
         def row(observation: Array, key: PRNGKey) -> Scalar:
-            actions = state.target_actor.sample(observation, key, self.next_actions)
+            actions = state.actor.sample(observation, key, self.next_actions)
             q = jax.vmap(state.target_critic, in_axes=(None, 0))(observation, actions)
             return aggregate_heads(q.T, "convex", self.pessimism).max()
 

@@ -8,7 +8,13 @@ Wu, Tucker and Nachum 2019, arXiv 1911.11361, with the primal KL divergence.
     critic     sum_i E[ (Q_i(s, a) - y)^2 ]
     actor      E[ alpha K(s) - min_i Q_i(s, b) ];  the first 20,000 updates alpha K alone
 
-No entropy term of SAC. Acting: the mode. The behaviour's 300,000 updates are ours: no number is in the specification.
+No entropy term of SAC. Acting: the mode. The behaviour's 300,000 updates are those of the authors' script.
+
+Deviations.
+  1. log pi of the policy's own draws is exact; b's density is asked for the draw moved to 0.001 inside the box. The
+     authors' code does the same. Clipped in both, as baselines.md 4 can be read, K would fall without bound as the
+     policy's mean leaves the box.
+  2. The first of the 4 actions of K is also the one that Q sees; the code draws one more.
 """
 
 from typing import NamedTuple

@@ -9,9 +9,11 @@ SAC whose critics are pushed down on the policy's and random actions and up on t
     Lagrange sum_i E[ (Q_i - y)^2 ] + alpha' ( w E[ Z_i - Q_i ] - tau ),  alpha' in [0, 1e6] ascends on the brackets
     actor    E[ alpha log pi(b|s) - min_i Q_i(s, b) ]; alpha by its entropy target, as SAC
 
-Deviations. 1. Settings are CORL's where they differ from the authors' script (baselines.md 6 lists both), but the
-log standard deviation is clipped to [-20, 2] without CORL's learnable scale and offset. 2. CORL's warm start by cloning
-is left out: it ships with 0 updates.
+Deviations. Settings are CORL's where they differ from the authors' script (baselines.md 6 lists both), except:
+  1. The log standard deviation is clipped to [-20, 2] without CORL's learnable scale and offset.
+  2. tau is in the authors' units, those of the weighted gap. CORL subtracts it before it multiplies by w: its 0.8 is 4.
+  3. `max_q_backup` takes each head's best action and then the lower head, as the authors do; CORL the best lower head.
+  4. The warm start by cloning is left out: CORL ships with 0 such updates, and a wrong density in them.
 """
 
 from typing import NamedTuple
@@ -34,6 +36,13 @@ __all__ = ["CQL", "CQLState", "Proposals", "conservative_gap"]
 LAGRANGE_LIMIT = 1e6
 
 
+class Multiplier(NamedTuple):
+    """alpha' of the Lagrange form."""
+
+    log_value: Float[Array, ""]
+    optimiser: optax.OptState
+
+
 class CQLState(NamedTuple):
     """Everything that training carries; array leaves only."""
 
@@ -41,11 +50,10 @@ class CQLState(NamedTuple):
     target_critic: QEnsemble  # Polyak average
     actor: GaussianActor
     log_entropy_weight: Float[Array, ""]  # log alpha
-    log_multiplier: Float[Array, ""]  # log alpha', read by the Lagrange form
+    multiplier: Multiplier | None  # in the Lagrange form
     critic_optimiser: optax.OptState
     actor_optimiser: optax.OptState
     entropy_optimiser: optax.OptState
-    multiplier_optimiser: optax.OptState
 
 
 class Proposals(NamedTuple):
@@ -55,12 +63,18 @@ class Proposals(NamedTuple):
     log_density: Float[Array, "batch proposals"]
 
 
-def conservative_gap(critic: QEnsemble, batch: Transition, proposals: Proposals) -> Float[Array, " ensemble"]:
-    """E[ Z_i(s) - Q_i(s, a) ] of each head: a log-*sum*-exp over the proposals, not a log-mean."""
+def conservative_gap(
+    critic: QEnsemble, batch: Transition, proposals: Proposals, floor: float | None = None
+) -> Float[Array, " ensemble"]:
+    """E[ Z_i(s) - Q_i(s, a) ] of each head: a log-*sum*-exp over the proposals, not a log-mean.
+
+    floor: rows whose difference is lower count as that and have no gradient.
+    """
 
     def row(observation: Array, action: Array, others: Array, log_density: Array) -> Float[Array, " ensemble"]:
         q = jax.vmap(critic, in_axes=(None, 0))(observation, others)
-        return jax.nn.logsumexp(q - log_density[:, None], axis=0) - critic(observation, action)
+        gap = jax.nn.logsumexp(q - log_density[:, None], axis=0) - critic(observation, action)
+        return gap if floor is None else jnp.maximum(gap, floor)
 
     return jax.vmap(row)(batch.observation, batch.action, *proposals).mean(axis=0)
 
@@ -78,21 +92,23 @@ class CQL(eqx.Module):
 
     lagrange: bool = eqx.field(static=True, default=False)  # alpha' by dual ascent
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `proposals` actions per head (AntMaze)
+    gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts (AntMaze)
     proposals: int = eqx.field(static=True, default=10)  # n of each of the three kinds
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> CQLState:
-        """Fresh networks, both multipliers 1; the target starts as a copy."""
+        """Fresh networks, multipliers 1; the target starts as a copy."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
         how = {"activation": jax.nn.relu, "layer_norm": False, "initialiser": orthogonal(2.0**0.5)}
         critic = QEnsemble(critic_key, *sizes, **how)
         how = {"initialiser": torch_uniform, "log_std_range": LOG_STD_RANGE}
         actor = GaussianActor(actor_key, *sizes, spec.max_action, **how)
-        zero = jnp.zeros((), jnp.float32)
-        moments = adam_init(critic), adam_init(actor), adam_init(zero), adam_init(zero)
-        return CQLState(critic, critic, actor, zero, zero, *moments)
+        log_weight = jnp.zeros((), jnp.float32)
+        multiplier = Multiplier(log_weight, adam_init(log_weight)) if self.lagrange else None
+        moments = adam_init(critic), adam_init(actor), adam_init(log_weight)
+        return CQLState(critic, critic, actor, log_weight, multiplier, *moments)
 
     def phases(self) -> tuple[Phase, ...]:
         """One."""
@@ -101,11 +117,11 @@ class CQL(eqx.Module):
     def update(
         self, state: CQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[CQLState, Metrics]:
-        """Temperature and actor against the critics as they are, then critics, multiplier and target."""
+        """Actor, temperature, critics and multiplier, each against the others as they were; then the target."""
         target_key, proposal_key, actor_key = jax.random.split(key, 3)
-        state, actor_metrics = self._update_actor(state, batch, actor_key)
         target = self.critic_target(state, batch, target_key)
         proposals = self.propose(state.actor, batch, proposal_key)
+        state, actor_metrics = self._update_actor(state, batch, actor_key)
         state, critic_metrics = self._update_critic(state, batch, target, proposals)
         target_critic = polyak(state.target_critic, state.critic, self.target_rate)
         return state._replace(target_critic=target_critic), critic_metrics | actor_metrics
@@ -143,31 +159,30 @@ class CQL(eqx.Module):
         return Proposals(*(jax.lax.stop_gradient(jnp.concatenate(part, axis=1)) for part in parts))
 
     def critic_loss(
-        self, critic: QEnsemble, batch: Transition, target: Array, proposals: Proposals, multiplier: Scalar
+        self, critic: QEnsemble, batch: Transition, target: Array, proposals: Proposals, multiplier: Scalar | None
     ) -> tuple[Scalar, tuple[Float[Array, " ensemble"], Metrics]]:
-        """TD error plus penalty -> (it, (the weighted gap of each head, metrics))."""
+        """TD error plus penalty -> (it, (the weighted gap of each head, metrics)). multiplier: alpha', or None."""
         td_loss, q = q_regression(critic, batch, target)
-        gap = self.penalty_weight * conservative_gap(critic, batch, proposals)
-        penalty = jnp.sum(multiplier * (gap - self.penalty_target)) if self.lagrange else jnp.sum(gap)
+        gap = self.penalty_weight * conservative_gap(critic, batch, proposals, self.gap_floor)
+        penalty = jnp.sum(gap if multiplier is None else multiplier * (gap - self.penalty_target))
         metrics = {"critic/q_loss": td_loss, "critic/q": jnp.mean(q), "critic/penalty": jnp.mean(gap)}
         return td_loss + penalty, (gap, metrics)
 
     def _update_critic(
         self, state: CQLState, batch: Transition, target: Array, proposals: Proposals
     ) -> tuple[CQLState, Metrics]:
-        multiplier = jnp.clip(jnp.exp(state.log_multiplier), 0.0, LAGRANGE_LIMIT)
+        multiplier = state.multiplier
+        weight = None if multiplier is None else jnp.minimum(jnp.exp(multiplier.log_value), LAGRANGE_LIMIT)
         gradients, (gap, metrics) = eqx.filter_grad(self.critic_loss, has_aux=True)(
-            state.critic, batch, target, proposals, multiplier
+            state.critic, batch, target, proposals, weight
         )
         rate = self.critic_learning_rate
         critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, rate)
-        state = state._replace(critic=critic, critic_optimiser=optimiser)
-        if self.lagrange:
-            slope = -multiplier * jnp.mean(gap - self.penalty_target)
-            log_multiplier, optimiser = adam_step(state.log_multiplier, slope, state.multiplier_optimiser, rate)
-            state = state._replace(log_multiplier=log_multiplier, multiplier_optimiser=optimiser)
-            metrics["critic/multiplier"] = multiplier
-        return state, metrics
+        if multiplier is not None and weight is not None:
+            slope = -weight * jnp.mean(gap - self.penalty_target)
+            multiplier = Multiplier(*adam_step(multiplier.log_value, slope, multiplier.optimiser, rate))
+            metrics["critic/multiplier"] = weight
+        return state._replace(critic=critic, critic_optimiser=optimiser, multiplier=multiplier), metrics
 
     def _update_actor(self, state: CQLState, batch: Transition, key: PRNGKey) -> tuple[CQLState, Metrics]:
         weight = jnp.exp(state.log_entropy_weight)

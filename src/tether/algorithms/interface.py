@@ -15,8 +15,9 @@ __all__ = ["Algorithm", "Derive", "Hyperparameter", "Phase", "Policy", "Update"]
 Hyperparameter = float | Float[Array, "..."]
 """A number when an algorithm is written down, a scalar array when it is traced, [lanes] when it is stacked."""
 
-Update = Callable[[Any, Transition, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]
-"""(state, batch, key, step) -> (state, metrics); `step` counts updates of the phase and is shared by all lanes."""
+Update = Callable[[Any, Any, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]
+"""(state, batch, key, step) -> (state, metrics); `batch` is a `Transition`, or what the algorithm's view takes;
+`step` counts updates of the phase and is shared by all lanes."""
 
 
 class Derive(NamedTuple):
@@ -53,7 +54,8 @@ class Policy(Protocol):
 class Algorithm(Protocol):
     """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays.
 
-    Optional: `columns() -> Columns`, where it trains on more than the five columns of every `Transition`.
+    Optional: the class attribute `view: ClassVar[str]`, where it trains on anything but plain transitions
+    (`tether.data.views`).
     """
 
     def init(self, spec: Spec, key: PRNGKey) -> Any:

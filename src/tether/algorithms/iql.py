@@ -4,8 +4,9 @@
     actor   -E[ min(exp(beta A), 100) log pi(a|s) ],       A = min_i Q_i,target(s, a) - V(s), V after its update
     critic  sum_i E[ (Q_i(s, a) - y)^2 ],                  y = r + gamma (1 - d) V(s')
 
-Nothing is ever asked about an action that the data do not hold. Dropout in the actor (the authors' 0.1 on Adroit and
-Kitchen) is left out: CORL's runs, which reach the published scores, ignore it, too.
+Nothing is ever asked about an action that the data do not hold. The order is value, actor, critic, target.
+
+Deviations. None from the authors' code but names: their "temperature" is the inverse temperature beta.
 """
 
 from collections.abc import Callable
@@ -29,16 +30,22 @@ __all__ = [
     "InSampleCritic",
     "init_critic",
     "init_in_sample",
+    "least_q",
+    "step_actor",
+    "step_critic",
+    "step_value",
     "update_critic",
-    "update_in_sample",
     "weighted_cloning_loss",
 ]
 
 WEIGHT_LIMIT = 100.0
 
 
+# --- shared with the other in-sample methods: SQL, EQL, XQL ---
+
+
 class IQLState(NamedTuple):
-    """Everything that training carries; array leaves only. Shared with the other in-sample methods."""
+    """Everything that training carries; array leaves only."""
 
     critic: QEnsemble
     target_critic: QEnsemble  # Polyak average
@@ -50,75 +57,89 @@ class IQLState(NamedTuple):
 
 
 def init_in_sample(
-    spec: Spec, key: PRNGKey, hidden_sizes: tuple[int, ...], *, value_layer_norm: bool = False
+    spec: Spec,
+    key: PRNGKey,
+    hidden_sizes: tuple[int, ...],
+    *,
+    value_layer_norm: bool = False,
+    actor_dropout: float = 0.0,
 ) -> IQLState:
     """Fresh networks with orthogonal(sqrt 2) weights; the target starts as a copy."""
     critic_key, value_key, actor_key = jax.random.split(key, 3)
-    sizes, initialiser = (spec.observation_size, spec.action_size, hidden_sizes), orthogonal(2.0**0.5)
-    critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, initialiser=initialiser)
+    how: dict[str, Any] = {"initialiser": orthogonal(2.0**0.5)}
+    sizes = spec.observation_size, spec.action_size, hidden_sizes
+    critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, **how)
     value = ValueNetwork(
-        value_key,
-        spec.observation_size,
-        hidden_sizes,
-        jax.nn.relu,
-        initialiser=initialiser,
-        layer_norm=value_layer_norm,
+        value_key, spec.observation_size, hidden_sizes, jax.nn.relu, layer_norm=value_layer_norm, **how
     )
-    actor = FreeGaussianActor(actor_key, *sizes, spec.max_action, initialiser=initialiser)
+    actor = FreeGaussianActor(actor_key, *sizes, spec.max_action, dropout_rate=actor_dropout, **how)
     return IQLState(critic, critic, value, actor, adam_init(critic), adam_init(value), adam_init(actor))
 
 
-def weighted_cloning_loss(actor: FreeGaussianActor, batch: Transition, weight: Float[Array, " batch"]) -> Scalar:
+def least_q(state: IQLState, batch: Transition) -> Float[Array, " batch"]:
+    """min_i Q_i,target(s, a) at the data's actions."""
+    return jax.vmap(state.target_critic)(batch.observation, batch.action).min(axis=1)
+
+
+def step_value(
+    state: IQLState,
+    observation: Float[Array, "rows observation"],
+    loss: Callable[[Array], Scalar],
+    rate: Hyperparameter,
+) -> tuple[IQLState, Metrics]:
+    """One Adam step of V on `loss`, a function of V at `observation`."""
+
+    def loss_of_network(value: ValueNetwork) -> tuple[Scalar, Array]:
+        values: Float[Array, " rows"] = jax.vmap(value)(observation)
+        return loss(values), values
+
+    (value_loss, values), gradients = eqx.filter_value_and_grad(loss_of_network, has_aux=True)(state.value)
+    value, optimiser = adam_step(state.value, gradients, state.value_optimiser, rate)
+    metrics = {"critic/value_loss": value_loss, "critic/value": jnp.mean(values)}
+    return state._replace(value=value, value_optimiser=optimiser), metrics
+
+
+def weighted_cloning_loss(
+    actor: FreeGaussianActor, batch: Transition, weight: Float[Array, " batch"], dropout_key: PRNGKey | None = None
+) -> Scalar:
     """-E[ w log pi(a|s) ]."""
-    return -jnp.mean(weight * jax.vmap(actor.log_density)(batch.observation, batch.action))
+    keys = None if dropout_key is None else jax.random.split(dropout_key, len(weight))
+    return -jnp.mean(weight * jax.vmap(actor.log_density)(batch.observation, batch.action, keys))
 
 
-def update_in_sample(
+def step_actor(
+    state: IQLState, batch: Transition, weight: Float[Array, " batch"], rate: Hyperparameter, key: PRNGKey
+) -> tuple[IQLState, Metrics]:
+    """One Adam step of weighted cloning; `key` is that of the dropout."""
+    loss, gradients = eqx.filter_value_and_grad(weighted_cloning_loss)(state.actor, batch, weight, key)
+    actor, optimiser = adam_step(state.actor, gradients, state.actor_optimiser, rate)
+    metrics = {"actor/loss": loss, "actor/weight": jnp.mean(weight)}
+    return state._replace(actor=actor, actor_optimiser=optimiser), metrics
+
+
+def step_critic(
     state: IQLState,
     batch: Transition,
-    value_loss: Callable[[Array, Array], Scalar],
-    actor_weights: Callable[[Array, Array], Array],
     discount: Hyperparameter,
+    rate: Hyperparameter,
     target_rate: Hyperparameter,
-    critic_rate: Hyperparameter,
-    actor_rate: Hyperparameter,
+    loss: Callable[[QEnsemble, Transition, Array], tuple[Scalar, Array]] = q_regression,
 ) -> tuple[IQLState, Metrics]:
-    """Value, actor, critic, target, in the authors' order.
-
-    value_loss: (V(s), min Q) -> scalar.
-    actor_weights: (V(s), min Q) -> weights of the data's actions, [batch].
-    """
-    batch = clip_actions(batch, state.actor.max_action)
-    q = jax.vmap(state.target_critic)(batch.observation, batch.action).min(axis=1)
-
-    def loss_of_value(value: ValueNetwork) -> Scalar:
-        return value_loss(jax.vmap(value)(batch.observation), q)
-
-    loss, gradients = eqx.filter_value_and_grad(loss_of_value)(state.value)
-    value, value_optimiser = adam_step(state.value, gradients, state.value_optimiser, critic_rate)
-
-    values: Float[Array, " batch"] = jax.vmap(value)(batch.observation)
-    weight = jax.lax.stop_gradient(actor_weights(values, q))
-    actor_loss, gradients = eqx.filter_value_and_grad(weighted_cloning_loss)(state.actor, batch, weight)
-    actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, actor_rate)
-
-    next_value: Float[Array, " batch"] = jax.vmap(value)(batch.next_observation)
+    """One Adam step of Q towards r + gamma (1 - d) V(s'), then the target's."""
+    next_value: Float[Array, " batch"] = jax.vmap(state.value)(batch.next_observation)
     target = td_target(batch.reward, discount, batch.terminal, next_value)
-    (q_loss, heads), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
-    critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, critic_rate)
+    (q_loss, q), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.critic, batch, target)
+    critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, rate)
     target_critic = polyak(state.target_critic, critic, target_rate)
-    return IQLState(critic, target_critic, value, actor, critic_optimiser, value_optimiser, actor_optimiser), {
-        "critic/q_loss": q_loss,
-        "critic/value_loss": loss,
-        "critic/q": jnp.mean(heads),
-        "critic/value": jnp.mean(values),
-        "actor/loss": actor_loss,
-        "actor/weight": jnp.mean(weight),
-    }
+    state = state._replace(critic=critic, critic_optimiser=optimiser, target_critic=target_critic)
+    return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q)}
+
+
+# --- shared with the methods that take this critic and another policy: IDQL, SRPO, IFQL ---
 
 
 class InSampleCritic(NamedTuple):
-    """Q and V together, for the methods that take IQL's critic and another policy (IDQL, SRPO, IFQL)."""
+    """Q and V together."""
 
     q: QEnsemble
     value: ValueNetwork
@@ -172,6 +193,7 @@ class IQL(eqx.Module):
     critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V, constant
     target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
+    actor_dropout: float = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
@@ -179,7 +201,7 @@ class IQL(eqx.Module):
 
     def init(self, spec: Spec, key: PRNGKey) -> IQLState:
         """Fresh networks."""
-        return init_in_sample(spec, key, self.hidden_sizes)
+        return init_in_sample(spec, key, self.hidden_sizes, actor_dropout=self.actor_dropout)
 
     def phases(self) -> tuple[Phase, ...]:
         """One."""
@@ -188,18 +210,18 @@ class IQL(eqx.Module):
     def update(
         self, state: IQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[IQLState, Metrics]:
-        """One iteration; nothing in it is random."""
-        rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
-        return update_in_sample(
-            state,
-            batch,
-            lambda value, q: expectile_loss(q - value, self.expectile),
-            lambda value, q: advantage_weights(q - value, self.inverse_temperature, WEIGHT_LIMIT),
-            self.discount,
-            self.target_rate,
-            self.critic_learning_rate,
-            self.learning_rate * rate_factor,
+        """Value, actor, critic, target."""
+        batch = clip_actions(batch, state.actor.max_action)
+        q = least_q(state, batch)
+        state, value_metrics = step_value(
+            state, batch.observation, lambda value: expectile_loss(q - value, self.expectile), self.critic_learning_rate
         )
+        advantage = q - jax.vmap(state.value)(batch.observation)
+        weight = advantage_weights(advantage, self.inverse_temperature, WEIGHT_LIMIT)
+        rate = self.learning_rate * decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
+        state, actor_metrics = step_actor(state, batch, weight, rate, key)
+        state, critic_metrics = step_critic(state, batch, self.discount, self.critic_learning_rate, self.target_rate)
+        return state, value_metrics | actor_metrics | critic_metrics
 
     def policy(self, state: IQLState) -> Mode:
         """The mean of the actor."""

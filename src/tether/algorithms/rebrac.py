@@ -7,8 +7,12 @@
 
 Squared norms are sums over coordinates. a'_data is the data's own next action.
 
-Deviation. 1. Which heads the actor maximises is not in baselines.md 5; here it is the lower one.
+baselines.md 5 leaves open which head the actor maximises: the lower one, as in CORL's code.
+
+Deviation. 1. Last layers start as all others do; CORL draws them 10 to 100 times smaller.
 """
+
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -20,13 +24,15 @@ from tether.algorithms.td3_bc import TD3BCState
 from tether.losses import polyak, q_regression, smoothed_action, td_target
 from tether.networks import DeterministicActor, QEnsemble
 from tether.optimisers import adam_init, adam_step, update_when_due
-from tether.types import Array, Columns, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["ReBRAC"]
 
 
 class ReBRAC(eqx.Module):
     """Hyper-parameters of ReBRAC; the default penalties are the paper's for halfcheetah-medium."""
+
+    view: ClassVar[str] = "sarsa"
 
     actor_penalty: Hyperparameter = 0.001  # beta_1
     critic_penalty: Hyperparameter = 0.01  # beta_2
@@ -40,10 +46,6 @@ class ReBRAC(eqx.Module):
     actor_update_interval: int = eqx.field(static=True, default=2)
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
-
-    def columns(self) -> Columns:
-        """The target needs the data's next action."""
-        return Columns(next_action=True)
 
     def init(self, spec: Spec, key: PRNGKey) -> TD3BCState:
         """Fresh networks, the critics with LayerNorm; targets start as copies."""

@@ -21,7 +21,7 @@ From the code:
   5. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -37,7 +37,7 @@ from tether.losses import q_regression
 from tether.networks import QEnsemble, ScoreNetwork
 from tether.optimisers import adam_init, adam_step
 from tether.selection import sample_without_replacement
-from tether.types import Array, Columns, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["SfBC", "SfBCPolicy", "SfBCState", "planned_returns", "standardised"]
 
@@ -95,6 +95,8 @@ class SfBCPolicy(eqx.Module):
 class SfBC(eqx.Module):
     """Hyper-parameters of SfBC; the defaults are the paper's for locomotion."""
 
+    view: ClassVar[str] = "returns"  # critics regress returns, and V is planned along trajectories
+
     inverse_temperature: Hyperparameter = 20.0  # of V, per standard deviation of the returns
     sharpness: Hyperparameter = 100.0  # of the choice when acting, likewise
     learning_rate: Hyperparameter = 1e-3  # Adam, both critics
@@ -115,10 +117,6 @@ class SfBC(eqx.Module):
         vp_sde.check_calls(self.solver_calls, 3)
         if self.chosen > self.candidates:
             raise InputError(f"chosen {self.chosen}: of {self.candidates} candidates that many cannot be drawn")
-
-    def columns(self) -> Columns:
-        """Critics regress returns."""
-        return Columns(return_discount=self.discount, trajectory_end=True)
 
     def init(self, spec: Spec, key: PRNGKey) -> SfBCState:
         """Fresh networks."""

@@ -2,21 +2,30 @@
 
 from tether.data.d4rl import read_d4rl_hdf5
 from tether.data.dataset import Dataset, EpisodeBounds, Source
+from tether.data.download import Downloads
+from tether.data.filters import filter_episodes
 from tether.data.minari import read_minari_hdf5
 from tether.data.sources import bundled_names, load_dataset
 from tether.data.transforms import OBSERVATION_TRANSFORMS, REWARD_TRANSFORMS, Normaliser, Prepared, prepare
+from tether.data.views import VIEWS, Trajectories, View, view_of
 
 __all__ = [
     "OBSERVATION_TRANSFORMS",
     "REWARD_TRANSFORMS",
+    "VIEWS",
     "Dataset",
+    "Downloads",
     "EpisodeBounds",
     "Normaliser",
     "Prepared",
     "Source",
+    "Trajectories",
+    "View",
     "bundled_names",
+    "filter_episodes",
     "load_dataset",
     "prepare",
     "read_d4rl_hdf5",
     "read_minari_hdf5",
+    "view_of",
 ]

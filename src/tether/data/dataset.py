@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.schema import Schema, size_of
 from tether.errors import InputError
 from tether.types import Float, Int, Transition
 
@@ -54,10 +55,14 @@ class Dataset:
         metadata: small scalars that the file carries (algorithm, reference scores, ...).
         exact_next_observations: the stored `next_observations` are right in *every* row, time-outs included
             (Minari's layout), so `transitions` need not drop any row.
+        terminals_end_episodes: False where the recording goes on after a terminal row, so that only time-outs
+            tell episodes apart (OGBench: a trajectory is not stopped by success).
+        successes: (N,) bool, the task stood solved after this row's action; None where that is not recorded.
+        schema: names of the columns and the robot's own range of its actions; None where they have none.
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
-            other than 0 and 1; actions outside [-1, 1] by more than `ACTION_TOLERANCE`.
+            other than 0 and 1; actions outside [-1, 1] by more than `ACTION_TOLERANCE`; a schema of another size.
     """
 
     name: str
@@ -71,6 +76,9 @@ class Dataset:
     source: Source
     metadata: dict[str, str | float | int] = field(default_factory=dict)
     exact_next_observations: bool = False
+    terminals_end_episodes: bool = True
+    successes: np.ndarray | None = None
+    schema: Schema | None = None
 
     def __post_init__(self) -> None:
         where = self.source.location
@@ -89,7 +97,10 @@ class Dataset:
             _check_same_width(where, columns["observations"], columns["next_observations"])
         elif self.exact_next_observations:
             raise InputError(f"{where}: exact_next_observations is set but there are no next_observations")
+        if self.successes is not None:
+            columns["successes"] = _flags(where, "successes", _column(where, "successes", self.successes, rows))
         _check_action_range(where, columns["actions"])
+        _check_schema(where, self.schema, columns)
         for name, array in columns.items():
             object.__setattr__(self, name, _read_only(array))
 
@@ -112,12 +123,14 @@ class Dataset:
         )
 
     def episode_bounds(self) -> EpisodeBounds:
-        """Where the episodes lie: a cut after every row whose `terminals` or `timeouts` is set.
+        """Where the episodes lie: a cut after every row whose `terminals` or `timeouts` is set (after time-outs
+        only, where the recording goes on after terminal rows).
 
         Rows after the last flag form one more, partial episode (D4RL's sequence view drops it; here it is
         included and `last_is_partial` is set, so that no row is lost silently).
         """
-        ends = np.flatnonzero(self.terminals | self.timeouts) + 1
+        cuts = self.terminals | self.timeouts if self.terminals_end_episodes else self.timeouts
+        ends = np.flatnonzero(cuts) + 1
         last_is_partial = len(ends) == 0 or int(ends[-1]) != len(self)
         if last_is_partial:
             ends = np.append(ends, len(self))
@@ -128,21 +141,22 @@ class Dataset:
 
         A data set without any complete episode is one partial one: then it is that one's.
         """
-        starts, ends = self._counted_episodes()
+        starts, ends = self.complete_episodes()
         return np.add.reduceat(self.rewards[: ends[-1]].astype(np.float64), starts)
 
     def episode_lengths(self) -> Int[np.ndarray, " episodes"]:
         """Steps of the same episodes that `episode_returns` counts."""
-        starts, ends = self._counted_episodes()
+        starts, ends = self.complete_episodes()
         return ends - starts
 
-    def _counted_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+    def complete_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+        """(starts, ends) of the episodes that end with a flag; of a data set with none, of its one partial episode."""
         starts, ends, last_is_partial = self.episode_bounds()
         if last_is_partial and len(starts) > 1:
             return starts[:-1], ends[:-1]
         return starts, ends
 
-    def transitions(self, keep_timeouts: bool | None = None, next_action: bool = False) -> Transition:
+    def transitions(self, keep_timeouts: bool | None = None) -> Transition:
         """The table an algorithm trains on: (o, a, r, o', terminal), float32 NumPy arrays, M <= N rows.
 
         By default this is D4RL's Q-learning view (d4rl-facts section 4): rows with a time-out are dropped,
@@ -159,22 +173,16 @@ class Dataset:
             keep_timeouts: True keeps *every* row and takes o' from the stored next observations (pitfall 7),
                 so that time-outs bootstrap from what truly followed. None: True where those are exact in
                 every row (`exact_next_observations`, Minari), else False as in D4RL.
-            next_action: also the action of the next row; a timed-out row has none, so time-outs are never kept.
 
         Raises:
             InputError: `keep_timeouts` without stored next observations; no row is left.
         """
-        keep = self.exact_next_observations if keep_timeouts is None else keep_timeouts
-        if keep and keep_timeouts and next_action:
-            raise InputError(
-                f"{self.source.location}: keep_timeouts: a timed-out row has no next action, which is asked for"
-            )
-        if keep and not next_action:
+        if self._keeps_timeouts(keep_timeouts):
             if self.next_observations is None:
                 where = self.source.location
                 raise InputError(f"{where}: keep_timeouts needs next_observations, which are not stored here")
-            return self._table(np.arange(len(self)), self.next_observations)
-        rows = np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+            return self.table(np.arange(len(self)), self.next_observations)
+        rows = self.transition_rows(keep_timeouts)
         if len(rows) == 0:
             raise InputError(
                 f"{self.source.location}: no transition is left of {len(self)} rows: "
@@ -184,14 +192,21 @@ class Dataset:
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
-        table = self._table(rows, next_observation)
-        if not next_action:
-            return table
-        following = self.actions[rows + 1]
-        following[ended] = 0.0
-        return table._replace(next_action=following)
+        return self.table(rows, next_observation)
 
-    def _table(self, rows: np.ndarray, next_observation: np.ndarray) -> Transition:
+    def transition_rows(self, keep_timeouts: bool | None = None) -> Int[np.ndarray, " batch"]:
+        """Which row of the file each transition of `transitions` is."""
+        if self._keeps_timeouts(keep_timeouts):
+            return np.arange(len(self))
+        return np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+
+    def _keeps_timeouts(self, asked: bool | None) -> bool:
+        return self.exact_next_observations if asked is None else asked
+
+    def table(
+        self, rows: Int[np.ndarray, " batch"], next_observation: Float[np.ndarray, "batch observation"]
+    ) -> Transition:
+        """These rows of the file as transitions to `next_observation`, NumPy arrays."""
         # `Transition` is annotated for device arrays; on the host the same columns are NumPy arrays.
         columns: tuple[Any, ...] = (
             self.observations[rows],
@@ -278,3 +293,10 @@ def _check_action_range(where: str, actions: np.ndarray) -> None:
             f"{where}: actions reach from {actions.min():g} to {actions.max():g}, first outside [-1, 1] at "
             f"row {outside[0]}; rescale them to [-1, 1]"
         )
+
+
+def _check_schema(where: str, schema: Schema | None, columns: dict[str, np.ndarray]) -> None:
+    for name in ("observation", "action") if schema is not None else ():
+        named, found = size_of(getattr(schema, name)), columns[f"{name}s"].shape[1]
+        if named != found:
+            raise InputError(f"{where}: {name}s have {found} numbers but the schema names {named}")

@@ -6,6 +6,7 @@ none needs to be dropped.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tether.data.d4rl import as_scalar, file_sha256, open_hdf5, read_array
 from tether.data.dataset import Dataset, Source
 from tether.errors import InputError
 
-__all__ = ["find_minari_file", "is_minari_hdf5", "read_minari_hdf5"]
+__all__ = ["find_minari_file", "is_minari_hdf5", "local_minari_files", "minari_root", "read_minari_hdf5"]
 
 MAIN_FILE = "main_data.hdf5"
 REQUIRED = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -38,6 +39,18 @@ def find_minari_file(folder: Path) -> Path | None:
     """The data file of a Minari data-set folder (`<folder>/data/main_data.hdf5`), None if there is none."""
     candidates = (folder / "data" / MAIN_FILE, folder / MAIN_FILE)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def minari_root() -> Path:
+    """The folder of local Minari data sets: MINARI_DATASETS_PATH, else Minari's own default."""
+    stated = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(stated) if stated else Path.home() / ".minari" / "datasets"
+
+
+def local_minari_files() -> list[tuple[str, Path]]:
+    """(id, data file) of the HDF5 data sets below `minari_root`, sorted by id."""
+    root = minari_root()
+    return sorted((path.parent.parent.relative_to(root).as_posix(), path) for path in root.glob(f"**/data/{MAIN_FILE}"))
 
 
 def is_minari_hdf5(path: Path) -> bool:

@@ -1,23 +1,44 @@
 """One grammar for data sources (design section 5): from what a user writes to a `Dataset`.
 
-This version reads bundled names, D4RL's and Minari's HDF5 files, and Minari folders.
+This version reads bundled names, D4RL's data sets by name, D4RL's and Minari's HDF5 files, and Minari folders.
 """
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from tether.data.d4rl import read_d4rl_hdf5
+from tether.data.d4rl import open_hdf5, read_d4rl_hdf5
+from tether.data.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.dataset import Dataset, Source
-from tether.data.minari import find_minari_file, is_minari_hdf5, read_minari_hdf5
+from tether.data.download import Downloads, cached_file
+from tether.data.importing import read_table
+from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari_hdf5
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 
-__all__ = ["bundled_names", "load_dataset"]
+__all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
-LATER_PREFIXES = ("d4rl", "minari", "ogbench", "bandit")
-LATER_SUFFIXES = (".npz", ".parquet", ".csv")
+LATER_PREFIXES = ("minari", "ogbench", "bandit")
+TABLE_SUFFIXES = (".npz", ".parquet", ".csv")
+
+
+class LocalSource(NamedTuple):
+    """A data set on this machine that has a name."""
+
+    name: str  # what `load_dataset` takes
+    bytes: int
+    where: str
+
+
+def local_sources() -> list[LocalSource]:
+    """Bundled data sets, then D4RL's in the cache, then Minari's (below MINARI_DATASETS_PATH), sorted by name."""
+    bundled = [(name, BUNDLED / f"{name}.hdf5", "bundled") for name in bundled_names()]
+    cached = [(name, Downloads().cache / "d4rl" / file) for name, file in sorted(D4RL_FILES.items())]
+    d4rl = [(f"d4rl:{name}", path, str(path)) for name, path in cached if path.is_file()]
+    minari = [(f"minari:{name}", path, str(path)) for name, path in local_minari_files()]
+    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *d4rl, *minari]]
 
 
 def bundled_names() -> list[str]:
@@ -25,26 +46,31 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.hdf5"))
 
 
-def load_dataset(source: str) -> Dataset:
-    """Loads a bundled name (`halfcheetah-medium-small`), a path to an HDF5 file, or a Minari folder.
+def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
+    """Loads a bundled name, `d4rl:hopper-medium-v2`, a path to an HDF5 file, or a Minari folder.
 
     A bundled name wins over a file or folder of the same name; write `./name` for the latter.
 
+    downloads: mirrors, cache, offline mode of `d4rl:`; by default as the environment says.
+
     Raises:
-        InputError: a source of another kind, an unknown name, or a file that its reader refuses.
+        InputError: a source of another kind, an unknown name, a file that its reader refuses, or that no mirror
+            gives.
     """
     if source in bundled_names():
         dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
         return replace(dataset, source=Source(source, dataset.source.sha256))
-    prefix, colon, _ = source.partition(":")
+    prefix, colon, rest = source.partition(":")
+    if colon and prefix == "d4rl":
+        return _read_d4rl_by_name(rest, downloads or Downloads())
     if colon and prefix in LATER_PREFIXES:
         raise _refused(source, f"'{prefix}:' is not supported yet")
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
         return _read_folder(path)
-    if suffix in LATER_SUFFIXES:
-        raise _refused(source, f"'{suffix}' files are not supported yet")
+    if suffix in TABLE_SUFFIXES:
+        return read_table(path)
     if suffix in HDF5_SUFFIXES:
         return read_minari_hdf5(path) if is_minari_hdf5(path) else _read_d4rl(path)
     if path.exists():
@@ -55,8 +81,8 @@ def load_dataset(source: str) -> Dataset:
 def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
     return InputError(
-        f"data source {source!r}: {reason}; this version reads bundled names ({names}), "
-        "*.hdf5 and *.h5 files in D4RL's or Minari's layout, and Minari folders"
+        f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, *.hdf5 and *.h5 "
+        "files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and *.npz tables"
     )
 
 
@@ -71,3 +97,17 @@ def _read_d4rl(path: Path) -> Dataset:
     """With the horizon of the task that the file is named after: it matters where no time-outs are stored."""
     task = find_task(path.stem)
     return read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
+
+
+def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
+    name = d4rl_name(name)
+    path = cached_file(name, d4rl_file(name), downloads, _check_hdf5)
+    task = find_task(name)
+    dataset = read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
+    return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.sha256))
+
+
+def _check_hdf5(path: Path) -> None:
+    """HDF5 knows how long its file must be: one that is cut short does not open."""
+    with open_hdf5(path) as file:
+        list(file)

@@ -1,6 +1,6 @@
 """Reward and observation transforms by name (baselines.md 0.2 and 0.3), recorded with the numbers they used.
 
-All statistics are taken over the transition table that is trained on, as the papers' codes take them.
+All statistics are taken over the table that is trained on (`views.raw_table`), as the papers' codes take them.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.dataset import Dataset
+from tether.data.filters import NO_FILTER, filter_episodes
+from tether.data.schema import Schema
+from tether.data.views import Trajectories, View, build, raw_table
 from tether.errors import InputError, unknown
-from tether.types import Bool, Columns, Float, Int, Spec, Transition
+from tether.types import Bool, Float, Spec, Transition
 
 __all__ = [
     "OBSERVATION_TRANSFORMS",
@@ -18,15 +21,14 @@ __all__ = [
     "Normaliser",
     "Prepared",
     "prepare",
-    "returns_to_go",
-    "trajectory_ends",
     "trajectory_returns",
 ]
 
 Rewards = Float[np.ndarray, " batch"]
 Numbers = dict[str, float]
-RewardTransform = Callable[[Transition], tuple[Rewards, Numbers]]
-"""Transition table -> float64 rewards and the numbers that the transform took from the data."""
+RewardFit = tuple[Callable[[Rewards], Rewards], Numbers]
+RewardTransform = Callable[[Transition], RewardFit]
+"""Transition table -> a function of float64 rewards, and the numbers that it took from the table."""
 
 
 class Normaliser(NamedTuple):
@@ -44,12 +46,13 @@ class Normaliser(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What training needs of a data set: float32 NumPy transitions, sizes, normaliser, record of it."""
+    """What training needs of a data set: the view's float32 NumPy columns, sizes, normaliser, record of it."""
 
-    transitions: Transition
+    transitions: Transition | Trajectories
     spec: Spec
     normaliser: Normaliser
     record: dict[str, Any]  # JSON-able; goes to config.json
+    schema: Schema | None = None  # names of the columns, the robot's range of actions
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -59,50 +62,26 @@ def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajector
     (|o'_i - o_{i+1}| > 1e-6), and with the table: variant (a) of baselines.md 0.2. The last trajectory counts
     even if it is unfinished, as it does for the authors.
     """
-    return np.add.reduceat(np.asarray(transitions.reward, np.float64), _trajectory_starts(transitions))
-
-
-def returns_to_go(transitions: Transition, discount: float) -> Float[np.ndarray, " batch"]:
-    """sum_i discount^i r over the rest of each row's trajectory (as `trajectory_returns` cuts them), float32.
-
-    A trajectory that the recording cut short counts what was recorded: its returns are too low near the end.
-    """
-    rewards, returns = np.asarray(transitions.reward, np.float64), np.empty(len(transitions.reward))
-    last, total = trajectory_ends(transitions), 0.0
-    for row in range(len(rewards) - 1, -1, -1):
-        total = rewards[row] + (0.0 if last[row] else discount * total)
-        returns[row] = total
-    return returns.astype(np.float32)
-
-
-def trajectory_ends(transitions: Transition) -> Bool[np.ndarray, " batch"]:
-    """Whether a row is the last of its trajectory, as `trajectory_returns` cuts them."""
-    last = np.zeros(len(transitions.reward), bool)
-    last[_trajectory_starts(transitions) - 1] = True  # the row before the first is the last one
-    return last
-
-
-def _trajectory_starts(transitions: Transition) -> Int[np.ndarray, " trajectories"]:
-    """The rows at which trajectories begin (see `trajectory_returns`)."""
     observation, next_observation = (
         np.asarray(transitions.observation),
         np.asarray(transitions.next_observation),
     )
     jumps = np.linalg.norm(next_observation[:-1] - observation[1:], axis=1) > 1e-6
     ends: Bool[np.ndarray, " rows"] = (np.asarray(transitions.terminal)[:-1] > 0) | jumps
-    return np.concatenate([[0], np.flatnonzero(ends) + 1])
+    starts = np.concatenate([[0], np.flatnonzero(ends) + 1])
+    return np.add.reduceat(np.asarray(transitions.reward, np.float64), starts)
 
 
 def _rewards(transitions: Transition) -> Rewards:
     return np.asarray(transitions.reward, np.float64)
 
 
-def _none(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _none(transitions: Transition) -> RewardFit:
     """r."""
-    return _rewards(transitions), {}
+    return lambda r: r, {}
 
 
-def _iql_locomotion(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _iql_locomotion(transitions: Transition) -> RewardFit:
     """r 1000 / (R_max - R_min), R the returns of the table's trajectories."""
     returns = trajectory_returns(transitions)
     low, high = float(returns.min()), float(returns.max())
@@ -113,48 +92,48 @@ def _iql_locomotion(transitions: Transition) -> tuple[Rewards, Numbers]:
         )
     factor = 1000.0 / (high - low)
     numbers = {"factor": factor, "return_min": low, "return_max": high, "trajectories": len(returns)}
-    return _rewards(transitions) * factor, numbers
+    return lambda r: r * factor, numbers
 
 
-def _iql_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _iql_antmaze(transitions: Transition) -> RewardFit:
     """r - 1."""
-    return _rewards(transitions) - 1.0, {}
+    return lambda r: r - 1.0, {}
 
 
-def _cql_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _cql_antmaze(transitions: Transition) -> RewardFit:
     """4 (r - 0.5)."""
-    return 4.0 * (_rewards(transitions) - 0.5), {}
+    return lambda r: 4.0 * (r - 0.5), {}
 
 
-def _corl_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _corl_antmaze(transitions: Transition) -> RewardFit:
     """10 r - 5."""
-    return 10.0 * _rewards(transitions) - 5.0, {}
+    return lambda r: 10.0 * r - 5.0, {}
 
 
-def _standardise(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _standardise(transitions: Transition) -> RewardFit:
     """(r - mean) / std over the table."""
     rewards = _rewards(transitions)
     _refuse_constant("standardise", rewards)
     mean, std = float(rewards.mean()), float(rewards.std())
-    return (rewards - mean) / std, {"mean": mean, "std": std}
+    return lambda r: (r - mean) / std, {"mean": mean, "std": std}
 
 
-def _minmax_pm1(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _minmax_pm1(transitions: Transition) -> RewardFit:
     """2 (r - r_min) / (r_max - r_min) - 1."""
     rewards = _rewards(transitions)
     _refuse_constant("minmax_pm1", rewards)
     low, high = float(rewards.min()), float(rewards.max())
-    return 2.0 * (rewards - low) / (high - low) - 1.0, {"reward_min": low, "reward_max": high}
+    return lambda r: 2.0 * (r - low) / (high - low) - 1.0, {"reward_min": low, "reward_max": high}
 
 
-def _bdpo_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _bdpo_antmaze(transitions: Transition) -> RewardFit:
     """100 r (spec/bdpo.md section 9)."""
-    return 100.0 * _rewards(transitions), {}
+    return lambda r: 100.0 * r, {}
 
 
-def _dice_antmaze(transitions: Transition) -> tuple[Rewards, Numbers]:
+def _dice_antmaze(transitions: Transition) -> RewardFit:
     """0 where r > 0, else -1."""
-    return np.where(_rewards(transitions) > 0, 0.0, -1.0), {}
+    return lambda r: np.where(r > 0, 0.0, -1.0), {}
 
 
 def _refuse_constant(name: str, rewards: Rewards) -> None:
@@ -199,34 +178,35 @@ def prepare(
     reward_transform: str = "none",
     observation_transform: str = "none",
     keep_timeouts: bool | None = None,
-    columns: Columns = Columns(),  # noqa: B008  (immutable)
+    view: View = View(),  # noqa: B008  (immutable)
+    data_filter: str = NO_FILTER,
 ) -> Prepared:
-    """The transition table of `dataset` with rewards and observations transformed, ready for training.
+    """What `view` makes of `dataset`, with rewards and observations transformed, ready for training.
 
     Args:
         dataset: the file's rows.
         reward_transform: a key of `REWARD_TRANSFORMS`.
         observation_transform: a key of `OBSERVATION_TRANSFORMS`; next observations get the same affine map.
         keep_timeouts: see `Dataset.transitions`.
-        columns: what the algorithm asks for beside the usual ones.
+        view: what the algorithm trains on (`view_of`).
+        data_filter: see `filter_episodes`; statistics are then those of the episodes that are kept.
 
     Raises:
-        InputError: an unknown name; a transform that would divide by zero here; no transition is left.
+        InputError: an unknown name or rule; a transform that would divide by zero here; no transition is left.
     """
     if reward_transform not in REWARD_TRANSFORMS:
         raise unknown("reward transform", reward_transform, REWARD_TRANSFORMS)
     if observation_transform not in OBSERVATION_TRANSFORMS:
         raise unknown("observation transform", observation_transform, OBSERVATION_TRANSFORMS)
-    table = dataset.transitions(keep_timeouts, columns.next_action)
+    file_rows = len(dataset)
+    dataset, filtered = filter_episodes(dataset, data_filter)
+    table, rows = raw_table(view, dataset, keep_timeouts)
     observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
-    rewards, numbers = REWARD_TRANSFORMS[reward_transform](table)
+    transform, numbers = REWARD_TRANSFORMS[reward_transform](table)
+    rewards = transform(dataset.rewards.astype(np.float64))
     added = OBSERVATION_TRANSFORMS[observation_transform]
     normaliser = _fit_normaliser(observation, added)
-    changed: dict[str, Any] = {"reward": rewards.astype(np.float32)}
-    if columns.return_discount is not None:
-        changed["return_to_go"] = returns_to_go(table._replace(reward=rewards), columns.return_discount)
-    if columns.trajectory_end:
-        changed["trajectory_end"] = trajectory_ends(table).astype(np.float32)
+    changed: dict[str, Any] = {"reward": rewards[rows].astype(np.float32)}
     if added is not None:
         changed["observation"] = normaliser.normalise(observation)
         changed["next_observation"] = normaliser.normalise(next_observation)
@@ -234,11 +214,14 @@ def prepare(
         "dataset": dataset.name,
         "source": dataset.source.location,
         "sha256": dataset.source.sha256,
-        "rows": len(dataset),
-        "transitions": len(rewards),
+        "rows": file_rows,
+        "filter": filtered,
+        "transitions": len(rows),
         "reward_transform": {"name": reward_transform, **numbers},
         "observation_transform": {"name": observation_transform, "added_to_std": added},
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
+        "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
-    return Prepared(table._replace(**changed), spec, normaliser, record)
+    columns = build(view, dataset, rows, table._replace(**changed), rewards)
+    return Prepared(columns, spec, normaliser, record, dataset.schema)

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,12 @@ class Task:
         observation_size, action_size: numbers in one observation and one action.
         datasets: the D4RL data sets recorded in it, e.g. `hopper-medium-v2`.
         horizon: steps until a time-out; None where it is not known.
-        gymnasium_id: what to evaluate on; None where that is not built yet, for the reason `unavailable`.
+        gymnasium_id: what to evaluate on; None where there is nothing, for the reason `unavailable`.
+        options: what `gymnasium.make` is given with it.
+        extra: the extra of tether-rl that it needs (`pip install "tether-rl[robotics]"`); empty if none.
         unavailable: why there is no `gymnasium_id`; empty where there is one.
+        recorded_returns: why returns of recorded episodes cannot be compared to those of evaluation, and so are
+            no scores; empty where they can.
         reference_min, reference_max: raw returns that score 0 and 100; None where nobody published them.
         aliases: other beginnings of file names that mean this task.
     """
@@ -35,10 +39,21 @@ class Task:
     datasets: tuple[str, ...] = ()
     horizon: int | None = None
     gymnasium_id: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    extra: str = ""
     unavailable: str = ""
+    recorded_returns: str = ""
     reference_min: float | None = None
     reference_max: float | None = None
     aliases: tuple[str, ...] = ()
+
+    @property
+    def evaluated_in(self) -> str:
+        """The environment in words, for tables: `tether/AntMaze-v0 maze=umaze`; or why there is none."""
+        if self.gymnasium_id is None:
+            return self.unavailable
+        values = {k: "+".join(map(str, v)) if isinstance(v, list) else v for k, v in self.options.items()}
+        return " ".join([self.gymnasium_id, *(f"{name}={value}" for name, value in values.items())])
 
     def normalized_score(self, returns: Any) -> np.ndarray:
         """100 (R - R_min) / (R_max - R_min), float64, in the shape of `returns` (d4rl-facts section 1).

@@ -10,7 +10,9 @@ import jax
 import mujoco
 import numpy as np
 
+import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
 from tether.environments import Task
+from tether.environments.actions import unit_actions
 from tether.errors import InputError
 from tether.policy import DeployedPolicy, act_each
 from tether.types import Array, Float, Int, Key
@@ -28,13 +30,17 @@ class Episodes(NamedTuple):
 
 
 def make_environment(task: Task) -> gymnasium.Env:
-    """The environment that `task` is scored on. Raises InputError where there is none."""
+    """The environment that `task` is scored on, acted in by numbers in [-1, 1].
+
+    Raises InputError where there is none, or a package that it needs is not installed.
+    """
     if task.gymnasium_id is None:
         raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
     with warnings.catch_warnings(), _silent_mujoco():
         # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return gymnasium.make(task.gymnasium_id, max_episode_steps=task.horizon, disable_env_checker=True)
+        horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
+        return unit_actions(gymnasium.make(task.gymnasium_id, **horizon, **task.options))
 
 
 def rollout(

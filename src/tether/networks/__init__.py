@@ -1,5 +1,6 @@
 """Networks on one sample; `vmap` them over batches."""
 
+from tether.networks.box_gaussian import BoxGaussian, BoxGaussianActor
 from tether.networks.critics import DiffusionValue, DiffusionValueEnsemble, QEnsemble, ValueNetwork
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
 from tether.networks.layers import MLP, Linear, glorot_uniform, mish, orthogonal, torch_uniform
@@ -17,6 +18,8 @@ from tether.networks.velocity import VelocityNetwork
 
 __all__ = [
     "MLP",
+    "BoxGaussian",
+    "BoxGaussianActor",
     "Denoiser",
     "DeterministicActor",
     "DiffusionValue",

@@ -114,10 +114,21 @@ class MLP(eqx.Module):
         self.norms = tuple(eqx.nn.LayerNorm(size, dtype=jnp.float32) for size in hidden_sizes) if layer_norm else ()
         self.activation = activation
 
-    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+    def __call__(
+        self, x: Float[Array, " in"], dropout_rate: float = 0.0, key: PRNGKey | None = None
+    ) -> Float[Array, " out"]:
+        """With a `key`, every hidden activation is dropped with probability `dropout_rate`, as in training."""
+        keys = None if key is None or dropout_rate == 0.0 else jax.random.split(key, len(self.layers) - 1)
         for index, layer in enumerate(self.layers[:-1]):
             x = layer(x)
             if self.norms:
                 x = self.norms[index](x)
             x = self.activation(x)
+            if keys is not None:
+                x = _dropout(x, dropout_rate, keys[index])
         return self.layers[-1](x)
+
+
+def _dropout(x: Float[Array, " hidden"], rate: float, key: PRNGKey) -> Float[Array, " hidden"]:
+    """Zero with probability `rate`, else x / (1 - rate): the mean stays."""
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)

@@ -147,6 +147,7 @@ class FreeGaussianActor(eqx.Module):
     """Normal policy whose standard deviation is a free vector, the same in every state (IQL, AWAC).
 
     The density is that of a plain normal, without a correction for squashing: only the mean may be squashed.
+    Dropout acts where a density is asked for with a key: in the loss.
     """
 
     network: MLP
@@ -154,6 +155,7 @@ class FreeGaussianActor(eqx.Module):
     max_action: float = eqx.field(static=True)
     squashed_mean: bool = eqx.field(static=True)
     log_std_range: tuple[float, float] = eqx.field(static=True)
+    dropout_rate: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -166,6 +168,7 @@ class FreeGaussianActor(eqx.Module):
         initialiser: Initialiser,
         squashed_mean: bool = True,
         log_std_range: tuple[float, float] = LOG_STD_RANGE,
+        dropout_rate: float = 0.0,
     ):
         sizes = observation_size, hidden_sizes, action_size
         self.network = MLP(key, *sizes, activation=jax.nn.relu, initialiser=initialiser)
@@ -173,15 +176,24 @@ class FreeGaussianActor(eqx.Module):
         self.max_action = max_action
         self.squashed_mean = squashed_mean
         self.log_std_range = log_std_range
+        self.dropout_rate = dropout_rate
 
-    def mode(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:
+    def mode(
+        self, observation: Float[Array, " observation"], dropout_key: PRNGKey | None = None
+    ) -> Float[Array, " action"]:
         """The mean; beyond the action box only where it is not squashed."""
-        out = self.network(observation)
+        out = self.network(observation, self.dropout_rate, dropout_key)
         return self.max_action * jnp.tanh(out) if self.squashed_mean else out
 
-    def log_density(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
+    def log_density(
+        self,
+        observation: Float[Array, " observation"],
+        action: Float[Array, " action"],
+        dropout_key: PRNGKey | None = None,
+    ) -> Scalar:
         """log N(a; mean(s), std^2), summed over coordinates."""
-        return jax.scipy.stats.norm.logpdf(action, self.mode(observation), jnp.exp(self._log_std())).sum()
+        mean, std = self.mode(observation, dropout_key), jnp.exp(self._log_std())
+        return jax.scipy.stats.norm.logpdf(action, mean, std).sum()
 
     def sample(
         self, observation: Float[Array, " observation"], key: PRNGKey, count: int

@@ -20,13 +20,14 @@ def derive_columns(
     algorithm: Any,
     state: Any,
     keys: Key[Array, " lanes"],
-    data: Transition,
+    data: Any,
     *,
     phase: int,
     on_piece: Callable[[int, int], None] = lambda done, rows: None,
 ) -> Any:
     """`Transition.derived` of all lanes, leading axes `lanes` and rows; None where the phase has no such column.
 
+    data: a `Transition`, where the phase has such columns; whatever the algorithm's view made, where it has none.
     algorithm, state, keys: stacked over lanes, as `run_updates` takes them. Lanes are done one after the other, each by
     the program of a single one, so that a lane gets the same bits however many there are.
     on_piece: told (rows done, rows to do, of all lanes) after every piece; what it raises ends the work.

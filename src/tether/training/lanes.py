@@ -97,7 +97,8 @@ def parse_fields(algorithm_name: str, assignments: Mapping[str, Any]) -> dict[st
     Raises InputError for an unknown name (nearest ones offered) or a value of the wrong kind.
     """
     cls = ALGORITHMS[algorithm_name]
-    kinds = typing.get_type_hints(cls) | dict.fromkeys(numeric_fields(cls), float)
+    hints = typing.get_type_hints(cls)  # of class attributes, too
+    kinds = {name: hints[name] for name in settings_of(cls)} | dict.fromkeys(numeric_fields(cls), float)
     return parse_values(f"hyper-parameter of {algorithm_name}", kinds, assignments)
 
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.types import Array, Bool, Int, Key, PRNGKey, Spec, Transition
+from tether.types import Array, Bool, Int, Key, PRNGKey, Spec
 
 __all__ = ["NEVER", "Progress", "init_lanes", "run_updates"]
 
@@ -36,7 +36,7 @@ def run_updates(
     state: Any,
     keys: Key[Array, " lanes"],
     alive: Bool[Array, " lanes"],
-    data: Transition,
+    data: Any,
     start: Int[Array, ""],
     count: Int[Array, ""],
     *,
@@ -51,12 +51,13 @@ def run_updates(
     changes nothing and resuming needs no other random state. A lane that is not `alive`, or whose numbers
     turn non-finite in this stretch, leaves with the state it came with. `sequential` runs lanes one after
     the other inside the program instead of batching them: on a CPU, whose cores one lane already fills,
-    batched matmuls of this size are slower than plain ones. `derived`: each lane's own column of that name
-    (`training/derive.py`), leading axes `lanes` and rows, where the phase has one.
+    batched matmuls of this size are slower than plain ones. `data` is what the algorithm's view made
+    (`tether.data.views`): its `rows` are drawn, its `take` turns them into a minibatch. `derived`: each lane's own
+    column of that name (`training/derive.py`), leading axes `lanes` and rows, where the phase has one.
     """
 
     def one_lane(algorithm: Any, state: Any, key: PRNGKey, alive: Bool[Array, ""], derived: Any) -> Progress:
-        columns = data._replace(derived=derived)
+        columns = data if derived is None else data._replace(derived=derived)
         new, sums, first = _run_lane(
             algorithm, state, jax.random.fold_in(key, phase), columns, start, count, phase, batch_size
         )
@@ -74,12 +75,11 @@ def run_updates(
 def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
     """The update loop of one lane -> (state, metric sums, first non-finite update)."""
     update = algorithm.phases()[phase].update
-    rows = data.reward.shape[0]
 
     def step(i, state):
         index_key, update_key = jax.random.split(jax.random.fold_in(key, i))
-        indices = jax.random.randint(index_key, (batch_size,), 0, rows, jnp.int32)
-        batch = jax.tree.map(lambda column: column[indices], data)
+        indices = jax.random.randint(index_key, (batch_size,), 0, data.rows, jnp.int32)
+        batch = data.take(indices)
         return update(state, batch, update_key, i)
 
     def body(i, carry):

@@ -252,13 +252,16 @@ class Run:
 
     def policies(self) -> DeployedPolicy:
         """The policies of all lanes, leading axis `lanes`."""
-        normaliser, spec = self.plan.prepared.normaliser, self.plan.prepared.spec
-        return jax.vmap(lambda a, s: deploy(a.policy(s), spec, normaliser))(self.algorithm, self.state)
+        return jax.vmap(lambda algorithm, state: self._deploy(algorithm.policy(state)))(self.algorithm, self.state)
 
     def policy(self, lane: int) -> DeployedPolicy:
         """The policy of one lane."""
         algorithm, state = take_lane(self.algorithm, lane), take_lane(self.state, lane)
-        return deploy(algorithm.policy(state), self.plan.prepared.spec, self.plan.prepared.normaliser)
+        return self._deploy(algorithm.policy(state))
+
+    def _deploy(self, policy: Any) -> DeployedPolicy:
+        prepared = self.plan.prepared
+        return deploy(policy, prepared.spec, prepared.normaliser, prepared.schema)
 
     def rollout(self, episodes: int, on_step: Callable[[int, int], None]) -> Episodes:
         """Episodes of all lanes at the current position; the same position gives the same episodes."""

@@ -1,0 +1,22 @@
+"""What the files of the command line share: hints for defaults, and printing to stdout."""
+
+from typing import Any
+
+from tyro.conf import arg
+
+__all__ = ["hint", "print_out"]
+
+
+def hint(text: str, metavar: str = "N") -> Any:
+    """An option whose default is not a plain value: `text` says what it is."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
+
+
+def print_out(what: Any) -> None:
+    """To stdout. Nothing is wrapped where nobody sees columns, so that output can be searched and copied."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=isinstance(what, str))
+    if not console.is_terminal:
+        console.width = 1000  # tables take what they need
+    console.print(what, highlight=False, markup=False)

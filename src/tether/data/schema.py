@@ -1,0 +1,135 @@
+"""What the numbers of an observation and of an action are called, and the robot's own range of its actions.
+
+Data sets and policies hold plain vectors; a schema says which slice of a vector is which column of a log or which
+entry of a dictionary observation, in an order that never changes. It travels with the data set, the run's
+config.json and the policy folder.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tether.errors import InputError
+from tether.types import Float
+
+__all__ = ["IMPORT_KEY", "SCHEMA_KEY", "ActionBox", "Layout", "Schema", "join", "layout_of", "size_of", "summary"]
+
+Layout = Mapping[str, tuple[int, int]]
+"""Name -> (start, stop) of its numbers, in the order of the vector, without gaps."""
+
+SCHEMA_KEY = "metadata/schema"
+IMPORT_KEY = "metadata/import"
+"""Where an imported HDF5 data set keeps its schema, and how it was made, as JSON."""
+SHOWN_NAMES = 6
+
+
+class ActionBox(NamedTuple):
+    """The range of each action in the robot's own units; [-1, 1] of a data set is mapped onto it."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def scale(self) -> Float[np.ndarray, " action"]:
+        """Half the width, float32; 0 for an action that never changes."""
+        return ((np.asarray(self.high) - np.asarray(self.low)) / 2).astype(np.float32)
+
+    @property
+    def offset(self) -> Float[np.ndarray, " action"]:
+        """The middle, float32."""
+        return ((np.asarray(self.high) + np.asarray(self.low)) / 2).astype(np.float32)
+
+    def to_unit(self, actions: Float[np.ndarray, "batch action"]) -> Float[np.ndarray, "batch action"]:
+        """Actions of the robot -> [-1, 1], float32; an action that never changes becomes 0."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        half = (high - low) / 2
+        centred = actions.astype(np.float64) - (high + low) / 2
+        scaled = np.divide(centred, half, out=np.zeros_like(centred), where=half > 0)
+        return np.clip(scaled, -1.0, 1.0).astype(np.float32)
+
+    def is_unit(self) -> bool:
+        """Whether it is [-1, 1] in every action, so that nothing has to be mapped."""
+        return all(value == -1.0 for value in self.low) and all(value == 1.0 for value in self.high)
+
+
+class Schema(NamedTuple):
+    """Names and order of a data set's columns, and the range of its actions."""
+
+    observation: Layout
+    action: Layout
+    box: ActionBox
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dicts; JSON keeps the order of the names."""
+        layouts = {name: {key: list(slice_) for key, slice_ in getattr(self, name).items()} for name in LAYOUTS}
+        return {**layouts, "action_low": list(self.box.low), "action_high": list(self.box.high)}
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> "Schema":
+        """The inverse of `to_json`. Raises InputError, naming `where`, for anything that it cannot have written."""
+        try:
+            layouts = [{str(k): (int(s[0]), int(s[1])) for k, s in value[name].items()} for name in LAYOUTS]
+            low, high = (tuple(float(number) for number in value[f"action_{end}"]) for end in ("low", "high"))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise InputError(f"{where}: altered schema: {type(error).__name__} {error}") from None
+        schema = cls(layouts[0], layouts[1], ActionBox(low, high))
+        for name, layout in zip(LAYOUTS, layouts, strict=True):
+            starts, stops = [0, *(stop for _, stop in layout.values())], [*(start for start, _ in layout.values())]
+            if not layout or starts[:-1] != stops or any(stop <= start for start, stop in layout.values()):
+                raise InputError(f"{where}: altered schema: the slices of its {name} have gaps or overlap")
+        if not len(low) == len(high) == size_of(schema.action) or not all(map(math.isfinite, low + high)):
+            raise InputError(f"{where}: altered schema: its action range is not one finite pair for each action")
+        if any(a > b for a, b in zip(low, high, strict=True)):
+            raise InputError(f"{where}: altered schema: an action's low is above its high")
+        return schema
+
+
+LAYOUTS = ("observation", "action")
+
+
+def layout_of(sizes: Mapping[str, int]) -> Layout:
+    """Names with how many numbers each has -> their slices, one after the other."""
+    layout, start = {}, 0
+    for name, size in sizes.items():
+        layout[name] = (start, start + size)
+        start += size
+    return layout
+
+
+def size_of(layout: Layout) -> int:
+    """How many numbers the whole vector has."""
+    return max((stop for _, stop in layout.values()), default=0)
+
+
+def summary(layout: Layout) -> str:
+    """`joint_1, joint_2, camera[3]`, shortened in the middle where there are many."""
+    names = [name if stop - start == 1 else f"{name}[{stop - start}]" for name, (start, stop) in layout.items()]
+    if len(names) > SHOWN_NAMES:
+        names = [*names[: SHOWN_NAMES - 2], "...", names[-1]]
+    return ", ".join(names)
+
+
+def join(layout: Layout, values: Mapping[str, Any]) -> np.ndarray:
+    """A dictionary of numbers and arrays, or of batches of them, as the vector or matrix of `layout`, float32.
+
+    An entry of one number may be a scalar, in a batch (rows,); one of several has them on its last axis.
+    Raises InputError for names that are missing or too many, and for entries of another size.
+    """
+    faults = [f"no {name!r}" for name in layout if name not in values]
+    faults += [f"no such entry as {name!r}" for name in values if name not in layout]
+    if faults:
+        raise InputError(f"observation: {', '.join(faults)}; its entries are {summary(layout)}")
+    parts = []
+    for name, (start, stop) in layout.items():
+        part = np.asarray(values[name], np.float32)
+        if stop - start == 1 and (part.ndim == 0 or part.shape[-1] != 1):
+            part = part[..., None]
+        if part.ndim not in (1, 2) or part.shape[-1] != stop - start:
+            raise InputError(f"observation: {name!r} has shape {part.shape}; it has {stop - start} numbers")
+        parts.append(part)
+    if len({part.shape[:-1] for part in parts}) > 1:
+        shapes = ", ".join(f"{name} {part.shape}" for name, part in zip(layout, parts, strict=True))
+        raise InputError(f"observation: entries of different batches: {shapes}")
+    return np.concatenate(parts, axis=-1)

@@ -1,0 +1,166 @@
+"""Data views: what an algorithm trains on, made once of a data set's rows and cut into minibatches on the device.
+
+An algorithm declares its view by a class attribute, `view: ClassVar[str] = "sarsa"`; without one it has "transitions".
+
+    transitions   `Transition`: the table of `Dataset.transitions`
+    sarsa         and `next_action`, the data's own (d4rl-facts section 4)
+    returns       and `return_to_go`, discounted by the algorithm's static field `discount`, and `trajectory_end`
+    trajectories  `Trajectories`, of which minibatches are windows of `context_length` (a static field) steps
+
+What a view makes speaks two words, and training needs no others: `rows`, from which indices are drawn, and
+`take(indices)`, which turns them into a minibatch inside the compiled loop.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from tether.data.dataset import Dataset
+from tether.errors import InputError
+from tether.types import Array, Float, Int, Transition, Windows
+
+__all__ = ["VIEWS", "Trajectories", "View", "build", "raw_table", "returns_to_go", "view_of"]
+
+Columns = Array | np.ndarray  # made on the host, read on the device
+VIEWS = ("transitions", "sarsa", "returns", "trajectories")
+
+
+class View(NamedTuple):
+    """A view with the numbers that decide what it makes."""
+
+    name: str = "transitions"
+    discount: float = 1.0  # of return_to_go
+    steps: int = 1  # of a window
+
+
+class Trajectories(eqx.Module):
+    """Episodes laid end to end, one row per step; minibatches are windows of them.
+
+    Row indices are window starts, so an episode is drawn in proportion to its length, its starts uniformly.
+    """
+
+    observation: Float[Columns, "rows observation"]
+    action: Float[Columns, "rows action"]
+    return_to_go: Float[Columns, " rows"]  # undiscounted, this row's reward included
+    timestep: Int[Columns, " rows"]  # since the episode's start
+    left: Int[Columns, " rows"]  # steps of the episode from this row on, itself included
+    steps: int = eqx.field(static=True)
+
+    @property
+    def rows(self) -> int:
+        """How many window starts there are."""
+        return self.timestep.shape[0]
+
+    def take(self, indices: Int[Array, " batch"]) -> Windows:
+        """The windows that start at these rows; beyond an episode's end they are zeros with `valid` 0."""
+        offset = jnp.arange(self.steps, dtype=jnp.int32)[None, :]
+        valid = offset < self.left[indices][:, None]
+        rows = indices[:, None] + jnp.where(valid, offset, 0)
+
+        def window(column: Any) -> Array:
+            entries = column[rows]
+            return jnp.where(valid.reshape(valid.shape + (1,) * (entries.ndim - 2)), entries, jnp.zeros_like(entries))
+
+        return Windows(
+            window(self.observation),
+            window(self.action),
+            window(self.return_to_go),
+            window(self.timestep),
+            valid.astype(jnp.float32),
+        )
+
+
+def view_of(algorithm: Any) -> View:
+    """The view that `algorithm` (an instance) declares. Raises ValueError for a name that is not in `VIEWS`."""
+    name = getattr(algorithm, "view", "transitions")
+    if name not in VIEWS:
+        raise ValueError(f"view {name!r} of {type(algorithm).__name__}: not one of {', '.join(VIEWS)}")
+    if name == "returns":
+        return View(name, discount=algorithm.discount)
+    if name == "trajectories":
+        return View(name, steps=algorithm.context_length)
+    return View(name)
+
+
+def raw_table(
+    view: View, dataset: Dataset, keep_timeouts: bool | None = None
+) -> tuple[Transition, Int[np.ndarray, " batch"]]:
+    """The transitions that `view` trains on, as the file has them, and the file's row of each.
+
+    Whatever a transform takes from the data it takes from this table. For "sarsa" rows whose next action the data do
+    not hold are dropped, as D4RL drops them anyway, rather than masked: no algorithm then needs to look at a mask. A
+    terminal row has none either but stays: everything about what follows it is masked by `terminal`. For "trajectories"
+    it is every row of the complete episodes; next observations at their ends are the rows' own, and nobody reads them.
+
+    Raises: InputError as `Dataset.transitions`, and for `keep_timeouts` with "sarsa".
+    """
+    if view.name == "trajectories":
+        _, ends = dataset.complete_episodes()
+        rows = np.arange(int(ends[-1]))
+        following = np.minimum(rows + 1, len(rows) - 1)
+        following[ends - 1] = ends - 1
+        return dataset.table(rows, dataset.observations[following]), rows
+    if view.name == "sarsa":
+        if keep_timeouts:
+            where = dataset.source.location
+            raise InputError(f"{where}: keep_timeouts: a timed-out row has no next action, which is asked for")
+        keep_timeouts = False
+    rows = dataset.transition_rows(keep_timeouts)
+    return dataset.transitions(keep_timeouts), rows
+
+
+def build(
+    view: View,
+    dataset: Dataset,
+    rows: Int[np.ndarray, " batch"],
+    table: Transition,
+    rewards: Float[np.ndarray, " file_rows"],
+) -> Transition | Trajectories:
+    """What training reads, NumPy arrays: `table` with the view's columns, or trajectories.
+
+    table: `raw_table`'s, transformed; rows: the file's row of each transition.
+    rewards: of *every* row of the file, transformed, float64: a time-out has lost its row in the table, not its reward.
+    """
+    if view.name == "sarsa":
+        following = dataset.actions[np.minimum(rows + 1, len(dataset) - 1)]
+        following[dataset.terminals[rows]] = 0.0
+        return table._replace(next_action=following)
+    if view.name == "returns":
+        returns = returns_to_go(rewards, dataset.episode_bounds().ends, view.discount)
+        episode = np.searchsorted(dataset.episode_bounds().ends, rows, side="right")
+        last = np.append(episode[1:] != episode[:-1], True)  # of the rows that are left of an episode
+        return table._replace(return_to_go=returns[rows].astype(np.float32), trajectory_end=last.astype(np.float32))
+    if view.name == "trajectories":
+        starts, ends = dataset.complete_episodes()
+        lengths = ends - starts
+        timestep = rows - np.repeat(starts, lengths)
+        columns: tuple[Any, ...] = (
+            table.observation,
+            table.action,
+            returns_to_go(rewards[: len(rows)], ends, 1.0).astype(np.float32),
+            timestep.astype(np.int32),
+            (np.repeat(lengths, lengths) - timestep).astype(np.int32),
+        )
+        return Trajectories(*columns, steps=view.steps)
+    return table
+
+
+def returns_to_go(
+    rewards: Float[np.ndarray, " rows"], ends: Int[np.ndarray, " episodes"], discount: float
+) -> Float[np.ndarray, " rows"]:
+    """sum_i discount^i r_{t+i} over the rest of each row's episode, float64; episode k ends before row `ends[k]`.
+
+    An episode that the recording cut short counts what was recorded: its returns are too low near the end.
+    """
+    if discount == 1.0:
+        sums = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
+        after = np.append(sums, 0.0)[ends]  # what belongs to later episodes
+        return sums - np.repeat(after, np.diff(ends, prepend=0))
+    returns, total, last = [0.0] * len(rewards), 0.0, set((ends - 1).tolist())
+    values = rewards.tolist()
+    for row in range(len(values) - 1, -1, -1):
+        total = values[row] + (0.0 if row in last else discount * total)
+        returns[row] = total
+    return np.asarray(returns)

@@ -1,0 +1,34 @@
+"""gymnasium-robotics, which Adroit and Kitchen are built on: imported on first use, or asked for in one line."""
+
+import contextlib
+import io
+import warnings
+from typing import Any
+
+import gymnasium
+
+from tether.errors import InputError
+
+__all__ = ["make_robotics"]
+
+
+def make_robotics(*ids: str, **options: Any) -> tuple[str, gymnasium.Env]:
+    """The first of these environments that the installed version has, bare of gymnasium's wrappers: (id, environment).
+
+    Raises:
+        InputError: gymnasium-robotics is not installed, or has none of them.
+    """
+    try:
+        # It greets on stderr.
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import gymnasium_robotics
+    except ImportError as error:
+        raise InputError(f'{ids[0]} needs gymnasium-robotics: pip install "tether-rl[robotics]" ({error})') from error
+    for name in ids:
+        if name in gymnasium.registry:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return name, gymnasium.make(name, disable_env_checker=True, **options).unwrapped
+    version = gymnasium_robotics.__version__
+    raise InputError(f"gymnasium-robotics {version} has no {' or '.join(ids)}; another version does")

@@ -1,0 +1,153 @@
+"""Data views: what each gives on a small data set worked out by hand, and windows cut inside a compiled program."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tether.algorithms import ALGORITHMS
+from tether.data import Dataset, Source, Trajectories, View, prepare, view_of
+from tether.data.views import returns_to_go
+from tether.errors import InputError
+
+# Episodes: rows 0-2 (terminal), 3-6 (time-out), 7 (both at once), 8-9 (no flag: partial).
+ROWS = 10
+TERMINALS = np.isin(np.arange(ROWS), [2, 7])
+TIMEOUTS = np.isin(np.arange(ROWS), [6, 7])
+OBSERVATIONS = 10.0 * np.arange(ROWS, dtype=np.float32)[:, None]
+ACTIONS = (np.arange(ROWS, dtype=np.float32)[:, None] + 1) / 20
+REWARDS = np.arange(1.0, ROWS + 1)
+
+
+def dataset(**changes: Any) -> Dataset:
+    columns = {
+        "observations": OBSERVATIONS,
+        "actions": ACTIONS,
+        "rewards": REWARDS,
+        "terminals": TERMINALS,
+        "timeouts": TIMEOUTS,
+        "next_observations": None,
+    }
+    return Dataset("ten", source=Source("memory", "0" * 64), **{**columns, **changes})
+
+
+def test_plain_transitions_hold_no_extra_column() -> None:
+    table = prepare(dataset()).transitions
+    assert table.next_action is None
+    assert table.return_to_go is None
+    assert len(jax.tree.leaves(table)) == 5
+    assert table.rows == 8  # without the time-out (row 6) and the last row
+
+
+def test_sarsa_next_actions_stay_within_episodes() -> None:
+    """Row by row: the file's next action, zero at a terminal, no row whose next action is another episode's."""
+    data = dataset()
+    table = prepare(data, view=View("sarsa")).transitions
+    kept = (table.observation[:, 0] / 10).astype(int)
+    np.testing.assert_array_equal(kept, [0, 1, 2, 3, 4, 5, 7, 8])
+    expected = ACTIONS[kept + 1]
+    expected[TERMINALS[kept]] = 0.0
+    np.testing.assert_array_equal(table.next_action, expected)
+    starts, ends, _ = data.episode_bounds()
+    for row, terminal in zip(kept, table.terminal, strict=True):
+        episode = np.searchsorted(ends, row, side="right")
+        assert terminal == 1 or starts[episode] <= row + 1 < ends[episode]
+
+
+def test_sarsa_drops_time_outs_that_other_views_keep() -> None:
+    exact = dataset(next_observations=OBSERVATIONS + 10, exact_next_observations=True)
+    assert prepare(exact).transitions.rows == ROWS
+    assert prepare(exact, view=View("sarsa")).transitions.rows == 8
+    with pytest.raises(InputError, match="a timed-out row has no next action"):
+        prepare(exact, keep_timeouts=True, view=View("sarsa"))
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.5, 0.0])
+def test_returns_to_go_by_definition(discount: float) -> None:
+    ends = dataset().episode_bounds().ends
+    got = returns_to_go(REWARDS, ends, discount)
+    for row in range(ROWS):
+        rest = REWARDS[row : ends[np.searchsorted(ends, row, side="right")]]
+        np.testing.assert_allclose(got[row], np.sum(discount ** np.arange(len(rest)) * rest), rtol=1e-12)
+
+
+def test_returns_count_the_reward_of_the_dropped_time_out() -> None:
+    """Row 5's return holds row 6's reward, which the table itself has lost; rewards are transformed first."""
+    table = prepare(dataset(), "iql_antmaze", view=View("returns", discount=0.5)).transitions
+    row = table.observation[:, 0].tolist().index(50.0)
+    assert table.reward[row] == 5.0
+    assert table.return_to_go[row] == 5.0 + 0.5 * 6.0
+    terminal = table.observation[:, 0].tolist().index(20.0)
+    assert table.return_to_go[terminal] == 2.0
+
+
+def windows(indices: list[int], steps: int = 3) -> tuple[Trajectories, Any]:
+    data = prepare(dataset(), view=View("trajectories", steps=steps)).transitions
+    assert isinstance(data, Trajectories)
+    data = jax.tree.map(jnp.asarray, data)
+    return data, jax.jit(lambda data, rows: data.take(rows))(data, jnp.asarray(indices, jnp.int32))
+
+
+def test_trajectories_are_the_complete_episodes() -> None:
+    data, _ = windows([0])
+    assert data.rows == 8  # the partial episode is left out
+    np.testing.assert_array_equal(data.timestep, [0, 1, 2, 0, 1, 2, 3, 0])
+    np.testing.assert_array_equal(data.left, [3, 2, 1, 4, 3, 2, 1, 1])
+    np.testing.assert_array_equal(data.return_to_go, [6, 5, 3, 22, 18, 13, 7, 8])
+    partial = dataset(terminals=np.zeros(ROWS, bool), timeouts=np.zeros(ROWS, bool))
+    assert prepare(partial, view=View("trajectories")).transitions.rows == ROWS  # the only one there is
+
+
+def test_windows_end_with_their_episode() -> None:
+    _, batch = windows([3, 5, 2, 7])
+    np.testing.assert_array_equal(batch.valid, [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(batch.observation[..., 0], [[30, 40, 50], [50, 60, 0], [20, 0, 0], [70, 0, 0]])
+    np.testing.assert_allclose(batch.action[1, :, 0], [0.3, 0.35, 0.0])
+    np.testing.assert_array_equal(batch.return_to_go, [[22, 18, 13], [13, 7, 0], [3, 0, 0], [8, 0, 0]])
+    np.testing.assert_array_equal(batch.timestep, [[0, 1, 2], [2, 3, 0], [2, 0, 0], [0, 0, 0]])
+
+
+def test_trajectories_are_transformed_as_any_table() -> None:
+    """Returns of the transformed rewards, and observations normalised over every row that is trained on."""
+    prepared = prepare(dataset(), "iql_locomotion", "standardise", view=View("trajectories", steps=2))
+    data = prepared.transitions
+    assert isinstance(data, Trajectories)
+    factor = 1000.0 / (22 - 6)  # returns 6, 22, 8
+    np.testing.assert_allclose(data.return_to_go, np.array([6, 5, 3, 22, 18, 13, 7, 8]) * factor, rtol=1e-6)
+    assert prepared.record["transitions"] == 8
+    np.testing.assert_allclose(prepared.normaliser.mean, OBSERVATIONS[:8].mean(axis=0))
+    np.testing.assert_allclose(data.observation.mean(), 0.0, atol=1e-6)
+
+
+def test_algorithms_declare_views() -> None:
+    views = {name: view_of(algorithm()) for name, algorithm in ALGORITHMS.items()}
+    assert views["dtql"] == View()
+    assert views["onestep"] == views["rebrac"] == View("sarsa")
+    assert views["awr"] == View("returns", discount=0.99)
+
+    class Wrong:
+        view = "sarza"
+
+    with pytest.raises(ValueError, match=r"'sarza'.*transitions, sarsa"):
+        view_of(Wrong())
+
+
+def test_trajectory_ends_are_the_last_rows_that_are_left() -> None:
+    """A time-out loses its row, so the row before it ends the trajectory."""
+    terminals, timeouts = np.zeros(7, bool), np.zeros(7, bool)
+    terminals[1], timeouts[4] = True, True
+    made = {
+        "name": "test",
+        "observations": np.arange(14.0).reshape(7, 2),
+        "actions": np.zeros((7, 3)),
+        "rewards": np.arange(7.0),
+        "terminals": terminals,
+        "timeouts": timeouts,
+        "next_observations": None,
+        "source": Source("somewhere.hdf5", "ab"),
+    }
+    table = prepare(Dataset(**made), view=View("returns", discount=1.0)).transitions
+    np.testing.assert_array_equal(table.reward, [0, 1, 2, 3, 5])
+    np.testing.assert_array_equal(table.trajectory_end, [0, 1, 0, 1, 1])
