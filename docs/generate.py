@@ -36,7 +36,7 @@ def page(name: str) -> str:
         first,
         f"{links}. Code: [`{file}`](../../{file}).",
         "The header of the file, with the objective and every deviation:",
-        f"```\n{rest.strip()}\n```",
+        "```\n" + rest.strip("\n") + "\n```",
         "## Hyper-parameters",
         "Those marked *swept* are numbers that `--sweep` takes; the others change the program.",
         "| field | default | | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(cls)),
@@ -53,7 +53,7 @@ def _rows(cls: type) -> list[str]:
     for line in inspect.getsource(cls).splitlines():
         if line.startswith("    def "):
             break
-        if match := FIELD.match(line):
+        if (match := FIELD.match(line)) and "ClassVar" not in line:
             field, default, meaning = match.groups()
             static = re.fullmatch(r"eqx\.field\(static=True, default=(.*)\)", default)
             value = static.group(1) if static else default

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tether.acting import BestOfSamples
-from tether.algorithms import ALGORITHMS, AWAC, BC, BCQ, CQL, DQL, EDP, FQL, IQL, SRPO, TD3BC, Onestep, ReBRAC
+from tether.algorithms import ALGORITHMS, AWAC, BC, BCQ, BEAR, CQL, DQL, EDP, FQL, IQL, SRPO, TD3BC, Onestep, ReBRAC
 from tether.algorithms.cql import Proposals, conservative_gap
 from tether.algorithms.ivr import eql_value_loss, sql_value_loss
 from tether.algorithms.rem import mixture_weights
@@ -286,9 +286,33 @@ def test_cql_without_penalty_is_sac_without_entropy_in_the_backup() -> None:
     state = algorithm.init(SPEC, jax.random.key(0))
     target = algorithm.critic_target(state, batch(), jax.random.key(2))
     proposals = algorithm.propose(state.actor, batch(), jax.random.key(3))
-    loss, _ = algorithm.critic_loss(state.critic, batch(), target, proposals, jnp.ones(()))
+    loss, _ = algorithm.critic_loss(state.critic, batch(), target, proposals, None)
     q = jax.vmap(state.critic)(batch().observation, batch().action)
     assert float(loss) == pytest.approx(float(jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0))), rel=1e-5)
+
+
+def test_rows_below_the_floor_of_the_gap_count_as_it_and_push_nothing() -> None:
+    actions, dense = jnp.zeros((ROWS, 3, 2)), jnp.full((ROWS, 3), 1e3, jnp.float32)  # Z - Q is log 3 - 1000
+    half = Proposals(actions, dense.at[: ROWS // 2].set(0.0))
+    expected = 0.5 * np.log(3.0) + 0.5 * -200.0
+    np.testing.assert_allclose(conservative_gap(ConstantQ(), batch(), half, -200.0), expected, rtol=1e-5)
+    everywhere = Proposals(actions, dense)
+    slope = jax.grad(lambda g: conservative_gap(LinearQ(g, g), batch(), everywhere, -200.0).sum())(0.3)
+    assert slope == 0.0
+
+
+@pytest.mark.parametrize(("target", "direction"), [(-1e3, 1), (1e3, -1)])
+def test_the_multiplier_of_cql_rises_while_the_weighted_gap_is_above_its_target(target: float, direction: int) -> None:
+    algorithm = CQL(**SIZES, lagrange=True, penalty_weight=2.0, penalty_target=target, proposals=2)
+    state = algorithm.init(SPEC, jax.random.key(0))
+    y, proposals = jnp.zeros(ROWS), algorithm.propose(state.actor, batch(), jax.random.key(3))
+    gap = 2.0 * conservative_gap(state.critic, batch(), proposals)
+    plain, _ = algorithm.critic_loss(state.critic, batch(), y, proposals, None)
+    weighted, _ = algorithm.critic_loss(state.critic, batch(), y, proposals, jnp.asarray(3.0))
+    expected = float(plain - gap.sum() + 3.0 * (gap - target).sum())
+    assert float(weighted) == pytest.approx(expected, rel=1e-5)
+    after, _ = algorithm._update_critic(state, batch(), y, proposals)
+    assert np.sign(after.multiplier.log_value - state.multiplier.log_value) == direction
 
 
 # --- BCQ, BEAR, REM ---
@@ -322,6 +346,33 @@ def test_mmd_of_equal_samples_is_its_floor(kernel: str) -> None:
     assert float(mmd(x, x, kernel, 20.0)) == pytest.approx(1e-3, rel=0.2)
     one, two = jnp.zeros((1, 1)), jnp.ones((1, 1))
     assert float(mmd(one, two, kernel, 0.5)) == pytest.approx(np.sqrt(2 - 2 * np.exp(-1.0)), rel=1e-4)
+
+
+class TwoMinds(QEnsemble):
+    """One head likes the first coordinate of the action, the other dislikes it ten times as much."""
+
+    def __init__(self):
+        self.heads = tuple(lambda x, k=k: k * x[3:4] for k in (1.0, -10.0))
+
+
+def test_bear_acts_by_its_first_head() -> None:
+    algorithm = BEAR(**SIZES, vae_hidden_sizes=(8,), candidates=64)
+    state = algorithm.init(SPEC, jax.random.key(0))._replace(critic=TwoMinds())
+    draws = state.actor.sample(jnp.ones(3), jax.random.key(5), 64)
+    assert algorithm.policy(state)(jnp.ones(3), jax.random.key(5))[0] == draws[:, 0].max()
+
+
+def test_mmd_of_normal_samples_is_the_closed_form() -> None:
+    """E k(x, y) of N(m, v) and N(n, w) with exp(-(x-y)^2 / (2 s)) is sqrt(s / (s+v+w)) exp(-(m-n)^2 / (2 (s+v+w)))."""
+    m, v, n, w, s = 0.3, 0.5, -0.6, 0.2, 2.0
+    keys = jax.random.split(jax.random.key(0))
+    x, y = (a + np.sqrt(b) * jax.random.normal(k, (3000, 1)) for a, b, k in ((m, v, keys[0]), (n, w, keys[1])))
+
+    def kernel(distance: float, variance: float) -> float:
+        return np.sqrt(s / (s + variance)) * np.exp(-(distance**2) / (2 * (s + variance)))
+
+    expected = np.sqrt(kernel(0.0, 2 * v) + kernel(0.0, 2 * w) - 2 * kernel(m - n, v + w))
+    assert float(mmd(x, y, "gaussian", s)) == pytest.approx(expected, rel=0.03)
 
 
 def test_mixture_weights_are_convex() -> None:

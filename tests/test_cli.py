@@ -162,10 +162,14 @@ def test_data_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     write_d4rl(tmp_path / "mine" / "robot" / "human-v0" / "data" / "main_data.hdf5")
     write_d4rl(tmp_path / "mine" / "elsewhere.hdf5")
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+    write_d4rl(tmp_path / "cache" / "d4rl" / "hand_dapg_v1" / "pen-human-v1.hdf5")
+    write_d4rl(tmp_path / "cache" / "d4rl" / "hand_dapg_v1" / "door-human-v1.hdf5.part")
     code, out, err = tether("data", "list")
     assert (code, err) == (0, "")
     names = re.findall(r"^│ (\S+) +│ +[\d.]+ │", out, re.MULTILINE)
     assert [name for name in names if name.startswith("minari:")] == ["minari:mine/robot/human-v0"]
+    assert [name for name in names if name.startswith("d4rl:")] == ["d4rl:pen-human-v1"]
     assert "halfcheetah-medium-replay-small" in names
 
 

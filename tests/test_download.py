@@ -216,14 +216,31 @@ def test_an_interrupted_process_goes_on_where_it_stopped(server: Server, setting
     assert files(settings) == WHOLE
 
 
-def test_a_part_that_is_complete_needs_no_request(server: Server, settings: Downloads) -> None:
-    target = settings.cache / "d4rl" / FILE
-    part = download._Part(target)
-    target.parent.mkdir(parents=True)
-    part.begin(download._Version(f"{server.address}/{FILE}", len(CONTENT), '"one"', None))
-    part.path.write_bytes(CONTENT)  # a power cut between the last byte and the renaming
+def test_a_crash_before_the_file_gets_its_name(
+    server: Server, settings: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte has arrived and been synced, the name is not given yet: nothing is asked again."""
+    synced, sync = [], os.fsync
+
+    def crash(part: Path, target: Path) -> None:
+        assert part.read_bytes() == CONTENT
+        assert synced[-1] == part.stat().st_ino
+        raise KeyboardInterrupt
+
+    def record(descriptor: int) -> None:
+        sync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download.os, "replace", crash)
+        patch.setattr(download.os, "fsync", record)
+        patch.setattr(download, "atomic_write_json", lambda path, value: path.write_text(json.dumps(value)))
+        with pytest.raises(KeyboardInterrupt):
+            load(settings)
+    assert files(settings) == {f"d4rl/{FILE}.part", f"d4rl/{FILE}.part.json"}
     load(settings)
-    assert server.requests == []
+    assert len(server.requests) == 1
+    assert files(settings) == WHOLE
 
 
 def test_nothing_half_written_bears_the_name(server: Server, settings: Downloads) -> None:

@@ -86,7 +86,7 @@ def test_a_run_keeps_its_filter(tmp_path: Path) -> None:
     data = load_dataset(str(data_file()))
     best = np.sort(np.argsort(-data.episode_returns())[:2])
     expected = np.concatenate([data.rewards[100 * k : 100 * k + 99] for k in best])
-    plan = _restored_plan(tmp_path / "run")
+    plan = _restored_plan(tmp_path / "run", quiet=True)
     np.testing.assert_array_equal(jax.device_get(plan.prepared.transitions.reward), expected)
     assert len(plan.behaviour_returns) == 4  # what the data do is shown of all of them
     code, _, error = tether("train", "bc", data_file(), *size, "--data-filter", "0.5", "--out", tmp_path / "other")

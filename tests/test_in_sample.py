@@ -1,6 +1,6 @@
 """Cloning, in-sample and weighted regression: what one update must do, and where small problems must end.
 
-Beside the contract suite, the identities of test_baselines.py and the bandit of learning/test_baselines.py.
+Beside the contract suite, the identities of test_baselines.py and the bandit of learning/test_one_bandit.py.
 """
 
 import functools
@@ -14,6 +14,7 @@ import pytest
 import scipy.stats
 
 from tether.algorithms import AWAC, AWR, BC, EQL, IQL, SQL, XQL, Onestep
+from tether.algorithms.awr import lambda_returns
 from tether.algorithms.iql import weighted_cloning_loss
 from tether.algorithms.xql import gumbel_loss, huber_loss
 from tether.losses import clip_actions, limited_exponent
@@ -169,18 +170,38 @@ def test_xql_takes_so_many_steps_of_v() -> None:
 # --- AWR ---
 
 
-def test_awr_standardises_advantages_and_pays_for_leaving_the_box() -> None:
+def test_lambda_returns_by_definition() -> None:
+    """Rows 0-2 end in a terminal, rows 3-4 are cut; between them (1 - lambda) sum_n lambda^(n-1) R^(n)."""
+    reward, following = jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0]), jnp.asarray([7.0, 8.0, 0.0, 9.0, 6.0])
+    end = jnp.asarray([0.0, 0.0, 1.0, 0.0, 1.0])
+    g, trace = 0.9, 0.7
+    one, two, three = 1 + g * 7, 1 + g * 2 + g**2 * 8, 1 + g * 2 + g**2 * 3
+    first = (1 - trace) * (one + trace * two) + trace**2 * three
+    cut = (1 - trace) * (4 + g * 9) + trace * (4 + g * 5 + g**2 * 6)
+    found = lambda_returns(reward, following, end, g, trace)
+    np.testing.assert_allclose(found[jnp.asarray([0, 2, 3, 4])], [first, 3, cut, 5 + g * 6], rtol=1e-6)
+    whole = lambda_returns(reward, following, end, g, 1.0)
+    np.testing.assert_allclose(whole[0], three, rtol=1e-6)
+    np.testing.assert_allclose(lambda_returns(reward, following, end, g, 0.0), reward + g * following, rtol=1e-6)
+
+
+def test_awr_standardises_advantages_over_the_data_and_pays_for_leaving_the_box() -> None:
     algorithm, data = AWR(**TINY, temperature=2.0), batch()
     state = start(algorithm)
-    _, metrics = update(algorithm, state, data, jax.random.key(0))
-    advantage = 0.01 * np.asarray(data.return_to_go) - np.asarray(jax.vmap(state.value)(data.observation))
-    standard = (advantage - advantage.mean()) / (advantage.std() + 1e-5)
-    np.testing.assert_allclose(metrics["actor/weight"], np.minimum(np.exp(standard / 2), 20).mean(), rtol=1e-4)
+    values = jax.vmap(algorithm.values, in_axes=(None, 0, None))(state, data, jax.random.key(0))
+    np.testing.assert_allclose(values.here, 100 * jax.vmap(state.value)(data.observation), rtol=1e-5)
+    assert (np.asarray(values.following)[np.asarray(data.terminal) == 1] == 0).all()
+    advantage = algorithm.advantages(values, data._replace(trajectory_end=data.terminal.at[-1].set(1.0)))
+    assert float(advantage.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(advantage.std()) == pytest.approx(1, rel=1e-4)
+    _, metrics = update(algorithm, state, data._replace(derived=advantage), jax.random.key(0))
+    weight = np.minimum(np.exp(np.asarray(advantage) / 2), 20)
+    np.testing.assert_allclose(metrics["actor/weight"], weight.mean(), rtol=1e-4)
     far = eqx.tree_at(lambda a: a.network.layers[-1].bias, state.actor, jnp.asarray([0.8, 0.0]))
     outside = np.maximum(np.abs(jax.vmap(far.mode)(data.observation)) - 0.5, 0)
     assert outside.max() > 0.1
     loss = algorithm.actor_loss(far, data, jnp.zeros(ROWS))
-    np.testing.assert_allclose(loss, 10 * np.mean(np.sum(outside**2, axis=1)), rtol=1e-4)
+    np.testing.assert_allclose(loss, 5 * np.mean(np.sum(outside**2, axis=1)), rtol=1e-4)
 
 
 # --- Onestep ---

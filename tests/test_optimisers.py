@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.optimisers import adam_init, adam_step, cosine_decay
+from tether.optimisers import adam_init, adam_step, cosine_decay, update_when_due
+from tether.types import Array, Metrics
 
 
 def numpy_adam(parameter: np.ndarray, gradients: list[np.ndarray], rates: list[float]) -> np.ndarray:
@@ -38,3 +39,26 @@ def test_cosine_decay() -> None:
     factors = [cosine_decay(jnp.asarray(step, jnp.int32), 1000.0) for step in (0, 250, 500, 1000)]
     np.testing.assert_allclose(factors, [1.0, 0.5 + 0.25 * 2**0.5, 0.5, 0.0], atol=1e-6)
     assert jax.eval_shape(lambda step: cosine_decay(step, 10.0), jnp.int32(0)).dtype == jnp.float32
+
+
+def count_up(state: Array) -> tuple[Array, Metrics]:
+    return state + 1.0, {"size": jnp.sum(state)}
+
+
+def test_delayed_updates_come_at_their_interval_after_the_warm_up() -> None:
+    """Metrics sum up to what they would be if every step had one: rows divide by all steps."""
+    one, states, sizes = jnp.ones(()), [], []
+    state = one
+    for step in range(8):
+        state, metrics = update_when_due(count_up, state, jnp.asarray(step, jnp.int32), 3, 2)
+        states.append(float(state))
+        sizes.append(float(metrics["size"]))
+    assert states == [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    assert sizes == [0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 4.0, 0.0]
+
+
+def test_delayed_updates_stay_branches_over_lanes() -> None:
+    """`step` is shared: batching lanes must not turn the branch into a selection that computes both sides."""
+    lanes = jax.vmap(lambda state, step: update_when_due(count_up, state, step, 0, 2)[0], in_axes=(0, None))
+    jaxpr = jax.make_jaxpr(lanes)(jnp.ones(3), jnp.int32(0))
+    assert "cond" in [equation.primitive.name for equation in jaxpr.eqns]

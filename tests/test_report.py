@@ -108,6 +108,8 @@ def test_behaviour_summary() -> None:
     assert summary.mean == pytest.approx(float(task.normalized_score(1500.0)))
     assert (summary.lanes, summary.episodes) == (1, 2)
     assert behaviour_summary(np.array([1.0]), None) is None
+    # Kitchen's data pay at every step: that is no score of 5000.
+    assert behaviour_summary(np.array([200.0]), get_task("kitchen-mixed")) is None
 
 
 def test_diverged_lanes_are_in_no_summary(tmp_path: Path) -> None:

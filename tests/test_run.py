@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import math
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -324,3 +325,24 @@ def test_the_data_set_is_freed_before_training(tmp_path: Path, monkeypatch: pyte
     with contextlib.suppress(KeyboardInterrupt):
         train(algorithm(), str(data_file()), seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
     assert len(loaded) == 1
+
+
+# --- D4RL by name -------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_d4rl_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains as on the same file by its path, and finds its data again by the name, or says what is missing."""
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TETHER_OFFLINE", "1")
+    cached = tmp_path / "cache" / "d4rl" / "gym_mujoco_v2" / "hopper_medium-v2.hdf5"
+    cached.parent.mkdir(parents=True)
+    shutil.copy(data_file(), cached)
+    source = "d4rl:hopper-medium-v2"
+    report = train(algorithm(), source, seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
+    assert last_state(report.folder) == last_state(finished_run())
+    config = json.loads((report.folder / "config.json").read_text())
+    assert (config["data"]["source"], config["data"]["dataset"]) == (source, "hopper-medium-v2")
+    assert resume(report.folder, quiet=True).last == report.last
+    cached.unlink()
+    with pytest.raises(InputError, match=f"'hopper-medium-v2': offline .*there is no file {cached}; put it there"):
+        resume(report.folder, quiet=True)

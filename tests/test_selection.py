@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tether.networks import QEnsemble
-from tether.selection import SHORTLIST, sample_by_min_q, sample_by_q
+from tether.selection import SHORTLIST, sample_by_min_q, sample_by_q, sample_without_replacement
 
 CANDIDATES = 4 * SHORTLIST
 
@@ -18,6 +18,18 @@ def test_choice_follows_softmax_of_q_itself():
     keys = jax.random.split(jax.random.key(0), 20_000)
     chosen = jax.vmap(lambda key: sample_by_q(key, actions, jnp.log(jnp.asarray([1.0, 3.0]))))(keys)
     assert abs(float(chosen.mean()) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 20_000)
+
+
+def test_drawing_without_replacement_follows_the_weights_that_are_left():
+    """First and second of three with weights 3, 2 and 1: p_i p_j / (1 - p_i), and never the same one twice."""
+    actions, weight = jnp.asarray([[0.0], [1.0], [2.0]]), np.array([3.0, 2.0, 1.0]) / 6
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    drawn = jax.vmap(lambda key: sample_without_replacement(key, actions, jnp.log(jnp.asarray(weight)), 2))(keys)
+    first, second = np.asarray(drawn[:, 0, 0], int), np.asarray(drawn[:, 1, 0], int)
+    for i in range(3):
+        for j in range(3):
+            exact = 0.0 if i == j else weight[i] * weight[j] / (1 - weight[i])
+            assert abs(np.mean((first == i) & (second == j)) - exact) <= 4 * np.sqrt(exact / 20_000)
 
 
 def offset(critic: QEnsemble, head: int, by: float) -> QEnsemble:

@@ -99,12 +99,7 @@ def test_what_is_bundled_loads_and_says_where_it_is_from(name: str) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("minari:D4RL/door/human-v2", "'minari:' is not supported yet"),
-        ("ogbench:cube-single-play-singletask-v0", "'ogbench:' is not supported yet"),
         ("bandit:25gaussians", "'bandit:' is not supported yet"),
-        ("a.npz", "'.npz' files are not supported yet"),
-        ("a.parquet", "'.parquet' files are not supported yet"),
-        ("a.csv", "'.csv' files are not supported yet"),
         ("nothing", "no such name, file or folder"),
         ("data.bin", "no such name, file or folder"),
     ],
@@ -122,8 +117,9 @@ def test_other_sources_are_refused_in_one_line(source: str, reason: str) -> None
 def test_files_and_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder without data/main_data\.hdf5"):
         load_dataset(str(tmp_path))
-    with pytest.raises(InputError, match="no such file"):
-        load_dataset(str(tmp_path / "absent.hdf5"))
+    for suffix in ("hdf5", "csv", "npz", "parquet"):
+        with pytest.raises(InputError, match="no such file"):
+            load_dataset(str(tmp_path / f"absent.{suffix}"))
     (tmp_path / "a.bin").touch()
     with pytest.raises(InputError, match=r"the ending '\.bin' is not known"):
         load_dataset(str(tmp_path / "a.bin"))
@@ -159,15 +155,14 @@ def test_minari_without_metadata_is_named_after_its_file(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (
-            {"observations": None, "observations/xy": np.zeros((3, 2))},
-            r"episode_1/observations is a dictionary .*xy",
-        ),
-        ({"actions": None, "actions/left": np.zeros((2, 2))}, "episode_1/actions is a dictionary"),
+        ({"observations": None, "observations/xy": np.zeros((3, 2))}, "episode 1 has columns .*'xy'"),
+        ({"actions": None, "actions/left": np.zeros((2, 2))}, "episode 1 has columns .*'left'"),
+        ({"observations": np.array([b"a"] * 3)}, "episode_1/observations holds .*not arrays of numbers"),
+        ({"observations": np.zeros((3, 2, 2, 3), np.uint8)}, "episode_1/observations holds images"),
         ({"observations": np.zeros((2, 2))}, "episode_1/observations has 2 rows, expected 3 for 2 actions"),
         ({"rewards": np.zeros(3)}, "episode_1/rewards has 3 rows, expected 2"),
         ({"truncations": None}, "episode_1 has no 'truncations'; found"),
-        ({"observations": np.zeros((3, 5))}, "episode_1 has rows of shapes"),
+        ({"observations": np.zeros((3, 5))}, "episode 1 has columns"),
         ({"actions": np.full((2, 1), 3.0)}, "actions reach from 0 to 3, .* row 2"),
     ],
 )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tether.data import OBSERVATION_TRANSFORMS, REWARD_TRANSFORMS, Dataset, Source, prepare
-from tether.data.transforms import returns_to_go, trajectory_returns
+from tether.data.transforms import trajectory_returns
 from tether.errors import InputError
-from tether.types import Columns, Spec
+from tether.types import Spec
 
 REWARDS = [0.0, 1.0, 1.0, 0.0, 0.0]
 
@@ -178,48 +178,3 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         prepare(dataset(), "iql_locomotive")
     with pytest.raises(InputError, match="unknown observation transform 'zzz'; choices: none, standardise"):
         prepare(dataset(), observation_transform="zzz")
-
-
-# --- columns that few algorithms ask for ---
-
-
-def test_returns_to_go_by_hand() -> None:
-    """Two episodes: a terminal after row 1, a time-out at row 3 (whose row is dropped, as usual)."""
-    flags = np.zeros(7, bool)
-    terminals, timeouts = flags.copy(), flags.copy()
-    terminals[1], timeouts[4] = True, True
-    data = dataset([1.0, 2.0, 4.0, 8.0, 16.0, 32.0], terminals=terminals, timeouts=timeouts)
-    prepared = prepare(data, columns=Columns(return_discount=0.5))
-    np.testing.assert_allclose(prepared.transitions.reward, [1, 2, 4, 8, 32])
-    np.testing.assert_allclose(prepared.transitions.return_to_go, [2, 2, 8, 8, 32])
-    assert prepare(data).transitions.return_to_go is None
-
-
-def test_returns_to_go_see_the_transformed_rewards() -> None:
-    prepared = prepare(dataset(), "iql_antmaze", columns=Columns(return_discount=1.0))
-    np.testing.assert_allclose(prepared.transitions.return_to_go, [-3, -2, -2, -2, -1])
-    undiscounted = returns_to_go(prepare(dataset()).transitions, 1.0)
-    assert undiscounted[0] == trajectory_returns(prepare(dataset()).transitions)[0]
-
-
-def test_next_actions_are_of_the_same_trajectory() -> None:
-    rows = 6
-    terminals, timeouts = np.zeros(rows, bool), np.zeros(rows, bool)
-    terminals[1], timeouts[3] = True, True
-    actions = np.linspace(-1, 1, rows)[:, None] * np.ones(3)
-    data = dataset(terminals=terminals, timeouts=timeouts, actions=actions)
-    table = prepare(data, columns=Columns(next_action=True)).transitions
-    # row 3 timed out and row 5 is the last: no transitions; row 1 is terminal: nothing follows, and nothing may be read
-    np.testing.assert_allclose(table.action, actions[[0, 1, 2, 4]], rtol=1e-6)
-    np.testing.assert_allclose(table.next_action, [actions[1], np.zeros(3), actions[3], actions[5]], rtol=1e-6)
-
-
-def test_exact_next_observations_give_way_to_next_actions() -> None:
-    """Minari keeps timed-out rows, but they have no next action; keeping them by force is refused."""
-    timeouts = np.zeros(6, bool)
-    timeouts[2] = True
-    data = dataset(timeouts=timeouts, next_observations=np.ones((6, 2)), exact_next_observations=True)
-    assert len(prepare(data).transitions.reward) == 6
-    assert len(prepare(data, columns=Columns(next_action=True)).transitions.reward) == 4
-    with pytest.raises(InputError, match="no next action"):
-        prepare(data, keep_timeouts=True, columns=Columns(next_action=True))

@@ -131,3 +131,22 @@ def test_algorithms_declare_views() -> None:
 
     with pytest.raises(ValueError, match=r"'sarza'.*transitions, sarsa"):
         view_of(Wrong())
+
+
+def test_trajectory_ends_are_the_last_rows_that_are_left() -> None:
+    """A time-out loses its row, so the row before it ends the trajectory."""
+    terminals, timeouts = np.zeros(7, bool), np.zeros(7, bool)
+    terminals[1], timeouts[4] = True, True
+    made = {
+        "name": "test",
+        "observations": np.arange(14.0).reshape(7, 2),
+        "actions": np.zeros((7, 3)),
+        "rewards": np.arange(7.0),
+        "terminals": terminals,
+        "timeouts": timeouts,
+        "next_observations": None,
+        "source": Source("somewhere.hdf5", "ab"),
+    }
+    table = prepare(Dataset(**made), view=View("returns", discount=1.0)).transitions
+    np.testing.assert_array_equal(table.reward, [0, 1, 2, 3, 5])
+    np.testing.assert_array_equal(table.trajectory_end, [0, 1, 0, 1, 1])

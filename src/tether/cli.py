@@ -247,8 +247,12 @@ class Plot:
 class Algorithms:
     """List the algorithms: what each is, its paper, what it costs.
 
-    Costs are those of `tether bench` with the defaults on the machine of benchmarks/README.md: matmul GFLOP of an
-    update of the last phase, its rate on one or two CPU cores, and the median time to choose one action.
+    GFLOP/update: matmuls of an update. act ms: median time to choose one action.
+
+    Both, and updates/s, as `tether bench` measured them for benchmarks/README.md.
+
+    Examples:
+      tether algorithms
     """
 
     def run(self) -> int:
@@ -315,6 +319,7 @@ class Data:
       tether data show hopper-medium.hdf5
       tether data show d4rl:hopper-medium-v2
       tether data list
+      tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
     """
 
     verb: Any

@@ -23,7 +23,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this)
+ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this), unless said otherwise
 
 
 def expectile_loss(difference: Float[Array, " batch"], expectile: float | Scalar) -> Scalar:
@@ -113,9 +113,9 @@ def polyak(target: T, online: T, rate: float | Scalar) -> T:
     return jax.tree.map(lambda t, o: rate * o + (1.0 - rate) * t, target, online)
 
 
-def clip_actions(batch: Transition, max_action: float) -> Transition:
+def clip_actions(batch: Transition, max_action: float, margin: float = ACTION_MARGIN) -> Transition:
     """`batch` with its actions a hair inside the action box, as DAC's and BDPO's codes read their data."""
-    limit = max_action - ACTION_MARGIN
+    limit = max_action - margin
     return batch._replace(action=jnp.clip(batch.action, -limit, limit))
 
 

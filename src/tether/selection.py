@@ -2,12 +2,11 @@
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from tether.networks import QEnsemble
-from tether.types import Array, Float, PRNGKey
+from tether.types import Array, Float, PRNGKey, Scalar
 
 __all__ = ["best_by_q", "sample_by_min_q", "sample_by_q", "sample_without_replacement"]
 
@@ -42,11 +41,12 @@ def best_by_q(
     heads: str = "mean",
 ) -> Float[Array, " action"]:
     """The candidate with the largest Q: the "mean" or "min" over the heads of `critic`, or the "first" one alone."""
-    if heads == "first":
-        critic = eqx.tree_at(lambda q: q.heads, critic, critic.heads[:1])
     reduce = jnp.min if heads == "min" else jnp.mean
-    q = jax.vmap(lambda action: reduce(critic(observation, action)))(actions)
-    return actions[jnp.argmax(q)]
+
+    def value(action: Array) -> Scalar:
+        return critic.first(observation, action) if heads == "first" else reduce(critic(observation, action))
+
+    return actions[jnp.argmax(jax.vmap(value)(actions))]
 
 
 def sample_by_min_q(

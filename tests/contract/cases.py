@@ -345,7 +345,7 @@ CASES: dict[str, Case] = {
         deterministic=frozenset(["exp-weight", "reverse-kl"]),
     ),
     "td3-bc": Case(
-        sizes={"hidden_sizes": (8,), "actor_update_interval": 1},
+        sizes={"hidden_sizes": (8,), "actor_update_interval": 1, "target_noise": 1.0},  # the limit of 0.5 is felt
         variants={"main": {}},
         changes={
             "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
@@ -355,7 +355,7 @@ CASES: dict[str, Case] = {
         deterministic=frozenset(["main"]),
     ),
     "rebrac": Case(
-        sizes={"hidden_sizes": (8,), "actor_update_interval": 1},
+        sizes={"hidden_sizes": (8,), "actor_update_interval": 1, "target_noise": 1.0},  # the limit of 0.5 is felt
         variants={"main": {}},
         changes={
             "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
@@ -446,12 +446,12 @@ CASES: dict[str, Case] = {
         deterministic=frozenset(["lagrange", "main"]),
     ),
     "rem": Case(
-        sizes={"hidden_sizes": (8,), "head_count": 3, "actor_update_interval": 1},
+        sizes={"hidden_sizes": (8,), "head_count": 3, "actor_update_interval": 1, "target_noise": 1.0},
         variants={"main": {}},
         changes={
             "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
         },
-        swept="target_rate",
+        swept="critic_learning_rate",
         targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
         deterministic=frozenset(["main"]),
     ),

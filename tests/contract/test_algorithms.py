@@ -26,8 +26,15 @@ each_case = pytest.mark.parametrize(
     ("name", "variant"),
     [pytest.param(name, variant, id=f"{name}-{variant}") for name, case in CASES.items() for variant in case.variants],
 )
+# What needs programs of its own is tested of the library's own methods at every run, of the baselines with `long`: they
+# share all of the machinery and most of the equations, and `make test` has to end within a coffee break.
+OWN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
 each_algorithm = pytest.mark.parametrize(
-    ("name", "variant"), [pytest.param(name, next(iter(case.variants)), id=name) for name, case in CASES.items()]
+    ("name", "variant"),
+    [
+        pytest.param(name, next(iter(case.variants)), id=name, marks=() if name in OWN else pytest.mark.long)
+        for name, case in CASES.items()
+    ],
 )
 
 SPEC = Spec(observation_size=3, action_size=2, max_action=0.5)

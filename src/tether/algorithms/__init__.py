@@ -131,6 +131,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "edp",
         "idql",
         "srpo",
+        "qgpo",
+        "sfbc",
         "fql",
         "ifql",
     ),

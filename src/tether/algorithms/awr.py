@@ -1,14 +1,16 @@
 """AWR: advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177), offline.
 
-    value   E[ (V(s) - (1 - gamma) R)^2 ],  R the data's discounted return to go
-    actor   -E[ min(exp(A / beta), 20) log pi(a|s) ] + 10 E[ |mean(s) outside the box|^2 ],
-            A = (1 - gamma) R - V(s), standardised;  pi normal with a fixed standard deviation
+    value   E[ (V(s) - R)^2 ],  R the data's discounted return to go; V is learned in units of 1 / (1 - gamma)
+    actor   -E[ min(exp(A / beta), 20) log pi(a|s) ] + 5 E[ |mean(s) outside the box|^2 ],
+            pi normal with a fixed standard deviation;  A = R_lambda - V(s), standardised over the data, where
+            R_lambda = r + gamma (1 - d) ((1 - lambda) V(s') + lambda R_lambda'), V(s') at a trajectory's last row
 
-Deviations. From the code that produced D4RL's numbers:
-  1. R is the Monte-Carlo return (lambda = 1), made once; the code mixes V in by TD(0.95) and alternates 200 steps of V
-     with 1000 of the actor. With a fixed buffer V is fitted first (phase `pretrain`), the actor after it.
+Deviations. From the authors' code, which D4RL's runs used:
+  1. It alternates 200 steps of V towards R_lambda with 1000 of the actor. With a fixed buffer V is fitted first, to
+     Monte-Carlo returns (phase `pretrain`), advantages are computed once from it, and the actor follows. An episode
+     that was cut short counts what was recorded, so V is too low near its end.
   2. Adam at 3e-4 for both instead of momentum SGD at hand-set rates.
-  3. Advantages are standardised over the minibatch, not over the buffer.
+  3. baselines.md 7.1 writes 10 for the price of leaving the box; the code halves it.
 """
 
 from typing import ClassVar, NamedTuple
@@ -19,15 +21,15 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import Mode
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Derive, Hyperparameter, Phase
 from tether.losses import advantage_weights
 from tether.networks import MLP, ValueNetwork
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["AWR", "AWRState", "FixedGaussianActor"]
+__all__ = ["AWR", "AWRState", "FixedGaussianActor", "lambda_returns"]
 
-WEIGHT_LIMIT, BOX_WEIGHT = 20.0, 10.0
+WEIGHT_LIMIT, BOX_WEIGHT = 20.0, 5.0
 
 
 class FixedGaussianActor(eqx.Module):
@@ -50,12 +52,41 @@ class AWRState(NamedTuple):
     actor_optimiser: optax.OptState
 
 
+class Values(NamedTuple):
+    """V of one transition's two states, in units of the rewards."""
+
+    here: Scalar
+    following: Scalar  # 0 after a terminal row
+
+
+def lambda_returns(
+    reward: Float[Array, " rows"],
+    next_value: Float[Array, " rows"],
+    end: Float[Array, " rows"],
+    discount: float,
+    trace_decay: Hyperparameter,
+) -> Float[Array, " rows"]:
+    """R_i = r_i + gamma ((1 - lambda) V_{i+1} + lambda R_{i+1}), rows in recording order; V_{i+1} alone where `end`.
+
+    next_value: of each row's next state; 0 after a terminal row.
+    """
+
+    def step(following: Scalar, row: tuple[Scalar, Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+        reward, next_value, end = row
+        kept = trace_decay * (1.0 - end)
+        total = reward + discount * ((1.0 - kept) * next_value + kept * following)
+        return total, total
+
+    return jax.lax.scan(step, jnp.zeros((), reward.dtype), (reward, next_value, end), reverse=True)[1]
+
+
 class AWR(eqx.Module):
     """Hyper-parameters of AWR; the defaults are those of its locomotion runs, but for the deviations."""
 
     view: ClassVar[str] = "returns"
 
     temperature: Hyperparameter = 1.0  # beta
+    trace_decay: Hyperparameter = 0.95  # lambda of the returns in the advantage
     std: Hyperparameter = 0.4  # of the policy, in action boxes
     learning_rate: Hyperparameter = 3e-4  # Adam, actor
     value_learning_rate: Hyperparameter = 3e-4  # Adam, V
@@ -77,31 +108,45 @@ class AWR(eqx.Module):
         """The value, then the actor."""
         return (
             Phase("pretrain", self.pretrain_updates, self.pretrain_update),
-            Phase("train", self.train_updates, self.update),
+            Phase("train", self.train_updates, self.update, Derive(self.values, self.advantages)),
         )
 
     def pretrain_update(
         self, state: AWRState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[AWRState, Metrics]:
-        """One step of the value."""
+        """One step of the value. Raises ValueError for columns of unequal shape, which would broadcast."""
+        if batch.return_to_go is None or not batch.return_to_go.shape == batch.reward.shape == batch.terminal.shape:
+            raise ValueError("reward, terminal and return to go must be vectors of one length")
+        target = (1.0 - self.discount) * batch.return_to_go
 
         def loss(value: ValueNetwork) -> Scalar:
-            return jnp.mean((self._return(batch) - jax.vmap(value)(batch.observation)) ** 2)
+            return jnp.mean((target - jax.vmap(value)(batch.observation)) ** 2)
 
         value_loss, gradients = eqx.filter_value_and_grad(loss)(state.value)
         value, optimiser = adam_step(state.value, gradients, state.value_optimiser, self.value_learning_rate)
         return state._replace(value=value, value_optimiser=optimiser), {"critic/value_loss": value_loss}
 
+    def values(self, state: AWRState, row: Transition, key: PRNGKey) -> Values:
+        """V of one transition's states."""
+        here, following = state.value(row.observation), state.value(row.next_observation)
+        scale = 1.0 / (1.0 - self.discount)
+        return Values(scale * here, scale * (1.0 - row.terminal) * following)
+
+    def advantages(self, values: Values, data: Transition) -> Float[Array, " rows"]:
+        """A of all rows, standardised."""
+        assert data.trajectory_end is not None
+        returns = lambda_returns(data.reward, values.following, data.trajectory_end, self.discount, self.trace_decay)
+        advantage = returns - values.here
+        return (advantage - advantage.mean()) / (advantage.std() + 1e-5)
+
     def update(
         self, state: AWRState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[AWRState, Metrics]:
         """One step of the actor."""
-        advantage = self._return(batch) - jax.vmap(state.value)(batch.observation)
-        standard = (advantage - advantage.mean()) / (advantage.std() + 1e-5)
-        weight = advantage_weights(standard, 1.0 / self.temperature, WEIGHT_LIMIT)
+        weight = advantage_weights(batch.derived, 1.0 / self.temperature, WEIGHT_LIMIT)
         loss, gradients = eqx.filter_value_and_grad(self.actor_loss)(state.actor, batch, weight)
         actor, optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
-        metrics = {"actor/loss": loss, "actor/weight": jnp.mean(weight), "critic/advantage": jnp.mean(advantage)}
+        metrics = {"actor/loss": loss, "actor/weight": jnp.mean(weight)}
         return state._replace(actor=actor, actor_optimiser=optimiser), metrics
 
     def policy(self, state: AWRState) -> Mode:
@@ -114,9 +159,3 @@ class AWR(eqx.Module):
         log_density = -0.5 * jnp.sum(((batch.action - mean) / (self.std * actor.max_action)) ** 2, axis=1)
         outside = jnp.sum(jnp.maximum(jnp.abs(mean) - actor.max_action, 0.0) ** 2, axis=1)
         return jnp.mean(BOX_WEIGHT * outside - weight * log_density)
-
-    def _return(self, batch: Transition) -> Float[Array, " batch"]:
-        """(1 - gamma) R: values stay in the range of one reward. Raises ValueError for columns of unequal shape."""
-        if batch.return_to_go is None or not batch.return_to_go.shape == batch.reward.shape == batch.terminal.shape:
-            raise ValueError("reward, terminal and return to go must be vectors of one length")
-        return (1.0 - self.discount) * batch.return_to_go

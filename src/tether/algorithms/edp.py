@@ -27,14 +27,15 @@ from tether.algorithms.dql import chain_q_target, dql_noise_network
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
 from tether.diffusion_policy import NoiseSampler, ancestral_sampler
-from tether.losses import advantage_weights, expectile_loss, polyak, q_regression, td_target
+from tether.losses import advantage_weights, clip_actions, expectile_loss, polyak, q_regression, td_target
 from tether.networks import NoiseNetwork, QEnsemble, ValueNetwork
-from tether.optimisers import adam_init, adam_step, clipped_adam_step
+from tether.optimisers import adam_init, adam_step, clip_by_global_norm, clipped_adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["EDP", "EDPState"]
 
 TARGET_ACTOR_EVERY_UPDATES = 5
+ACTION_MARGIN = 1e-3  # in action boxes: data actions are clipped to ±0.999
 CRR_LIMIT, IQL_LIMIT, IQL_INVERSE_TEMPERATURE = 20.0, 100.0, 3.0
 
 
@@ -59,7 +60,7 @@ class EDP(eqx.Module):
     discount: Hyperparameter = 0.99  # gamma
     learning_rate: Hyperparameter = 3e-4  # Adam, all networks
     target_rate: Hyperparameter = 0.005  # Polyak step of both averages
-    gradient_norm: Hyperparameter = 9.0  # clip of the global norm, of the actor
+    gradient_norm: Hyperparameter = 9.0  # clip of the global norm of each network
 
     mode: Literal["td3", "crr", "iql"] = eqx.field(static=True, default="td3")
     diffusion_steps: int = eqx.field(static=True, default=100)  # T
@@ -87,8 +88,12 @@ class EDP(eqx.Module):
     ) -> tuple[EDPState, Metrics]:
         """Critic (and value), actor, averages."""
         target_key, actor_key = jax.random.split(key)
+        batch = clip_actions(batch, state.actor.max_action, ACTION_MARGIN * state.actor.max_action)
         state, target = self._critic_target(state, batch, target_key)
         (q_loss, q), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
+        # Every network has an optimiser of its own, so each head is clipped by itself.
+        heads = tuple(clip_by_global_norm(head, self.gradient_norm) for head in gradients.heads)
+        gradients = eqx.tree_at(lambda q: q.heads, gradients, heads)
         critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.learning_rate)
         state = state._replace(critic=critic, critic_optimiser=critic_optimiser)
 
@@ -165,7 +170,9 @@ class EDP(eqx.Module):
             return expectile_loss(q - jax.vmap(value)(batch.observation), self.expectile)
 
         gradients = eqx.filter_grad(value_loss)(state.value)
-        value, optimiser = adam_step(state.value, gradients, state.value_optimiser, self.learning_rate)
+        value, optimiser = clipped_adam_step(
+            state.value, gradients, state.value_optimiser, self.learning_rate, self.gradient_norm
+        )
         next_value = jax.vmap(value)(batch.next_observation)
         target = td_target(batch.reward, self.discount, batch.terminal, next_value)
         return state._replace(value=value, value_optimiser=optimiser), target

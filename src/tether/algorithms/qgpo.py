@@ -14,7 +14,7 @@ Acting: one action by the probability flow of eps - w sigma_t grad q, clipped to
 
 Deviations.
   1. All phases use one batch size; the published behaviour phase has 4096 and the others 256.
-  2. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: normal_quantiles).
+  2. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
   3. The last half draws its M actions anew; the code keeps those of the first half.
 """
 

@@ -18,7 +18,7 @@ From the code:
      is skipped for being short. Wrong rewards of antmaze-medium-play-v2 are left as they are.
   3. Q_2 is a network of its own, not the first one reset. The number of critics is two, as in all published runs.
   4. Samples are clipped to the action box before Q judges them when acting; logits are not capped 40 above the 4th.
-  5. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: normal_quantiles).
+  5. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
 """
 
 from typing import ClassVar, NamedTuple

@@ -6,6 +6,7 @@ interest here.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import h5py
 import numpy as np
 
 from tether.data.dataset import Dataset, Source
+from tether.data.schema import IMPORT_KEY, SCHEMA_KEY, Schema
 from tether.errors import InputError
 from tether.types import Bool
 
@@ -58,6 +60,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         columns = {key: read_array(file, key, path) for key in REQUIRED}
         optional = {k: read_array(file, k, path) for k in ("timeouts", "next_observations") if k in file}
         metadata = scalar_metadata(file)
+        schema = read_schema(file, path)
     dataset = Dataset(
         name=path.stem,
         observations=columns["observations"],
@@ -68,6 +71,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         next_observations=optional.get("next_observations"),
         source=Source(location=str(path), sha256=file_sha256(path)),
         metadata=metadata,
+        schema=schema,
     )
     return dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
 
@@ -126,16 +130,29 @@ def read_array(group: h5py.File | h5py.Group, key: str, path: Path) -> np.ndarra
     return np.asarray(node[()])
 
 
+def read_schema(file: h5py.File, path: Path) -> Schema | None:
+    """The names and the action range that `tether data import` has stored; None in other files."""
+    if SCHEMA_KEY not in file:
+        return None
+    node: Any = file[SCHEMA_KEY]
+    try:
+        value = json.loads(node.asstr()[()])
+    except (TypeError, ValueError, AttributeError):
+        raise InputError(f"{path}: {SCHEMA_KEY!r} is not the JSON that tether writes there") from None
+    return Schema.from_json(value, str(path))
+
+
 def scalar_metadata(file: h5py.File) -> dict[str, str | float | int]:
     """The file's attributes and the scalars under `metadata/`, by name; arrays (weights) are skipped."""
     found: dict[str, str | float | int] = {}
+    own = {Path(SCHEMA_KEY).name, Path(IMPORT_KEY).name}
     for key, value in file.attrs.items():
         _add_scalar(found, key, value)
     group = file.get("metadata")
     if isinstance(group, h5py.Group):
 
         def visit(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset) and node.shape == ():
+            if isinstance(node, h5py.Dataset) and node.shape == () and name not in own:
                 _add_scalar(found, name, node[()])
 
         group.visititems(visit)

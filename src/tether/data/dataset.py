@@ -26,6 +26,7 @@ class Source:
 
     location: str
     sha256: str
+    collection: str = ""  # Minari, OGBench: whose data these are, and whose scores they are therefore not
 
 
 class EpisodeBounds(NamedTuple):

@@ -6,7 +6,7 @@ config.json and the policy folder.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,14 @@ import numpy as np
 from tether.errors import InputError
 from tether.types import Float
 
-__all__ = ["ActionBox", "Layout", "Schema", "join", "layout_of", "size_of", "summary"]
+__all__ = ["IMPORT_KEY", "SCHEMA_KEY", "ActionBox", "Layout", "Schema", "join", "layout_of", "size_of", "summary"]
 
 Layout = Mapping[str, tuple[int, int]]
 """Name -> (start, stop) of its numbers, in the order of the vector, without gaps."""
 
+SCHEMA_KEY = "metadata/schema"
+IMPORT_KEY = "metadata/import"
+"""Where an imported HDF5 data set keeps its schema, and how it was made, as JSON."""
 SHOWN_NAMES = 6
 
 
@@ -108,12 +111,22 @@ def summary(layout: Layout) -> str:
     return ", ".join(names)
 
 
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def join(layout: Layout, values: Mapping[str, Any]) -> np.ndarray:
     """A dictionary of numbers and arrays, or of batches of them, as the vector or matrix of `layout`, float32.
 
-    An entry of one number may be a scalar, in a batch (rows,); one of several has them on its last axis.
+    Dictionaries within it are named as the layout names them: `arm/joints`. An entry of one number may be a scalar,
+    in a batch (rows,); one of several has them on its last axis.
     Raises InputError for names that are missing or too many, and for entries of another size.
     """
+    values = dict(_flat(values, ""))
     faults = [f"no {name!r}" for name in layout if name not in values]
     faults += [f"no such entry as {name!r}" for name in values if name not in layout]
     if faults:

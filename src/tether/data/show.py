@@ -4,11 +4,15 @@ import numpy as np
 from rich.table import Table
 
 from tether.data.dataset import Dataset
+from tether.data.minari import minari_scores
+from tether.data.schema import Layout, Schema
 from tether.data.sources import local_sources
 from tether.environments import find_task
 from tether.errors import InputError
 
 __all__ = ["local_table", "summary_table"]
+
+BINS, BAR_LENGTH = 10, 30
 
 
 def summary_table(data: Dataset) -> Table:
@@ -32,6 +36,7 @@ def summary_table(data: Dataset) -> Table:
         "episodes": f"{len(bounds.starts):,}" + (", the last one is cut off" if bounds.last_is_partial else ""),
         "episode length": f"mean {lengths.mean():.0f}, {_range(lengths)}",
         "return": f"mean {returns.mean():.1f}, {_range(returns)}",
+        "returns": _histogram(returns),
         "task": "none known" if task is None else f"{task.name} ({task.evaluated_in})",
     }
     if task is not None and task.recorded_returns:
@@ -39,6 +44,13 @@ def summary_table(data: Dataset) -> Table:
     elif task is not None and task.reference_min is not None:
         scores = task.normalized_score(returns)
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
+    minari = minari_scores(data)
+    if minari is not None:
+        rows["Minari score"] = f"mean {minari.mean():.1f}, {_range(minari)}; by Minari's references, no D4RL score"
+    if data.schema is not None:
+        rows |= _schema_rows(data.schema)
+    if data.successes is not None:
+        rows["success"] = f"{_success_rate(data):.1%} of the episodes"
     for name, value in {**rows, **{f"metadata {k}": str(v) for k, v in data.metadata.items()}}.items():
         table.add_row(name, value)
     return table
@@ -50,6 +62,50 @@ def local_table() -> Table:
     for source in local_sources():
         table.add_row(source.name, f"{source.bytes / 1e6:.1f}", source.where)
     return table
+
+
+def _histogram(values: np.ndarray) -> str:
+    """How the values spread, a line for each bin: where it begins, how many it has, a bar."""
+    if values.min() == values.max():
+        return f"all {len(values)} are {values[0]:.4g}"
+    counts, edges = np.histogram(values, bins=min(BINS, len(values)))
+    lengths = np.round(BAR_LENGTH * counts / counts.max()).astype(int)
+    starts = [f"{edge:.4g}" for edge in edges[:-1]]
+    width, digits = max(map(len, starts)), len(str(counts.max()))
+    rows = zip(starts, counts, lengths, strict=True)
+    return "\n".join(f"{start:>{width}} {count:>{digits}} {'█' * length}".rstrip() for start, count, length in rows)
+
+
+def _schema_rows(schema: Schema) -> dict[str, str]:
+    """The names of the columns, and the robot's range where it is not [-1, 1]."""
+    rows = {f"{name} columns": ", ".join(_slices(getattr(schema, name))) for name in ("observation", "action")}
+    if not schema.box.is_unit():
+        low, high = np.asarray(schema.box.low), np.asarray(schema.box.high)
+        parts = [
+            f"{name} {_numbers(low[start:stop])} to {_numbers(high[start:stop])}"
+            for name, (start, stop) in schema.action.items()
+        ]
+        rows["action range of the robot"] = ", ".join(parts)
+    return rows
+
+
+def _slices(layout: Layout) -> list[str]:
+    return [
+        f"{start} {name}" if stop == start + 1 else f"{start}-{stop - 1} {name}"
+        for name, (start, stop) in layout.items()
+    ]
+
+
+def _numbers(values: np.ndarray) -> str:
+    texts = [f"{value:.4g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"
+
+
+def _success_rate(data: Dataset) -> float:
+    """The share of episodes in which some row was a success."""
+    assert data.successes is not None
+    starts, ends, _ = data.episode_bounds()
+    return float(np.mean(np.logical_or.reduceat(data.successes[: ends[-1]], starts)))
 
 
 def _transitions(data: Dataset) -> str:

@@ -1,8 +1,6 @@
-"""One grammar for data sources (design section 5): from what a user writes to a `Dataset`.
+"""One grammar for data sources (design section 5): from what a user writes to a `Dataset`."""
 
-This version reads bundled names, D4RL's data sets by name, D4RL's and Minari's HDF5 files, and Minari folders.
-"""
-
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +9,9 @@ from tether.data.d4rl import open_hdf5, read_d4rl_hdf5
 from tether.data.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.dataset import Dataset, Source
 from tether.data.download import Downloads, cached_file
-from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari_hdf5
+from tether.data.importing import read_table
+from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari, read_minari_hdf5
+from tether.data.ogbench import local_ogbench_files, read_ogbench
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 
@@ -19,8 +19,9 @@ __all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
-LATER_PREFIXES = ("minari", "ogbench", "bandit")
-LATER_SUFFIXES = (".npz", ".parquet", ".csv")
+PREFIXES: dict[str, Callable[[str], Dataset]] = {"minari": read_minari, "ogbench": read_ogbench}
+LATER_PREFIXES = ("bandit",)
+TABLE_SUFFIXES = (".npz", ".parquet", ".csv")
 
 
 class LocalSource(NamedTuple):
@@ -32,12 +33,14 @@ class LocalSource(NamedTuple):
 
 
 def local_sources() -> list[LocalSource]:
-    """Bundled data sets, then D4RL's in the cache, then Minari's (below MINARI_DATASETS_PATH), sorted by name."""
+    """Bundled data sets, D4RL's in the cache, Minari's (below MINARI_DATASETS_PATH), OGBench's; each sorted by name."""
     bundled = [(name, BUNDLED / f"{name}.hdf5", "bundled") for name in bundled_names()]
     cached = [(name, Downloads().cache / "d4rl" / file) for name, file in sorted(D4RL_FILES.items())]
     d4rl = [(f"d4rl:{name}", path, str(path)) for name, path in cached if path.is_file()]
     minari = [(f"minari:{name}", path, str(path)) for name, path in local_minari_files()]
-    return [LocalSource(name, path.stat().st_size, where) for name, path, where in [*bundled, *d4rl, *minari]]
+    ogbench = [(f"ogbench:{name}", path, str(path)) for name, path in local_ogbench_files()]
+    found = [*bundled, *d4rl, *minari, *ogbench]
+    return [LocalSource(name, path.stat().st_size, where) for name, path, where in found]
 
 
 def bundled_names() -> list[str]:
@@ -46,8 +49,10 @@ def bundled_names() -> list[str]:
 
 
 def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
-    """Loads a bundled name, `d4rl:hopper-medium-v2`, a path to an HDF5 file, or a Minari folder.
+    """Loads a data set by name or path.
 
+    A bundled name (`halfcheetah-medium-small`), `d4rl:NAME`, `minari:ID`, `ogbench:NAME`, a `*.hdf5` file
+    in D4RL's or Minari's layout, a Minari folder, a `*.csv`, `*.parquet` or `*.npz` table with columns by convention.
     A bundled name wins over a file or folder of the same name; write `./name` for the latter.
 
     downloads: mirrors, cache, offline mode of `d4rl:`; by default as the environment says.
@@ -59,17 +64,19 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     if source in bundled_names():
         dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
         return replace(dataset, source=Source(source, dataset.source.sha256))
-    prefix, colon, rest = source.partition(":")
+    prefix, colon, name = source.partition(":")
     if colon and prefix == "d4rl":
-        return _read_d4rl_by_name(rest, downloads or Downloads())
+        return _read_d4rl_by_name(name, downloads or Downloads())
+    if colon and prefix in PREFIXES:
+        return PREFIXES[prefix](name)
     if colon and prefix in LATER_PREFIXES:
         raise _refused(source, f"'{prefix}:' is not supported yet")
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
         return _read_folder(path)
-    if suffix in LATER_SUFFIXES:
-        raise _refused(source, f"'{suffix}' files are not supported yet")
+    if suffix in TABLE_SUFFIXES:
+        return read_table(path)
     if suffix in HDF5_SUFFIXES:
         return read_minari_hdf5(path) if is_minari_hdf5(path) else _read_d4rl(path)
     if path.exists():
@@ -80,8 +87,9 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
 def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
     return InputError(
-        f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, "
-        "*.hdf5 and *.h5 files in D4RL's or Minari's layout, and Minari folders"
+        f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, minari:ID, "
+        "ogbench:NAME, *.hdf5 and *.h5 files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and "
+        "*.npz tables"
     )
 
 

@@ -220,6 +220,7 @@ def prepare(
         "dataset": dataset.name,
         "source": dataset.source.location,
         "sha256": dataset.source.sha256,
+        "collection": dataset.source.collection,
         "rows": file_rows,
         "filter": filtered,
         "transitions": len(rows),

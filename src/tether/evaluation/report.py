@@ -74,8 +74,13 @@ def write_report(run: Any) -> Report:
 
 
 def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
-    """The normalised scores of the data's own episodes, as one lane; None without a task."""
-    return None if task is None else aggregate(task.normalized_score(returns)[None])
+    """The normalised scores of the data's own episodes, as one lane.
+
+    None without a task, and where recorded returns are no scores (`Task.recorded_returns`).
+    """
+    if task is None or task.recorded_returns:
+        return None
+    return aggregate(task.normalized_score(returns)[None])
 
 
 def report_table(report: Report) -> Table:

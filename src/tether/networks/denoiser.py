@@ -12,7 +12,7 @@ import numpy as np
 from tether.networks.layers import MLP, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Scalar
 
-__all__ = ["Denoiser", "fourier_embedding", "normal_quantiles", "sinusoidal_embedding"]
+__all__ = ["Denoiser", "fixed_frequencies", "fourier_embedding", "sinusoidal_embedding"]
 
 
 def sinusoidal_embedding(noise_level: Scalar, size: int) -> Float[Array, " size"]:
@@ -28,14 +28,14 @@ def fourier_embedding(time: Scalar, frequencies: Float[Array, " half"]) -> Float
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
-def normal_quantiles(count: int, deviation: float) -> Float[np.ndarray, " {count}"]:
-    """N(0, deviation^2) as its `count` middle quantiles: what fixed "Gaussian" frequencies are here.
+def fixed_frequencies(count: int, deviation: float) -> Float[np.ndarray, " {count}"]:
+    """The `count` middle quantiles of |N(0, deviation^2)|: what fixed "Gaussian" frequencies are here.
 
     The papers' codes draw them once and never train them. The quantiles are the same features without a constant that
-    an optimiser must leave alone and a checkpoint carry.
+    an optimiser must leave alone and a checkpoint carry; a frequency's sign only changes that of its sine.
     """
     law = statistics.NormalDist(0.0, deviation)
-    return np.array([law.inv_cdf((index + 0.5) / count) for index in range(count)], np.float32)
+    return np.array([law.inv_cdf(0.5 + (index + 0.5) / (2 * count)) for index in range(count)], np.float32)
 
 
 class Denoiser(eqx.Module):

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.networks.denoiser import fourier_embedding, normal_quantiles
+from tether.networks.denoiser import fixed_frequencies, fourier_embedding
 from tether.networks.layers import MLP, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Spec
 
@@ -58,7 +58,8 @@ class ResidualNoiseNetwork(eqx.Module):
         frequencies_train: bool,
         time_sizes: tuple[int, int] = (128, 128),
     ):
-        """frequency_scale: standard deviation of the frequencies, in cycles; fixed ones are its `normal_quantiles`."""
+        """frequency_scale: standard deviation of the frequencies, in cycles; of those not trained, see
+        `fixed_frequencies`."""
         frequency_key, time_key, first_key, last_key, *block_keys = jax.random.split(key, 4 + block_count)
         draw = frequency_scale * jax.random.normal(frequency_key, (FOURIER_FEATURES // 2,), jnp.float32)
         self.frequencies = draw if frequencies_train else None
@@ -76,7 +77,7 @@ class ResidualNoiseNetwork(eqx.Module):
         """time: an integer step or a real time, []."""
         frequencies = self.frequencies
         if frequencies is None:
-            frequencies = jnp.asarray(normal_quantiles(FOURIER_FEATURES // 2, self.frequency_scale))
+            frequencies = jnp.asarray(fixed_frequencies(FOURIER_FEATURES // 2, self.frequency_scale))
         features = self.time(fourier_embedding(time.astype(jnp.float32), frequencies))
         x = self.first(jnp.concatenate([noisy_action, observation, features]))
         for block in self.blocks:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tether.errors import InputError
-from tether.networks.denoiser import fourier_embedding, normal_quantiles
+from tether.networks.denoiser import fixed_frequencies, fourier_embedding
 from tether.networks.layers import MLP, Linear, torch_uniform
 from tether.types import Array, Float, PRNGKey, Scalar, Spec
 
@@ -27,7 +27,7 @@ class TimeFeatures(eqx.Module):
         self.out = Linear(key, TIME_FEATURES, TIME_FEATURES, torch_uniform)
 
     def __call__(self, time: Scalar) -> Float[Array, " features"]:
-        frequencies = jnp.asarray(normal_quantiles(TIME_FEATURES // 2, FREQUENCY_SCALE))
+        frequencies = jnp.asarray(fixed_frequencies(TIME_FEATURES // 2, FREQUENCY_SCALE))
         return self.out(fourier_embedding(time, frequencies))
 
 

@@ -1,0 +1,279 @@
+"""Small clean data sets of several kinds for the data doctor, and the known faults to plant in them.
+
+The kinds: locomotion (falls and time-outs), sparse goals, demonstrations, short episodes, deterministic control,
+a one-step bandit, a grid, a replay buffer's growing skill. The faults are those of d4rl-facts sections 3 and 4 and
+of the threads in needs.md, pain 6.
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from tether.data.doctor import RawColumns
+
+Columns = dict[str, np.ndarray]
+
+
+def raw(columns: Columns, name: str = "data", extras: Columns | None = None) -> RawColumns:
+    return RawColumns(name, "memory", "d4rl", columns, extras or {})
+
+
+# --- clean data ---------------------------------------------------------------------------------------------
+
+
+def roll_out(
+    start: Callable[[np.random.Generator], np.ndarray],
+    act: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    step: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray],
+    reward: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
+    done: Callable[[np.ndarray], bool],
+    horizon: int,
+    episodes: int,
+    seed: int = 0,
+) -> Columns:
+    """Plays episodes and stores them in D4RL's layout with next observations."""
+    generator = np.random.default_rng(seed)
+    rows: list[tuple] = []
+    for _ in range(episodes):
+        state = start(generator)
+        for t in range(horizon):
+            action = act(state, generator)
+            after = step(state, action, generator)
+            ended = done(after)
+            rows.append((state, action, reward(state, action, after), ended, not ended and t == horizon - 1, after))
+            state = after
+            if ended:
+                break
+    names = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+    columns = {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in columns.items()}
+
+
+PULL = np.random.default_rng(1).normal(size=(4, 2)) * 1.5
+GAIN = np.random.default_rng(2).normal(size=(8, 2)) * 0.6
+
+
+def _swing(state: np.ndarray, action: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Four coupled pendulums, pushed by two motors: smooth, a little noisy."""
+    angle, speed = state[:4], state[4:]
+    force = -4 * np.sin(angle) + 1.5 * np.roll(angle, 1) - 0.2 * speed + PULL @ action
+    speed = speed + 0.05 * force + 0.02 * generator.normal(size=4)
+    return np.concatenate([angle + 0.05 * speed, speed])
+
+
+def _noisy_policy(state: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    return np.tanh(state @ GAIN + 0.5 * generator.normal(size=2))
+
+
+@functools.cache
+def _locomotion(horizon: int, seed: int) -> Columns:
+    return roll_out(
+        start=lambda g: np.concatenate([0.1 * g.normal(size=4), 0.1 * g.normal(size=4)]),
+        act=_noisy_policy,
+        step=_swing,
+        reward=lambda s, a, n: float(1 + (n[0] - s[0]) / 0.05 - 0.1 * a @ a),
+        done=lambda s: abs(s[1]) > 2.2,
+        horizon=horizon,
+        episodes=40,
+        seed=seed,
+    )
+
+
+def locomotion(horizon: int = 150, seed: int = 0) -> Columns:
+    """Dense rewards, falls (terminal) and time-outs."""
+    return dict(_locomotion(horizon, seed))
+
+
+@functools.cache
+def _navigation(stop: bool) -> Columns:
+    goal = np.array([2.0, 2.0])
+
+    def near(state: np.ndarray) -> bool:
+        return bool(np.linalg.norm(state[:2] - goal) < 0.5)
+
+    return roll_out(
+        start=lambda g: np.concatenate([g.uniform(-2, 1, 2), np.zeros(2)]),
+        act=lambda s, g: np.clip(0.6 * (goal - s[:2]) - 0.5 * s[2:] + 0.5 * g.normal(size=2), -1, 1),
+        step=lambda s, a, g: np.concatenate([s[:2] + 0.1 * s[2:], 0.9 * s[2:] + 0.2 * a + 0.005 * g.normal(size=2)]),
+        reward=lambda s, a, n: float(near(n)),
+        done=lambda s: stop and near(s),
+        horizon=100,
+        episodes=70,
+    )
+
+
+@functools.cache
+def _maze() -> Columns:
+    """maze2d: one stream from sub-goal to sub-goal; a time-out marks that one is reached; 1 is paid near the middle."""
+    generator = np.random.default_rng(6)
+    state, target = np.zeros(4), generator.uniform(-2, 2, 2)
+    rows = []
+    for _ in range(12_000):
+        action = np.clip(2 * (target - state[:2]) - 1.5 * state[2:] + 0.1 * generator.normal(size=2), -1, 1)
+        after = np.concatenate([state[:2] + 0.1 * state[2:], 0.95 * state[2:] + 0.15 * action])
+        reached = bool(np.linalg.norm(after[:2] - target) < 0.3)
+        rows.append((state, action, float(np.linalg.norm(after[:2]) < 0.7), False, reached))
+        target = generator.uniform(-2, 2, 2) if reached else target
+        state = after
+    names = ("observations", "actions", "rewards", "terminals", "timeouts")
+    columns = {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in columns.items()}
+
+
+def maze() -> Columns:
+    """Its rewards are the environment's: for the next observation."""
+    return dict(_maze())
+
+
+def navigation() -> Columns:
+    """Sparse: 1 on reaching the goal, which ends the episode."""
+    return dict(_navigation(True))
+
+
+@functools.cache
+def _demonstrations() -> Columns:
+    """Smooth reaching movements of different lengths; every demonstration ends in a time-out."""
+    generator = np.random.default_rng(3)
+    parts: list[Columns] = []
+    for _ in range(25):
+        steps = int(generator.integers(90, 260))
+        phase = np.linspace(0, 1, steps + 1)[:, None]
+        curve = 10 * phase**3 - 15 * phase**4 + 6 * phase**5  # minimum jerk
+        start, end = generator.normal(size=(1, 6)), generator.normal(0.5, 0.2, size=(1, 6))
+        wobble = 0.05 * np.sin(2 * np.pi * phase * generator.uniform(1, 3, (1, 6)))
+        position = start + (end - start) * curve + wobble * phase * (1 - phase)
+        velocity = np.gradient(position, axis=0) * 30
+        observations = np.concatenate([position, velocity], axis=1)
+        actions = np.clip(np.diff(position, axis=0) * 15 + 0.02 * generator.normal(size=(steps, 6)), -1, 1)
+        rewards = np.where(curve[1:, 0] > 0.97, 10.0, -0.1 * np.linalg.norm(position[1:] - end, axis=1))
+        timeouts = np.arange(steps) == steps - 1
+        parts.append(
+            {
+                "observations": observations[:-1].astype(np.float32),
+                "actions": actions.astype(np.float32),
+                "rewards": rewards.astype(np.float32),
+                "terminals": np.zeros(steps, bool),
+                "timeouts": timeouts,
+            }
+        )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def demonstrations() -> Columns:
+    return dict(_demonstrations())
+
+
+@functools.cache
+def _short() -> Columns:
+    return roll_out(
+        start=lambda g: g.normal(size=3),
+        act=lambda s, g: np.tanh(g.normal(size=1)),
+        step=lambda s, a, g: 0.8 * s + np.array([0.5, -0.3, 0.2]) * a + 0.3 * g.normal(size=3),
+        reward=lambda s, a, n: float(-(n @ n)),
+        done=lambda s: abs(s[0]) < 0.25,
+        horizon=10,
+        episodes=500,
+    )
+
+
+def short_episodes() -> Columns:
+    """One to ten steps."""
+    return dict(_short())
+
+
+@functools.cache
+def _deterministic() -> Columns:
+    return roll_out(
+        start=lambda g: g.uniform(-1, 1, 4),
+        act=lambda s, g: np.clip(-s[:2] - 0.8 * s[2:], -1, 1),
+        step=lambda s, a, g: np.concatenate([s[:2] + 0.1 * s[2:], s[2:] + 0.1 * a]),
+        reward=lambda s, a, n: float(-(s @ s)),
+        done=lambda s: False,
+        horizon=60,
+        episodes=60,
+    )
+
+
+def deterministic() -> Columns:
+    """No noise anywhere; every episode times out at step 60."""
+    return dict(_deterministic())
+
+
+def bandit() -> Columns:
+    """One step each, all terminal."""
+    generator = np.random.default_rng(4)
+    actions = generator.uniform(-1, 1, (2000, 2)).astype(np.float32)
+    return {
+        "observations": generator.normal(size=(2000, 3)).astype(np.float32),
+        "actions": actions,
+        "rewards": actions.sum(axis=1),
+        "terminals": np.ones(2000, bool),
+        "timeouts": np.zeros(2000, bool),
+    }
+
+
+@functools.cache
+def _grid() -> Columns:
+    moves = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float64)
+    return roll_out(
+        start=lambda g: np.zeros(2),
+        act=lambda s, g: moves[g.choice(4, p=[0.35, 0.15, 0.35, 0.15])],
+        step=lambda s, a, g: np.clip(s + a, 0, 6),
+        reward=lambda s, a, n: float((n == 6).all()),
+        done=lambda s: bool((s == 6).all()),
+        horizon=60,
+        episodes=80,
+    )
+
+
+def grid() -> Columns:
+    """49 places, moves as unit vectors: rows repeat and states coincide by nature."""
+    return dict(_grid())
+
+
+CLEAN: dict[str, Callable[[], Columns]] = {
+    "locomotion": locomotion,
+    "locomotion without next observations": lambda: without(locomotion(), "next_observations"),
+    "sparse": navigation,
+    "demonstrations": demonstrations,
+    "short": short_episodes,
+    "deterministic": deterministic,
+    "bandit": bandit,
+    "grid": grid,
+}
+
+
+# --- tools for faults ---------------------------------------------------------------------------------------
+
+
+def without(columns: Columns, *names: str) -> Columns:
+    return {name: column for name, column in columns.items() if name not in names}
+
+
+def put(columns: Columns, name: str, index: object, value: object) -> Columns:
+    """A copy with `columns[name][index] = value`."""
+    column = columns[name].copy()
+    column[index] = value
+    return {**columns, name: column}
+
+
+def take(columns: Columns, rows: np.ndarray) -> Columns:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def ends(columns: Columns) -> np.ndarray:
+    return np.flatnonzero(columns["terminals"] | columns["timeouts"])
+
+
+def starts(columns: Columns) -> np.ndarray:
+    return np.concatenate([[0], ends(columns)[:-1] + 1])
+
+
+def lengths(columns: Columns) -> np.ndarray:
+    return ends(columns) - starts(columns) + 1
+
+
+def shift(columns: Columns, name: str, by: int) -> Columns:
+    """Every value of a column `by` rows later."""
+    return {**columns, name: np.roll(columns[name], by, axis=0)}

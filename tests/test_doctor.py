@@ -1,0 +1,633 @@
+"""Every known fault is found where it was planted, and clean data of several kinds get nothing above a note."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import doctor_data as make
+import h5py
+import numpy as np
+import pytest
+from doctor_data import Columns, put, raw, shift, take, without
+
+from tether.data.doctor import CODES, Finding, RawColumns, read_raw
+from tether.data.doctor.checks import run_checks
+from tether.data.doctor.episodes import block_rows, horizon_terminal_rows, jump_rows, mismatched_rows
+from tether.data.doctor.logged import Logged
+
+
+def findings(data: RawColumns) -> dict[str, Finding]:
+    return {finding.code: finding for finding in run_checks(Logged(data))}
+
+
+# --- clean data ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", make.CLEAN)
+def test_clean_data_have_nothing_above_a_note(kind: str) -> None:
+    found = run_checks(Logged(raw(make.CLEAN[kind]())))
+    assert [(f.code, f.what) for f in found if f.grade != "note"] == []
+
+
+# --- the table of faults ------------------------------------------------------------------------------------
+
+
+def nan_rows(columns: Columns) -> Columns:
+    return put(put(columns, "observations", (37, 2), np.nan), "rewards", 1005, np.inf)
+
+
+def unsynchronised_timeouts(columns: Columns) -> Columns:
+    """AntMaze v0: time-outs a few rows away from the resets (D4RL 77, 146)."""
+    columns = without(columns, "next_observations")
+    moved = np.zeros_like(columns["timeouts"])
+    moved[np.minimum(np.flatnonzero(columns["timeouts"]) + 7, len(moved) - 1)] = True
+    return {**columns, "timeouts": moved}
+
+
+def some_ends_unmarked(columns: Columns) -> Columns:
+    """Half of the flags are lost."""
+    lost = make.ends(columns)[::2]
+    return put(put(without(columns, "next_observations"), "terminals", lost, False), "timeouts", lost, False)
+
+
+def rows_lost(columns: Columns) -> Columns:
+    """Every 50th row is missing; the stored next observations tell."""
+    return take(columns, np.flatnonzero(np.arange(len(columns["rewards"])) % 50 != 49))
+
+
+def shuffled(columns: Columns) -> Columns:
+    return take(without(columns, "next_observations"), np.random.default_rng(0).permutation(len(columns["rewards"])))
+
+
+def interleaved(columns: Columns) -> Columns:
+    """Four environments write by turns; the flags travel with their rows."""
+    rows = len(columns["rewards"]) // 4 * 4
+    return take(without(columns, "next_observations"), np.arange(rows).reshape(4, -1).T.reshape(-1))
+
+
+def reset_observations(columns: Columns) -> Columns:
+    """Vector environments that reset themselves: the next observation after an end is the next episode's."""
+    following = np.concatenate([columns["observations"][1:], columns["observations"][:1]])
+    return {**columns, "next_observations": following}
+
+
+def done_includes_timeouts(columns: Columns) -> Columns:
+    """`done` of old interfaces: terminals at the horizon too, and no time-outs."""
+    flags = columns["terminals"] | columns["timeouts"]
+    return {**without(columns, "next_observations"), "terminals": flags, "timeouts": np.zeros_like(flags)}
+
+
+def block_cut(columns: Columns) -> Columns:
+    """Medium-replay: a collection block ends every 250 rows, whatever the episode does; then a new one begins."""
+    kept: list[int] = []
+    cuts = []
+    for start, length in zip(make.starts(columns), make.lengths(columns), strict=True):
+        left = 250 - len(kept) % 250
+        kept.extend(range(start, start + min(length, left)))
+        if length > left:
+            cuts.append(len(kept) - 1)
+    cut = take(columns, np.array(kept))
+    return put(cut, "timeouts", cuts, True)
+
+
+def split_at_evaluation_horizon(columns: Columns) -> Columns:
+    """door-human: demonstrations of up to 260 steps, time-outs at the environment's own limit inside them."""
+    middle = make.starts(columns) + 79
+    return put(columns, "timeouts", middle, True)
+
+
+def clusters(columns: Columns) -> Columns:
+    """AntMaze: the recording goes on after success, reward and terminal are labelled row by row (HIQL 2)."""
+    columns = without(make._navigation(False), "next_observations")
+    return {**columns, "terminals": columns["rewards"] == 1}
+
+
+def success_flags(columns: Columns) -> Columns:
+    """`terminal` set once in the middle of each episode, though it goes on."""
+    return put(without(columns, "next_observations"), "terminals", make.starts(columns) + 30, True)
+
+
+def flags_twice(columns: Columns) -> Columns:
+    """The time-out of each episode again one row later."""
+    rows = make.ends(columns)[:-1]
+    rows = rows[columns["timeouts"][rows]]
+    return put(without(columns, "next_observations"), "timeouts", rows + 1, True)
+
+
+def copies(columns: Columns) -> Columns:
+    """Cloned sets: half of the episodes are copies of the demonstrations."""
+    return take(columns, np.tile(np.arange(len(columns["rewards"])), 2))
+
+
+def copied_rows(columns: Columns) -> Columns:
+    """Stretches of 4 rows are copied over others."""
+    rows = np.arange(len(columns["rewards"]))
+    for start in range(100, len(rows) - 300, 120):
+        rows[start : start + 4] += 200
+    return {**take(columns, rows), "terminals": columns["terminals"], "timeouts": columns["timeouts"]}
+
+
+def stutter(columns: Columns) -> Columns:
+    """Every 40th step is recorded twice."""
+    rows = np.sort(np.concatenate([np.arange(len(columns["rewards"])), make.starts(columns) + 40]))
+    return take(without(columns, "next_observations"), rows)
+
+
+def kitchen(columns: Columns) -> Columns:
+    """Finished subtasks are paid again in every step."""
+    step = np.arange(len(columns["rewards"])) - np.repeat(make.starts(columns), make.lengths(columns))
+    return {**columns, "rewards": np.minimum(step // 25, 4).astype(np.float32)}
+
+
+def maze2d_rewards(columns: Columns) -> Columns:
+    """maze2d: the reward of a row is that of its own observation (D4RL 194)."""
+    near = np.linalg.norm(columns["observations"][:, :2], axis=1) < 0.7
+    return {**columns, "rewards": near.astype(np.float32)}
+
+
+def led_here(columns: Columns) -> Columns:
+    """Rows (a_{t-1}, r_{t-1}, o_t): `the action that led here`."""
+    return shift(columns, "actions", 1)
+
+
+FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str, str]] = {
+    # name: (clean data, fault, code, grade)
+    "no rewards": (make.locomotion, lambda c: without(c, "rewards"), "missing-column", "error"),
+    "no rows": (make.locomotion, lambda c: take(c, np.arange(0)), "empty", "error"),
+    "text": (make.locomotion, lambda c: {**c, "rewards": c["rewards"].astype("S8")}, "not-numbers", "error"),
+    "a row short": (make.locomotion, lambda c: {**c, "actions": c["actions"][:-1]}, "unequal-rows", "error"),
+    "flat actions": (make.short_episodes, lambda c: {**c, "actions": c["actions"][:, 0]}, "wrong-rank", "error"),
+    "two rewards": (
+        make.locomotion,
+        lambda c: {**c, "rewards": np.stack([c["rewards"]] * 2, 1)},
+        "wrong-rank",
+        "error",
+    ),
+    "(N, 1)": (make.locomotion, lambda c: {**c, "rewards": c["rewards"][:, None]}, "column-vector", "note"),
+    "float64": (
+        make.locomotion,
+        lambda c: {**c, "observations": c["observations"].astype(float)},
+        "float64",
+        "note",
+    ),
+    "NaN": (make.locomotion, nan_rows, "not-finite", "error"),
+    "overflow": (
+        make.locomotion,
+        lambda c: put({**c, "observations": c["observations"].astype(float)}, "observations", (3, 0), 1e300),
+        "not-finite",
+        "error",
+    ),
+    "flag of 2": (
+        make.locomotion,
+        lambda c: put({**c, "terminals": c["terminals"].astype(np.uint8)}, "terminals", 5, 2),
+        "bad-flag",
+        "error",
+    ),
+    "NaN flag": (
+        make.locomotion,
+        lambda c: put({**c, "timeouts": c["timeouts"].astype(np.float32)}, "timeouts", 5, np.nan),
+        "bad-flag",
+        "error",
+    ),
+    "torques": (make.locomotion, lambda c: {**c, "actions": 30 * c["actions"]}, "actions-out-of-range", "error"),
+    "unclipped": (make.locomotion, lambda c: put(c, "actions", (9, 0), 1.2), "actions-out-of-range", "error"),
+    "bang-bang": (make.locomotion, lambda c: {**c, "actions": np.sign(c["actions"])}, "saturated-actions", "warning"),
+    "clipped at 0.4": (
+        make.locomotion,
+        lambda c: {**c, "actions": c["actions"].clip(-0.4, 0.4)},
+        "unused-action-range",
+        "note",
+    ),
+    "action indices": (
+        make.short_episodes,
+        lambda c: {**c, "actions": np.random.default_rng(0).integers(0, 4, (len(c["actions"]), 1))},
+        "discrete-actions",
+        "warning",
+    ),
+    "dead motor": (make.locomotion, lambda c: put(c, "actions", (slice(None), 1), 0), "constant-column", "warning"),
+    "dead sensor": (
+        make.locomotion,
+        lambda c: put(without(c, "next_observations"), "observations", (slice(None), 1), 3),
+        "constant-column",
+        "note",
+    ),
+    "sensor twice": (
+        make.locomotion,
+        lambda c: {
+            **without(c, "next_observations"),
+            "observations": np.concatenate([c["observations"], c["observations"][:, 2:3]], axis=1),
+        },
+        "duplicated-columns",
+        "note",
+    ),
+    "motor twice": (
+        make.locomotion,
+        lambda c: {**c, "actions": np.concatenate([c["actions"], c["actions"][:, :1]], axis=1)},
+        "duplicated-columns",
+        "warning",
+    ),
+    "millimetres": (
+        make.locomotion,
+        lambda c: {
+            **without(c, "next_observations"),
+            "observations": c["observations"] * np.array([1000, 1, 1, 1, 1, 1, 1, 1], np.float32),
+        },
+        "observation-scale",
+        "note",
+    ),
+    "placeholder": (
+        make.locomotion,
+        lambda c: put(without(c, "next_observations"), "observations", ([70, 900], 3), -9999),
+        "outliers",
+        "warning",
+    ),
+    "standardised": (
+        make.locomotion,
+        lambda c: {
+            **without(c, "next_observations"),
+            "observations": (c["observations"] - c["observations"].mean(0)) / c["observations"].std(0),
+        },
+        "already-standardised",
+        "warning",
+    ),
+    "standardised rewards": (
+        make.locomotion,
+        lambda c: {**c, "rewards": (c["rewards"] - c["rewards"].mean()) / c["rewards"].std()},
+        "already-standardised",
+        "warning",
+    ),
+    "deterministic": (make.deterministic, lambda c: c, "deterministic-behaviour", "note"),
+    "few states": (make.grid, lambda c: c, "few-states", "note"),
+    "no timeouts": (make.locomotion, lambda c: without(c, "timeouts"), "no-timeouts-column", "note"),
+    "no flags": (
+        make.deterministic,
+        lambda c: without(c, "timeouts"),
+        "no-episode-ends",
+        "error",
+    ),
+    "flags never set": (
+        make.deterministic,
+        lambda c: {**c, "timeouts": np.zeros_like(c["timeouts"])},
+        "no-episode-ends",
+        "warning",
+    ),
+    "stopped early": (make.locomotion, lambda c: take(c, np.arange(1000)), "unfinished-last-episode", "note"),
+    "both flags": (
+        make.navigation,
+        lambda c: {**c, "timeouts": c["timeouts"] | c["terminals"]},
+        "terminal-and-timeout",
+        "warning",
+    ),
+    "done at the horizon": (make.deterministic, done_includes_timeouts, "terminals-at-horizon", "error"),
+    "done at the horizon, falls too": (make.locomotion, done_includes_timeouts, "terminals-at-horizon", "error"),
+    "both flags at the horizon": (
+        make.deterministic,
+        lambda c: {**c, "terminals": c["timeouts"]},
+        "terminals-at-horizon",
+        "error",
+    ),
+    "timeouts out of step": (lambda: make.locomotion(60), unsynchronised_timeouts, "teleports", "error"),
+    "unmarked ends": (make.locomotion, some_ends_unmarked, "teleports", "error"),
+    "rows lost": (make.locomotion, rows_lost, "next-observation-mismatch", "error"),
+    "next is current": (
+        make.locomotion,
+        lambda c: {**c, "next_observations": c["observations"]},
+        "next-equals-current",
+        "error",
+    ),
+    "next from reset": (make.locomotion, reset_observations, "next-observation-from-reset", "warning"),
+    "shuffled": (make.locomotion, shuffled, "rows-look-shuffled", "warning"),
+    "interleaved": (make.locomotion, interleaved, "interleaved-rows", "error"),
+    "block cuts": (make.locomotion, block_cut, "block-cuts", "warning"),
+    "stream": (make.maze, lambda c: c, "stream-timeouts", "warning"),
+    "split": (make.demonstrations, split_at_evaluation_horizon, "split-episodes", "warning"),
+    "terminal clusters": (make.navigation, clusters, "terminal-clusters", "warning"),
+    "success flags": (make.locomotion, success_flags, "continues-after-terminal", "warning"),
+    "every row terminal": (
+        make.locomotion,
+        lambda c: {**c, "terminals": np.ones_like(c["terminals"])},
+        "continues-after-terminal",
+        "error",
+    ),
+    "flags twice": (make.locomotion, flags_twice, "one-step-episodes", "warning"),
+    "copied episodes": (make.demonstrations, copies, "duplicated-episodes", "warning"),
+    "copied rows": (lambda: without(make.locomotion(), "next_observations"), copied_rows, "duplicated-rows", "warning"),
+    "stutter": (make.locomotion, stutter, "repeated-rows", "warning"),
+    "all rewards 0": (make.navigation, lambda c: {**c, "rewards": 0 * c["rewards"]}, "constant-reward", "error"),
+    "sparse": (make.navigation, lambda c: c, "sparse-reward", "note"),
+    "hardly any reward": (
+        make.navigation,
+        lambda c: put(c, "rewards", np.flatnonzero(c["rewards"])[5:], 0),
+        "few-rewarded-rows",
+        "warning",
+    ),
+    "reward late": (make.locomotion, lambda c: shift(c, "rewards", 1), "reward-shifted", "error"),
+    "reward early": (make.locomotion, lambda c: shift(c, "rewards", -1), "reward-shifted", "error"),
+    "sparse reward late": (make.navigation, lambda c: shift(c, "rewards", 1), "reward-shifted", "error"),
+    "sparse reward early": (make.navigation, lambda c: shift(c, "rewards", -1), "reward-shifted", "error"),
+    "reward of the state": (make.maze, maze2d_rewards, "reward-of-current-state", "note"),
+    "re-paid": (make.demonstrations, kitchen, "repaid-rewards", "note"),
+    "action late": (make.locomotion, led_here, "actions-shifted", "error"),
+    "action early": (make.locomotion, lambda c: shift(c, "actions", -1), "actions-shifted", "warning"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_found(name: str) -> None:
+    clean, fault, code, grade = FAULTS[name]
+    found = findings(raw(fault(clean())))
+    assert code in found
+    assert found[code].grade == grade
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_smooth_reward_of_the_state(later: bool) -> None:
+    """-|o_i|^2 is reported, -|o_{i+1}|^2 (what environments pay) is not."""
+    columns = make.locomotion()
+    state = columns["next_observations" if later else "observations"]
+    found = findings(raw({**columns, "rewards": -(state**2).sum(axis=1)}))
+    assert ("reward-of-current-state" in found) != later
+
+
+def test_maze2d_is_clean_where_the_rewards_are() -> None:
+    """The stream itself is reported, its rewards are not: they follow the next observation."""
+    found = findings(raw(make.maze(), "maze2d-umaze-v1"))
+    assert not {"reward-of-current-state", "reward-shifted", "teleports", "longer-than-horizon"} & set(found)
+    found = findings(raw(maze2d_rewards(make.maze()), "maze2d-umaze-v1"))
+    assert found["reward-of-current-state"].grade == "warning"
+
+
+# --- faults that need a name, another column, or another layout ---------------------------------------------
+
+
+def widths(columns: Columns, observation: int, action: int) -> Columns:
+    """As many columns as a task has: the first ones repeated with a little noise."""
+    generator = np.random.default_rng(0)
+    sizes = {"observations": observation, "next_observations": observation, "actions": action}
+    wide = {}
+    for name, size in sizes.items():
+        if name in columns:
+            column = np.tile(columns[name], (1, -(-size // columns[name].shape[1])))[:, :size]
+            wide[name] = (0.9 * column + 0.01 * generator.normal(size=column.shape)).astype(np.float32)
+    return {**columns, **wide}
+
+
+def antmaze_rewards(columns: Columns) -> Columns:
+    """Positions in the big maze; 1 where the next row is within 0.5 of (20.7, 20.7)."""
+    columns = widths(without(columns, "next_observations"), 29, 8)
+    columns["observations"][:, :2] = 18.7 + make._navigation(False)["observations"][:, :2]
+    near = np.linalg.norm(np.roll(columns["observations"][:, :2], -1, axis=0) - 20.7, axis=1) < 0.5
+    near &= ~columns["timeouts"]
+    return {**columns, "rewards": near.astype(np.float32), "terminals": near}
+
+
+def antmaze() -> Columns:
+    return antmaze_rewards(make._navigation(False))
+
+
+def test_antmaze_keeps_its_rules() -> None:
+    found = findings(raw(antmaze(), "antmaze-medium-play-v2"))
+    assert not {"not-as-published", "reward-away-from-goal", "returns-out-of-scale", "wrong-size"} & set(found)
+
+
+def rewarded_elsewhere(columns: Columns) -> Columns:
+    """medium-play-v2: rewards at rows that are not near the goal."""
+    away = np.flatnonzero((columns["observations"][:, 0] < 18.5) & ~columns["timeouts"])[:20]
+    return put(put(columns, "rewards", away, 1), "terminals", away, True)
+
+
+NAMED: dict[str, tuple[str, Callable[[], Columns], str, str]] = {
+    # name: (data set's name, data, code, grade)
+    "published counts": ("hopper-medium-v2", lambda: widths(make.locomotion(), 11, 3), "counts-disagree", "warning"),
+    "sizes": ("hopper-medium-v2", make.locomotion, "wrong-size", "error"),
+    "long demonstrations": ("door-human-v1", make.demonstrations, "longer-than-horizon", "warning"),
+    "cut anywhere": ("hopper-medium-v2", make.locomotion, "early-timeouts", "note"),
+    "scaled rewards": (
+        "hopper-medium-v2",
+        lambda: {**make.locomotion(), "rewards": 100 * make.locomotion()["rewards"]},
+        "returns-out-of-scale",
+        "warning",
+    ),
+    "antmaze r - 1": (
+        "antmaze-medium-play-v2",
+        lambda: {**antmaze(), "rewards": antmaze()["rewards"] - 1},
+        "returns-out-of-scale",
+        "warning",
+    ),
+    "antmaze terminals": (
+        "antmaze-medium-play-v2",
+        lambda: {**antmaze(), "terminals": np.zeros_like(antmaze()["terminals"])},
+        "not-as-published",
+        "warning",
+    ),
+    "antmaze goal": (
+        "antmaze-medium-play-v2",
+        lambda: rewarded_elsewhere(antmaze()),
+        "reward-away-from-goal",
+        "warning",
+    ),
+    "kitchen": ("kitchen-partial-v0", lambda: kitchen(make.demonstrations()), "repaid-rewards", "warning"),
+    "kitchen goals": (
+        "kitchen-partial-v0",
+        lambda: kitchen(widths(make.demonstrations(), 60, 9)),
+        "not-as-published",
+        "warning",
+    ),
+    "cheetah falls": ("halfcheetah-medium-v2", lambda: widths(make.locomotion(), 17, 6), "not-as-published", "warning"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_fault_of_a_named_set_is_found(name: str) -> None:
+    dataset, columns, code, grade = NAMED[name]
+    found = findings(raw(columns(), dataset))
+    assert code in found
+    assert found[code].grade == grade
+
+
+def clock(columns: Columns, step: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Seconds that restart with each episode."""
+    begin = np.repeat(make.starts(columns), make.lengths(columns))
+    rows = np.arange(len(begin))
+    time = np.cumsum(step(rows))
+    return time - time[begin]
+
+
+EXTRAS: dict[str, tuple[Callable[[Columns], Columns], set[str]]] = {
+    "a good clock": (lambda c: {"infos/time": clock(c, lambda r: np.full(len(r), 0.05))}, set()),
+    "two rates": (
+        lambda c: {"timestamps": clock(c, lambda r: np.where(r < 2000, 0.05, 0.02))},
+        {"uneven-time-steps"},
+    ),
+    "clock backwards": (
+        lambda c: {"t": put({"t": clock(c, lambda r: np.ones(len(r)))}, "t", 100, -1)["t"]},
+        {"time-not-increasing"},
+    ),
+    "good numbers": (lambda c: {"episode_id": np.repeat(np.arange(len(make.starts(c))), make.lengths(c))}, set()),
+    "shifted numbers": (
+        lambda c: {"episode_id": np.roll(np.repeat(np.arange(len(make.starts(c))), make.lengths(c)), 3)},
+        {"episode-ids-disagree"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_other_columns(name: str) -> None:
+    extra, codes = EXTRAS[name]
+    columns = make.locomotion()
+    found = findings(raw(columns, extras=extra(columns)))
+    watched = {"uneven-time-steps", "time-not-increasing", "episode-ids-disagree"}
+    assert watched & set(found) == codes
+
+
+def write_minari(folder: Path, columns: Columns, short: int = 0, dictionary: bool = False, **content: Any) -> Path:
+    """A Minari folder; the first `short` episodes lack their last observation."""
+    path = folder / "data" / "main_data.hdf5"
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as file:
+        for index, (start, end) in enumerate(zip(make.starts(columns), make.ends(columns), strict=True)):
+            group = file.create_group(f"episode_{index}")
+            last = columns["next_observations"][end : end + 1]
+            observations = np.concatenate([columns["observations"][start : end + 1], last])
+            observations = observations[:-1] if index < short else observations
+            if dictionary:
+                group["observations/position"] = observations[:, :4]
+                group["observations/speed"] = observations[:, 4:]
+            else:
+                group["observations"] = observations
+            for name, key in (("actions", "actions"), ("rewards", "rewards"), ("terminals", "terminations")):
+                group[key] = columns[name][start : end + 1]
+            group["truncations"] = columns["timeouts"][start : end + 1]
+    path.with_name("metadata.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_minari_clean(tmp_path: Path) -> None:
+    columns = make.locomotion()
+    read = read_raw(write_minari(tmp_path / "m", columns, total_episodes=40, total_steps=len(columns["rewards"])))
+    for name, column in columns.items():
+        np.testing.assert_array_equal(read.columns[name], column)
+    assert [f.code for f in run_checks(Logged(read)) if f.grade != "note"] == []
+
+
+def test_minari_faults(tmp_path: Path) -> None:
+    """Too few observations in 3 episodes (Minari 199), a dictionary, and counts that disagree."""
+    folder = write_minari(tmp_path / "m", make.locomotion(), 3, True, dataset_id="x/y-v0", total_episodes=41)
+    found = findings(read_raw(folder))
+    assert found["missing-last-observation"].place.count == 3
+    last = make.ends(make.locomotion())
+    assert found["missing-last-observation"].place.rows == tuple(int(row) for row in last[:3])
+    assert "not-finite" not in found
+    assert found["dictionary-observations"].what == "observations: position, speed"
+    assert found["counts-disagree"].what == "total_episodes is 41 in metadata.json, 40 in the file"
+
+
+def test_minari_states_the_horizon_and_the_limits(tmp_path: Path) -> None:
+    limits = {"low": [-2.0, -2.0], "high": [2.0, 2.0]}
+    columns = {**make.locomotion(), "actions": 2 * make.locomotion()["actions"]}
+    content = {"env_spec": json.dumps({"max_episode_steps": 100}), "action_space": json.dumps(limits)}
+    found = findings(read_raw(write_minari(tmp_path / "m", columns, **content)))
+    assert found["longer-than-horizon"].what.endswith("up to 150 steps; horizon 100")
+    assert found["actions-out-of-range"].fixable
+
+
+def test_ogbench_layout(tmp_path: Path) -> None:
+    columns = make.deterministic()
+    path = tmp_path / "antmaze-large-navigate-v0.npz"
+    arrays = {"observations": columns["observations"], "actions": columns["actions"], "qpos": columns["observations"]}
+    np.savez(path, terminals=columns["timeouts"].astype(np.float32), **arrays)
+    read = read_raw(path)
+    found = findings(read)
+    assert "ogbench-layout" in found
+    assert not {"missing-column", "terminals-at-horizon"} & set(found)
+    assert Logged(read).terminals.sum() == 0
+    assert Logged(read).timeouts.sum() == 60
+
+
+# --- where exactly ------------------------------------------------------------------------------------------
+
+
+def test_unmarked_ends_are_found_exactly() -> None:
+    """All flags wiped: the jumps are the episodes' ends, all of them and nothing else."""
+    columns = without(make.locomotion(), "next_observations")
+    wiped = {
+        **columns,
+        "terminals": np.zeros_like(columns["terminals"]),
+        "timeouts": np.zeros_like(columns["timeouts"]),
+    }
+    np.testing.assert_array_equal(jump_rows(Logged(raw(wiped))), make.ends(columns)[:-1])
+
+
+def test_one_teleport_is_found() -> None:
+    """A single unmarked end among 4000 rows."""
+    columns = without(make.locomotion(), "next_observations")
+    row = int(make.ends(columns)[20])
+    wiped = put(put(columns, "terminals", row, False), "timeouts", row, False)
+    assert jump_rows(Logged(raw(wiped))).tolist() == [row]
+
+
+def test_lost_rows_are_found_exactly() -> None:
+    columns = make.locomotion()
+    rows = np.delete(np.arange(len(columns["rewards"])), [500, 501, 2000])
+    inside = [row for row in (499, 1997) if not (columns["terminals"] | columns["timeouts"])[rows[row]]]
+    assert mismatched_rows(Logged(raw(take(columns, rows)))).tolist() == inside == [499, 1997]
+
+
+def test_horizon_terminals_are_those_at_the_horizon() -> None:
+    columns = make.locomotion()
+    rows = horizon_terminal_rows(Logged(raw(done_includes_timeouts(columns))))
+    np.testing.assert_array_equal(rows, np.flatnonzero(columns["timeouts"]))
+
+
+def test_true_terminals_at_one_length_are_left_alone() -> None:
+    """Every episode reaches its goal, a place of its own, after exactly 40 steps."""
+    generator = np.random.default_rng(0)
+    steps, episodes = 40, 50
+    begin = generator.normal(size=(episodes, 1, 3))
+    path = begin * np.linspace(1, 0, steps + 1)[None, :, None] + 0.003 * generator.normal(size=(episodes, steps + 1, 3))
+    columns = {
+        "observations": path[:, :-1].reshape(-1, 3).astype(np.float32),
+        "actions": generator.uniform(-1, 1, (steps * episodes, 3)).astype(np.float32),
+        "rewards": -np.linalg.norm(path[:, 1:].reshape(-1, 3), axis=1).astype(np.float32),
+        "terminals": np.tile(np.arange(steps) == steps - 1, episodes),
+        "timeouts": np.zeros(steps * episodes, bool),
+    }
+    assert len(horizon_terminal_rows(Logged(raw(columns)))) == 0
+
+
+def test_interleaving_is_counted() -> None:
+    assert Logged(raw(interleaved(make.locomotion()))).interleaving == 4
+    assert Logged(raw(make.locomotion())).interleaving == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [([999, 4999, 7999], 1000), ([999, 4999, 7998], 0), ([4, 304, 904, 1204], 300), ([5, 9], 0), ([1, 2, 3, 4], 0)],
+)
+def test_block_rows(rows: list[int], size: int) -> None:
+    assert block_rows(np.array(rows)) == size
+
+
+def test_nan_rows_are_named() -> None:
+    found = [f for f in run_checks(Logged(raw(nan_rows(make.locomotion())))) if f.code == "not-finite"]
+    assert {(f.place.rows, f.place.columns) for f in found} == {((37,), ("observations[2]",)), ((1005,), ("rewards",))}
+
+
+def test_shifted_rewards_say_which_way() -> None:
+    for by, word in ((1, "before"), (-1, "after")):
+        found = findings(raw(shift(make.locomotion(), "rewards", by)))
+        assert found["reward-shifted"].what.startswith(f"the transition {word} explains")
+
+
+def test_shifted_actions_do_not_pass_for_shifted_rewards() -> None:
+    """The reward charges for the action; still the action column is blamed alone."""
+    for by in (1, -1):
+        assert "reward-shifted" not in findings(raw(shift(make.locomotion(), "actions", by)))
+
+
+def test_every_code_is_planted_somewhere() -> None:
+    planted = {code for _, _, code, _ in FAULTS.values()} | {code for _, _, code, _ in NAMED.values()}
+    planted |= {code for _, codes in EXTRAS.values() for code in codes}
+    planted |= {"missing-last-observation", "dictionary-observations", "ogbench-layout"}
+    assert planted == set(CODES)

@@ -1,0 +1,193 @@
+"""OGBench's single-task data: small files, recorded in the package's own environments, against what those pay."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ogbench
+import pytest
+from make_data import tether
+
+from tether.data import load_dataset
+from tether.errors import InputError
+
+STEPS = 30
+Columns = dict[str, np.ndarray]
+
+
+def play(environment_id: str, starts: list[Any]) -> tuple[Columns, np.ndarray, np.ndarray]:
+    """Random trajectories in OGBench's file layout; the rewards that the environment paid, and where it ended.
+
+    `starts`: for each trajectory what moves the simulation to where it begins.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium tells that it rounds bounds, each time it is asked for a space
+        return _play(gymnasium.make(environment_id, disable_env_checker=True), starts)
+
+
+def _play(environment: gymnasium.Env, starts: list[Any]) -> tuple[Columns, np.ndarray, np.ndarray]:
+    rows: dict[str, list[Any]] = {name: [] for name in ("observations", "actions", "terminals", "qpos", "qvel")}
+    rewards, ended = [], []
+    inner: Any = environment.unwrapped
+    environment.action_space.seed(0)
+    for start in starts:
+        environment.reset(seed=0)
+        observation = start(inner)
+        for step in range(STEPS + 1):
+            rows["observations"].append(observation)
+            rows["qpos"].append(inner._data.qpos.copy() if hasattr(inner, "_data") else inner.data.qpos.copy())
+            rows["qvel"].append(inner._data.qvel.copy() if hasattr(inner, "_data") else inner.data.qvel.copy())
+            rows["terminals"].append(float(step == STEPS))
+            action = environment.action_space.sample()
+            rows["actions"].append(action)
+            if step < STEPS:  # the last action is a filler: nothing follows it in the file
+                observation, reward, terminated, _, _ = inner.step(action)
+                rewards.append(reward)
+                ended.append(terminated)
+    environment.close()
+    return {name: np.asarray(values, np.float32) for name, values in rows.items()}, np.array(rewards), np.array(ended)
+
+
+@pytest.fixture(scope="module")
+def maze() -> tuple[Columns, np.ndarray, np.ndarray]:
+    """PointMaze's first task: one trajectory far from the goal, one that begins in it."""
+
+    def at_start(inner: Any) -> np.ndarray:
+        return inner.get_ob()
+
+    def at_goal(inner: Any) -> np.ndarray:
+        inner.set_xy(np.asarray(inner.cur_goal_xy) + 0.3)
+        return inner.get_ob()
+
+    return play("pointmaze-medium-singletask-task1-v0", [at_start, at_goal])
+
+
+def write(folder: Path, name: str, columns: Columns) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / f"{name}.npz", **columns)
+    return folder
+
+
+def test_point_maze_is_what_the_environment_paid(tmp_path: Path, maze: Any) -> None:
+    columns, rewards, ended = maze
+    write(tmp_path, "pointmaze-medium-navigate-v0", columns)
+    data = load_dataset(f"ogbench:{tmp_path}/pointmaze-medium-navigate-singletask-v0")
+    assert data.name == "pointmaze-medium-navigate-singletask-v0"
+    assert len(data) == 2 * STEPS
+    kept = columns["terminals"] == 0
+    np.testing.assert_array_equal(data.observations, columns["observations"][kept])
+    np.testing.assert_array_equal(data.actions, columns["actions"][kept])
+    np.testing.assert_array_equal(
+        data.next_observations[:-1][data.timeouts[:-1] == 0], data.observations[1:][~data.timeouts[:-1]]
+    )
+    np.testing.assert_array_equal(data.next_observations[data.timeouts], columns["observations"][~kept])
+    # success - 1, of the state before the action, and nothing is bootstrapped from a success
+    np.testing.assert_array_equal(data.rewards, rewards)
+    np.testing.assert_array_equal(data.terminals, ended)
+    np.testing.assert_array_equal(data.rewards, data.terminals - 1.0)
+    assert 0 < data.terminals.sum() < STEPS
+    # the recording goes on after a success: still two trajectories, and every row is trained on
+    np.testing.assert_array_equal(np.flatnonzero(data.timeouts), [STEPS - 1, 2 * STEPS - 1])
+    np.testing.assert_array_equal(data.episode_lengths(), [STEPS, STEPS])
+    table = data.transitions()
+    np.testing.assert_array_equal(table.terminal, data.terminals)
+    np.testing.assert_array_equal(table.next_observation, data.next_observations)
+    assert len(table.reward) == 2 * STEPS
+
+
+def test_other_tasks_have_other_goals(tmp_path: Path, maze: Any) -> None:
+    write(tmp_path, "pointmaze-medium-navigate-v0", maze[0])
+    first = load_dataset(f"ogbench:{tmp_path}/pointmaze-medium-navigate-singletask-task1-v0")
+    other = load_dataset(f"ogbench:{tmp_path}/pointmaze-medium-navigate-singletask-task2-v0")
+    assert first.rewards.sum() > other.rewards.sum()
+    np.testing.assert_array_equal(first.observations, other.observations)
+    assert first.source.sha256 == other.source.sha256
+
+
+def test_a_cube(tmp_path: Path) -> None:
+    def at_start(inner: Any) -> np.ndarray:
+        return inner.compute_observation()
+
+    def solved(inner: Any) -> np.ndarray:
+        inner._data.joint("object_joint_0").qpos[:3] = inner._data.mocap_pos[0]
+        return inner.compute_observation()
+
+    columns, rewards, _ = play("cube-single-singletask-v0", [at_start, solved])
+    write(tmp_path, "cube-single-play-v0", columns)
+    data = load_dataset(f"ogbench:{tmp_path}/cube-single-play-singletask-v0")
+    assert data.observations.shape == (2 * STEPS, 28)
+    np.testing.assert_array_equal(data.rewards[:STEPS], -1.0)
+    np.testing.assert_array_equal(data.rewards[STEPS], 0.0)  # n satisfied - n
+    np.testing.assert_array_equal(data.rewards, data.terminals - 1.0)
+    np.testing.assert_array_equal(data.rewards, rewards)
+
+
+def test_where_files_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maze: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = "pointmaze-medium-navigate-singletask-v0"
+    with pytest.raises(InputError) as caught:
+        load_dataset(f"ogbench:{name}")
+    for words in (
+        "pointmaze-medium-navigate-v0.npz is not there",
+        "ogbench.download_datasets",
+        f"ogbench:FOLDER/{name}",
+    ):
+        assert words in str(caught.value)
+    assert not (tmp_path / ".ogbench").exists()
+    write(tmp_path / ".ogbench" / "data", "pointmaze-medium-navigate-v0", maze[0])
+    write(tmp_path / ".ogbench" / "data", "pointmaze-medium-navigate-v0-val", maze[0])
+    assert len(load_dataset(f"ogbench:{name}")) == 2 * STEPS
+    assert f"ogbench:{name} " in tether("data", "list")[1]
+    assert "-val" not in tether("data", "list")[1]
+    code, out, err = tether("data", "show", f"ogbench:{name}")
+    assert (code, err) == (0, "")
+    assert "none known" in out
+    assert "50.0% of the episodes" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cube-single-play-v0", "name one: ogbench:cube-single-play-singletask-v0"),
+        ("cube-singel-play-singletask-v0", "unknown OGBench environment 'cube-singel-singletask-v0'; did you mean"),
+        ("visual-cube-single-play-singletask-v0", "observations are images"),
+        ("singletask-v0", "without a single task"),
+        ("", "without a single task"),
+    ],
+)
+def test_names_that_are_none(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_dataset(f"ogbench:{name}")
+
+
+def test_damaged_files(tmp_path: Path, maze: Any) -> None:
+    source = f"ogbench:{tmp_path}/pointmaze-medium-navigate-singletask-v0"
+    path = write(tmp_path, "pointmaze-medium-navigate-v0", maze[0]) / "pointmaze-medium-navigate-v0.npz"
+    whole = path.read_bytes()
+    for data in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="cannot be read as npz"):
+            load_dataset(source)
+    for name in ("actions", "qpos"):
+        write(tmp_path, "pointmaze-medium-navigate-v0", {k: v for k, v in maze[0].items() if k != name})
+        with pytest.raises(InputError, match=f"no '{name}' in it; it holds observations"):
+            load_dataset(source)
+    damaged = bytearray(whole)
+    damaged[200:260] = bytes(60)
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="cannot be read as"):
+        load_dataset(source)
+    open_end = {**maze[0], "terminals": maze[0]["terminals"] * 0}
+    write(tmp_path, "pointmaze-medium-navigate-v0", open_end)
+    with pytest.raises(InputError, match="rows"):
+        load_dataset(source)
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ogbench.__name__ == "ogbench"
+    monkeypatch.setitem(sys.modules, "ogbench", None)
+    with pytest.raises(InputError, match=r"needs the package ogbench: pip install 'tether-rl\[ogbench\]'"):
+        load_dataset("ogbench:cube-single-play-singletask-v0")
