@@ -67,6 +67,7 @@ def test_unknown_algorithm_is_refused_with_the_nearest_name():
         bench(["dtqll"], batch_size=8, observation_size=3, action_size=2, lanes=1, seconds=0.1, assignments={})
 
 
+@pytest.mark.usefixtures("_no_shape_checks")
 def test_what_looks_back_is_measured_on_windows_and_with_its_memory():
     sizes = {"batch_size": 4, "observation_size": 3, "action_size": 2, "lanes": 1, "seconds": 0.1}
     small = {"width": 8, "block_count": 1, "context_length": 3, "dropout": 0.0}
