@@ -41,7 +41,8 @@ class Group:
 def cut_lanes(count: int, most: int, devices: int) -> list[np.ndarray]:
     """Lane numbers of each group: as few groups as `most` lanes at once allow, all of one size, which the number of
     devices divides (a group has at least a lane for each). Padding repeats the last lane."""
-    most = max(most - most % devices, devices)
+    if most < count:
+        most = max(most - most % devices, devices)
     groups = -(-count // most)
     size = -(-count // groups)
     size += -size % devices
