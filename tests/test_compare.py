@@ -285,6 +285,7 @@ def test_a_run_of_something_else_is_refused(tmp_path: Path) -> None:
     code, printed, _ = tether("compare", "--out", folder, "--quiet")
     assert code == 1
     assert f"bc failed: {folder / 'bc'}: a run with other seeds than this comparison's" in printed
+    assert row_of(folder, "bc")["last"] is None  # its score is none of this comparison's
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_a_run_of_something_else_is_refused(tmp_path: Path) -> None:
     [
         ([], "name --data and --algorithms"),
         (["--data", "x", "--out", "o"], "name --data and --algorithms"),
-        (["--data", "nothing.hdf5", "--algorithms", "bc"], "no such name, file or folder"),
+        (["--data", "nothing.hdf5", "--algorithms", "bc"], "nothing.hdf5: no such file"),
         (["--data", "DATA", "--algorithms", "bc,td3bc"], "unknown algorithm 'td3bc'; did you mean td3-bc"),
         (["--data", "DATA", "--algorithms", ","], "at least one is needed"),
         (["--data", "DATA", "--algorithms", "bc,bc"], "each may stand once"),
@@ -371,8 +372,8 @@ def test_presets_and_options_in_their_order(tmp_path: Path) -> None:
         assert (last.updates, {phase.updates for phase in earlier} - {20}) == (500, set())
     assert (plan.protocol.eval_every_updates, plan.protocol.eval_episodes) == (50, 10)  # no preset's: the same for all
     assert planned(named, "iql", preset="none").entrants["iql"].where_from == "defaults, batch 256"
-    some = planned(data_file(), "td3-bc", "dtql-kl", preset="walker2d-medium-v2")  # dtql-kl has none for it
-    assert [entrant.preset for entrant in some.entrants.values()] == ["walker2d-medium-v2", None]
+    some = planned(data_file(), "td3-bc", "dac", preset="pen-human-v1")  # dac has none for it
+    assert [entrant.preset for entrant in some.entrants.values()] == ["pen-human-v1", None]
     assert some.entrants["td3-bc"].observation_transform == "standardise"
     both = planned(data_file(), "iql", "sql", assignments=("iql.discount=0.9", "discount=0.8"))
     assert (both.algorithm("iql").discount, both.algorithm("sql").discount) == (0.9, 0.8)

@@ -28,8 +28,6 @@ __all__ = [
     "rich_table",
 ]
 
-UNFINISHED = ("waiting", "stopped", "failed")
-
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -69,14 +67,15 @@ def read_row(run: Path, about: Mapping[str, str], cost: Cost | None, error: str 
 
     about: algorithm, family, paper, settings. error: why it failed, if it did.
     """
+    known: dict[str, Any] = {"gflop_per_update": cost.gflop["train"], "act_ms": cost.act_ms} if cost else {}
+    if error is not None:  # whatever the folder holds is not to be trusted
+        return Row(**about, status="failed", note=error, **known)
     result = _read_json(run / "result.json")
     config = _read_json(run / "config.json")
-    known: dict[str, Any] = {"gflop_per_update": cost.gflop["train"], "act_ms": cost.act_ms} if cost else {}
     known["losses"] = _last_losses(JsonLines(run / "metrics.jsonl").read())
     if result is None:
         progress = _progress(JsonLines(run / "evaluations.jsonl").read())
-        status = "failed" if error else "stopped" if config else "waiting"
-        row = Row(**about, status=status, note=error or "", **progress, **known)
+        row = Row(**about, status="stopped" if config else "waiting", **progress, **known)
     else:
         row = Row(**about, **_outcome(result), **known)
     if cost is None or config is None or (result is None and row.last is None):
@@ -210,7 +209,7 @@ def points(rows: Sequence[Row], cost: str) -> list[Point]:
     for row in rows:
         spent = row.total_tflop if cost == "compute" else row.total_seconds
         if row.last and spent:
-            finished = row.status not in UNFINISHED
+            finished = row.status != "stopped"
             label = row.algorithm if finished else f"{row.algorithm} (at {row.updates:,})"
             score = row.last.iqm, row.last.ci95_low, row.last.ci95_high
             found.append(Point(label, spent, *score, row.family, finished))
