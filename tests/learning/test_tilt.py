@@ -103,6 +103,7 @@ def test_the_exact_energy_guides_to_the_exact_shares() -> None:
     assert_shares(shares(actions), jax.nn.softmax(BETA * ENERGIES), 0.0)
 
 
+@pytest.mark.long
 def test_qgpo_learns_the_energy_and_without_guidance_it_is_the_behaviour() -> None:
     """Q is linear here, as so small an energy network smooths steps; the target is again eight Gaussians."""
     algorithm = QGPO(**SIZES, energy_hidden_sizes=(64, 64), inverse_temperature=BETA, learning_rate=3e-3)
