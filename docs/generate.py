@@ -1,20 +1,29 @@
-"""Writes docs/algorithms/NAME.md of the baselines from their header, fields and presets: `python docs/generate.py`.
+"""Writes docs/algorithms/NAME.md of the baselines from their header, fields, presets and results, and which checks each
+algorithm has passed (src/tether/algorithms/checks.json): `python docs/generate.py`.
 
-The pages of the library's own methods are written by hand (HAND_WRITTEN). tests/test_docs.py checks that the others are
+The pages of the library's own methods are written by hand (HAND_WRITTEN). tests/test_docs.py checks that the rest is
 what this script would write.
 """
 
+import ast
 import inspect
+import json
 import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from tether.algorithms import ALGORITHMS
 from tether.presets import preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 HAND_WRITTEN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
+TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
+CHECKS = ROOT / "src" / "tether" / "algorithms" / "checks.json"
+EQUATIONS = (  # the files that hold algorithms to their equations
+    *("baselines", "bdpo", "bdpo_unimodal", "dac", "dt", "dtql", "dtql_kl", "in_sample", "qgpo", "sfbc"),
+)
 FIELD = re.compile(r"^    (\w+): [^=]+= (.+?)(?:  # (.*))?$")
 
 
@@ -43,6 +52,8 @@ def page(name: str) -> str:
         "## Presets",
         _presets(name),
         f"```\ntether train {name} hopper-medium.hdf5 --preset {_example(name)}\n```",
+        "## Results",
+        _results(name),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -79,6 +90,98 @@ def _example(name: str) -> str:
     return "hopper-medium-v2" if "hopper-medium-v2" in names else names[0]
 
 
+def _results(name: str) -> str:
+    """What benchmarks/results holds of it: a table, or that there is nothing."""
+    rows = [
+        f"| {run['dataset']} | {run['updates']:,} | {len(run['lanes'])} | {_score(run['behaviour'])} "
+        f"| {_score(run['last'])} | {_score(run['best'])} | [{folder.name}](../../{folder.relative_to(ROOT)}) |"
+        for folder, run in measured().get(name, [])
+        if run["last"]
+    ]
+    if not rows:
+        return "Not measured on MuJoCo yet; `tether compare` does it ([how](../compare.md))."
+    note = (
+        "Interquartile mean [95 % interval] of normalised scores, at the last evaluation and at the best, which is "
+        "chosen with hindsight. The command of each is in its `config.json`."
+    )
+    heads = "| data | updates | seeds | behaviour | last | best | run |\n|---|---|---|---|---|---|---|"
+    return f"{note}\n\n{heads}\n" + "\n".join(rows)
+
+
+def _score(summary: dict[str, Any] | None) -> str:
+    return "-" if not summary else f"{summary['iqm']:.1f} [{summary['ci95_low']:.1f}, {summary['ci95_high']:.1f}]"
+
+
+def measured() -> dict[str, list[tuple[Path, dict[str, Any]]]]:
+    """Algorithm -> (run folder, result.json) of every committed run that came to its end."""
+    found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+    for path in sorted(RESULTS.rglob("result.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(run["algorithm"], []).append((path.parent, run))
+    return found
+
+
+def checks() -> dict[str, dict[str, bool]]:
+    """Algorithm -> which checks it has passed: tests that main holds (and `.ci/run` runs), and committed runs."""
+    contract = _tests([TESTS / "contract" / "cases.py"])
+    equations = _tests([TESTS / f"test_{name}.py" for name in EQUATIONS])
+    bandit = _tests(sorted((TESTS / "learning").glob("*.py")))
+    runs = measured()
+    return {
+        name: {
+            "contract": any(f'"{name}": Case(' in text for text in contract),
+            "equations": any(_names(name, text) for text in equations),
+            "bandit": any(_names(name, text) for text in bandit),
+            "mujoco": any(
+                run["last"] and run["behaviour"] and run["last"]["mean"] >= run["behaviour"]["mean"]
+                for _, run in runs.get(name, [])
+            ),
+        }
+        for name in ALGORITHMS
+    }
+
+
+def _tests(files: list[Path]) -> list[str]:
+    """The text of every test function, with its decorators and the tables of its file that it uses."""
+    texts = []
+    for path in files:
+        source = path.read_text(encoding="utf-8")
+        body = ast.parse(source).body
+        parts = {_name(node): _text(source, node) for node in body if _name(node)}
+        for name, text in parts.items():
+            if name.startswith("test_") or name == "CASES":
+                used = [parts[word] for word in set(re.findall(r"\w+", text)) & parts.keys() if word.isupper()]
+                texts.append("\n".join([text, *used]))
+    return texts
+
+
+def _name(node: ast.stmt) -> str:
+    """What a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _text(source: str, node: Any) -> str:
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+
+
+def _names(name: str, text: str) -> bool:
+    """Whether a test is about the algorithm: it names it, its class, or a function of its file."""
+    cls = ALGORITHMS[name]
+    functions = [key for key, value in vars(sys.modules[cls.__module__]).items() if _of(value, cls.__module__)]
+    words = [rf'"{name}"', rf"\b{cls.__name__}\b", *(rf"\b{function}\b" for function in functions)]
+    return any(re.search(word, text) for word in words)
+
+
+def _of(value: Any, module: str) -> bool:
+    """Whether it is a function that `module` defines; the classes of other algorithms in the file are not."""
+    return inspect.isfunction(value) and value.__module__ == module
+
+
 if __name__ == "__main__":
+    CHECKS.write_text(json.dumps(checks(), indent=1) + "\n", encoding="utf-8")
     for name in generated_names():
         (ROOT / "docs" / "algorithms" / f"{name}.md").write_text(page(name), encoding="utf-8")

@@ -226,11 +226,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithms:
-    """List the algorithms: what each is, its paper, what it costs.
-
-    GFLOP/update: matmuls of an update. act ms: median time to choose one action.
-
-    Both, and updates/s, as `tether bench` measured them for benchmarks/README.md.
+    """List the algorithms: what each is, its paper, published settings, checks passed, what it costs.
 
     Examples:
       tether algorithms
@@ -238,27 +234,11 @@ class Algorithms:
 
     def run(self) -> int:
         """One row each, by family."""
-        from rich.table import Table
+        from tether.catalogue import LEGEND, algorithms_table
 
-        from tether.bench import committed_costs
-        from tether.catalogue import catalogue
-        from tether.presets import preset_names
-
-        costs = committed_costs()
-        table = Table(title="algorithms", title_justify="left")
-        for column in ("name", "what", "arXiv", "presets", "GFLOP/update", "updates/s", "act ms"):
-            table.add_column(column, justify="left" if column in ("name", "what", "arXiv") else "right")
-        family = None
-        for name, entry in catalogue().items():
-            if entry.family != family:
-                family = entry.family
-                table.add_section()
-                table.add_row("", family, style="bold")
-            cost = costs.get(name, {})
-            cells = (f"{cost[key]:.3g}" if key in cost else "-" for key in ("gflop", "updates", "milliseconds"))
-            table.add_row(name, entry.what, entry.paper, str(len(preset_names(name))), *cells)
-        _print(table)
-        _print("-: not measured. presets: tasks with published settings. `tether bench NAME` measures here.")
+        _print(algorithms_table())
+        for line in LEGEND:
+            _print(line)
         return 0
 
 

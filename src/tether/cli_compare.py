@@ -20,11 +20,14 @@ __all__ = ["Compare"]
 class Compare:
     """Train several algorithms on the same data, seeds and evaluation episodes: one table, one picture.
 
-    Each algorithm takes its published settings for the data, where there are any, and leaves a run folder in --out.
-    With the same --out again, what is finished is kept and what was stopped goes on. DIR alone: table and picture anew.
+    Each takes its published settings for the data, if there are any, and leaves a run folder in --out.
+
+    With the same --out again, what is finished is kept and what was stopped goes on.
+
+    DIR alone: table and picture of what is there, drawn anew.
 
     Examples:
-      tether compare --data hopper-medium.hdf5 --algorithms bc,td3-bc,iql --seeds 3 --updates 100000 --out mine
+      tether compare --data hopper-medium.hdf5 --algorithms bc,td3-bc,iql --seeds 2 --out mine
       tether compare --out mine
       tether compare mine --cost time
     """
