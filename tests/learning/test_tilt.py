@@ -25,7 +25,7 @@ from tether.training.loop import NEVER, run_updates
 from tether.types import Array, Spec, Transition
 
 PROBLEM = get_problem("8gaussians")
-SCALE, BETA, DRAWS, UPDATES = 4.0, 3.0, 2048, 2500
+SCALE, BETA, DRAWS, UPDATES = 4.0, 3.0, 2048, 8000
 assert PROBLEM.modes is not None
 CENTRES = jnp.asarray(PROBLEM.modes / SCALE, jnp.float32)
 ENERGIES = jnp.asarray(PROBLEM.energy(PROBLEM.modes), jnp.float32)
