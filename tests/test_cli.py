@@ -112,6 +112,12 @@ def test_the_entry_point_is_installed() -> None:
     assert project["project"]["scripts"]["tether"] == "tether.cli:main"
 
 
+def test_python_m_tether_is_the_command() -> None:
+    run = subprocess.run([sys.executable, "-m", "tether", "train", "--updates", "many"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "--updates" in run.stderr
+
+
 def test_help_does_not_wait_for_jax() -> None:
     program = (
         "import sys, time\n"

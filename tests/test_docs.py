@@ -110,7 +110,7 @@ def test_checks_are_up_to_date():
 
 def test_checks_are_not_found_where_there_are_none(tmp_path):
     module = generate()
-    module.TESTS, module.RESULTS = tmp_path, tmp_path
+    module.TESTS, module.RESULTS, module.GALLERY = tmp_path, tmp_path, tmp_path / "gallery"
     (tmp_path / "learning").mkdir()
     (tmp_path / "contract").mkdir()
     (tmp_path / "contract" / "cases.py").write_text('CASES = {"dtql": Case(1)}\n')
@@ -123,7 +123,11 @@ def test_checks_are_not_found_where_there_are_none(tmp_path):
     found = {(name, what) for name, checks in module.checks().items() for what, passed in checks.items() if passed}
     assert found == {("dtql", "contract"), ("cql", "bandit")}
     (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"last": {"mean": 1.5}}))
-    assert module.checks()["bc"]["mujoco"]
+    (tmp_path / "gallery").mkdir()
+    rows = [{"method": "dac soft", "closed": 0.9}, {"method": "dac hard", "closed": -3.0}, {"method": "bdpo"}]
+    (tmp_path / "gallery" / "one.json").write_text(json.dumps(rows))
+    checks = module.checks()
+    assert (checks["bc"]["mujoco"], checks["dac"]["bandit"], checks["bdpo"]["bandit"]) == (True, True, False)
 
 
 def test_links_lead_somewhere():

@@ -300,20 +300,25 @@ def _machine() -> dict[str, Any]:
     }
 
 
+COST_KEYS = {  # what -> name in a table -> (name in the results, factor)
+    "train": {"gflop": ("matmul_flops_per_update", 1e-9), "updates": ("updates_per_second", 1.0)},
+    "act": {"milliseconds": ("milliseconds_p50", 1.0)},
+}
 COSTS = Path(__file__).parent / "algorithms" / "costs.json"
 
 
 def committed_costs() -> dict[str, dict[str, float]]:
-    """Algorithm -> gflop, updates (per second), milliseconds, from the bench results that come with tether."""
+    """Algorithm -> gflop, updates (per second), milliseconds, from the bench results that come with tether.
+
+    What is not in them is left out.
+    """
     if not COSTS.exists():
         return {}
     found: dict[str, dict[str, float]] = {}
     for row in json.loads(COSTS.read_text(encoding="utf-8"))["results"]:
         cost = found.setdefault(row["algorithm"], {})
-        if row["what"] == "act":
-            cost["milliseconds"] = row["milliseconds_p50"]
-        elif row["what"] == "train":
-            cost |= {"gflop": row["matmul_flops_per_update"] / 1e9, "updates": row["updates_per_second"]}
+        keys = COST_KEYS.get(row["what"], {})
+        cost |= {key: row[figure] * scale for key, (figure, scale) in keys.items() if figure in row}
     return found
 
 

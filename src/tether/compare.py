@@ -280,7 +280,8 @@ def _joined(found: Comparison, asked: Comparison) -> Comparison:
     _refuse_difference(found.folder, "", found.protocol, asked.protocol)
     for name in asked.entrants.keys() & found.entrants.keys():
         _refuse_difference(found.folder, f"{name}: ", found.entrants[name], asked.entrants[name])
-    return dataclasses.replace(found, entrants=found.entrants | asked.entrants)
+    commands = dict.fromkeys([*found.command.splitlines(), asked.command])  # one for each time something was added
+    return dataclasses.replace(found, entrants=found.entrants | asked.entrants, command="\n".join(commands))
 
 
 def _refuse_difference(folder: Path, who: str, found: Any, asked: Any) -> None:
