@@ -28,7 +28,18 @@ from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
 from tether.training.signals import StopSignals
 
-__all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"]
+__all__ = [
+    "NO_ENVIRONMENT",
+    "check_counts",
+    "commit",
+    "evaluate",
+    "findable",
+    "fresh_folder",
+    "resume",
+    "task_for",
+    "train",
+    "versions",
+]
 
 CONFIG_FORMAT = 1
 NO_ENVIRONMENT = "none"
@@ -69,18 +80,18 @@ def train(
     """
     settings = settings or Settings()
     name = _name_of(algorithm)
-    _check_counts(algorithm, settings)
+    check_counts(algorithm, settings)
     seeds = range(seeds) if isinstance(seeds, int) else list(seeds)
     if not all(0 <= seed < SEEDS_END for seed in seeds):
         raise InputError(f"seeds {list(seeds)}: each must be from 0 to {SEEDS_END - 1}")
     lanes = make_lanes(algorithm, seeds, sweep or {})
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
-    task = _task_for(data, environment)
+    task = task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if settings.batch_size > rows:
         raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
-    folder = Path(out) if out is not None else _fresh_folder(f"{name}-{data.name}")
+    folder = Path(out) if out is not None else fresh_folder(f"{name}-{data.name}")
     plan = _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
     _create_folder(folder, _config(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
@@ -207,7 +218,7 @@ def _config(plan: Plan) -> dict[str, Any]:
         "phases": [{"name": phase, "updates": updates} for phase, updates in plan.phases()],
         "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
         "settings": dataclasses.asdict(plan.settings),
-        "data": record | {"source": _findable(record["source"])},
+        "data": record | {"source": findable(record["source"])},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
         "versions": versions(),
         "commit": commit(),
@@ -258,7 +269,7 @@ def _name_of(algorithm: Any) -> str:
     )
 
 
-def _check_counts(algorithm: Any, settings: Settings) -> None:
+def check_counts(algorithm: Any, settings: Settings) -> None:
     """Refuse counts that cannot train: sizes, intervals and the last phase's updates must be positive."""
     for name, value in dataclasses.asdict(settings).items():
         if value < 1:
@@ -277,7 +288,7 @@ def _check_counts(algorithm: Any, settings: Settings) -> None:
                 raise InputError(f"{name} {value}: must be at least 1")
 
 
-def _task_for(data: Dataset, environment: str | None) -> Task | None:
+def task_for(data: Dataset, environment: str | None) -> Task | None:
     """The task to evaluate in; None where there is none. Raises InputError where the data do not fit it."""
     if environment == NO_ENVIRONMENT:
         return None
@@ -297,7 +308,8 @@ def _task_for(data: Dataset, environment: str | None) -> Task | None:
     return task
 
 
-def _fresh_folder(stem: str) -> Path:
+def fresh_folder(stem: str) -> Path:
+    """`runs/STEM-TIME`, or with a number behind it where that is taken; not created."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder, count = Path("runs") / f"{stem}-{stamp}", 1
     while folder.exists():
@@ -322,7 +334,7 @@ def _create_folder(folder: Path, config: dict[str, Any]) -> None:
         raise
 
 
-def _findable(location: str) -> str:
+def findable(location: str) -> str:
     """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
     path = Path(location)
     return str(path.resolve()) if location not in bundled_names() and path.exists() else location
