@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,14 +140,14 @@ def test_both_layouts_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_doctor_finds_no_error(tmp_path: Path) -> None:
     for environment, changes in {
-        "Cartesian-v0": {"policy": "random"},
+        "Cartesian-v0": {"policy": "random", "layouts": ("d4rl", "minari")},
         "maze2d-umaze-v1": {"controller": "waypoints", "rows": 2000},
         "hopper": {"policy": "random", "rows": 1000},
     }.items():
-        for layout_name in ("d4rl", "minari"):
-            path = collected(tmp_path / environment / layout_name, environment, **changes, layouts=(layout_name,))
+        made = collect(Options(environment, tmp_path / environment, **{"rows": 200, **changes}), quiet=True)
+        for path, _ in made.files:
             report = check(str(path), lambda what: None)
-            assert report.count("error") == 0, report.table()
+            assert report.count("error") == 0, report.findings
 
 
 def test_provenance(tmp_path: Path) -> None:
@@ -208,8 +209,14 @@ def test_scripted_controllers_act_in_the_environments_units(tmp_path: Path, monk
         collected(tmp_path / "x", controller="waypoints")
 
 
-def test_a_policy_acts_as_its_folder_does(tmp_path: Path) -> None:
-    folder = trained(tmp_path / "first") / "policies" / "last"
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small training run; tests that change something copy it."""
+    return trained(tmp_path_factory.mktemp("first") / "set")
+
+
+def test_a_policy_acts_as_its_folder_does(tmp_path: Path, first: Path) -> None:
+    folder = first / "policies" / "last"
     path = collected(tmp_path / "second", policy=str(folder), noise=False, name="mine")
     assert path.name == "cartesian-v0-mine.hdf5"
     data = load_dataset(str(path))
@@ -338,8 +345,8 @@ def test_a_level_that_is_not_reached_fails_and_more_steps_go_on(tmp_path: Path) 
     np.testing.assert_array_equal(arrays(more)["actions"], arrays(whole)["actions"])
 
 
-def test_another_training_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    trained(tmp_path / "set")
+def test_another_training_in_the_same_folder_is_refused(tmp_path: Path, first: Path) -> None:
+    shutil.copytree(first, tmp_path / "set")
     for changes, words in (
         ({"seed": 1}, "seed 0, not 1"),
         ({"set": {}}, "algorithm"),

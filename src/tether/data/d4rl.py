@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tether.data.dataset import Dataset, Source
+from tether.data.dataset import Dataset, FileDigest, Source
 from tether.data.schema import IMPORT_KEY, SCHEMA_KEY, Schema
 from tether.errors import InputError
 from tether.types import Bool
@@ -51,6 +51,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
     """
     path = Path(path)
     with open_hdf5(path) as file:
+        digest = FileDigest(path)
         missing = [key for key in REQUIRED if key not in file]
         if missing:
             raise InputError(
@@ -69,7 +70,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         terminals=columns["terminals"],
         timeouts=optional.get("timeouts", np.zeros(len(columns["observations"]), np.bool_)),
         next_observations=optional.get("next_observations"),
-        source=Source(location=str(path), sha256=file_sha256(path)),
+        source=Source(str(path), digest),
         metadata=metadata,
         schema=schema,
     )
