@@ -6,13 +6,13 @@ always cut from the file's rows, never from the table, in which every timed-out 
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
 from tether.files import sha256_file
@@ -23,7 +23,7 @@ __all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "FileDigest", "Source
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
-ROWS_AT_ONCE, COPYING_THREADS = 250_000, 4
+ROWS_AT_ONCE = 50_000  # of copies and checks
 
 
 class FileDigest:
@@ -248,17 +248,20 @@ class Dataset:
 
 def _taken(arrays: list[np.ndarray], rows: Int[np.ndarray, " batch"]) -> list[np.ndarray]:
     """`array[rows]` of each float32 array, on several cores and where a CPU device uses it without another copy."""
-
-    def take(array: np.ndarray, part: slice, out: np.ndarray) -> None:
-        np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would fill a copy first
-
-    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(rows), ROWS_AT_ONCE)]
     outs = [_aligned((len(rows), *array.shape[1:])) for array in arrays]
-    jobs = [(array, part, out) for array, out in zip(arrays, outs, strict=True) for part in parts]
-    with ThreadPoolExecutor(min(len(jobs), COPYING_THREADS)) as pool:
-        for done in [pool.submit(take, *job) for job in jobs]:
-            done.result()
+
+    def take(part: slice) -> None:
+        for array, out in zip(arrays, outs, strict=True):
+            np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would fill a copy first
+
+    in_parts(len(rows), ROWS_AT_ONCE, take)
     return outs
+
+
+def _range(array: np.ndarray) -> tuple[Any, Any]:
+    """(least, largest) entry; NaN where there is one. One pass without a temporary array."""
+    ends = in_parts(len(array), ROWS_AT_ONCE, lambda part: (array[part].min(), array[part].max()))
+    return np.min([low for low, _ in ends]), np.max([high for _, high in ends])
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -286,8 +289,7 @@ def _floats(where: str, column: str, array: np.ndarray) -> np.ndarray:
     """As contiguous float32; refuses NaN and infinity, also those that the cast to float32 makes."""
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype=np.float32)
-    # NaN passes through both ends: one pass without a temporary array settles the usual case.
-    if values.size and np.isfinite(values.min()) and np.isfinite(values.max()):
+    if values.size and np.isfinite(_range(values)).all():
         return values
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
@@ -341,7 +343,8 @@ def _check_same_width(where: str, observations: np.ndarray, next_observations: n
 
 
 def _check_action_range(where: str, actions: np.ndarray) -> None:
-    if actions.min() >= -1.0 - ACTION_TOLERANCE and actions.max() <= 1.0 + ACTION_TOLERANCE:
+    low, high = _range(actions)
+    if low >= -1.0 - ACTION_TOLERANCE and high <= 1.0 + ACTION_TOLERANCE:
         return
     outside = np.flatnonzero((np.abs(actions) > 1.0 + ACTION_TOLERANCE).any(axis=1))
     if len(outside):

@@ -213,7 +213,9 @@ def prepare(
     rewards = transform(dataset.rewards.astype(np.float64))
     added = OBSERVATION_TRANSFORMS[observation_transform]
     normaliser = _fit_normaliser(observation, added)
-    changed: dict[str, Any] = {"reward": rewards[rows].astype(np.float32)}
+    changed: dict[str, Any] = {}
+    if reward_transform != "none":
+        changed["reward"] = rewards[rows].astype(np.float32)
     if added is not None:
         changed["observation"] = normaliser.normalise(observation)
         changed["next_observation"] = normaliser.normalise(next_observation)
