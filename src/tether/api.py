@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import tether
@@ -203,14 +202,15 @@ def _plan(
 ) -> Plan:
     """A plan that holds the transitions on the device and of the data set no more than it needs."""
     rows = np.linspace(0, len(data) - 1, min(SAMPLED_OBSERVATIONS, len(data))).astype(int)
-    on_device = prepared._replace(transitions=jax.tree.map(jnp.asarray, prepared.transitions))
+    on_device = prepared._replace(transitions=jax.device_put(prepared.transitions))
     returns, observations = data.episode_returns(), data.observations[rows]
     return Plan(folder, name, algorithm, tuple(lanes), settings, on_device, task, returns, observations)
 
 
 def _config(plan: Plan) -> dict[str, Any]:
     """Everything to rebuild `plan`, and what was used to run it."""
-    record = plan.prepared.record
+    record, source = plan.prepared.record, plan.prepared.source
+    sha256 = None if source is None else source.sha256
     return {
         "format_version": CONFIG_FORMAT,
         "algorithm": plan.algorithm_name,
@@ -218,7 +218,7 @@ def _config(plan: Plan) -> dict[str, Any]:
         "phases": [{"name": phase, "updates": updates} for phase, updates in plan.phases()],
         "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
         "settings": dataclasses.asdict(plan.settings),
-        "data": record | {"source": findable(record["source"])},
+        "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
         "versions": versions(),
         "commit": commit(),
@@ -343,7 +343,11 @@ def findable(location: str) -> str:
 def versions() -> dict[str, str]:
     """Package -> version of what decides a run's numbers."""
     packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-    return {"tether": tether.__version__} | {package: metadata.version(package) for package in packages}
+    found = {"tether": tether.__version__}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # simulators are not needed to train
+            found[package] = metadata.version(package)
+    return found
 
 
 def commit() -> str | None:

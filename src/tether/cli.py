@@ -18,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from tether.cli_compare import Compare
 from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
+from tether.cli_parts import assignments as _assignments
 from tether.cli_parts import hint as _default
 from tether.cli_parts import print_out as _print
 from tether.errors import InputError, unknown
@@ -419,9 +420,8 @@ DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `tether` command; `arguments` default to the process's own."""
     command = parse(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(
-        command, Train | Resume | Evaluate | Compare | Bandit
-    ):  # not Bench, which reports what compiling costs
+    # Not Bench, which reports what compiling costs.
+    if isinstance(command, Train | Resume | Evaluate | Compare | Bandit | Data):
         from tether.cache import use_compilation_cache
 
         use_compilation_cache()
@@ -512,19 +512,6 @@ def _outcome(outcome: Any, scores: Any, lanes: list[int]) -> list[str]:
     interval = f"[{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
     means = f"{outcome.returns[lanes].mean():.1f}", f"{outcome.lengths[lanes].mean():.0f}", f"{summary.mean:.1f}"
     return [*means, f"{summary.iqm:.1f}", interval]
-
-
-def _assignments(option: str, words: tuple[str, ...]) -> dict[str, str]:
-    """name=value words as a dict."""
-    pairs = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name or not value:
-            raise InputError(f"{option} {word!r}: write name=value")
-        if name in pairs:
-            raise InputError(f"{option}: {name!r} is given twice")
-        pairs[name] = value
-    return pairs
 
 
 def _sweep(words: tuple[str, ...]) -> dict[str, list[float]]:
