@@ -19,9 +19,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tether.errors import InputError
 from tether.files import atomic_write_bytes
 
-__all__ = ["Curve", "plot_curves", "short_count", "style_axes"]
+__all__ = ["Curve", "plot_curves", "plot_panels", "short_count", "style_axes"]
 
 SIZE_INCHES, DOTS_PER_INCH = (8.0, 4.5), 160
+PANEL_INCHES, PANEL_COLUMNS = (4.0, 2.6), 3
 # Okabe and Ito's colours, told apart by the colour-blind; yellow is left out, too pale for a line on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TEXT, MUTED, GRID = "#222222", "#6B6B6B", "#E4E4E4"
@@ -81,6 +82,38 @@ def plot_curves(path: Path, curves: list[Curve], behaviour_score: float | None, 
     figure.supxlabel(_caption(curves, singles), fontsize=7.5, color=MUTED, x=0.99, ha="right")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})  # same numbers, same bytes
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def plot_panels(
+    path: Path, curves: list[Curve], captions: list[str], behaviour_score: float | None, ylabel: str, title: str = ""
+) -> None:
+    """Draw each curve in a panel of its own, all on the same axes, to the PNG file `path` (written atomically).
+
+    captions: one above each panel. Raises: InputError without curves; OSError where the file cannot be written.
+    """
+    if not curves:
+        raise InputError("there is no curve to plot")
+    columns = min(PANEL_COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    size = columns * PANEL_INCHES[0], 0.5 + rows * PANEL_INCHES[1]
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    for index, (axes, curve, caption) in enumerate(zip(grid.flat, curves, captions, strict=False)):
+        style_axes(axes, "updates", ylabel if index % columns == 0 else "", "")
+        axes.set_title(caption, loc="left", fontsize=9, color=TEXT, parse_math=False, wrap=True)
+        _draw_curve(axes, curve, PALETTE[index % len(PALETTE)], singles=True)
+        if behaviour_score is not None:
+            axes.axhline(behaviour_score, color=TEXT, linewidth=1.0, linestyle=(0, (5, 4)), zorder=2)
+    grid[0, 0].set_xlim(*_horizontal_limits(curves))
+    figure.suptitle(title, fontsize=11, color=TEXT, x=0.01, ha="left")
+    dashed = "" if behaviour_score is None else "; dashed: behaviour"
+    figure.supxlabel(_caption(curves, True) + dashed, fontsize=7.5, color=MUTED, x=0.99, ha="right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     atomic_write_bytes(path, buffer.getvalue())
 
 
