@@ -6,6 +6,8 @@ from collections.abc import Callable
 # Tests compile hundreds of small programs and run each for moments: without LLVM's optimisation that takes two thirds
 # of the time. Set before JAX starts; processes of the tests inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Each worker of `make test` has a core of its own: NumPy's threads of all of them would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
@@ -24,6 +26,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = parameters.params.get("name") if parameters else None
         by_algorithm = item.path.parent.name in ("contract", "learning") and isinstance(name, str)
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{name}" if by_algorithm else item.path.stem))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Between groups the compiled programs go: kept, they are 5 GB per process and more memory maps than Linux allows,
+    and XLA then ends the process with a segmentation fault."""
+    if nextitem is None or _group(item) != _group(nextitem):
+        jax.clear_caches()
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    return marker.args[0] if marker else item.path.stem
 
 
 @pytest.fixture

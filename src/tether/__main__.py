@@ -1,4 +1,4 @@
-"""`python -m tether`."""
+"""`python -m tether`: the same as the `tether` command."""
 
 from tether.cli import main
 

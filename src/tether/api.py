@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import tether
@@ -29,7 +28,18 @@ from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
 from tether.training.signals import StopSignals
 
-__all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"]
+__all__ = [
+    "NO_ENVIRONMENT",
+    "check_counts",
+    "commit",
+    "evaluate",
+    "findable",
+    "fresh_folder",
+    "resume",
+    "task_for",
+    "train",
+    "versions",
+]
 
 CONFIG_FORMAT = 1
 NO_ENVIRONMENT = "none"
@@ -72,20 +82,20 @@ def train(
     """
     settings = settings or Settings()
     name = _name_of(algorithm)
-    _check_counts(algorithm, settings)
+    check_counts(algorithm, settings)
     if lanes is None:
         lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
     if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
         raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
-    task = _task_for(data, environment)
+    task = task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if settings.batch_size > rows:
         raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
     if out is None and jax.process_count() > 1:
         raise InputError("several processes train this run together: name its folder with --out")
-    folder = Path(out) if out is not None else _fresh_folder(f"{name}-{data.name}")
+    folder = Path(out) if out is not None else fresh_folder(f"{name}-{data.name}")
     plan = _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
     _create_folder(folder, _config(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
@@ -202,14 +212,15 @@ def _plan(
 ) -> Plan:
     """A plan that holds the transitions on the device and of the data set no more than it needs."""
     rows = np.linspace(0, len(data) - 1, min(SAMPLED_OBSERVATIONS, len(data))).astype(int)
-    on_device = prepared._replace(transitions=jax.tree.map(jnp.asarray, prepared.transitions))
+    on_device = prepared._replace(transitions=jax.device_put(prepared.transitions))
     returns, observations = data.episode_returns(), data.observations[rows]
     return Plan(folder, name, algorithm, tuple(lanes), settings, on_device, task, returns, observations)
 
 
 def _config(plan: Plan) -> dict[str, Any]:
     """Everything to rebuild `plan`, and what was used to run it."""
-    record = plan.prepared.record
+    record, source = plan.prepared.record, plan.prepared.source
+    sha256 = None if source is None else source.sha256
     return {
         "format_version": CONFIG_FORMAT,
         "algorithm": plan.algorithm_name,
@@ -217,7 +228,7 @@ def _config(plan: Plan) -> dict[str, Any]:
         "phases": [{"name": phase, "updates": updates} for phase, updates in plan.phases()],
         "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
         "settings": dataclasses.asdict(plan.settings),
-        "data": record | {"source": _findable(record["source"])},
+        "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
         "versions": versions(),
         "commit": commit(),
@@ -270,7 +281,7 @@ def _name_of(algorithm: Any) -> str:
     )
 
 
-def _check_counts(algorithm: Any, settings: Settings) -> None:
+def check_counts(algorithm: Any, settings: Settings) -> None:
     """Refuse counts that cannot train: sizes, intervals and the last phase's updates must be positive."""
     for name, value in dataclasses.asdict(settings).items():
         if value is not None and value < 1:
@@ -289,7 +300,7 @@ def _check_counts(algorithm: Any, settings: Settings) -> None:
                 raise InputError(f"{name} {value}: must be at least 1")
 
 
-def _task_for(data: Dataset, environment: str | None) -> Task | None:
+def task_for(data: Dataset, environment: str | None) -> Task | None:
     """The task to evaluate in; None where there is none. Raises InputError where the data do not fit it."""
     if environment == NO_ENVIRONMENT:
         return None
@@ -309,7 +320,8 @@ def _task_for(data: Dataset, environment: str | None) -> Task | None:
     return task
 
 
-def _fresh_folder(stem: str) -> Path:
+def fresh_folder(stem: str) -> Path:
+    """`runs/STEM-TIME`, or with a number behind it where that is taken; not created."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder, count = Path("runs") / f"{stem}-{stamp}", 1
     while folder.exists():
@@ -338,7 +350,7 @@ def _create_folder(folder: Path, config: dict[str, Any]) -> None:
         raise
 
 
-def _findable(location: str) -> str:
+def findable(location: str) -> str:
     """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
     path = Path(location)
     return str(path.resolve()) if location not in bundled_names() and path.exists() else location
@@ -347,7 +359,11 @@ def _findable(location: str) -> str:
 def versions() -> dict[str, str]:
     """Package -> version of what decides a run's numbers."""
     packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-    return {"tether": tether.__version__} | {package: metadata.version(package) for package in packages}
+    found = {"tether": tether.__version__}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # simulators are not needed to train
+            found[package] = metadata.version(package)
+    return found
 
 
 def commit() -> str | None:

@@ -8,7 +8,6 @@ errors to stderr. JAX is imported by the subcommands that need it, not for `--he
 
 import dataclasses
 import inspect
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from tether.cli_compare import Compare
 from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
+from tether.cli_parts import assignments as _assignments
 from tether.cli_parts import hint as _default
 from tether.cli_parts import print_out as _print
 from tether.cli_sweep import Sweep
@@ -134,12 +135,9 @@ class Train:
     def _values(self) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
         """The preset's name, the algorithm's hyper-parameters and the run's own settings: the preset's values,
         overridden by --set and the named options."""
-        from tether.algorithms import ALGORITHMS
+        from tether.recipes import find_recipe
 
-        preset, values = self._preset()
-        fields = {field.name for field in dataclasses.fields(ALGORITHMS[self.algorithm])}
-        hyperparameters = {name: value for name, value in values.items() if name in fields}
-        chosen = {name: value for name, value in values.items() if name not in fields}
+        preset, hyperparameters, chosen = find_recipe(self.algorithm, self.dataset, self.preset)
         if self.updates is not None:
             chosen.pop("eval_every_updates", None)  # the preset's interval is meant for its own length
 
@@ -151,22 +149,6 @@ class Train:
         own = ("batch_size", "eval_every_updates", "eval_episodes")
         own += ("reward_transform", "observation_transform", "data_filter")
         return preset, hyperparameters, chosen | given({name: getattr(self, name) for name in own})
-
-    def _preset(self) -> tuple[str | None, dict[str, Any]]:
-        """Name and values of the preset in force."""
-        from tether.data import bundled_names
-        from tether.presets import demo_preset, get_preset, preset_names
-
-        if self.preset == "none":
-            return None, {}
-        if self.preset != "auto":
-            return self.preset, get_preset(self.algorithm, self.preset)
-        if self.dataset in bundled_names():
-            return "demo", demo_preset(self.algorithm)
-        name = Path(self.dataset.removeprefix("d4rl:")).stem
-        if name in preset_names(self.algorithm):
-            return name, get_preset(self.algorithm, name)
-        return None, {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,11 +246,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithms:
-    """List the algorithms: what each is, its paper, what it costs.
-
-    GFLOP/update: matmuls of an update. act ms: median time to choose one action.
-
-    Both, and updates/s, as `tether bench` measured them for benchmarks/README.md.
+    """List the algorithms: what each is, its paper, published settings, checks passed, what it costs.
 
     Examples:
       tether algorithms
@@ -276,30 +254,11 @@ class Algorithms:
 
     def run(self) -> int:
         """One row each, by family."""
-        from rich.table import Table
+        from tether.catalogue import LEGEND, algorithms_table
 
-        from tether.algorithms import ALGORITHMS, FAMILIES
-        from tether.bench import committed_costs
-        from tether.presets import preset_names
-
-        costs = committed_costs()
-        table = Table(title="algorithms", title_justify="left")
-        for column in ("name", "what", "arXiv", "presets", "GFLOP/update", "updates/s", "act ms"):
-            table.add_column(column, justify="left" if column in ("name", "what", "arXiv") else "right")
-        for family, names in FAMILIES.items():
-            table.add_section()
-            table.add_row("", family, style="bold")
-            for name in names:
-                header = sys.modules[ALGORITHMS[name].__module__].__doc__ or ""
-                what = header.splitlines()[0].split(": ", 1)[-1]
-                what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what)
-                papers = re.findall(rf"{name.upper()}\b[^\n;]*?arXiv\s+(\d{{4}}\.\d{{5}})", header)
-                papers += re.findall(r"arXiv\s+(\d{4}\.\d{5})", header)  # a file of one algorithm names one
-                cost = costs.get(name, {})
-                cells = (f"{cost[key]:.3g}" if key in cost else "-" for key in ("gflop", "updates", "milliseconds"))
-                table.add_row(name, what, papers[0] if papers else "", str(len(preset_names(name))), *cells)
-        _print(table)
-        _print("-: not measured. presets: tasks with published settings. `tether bench NAME` measures here.")
+        _print(algorithms_table())
+        for line in LEGEND:
+            _print(line)
         return 0
 
 
@@ -467,6 +426,7 @@ COMMANDS: dict[str, type] = {
     "resume": Resume,
     "evaluate": Evaluate,
     "plot": Plot,
+    "compare": Compare,
     "algorithms": Algorithms,
     "tasks": Tasks,
     "data": Data,
@@ -480,7 +440,8 @@ DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `tether` command; `arguments` default to the process's own."""
     command = parse(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(command, Train | Resume | Evaluate | Bandit | Sweep):  # not Bench, which reports what compiling costs
+    # Not Bench, which reports what compiling costs.
+    if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data):
         from tether.cache import use_compilation_cache
 
         use_compilation_cache()
@@ -582,19 +543,6 @@ def _outcome(outcome: Any, scores: Any, lanes: list[int]) -> list[str]:
     interval = f"[{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
     means = f"{outcome.returns[lanes].mean():.1f}", f"{outcome.lengths[lanes].mean():.0f}", f"{summary.mean:.1f}"
     return [*means, f"{summary.iqm:.1f}", interval]
-
-
-def _assignments(option: str, words: tuple[str, ...]) -> dict[str, str]:
-    """name=value words as a dict."""
-    pairs = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name or not value:
-            raise InputError(f"{option} {word!r}: write name=value")
-        if name in pairs:
-            raise InputError(f"{option}: {name!r} is given twice")
-        pairs[name] = value
-    return pairs
 
 
 def _sweep(words: tuple[str, ...]) -> dict[str, list[float]]:

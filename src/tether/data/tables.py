@@ -10,8 +10,9 @@ import itertools
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -21,13 +22,16 @@ from tether.errors import InputError
 
 __all__ = ["TABLE_SUFFIXES", "Column", "Kind", "Piece", "Table", "natural", "open_table"]
 
-Kind = Literal["float32", "float64", "flag", "label", "order"]
+T = TypeVar("T")
+
+Kind = Literal["float32", "float64", "flag", "label", "order", "stored"]
 """float32, float64: numbers; flag: bool; label: what tells episodes apart, whole numbers or text; order: numbers or
-times of the clock, as int64 nanoseconds."""
+times of the clock, as int64 nanoseconds; stored: whatever is there, for the doctor: numbers as float64, NaN where an
+entry is missing, text as text."""
 
 Piece = dict[str, np.ndarray]
 
-PIECE_BYTES = 8 * 2**20  # of a file's text, or of the numbers of the columns that are read
+PIECE_BYTES = 16 * 2**20  # of a file's text, or of the numbers of the columns that are read
 HEADER_BYTES = 2**20  # of a file's text, from which the types of its columns are taken
 
 
@@ -84,12 +88,9 @@ def _open_csv(path: Path) -> Table:
 
     parse = arrow_csv.ParseOptions(delimiter=_delimiter(path))
 
-    def reader(block_bytes: int, **options: Any) -> Any:
-        block = arrow_csv.ReadOptions(block_size=block_bytes)
-        return arrow_csv.open_csv(path, read_options=block, parse_options=parse, **options)
-
     try:
-        with reader(HEADER_BYTES) as first:
+        head = arrow_csv.ReadOptions(block_size=HEADER_BYTES)
+        with arrow_csv.open_csv(path, read_options=head, parse_options=parse) as first:
             names, types = first.schema.names, first.schema.types
     except (arrow.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as CSV: {_line(error)}") from None
@@ -102,7 +103,7 @@ def _open_csv(path: Path) -> Table:
         holds, number = columns[name].holds, arrow.float32() if kind == "float32" else arrow.float64()
         if kind in ("label", "flag") and arrow.types.is_floating(types[names.index(name)]):
             return number  # 1.0 where 1 is meant
-        if kind == "label":
+        if kind == "label" or (kind == "stored" and holds == "text"):
             return arrow.string()
         if kind == "flag" or holds == "flags":
             return arrow.bool_()  # 0 and 1, true and false
@@ -111,13 +112,44 @@ def _open_csv(path: Path) -> Table:
     def read(kinds: Mapping[str, Kind]) -> Iterator[Piece]:
         wanted = {name: forced(name, kind) for name, kind in kinds.items()}
         convert = arrow_csv.ConvertOptions(column_types=wanted, include_columns=list(wanted))
+
+        def batches() -> Iterator[Any]:
+            """Arrow's reader of whole tables uses every core, its streaming one a single core."""
+            for number, block in enumerate(_whole_lines(path)):
+                # The first block has the names; the others are told them.
+                given = arrow_csv.ReadOptions(column_names=names if number else None)
+                source = arrow.py_buffer(block)
+                table = arrow_csv.read_csv(source, read_options=given, parse_options=parse, convert_options=convert)
+                yield from table.combine_chunks().to_batches()
+
         try:
-            with reader(PIECE_BYTES, convert_options=convert) as batches:
-                yield from _arrow_pieces(arrow, path, batches, kinds)
+            yield from _arrow_pieces(arrow, path, _ahead(batches()), kinds)
         except arrow.ArrowException as error:
             raise InputError(_csv_fault(path, names, parse.delimiter, _line(error))) from None
 
     return Table(path, columns, read)
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """The file in blocks of about PIECE_BYTES that end with a line; a longer line makes a longer block."""
+    with path.open("rb") as file:
+        rest = b""
+        while block := file.read(PIECE_BYTES):
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield rest + block[:end]
+            rest = block[end:] if end else rest + block
+        if rest:
+            yield rest
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made in another thread while this one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _csv_fault(path: Path, names: list[str], delimiter: str, error: str) -> str:
@@ -204,6 +236,8 @@ def _arrow_pieces(arrow: Any, path: Path, batches: Any, kinds: Mapping[str, Kind
 
 
 def _to_numpy(arrow: Any, path: Path, name: str, column: Any, row: int, kind: Kind) -> np.ndarray:
+    if kind == "stored":
+        return _as_stored(arrow, column)
     if column.null_count:
         place = row + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(f"{path}: column {name!r} is empty or not a number in row {place}; every entry is needed")
@@ -215,6 +249,20 @@ def _to_numpy(arrow: Any, path: Path, name: str, column: Any, row: int, kind: Ki
     if kind == "label" and not arrow.types.is_integer(column.type):  # many rows share few texts
         encoded = column.dictionary_encode() if not arrow.types.is_dictionary(column.type) else column
         return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy(zero_copy_only=False)]
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _as_stored(arrow: Any, column: Any) -> np.ndarray:
+    """Numbers and flags as float64 with NaN for what is missing, times and text as they are; vectors of equal length as
+    rows, of different lengths as objects."""
+    if arrow.types.is_nested(column.type):
+        rows = column.to_pylist()
+        lengths = {len(row) if row is not None else -1 for row in rows}
+        if len(lengths) == 1 and -1 not in lengths:
+            return _as_stored(arrow, column.flatten()).reshape(len(rows), -1)
+        return np.array([str(row) for row in rows], object)
+    if _holds(arrow, column.type) in ("numbers", "flags"):
+        return column.cast(arrow.float64()).to_numpy(zero_copy_only=False)
     return column.to_numpy(zero_copy_only=False)
 
 
@@ -339,6 +387,8 @@ def _as_kind(path: Path, name: str, array: np.ndarray, kind: Kind, row: int) -> 
     """`array` as `kind` says; `row` is its first row's number in the file."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
+    if kind == "stored":
+        return array
     if kind in ("label", "order", "flag") and array.ndim != 1:
         raise InputError(f"{path}: column {name!r} holds {array.shape[1]} numbers in each row; one is needed")
     if kind == "label":

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tether.errors import InputError
 from tether.files import atomic_write_bytes
 
-__all__ = ["Curve", "plot_curves", "plot_panels"]
+__all__ = ["Curve", "plot_curves", "plot_panels", "short_count", "style_axes"]
 
 SIZE_INCHES, DOTS_PER_INCH = (8.0, 4.5), 160
 PANEL_INCHES, PANEL_COLUMNS = (4.0, 2.6), 3
@@ -65,7 +65,9 @@ def plot_curves(path: Path, curves: list[Curve], behaviour_score: float | None, 
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes, ylabel, title)
+    style_axes(axes, "updates", ylabel, title)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], integer=True))
     singles = sum(len(curve.scores) for curve in curves) <= MOST_SINGLE_LINES
     labels = []
     for index, curve in enumerate(curves):
@@ -101,7 +103,7 @@ def plot_panels(
     for axes in grid.flat[len(curves) :]:
         axes.set_visible(False)
     for index, (axes, curve, caption) in enumerate(zip(grid.flat, curves, captions, strict=False)):
-        _style(axes, ylabel if index % columns == 0 else "", "")
+        style_axes(axes, "updates", ylabel if index % columns == 0 else "", "")
         axes.set_title(caption, loc="left", fontsize=9, color=TEXT, parse_math=False, wrap=True)
         _draw_curve(axes, curve, PALETTE[index % len(PALETTE)], singles=True)
         if behaviour_score is not None:
@@ -115,15 +117,14 @@ def plot_panels(
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def _style(axes: Axes, ylabel: str, title: str) -> None:
+def style_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    """How all pictures look: a light grid, no frame, muted words."""
     axes.set_title(title, loc="left", fontsize=12, color=TEXT, pad=10, parse_math=False)
-    axes.set_xlabel("updates", fontsize=10, color=MUTED)
+    axes.set_xlabel(xlabel, fontsize=10, color=MUTED)
     axes.set_ylabel(ylabel, fontsize=10, color=MUTED)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelsize=9, labelcolor=MUTED)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], integer=True))
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(MUTED)
@@ -215,7 +216,7 @@ def _caption(curves: list[Curve], singles: bool) -> str:
     return f"{count} lanes; line: mean, band: lowest to highest{thin}" + ("; cross: diverged" if ended else "")
 
 
-def _count(value: float) -> str:
+def short_count(value: float) -> str:
     """1500 -> 1.5k, 2000000 -> 2M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

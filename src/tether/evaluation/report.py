@@ -18,7 +18,7 @@ from tether.files import atomic_write_json, atomic_write_text
 from tether.training.lanes import Lane
 from tether.training.records import JsonLines
 
-__all__ = ["Report", "plot_runs", "report_table", "write_report"]
+__all__ = ["Report", "behaviour_summary", "plot_runs", "report_table", "scores_by_update", "write_report"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_report(run: Any) -> Report:
     """result.json and curve.png of a `tether.training.run.Run` that has come to its end."""
     plan, rows = run.plan, run.evaluations.read()
     survivors = np.flatnonzero(run.alive).tolist()
-    scores = _scores(rows, survivors)
+    scores = scores_by_update(rows, survivors)
     by_update = {update: aggregate(values) for update, values in scores.items()}
     best_update = max(by_update, key=lambda update: by_update[update].mean, default=None)
     last_scores = dict(zip(survivors, scores[max(scores)], strict=True)) if scores else {}
@@ -158,7 +158,7 @@ def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Curve:
     return Curve(label, np.asarray(updates), np.asarray(scores))
 
 
-def _scores(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
+def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
     """update -> scores (lanes, episodes) of the given lanes, in this order."""
     table: dict[int, dict[int, list[float]]] = {}
     for row in rows:

@@ -98,13 +98,9 @@ def _on_each_device(function: Any, mesh: Mesh | None, lanes: tuple[Any, ...], sh
 
 def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
     """The update loop of one lane -> (state, metric sums, first non-finite update)."""
-    update = algorithm.phases()[phase].update
 
     def step(i, state):
-        index_key, update_key = jax.random.split(jax.random.fold_in(key, i))
-        indices = jax.random.randint(index_key, (batch_size,), 0, data.rows, jnp.int32)
-        batch = data.take(indices)
-        return update(state, batch, update_key, i)
+        return _one_update(algorithm, state, key, data, i, phase=phase, batch_size=batch_size)
 
     def body(i, carry):
         state, sums, first = carry
@@ -116,6 +112,14 @@ def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
     shapes = jax.eval_shape(step, start, state)[1]
     zeros = jax.tree.map(lambda metric: jnp.zeros(metric.shape, metric.dtype), shapes)
     return jax.lax.fori_loop(start, start + count, body, (state, zeros, jnp.asarray(NEVER, jnp.int32)))
+
+
+@functools.partial(jax.jit, static_argnames=("phase", "batch_size"))  # so that it is traced once, XLA inlines it
+def _one_update(algorithm, state, key, data, i, *, phase, batch_size):
+    """Update number i on a minibatch of its own -> (state, metrics)."""
+    index_key, update_key = jax.random.split(jax.random.fold_in(key, i))
+    indices = jax.random.randint(index_key, (batch_size,), 0, data.rows, jnp.int32)
+    return algorithm.phases()[phase].update(state, data.take(indices), update_key, i)
 
 
 def _floats(tree: Any) -> list[Array]:
