@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -31,10 +32,14 @@ from make_data import (
 
 import tether as package
 from tether import InputError, Settings, load_policy, resume, train
+from tether.algorithms import BC
+from tether.training import groups as groups_module
 from tether.training import memory, run
-from tether.training.devices import connect
-from tether.training.groups import cut_lanes
+from tether.training.devices import Devices, connect
+from tether.training.groups import LaneGroups, cut_lanes
+from tether.training.lanes import make_lanes, stack_lanes
 from tether.training.memory import Memory
+from tether.types import Spec, Transition
 
 SOURCE = str(Path(package.__file__).parents[1])
 
@@ -124,6 +129,31 @@ def test_a_chosen_group_size_changes_no_number(tmp_path: Path) -> None:
         train(algorithm(), str(data_file()), settings=Settings(lanes_per_group=0), out=tmp_path / "no")
 
 
+def test_groups_wait_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which JAX's CPU devices can play: states move to and fro, also when groups are cut anew."""
+
+    def train_some(most: int) -> tuple[LaneGroups, list[bytes]]:
+        made = BC(hidden_sizes=(8,))
+        lanes = make_lanes(made, range(4), {"learning_rate": [1e-3]})
+        groups = LaneGroups(stack_lanes(made, lanes), *run._lane_keys(tuple(lanes)), Devices(None), most)
+        generator = np.random.default_rng(0)
+        columns = [generator.normal(size=(64, 3)), generator.uniform(-1, 1, (64, 2)), generator.normal(size=64)]
+        columns += [generator.normal(size=(64, 3)), np.zeros(64)]
+        data = Transition(*(jax.numpy.asarray(column, jax.numpy.float32) for column in columns))
+        how: dict[str, Any] = {"phase": 0, "batch_size": 16, "sequential": True}
+        groups.init(Spec(3, 2))
+        groups.run(np.ones(4, bool), data, 0, 5, **how)
+        groups.regroup(min(most, 3))
+        groups.run(np.array([True, True, True, False]), data, 5, 5, **how)
+        return groups, [leaf.tobytes() for leaf in jax.tree.leaves(groups.state())]
+
+    together = train_some(4)[1]
+    monkeypatch.setattr(groups_module, "_has_own_memory", lambda: True)
+    groups, apart = train_some(2)
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(groups.groups[1].state)} == {"pinned_host"}
+    assert apart == together
+
+
 def forget_after(folder: Path, update: int) -> None:
     """As if the run had been killed before it wrote what came after this checkpoint."""
     for path in (folder / "checkpoints").iterdir():
@@ -141,8 +171,6 @@ def test_nan_in_one_lane_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     put = run.LaneGroups.init
 
     def poisoned(self: Any, spec: Any) -> None:
-        import jax
-
         put(self, spec)
         for group in self.groups:
             for position in np.flatnonzero(group.lanes[: group.real] == 2):
@@ -195,7 +223,8 @@ assert jax.device_count() == {count}
 
 def short_run(out: Path, lanes: int = LANES) -> Path:
     """A run of some lanes on all devices that this process has."""
-    return train(algorithm(**SHORT), str(data_file()), seeds=lanes, settings=SHORT_SETTINGS, out=out, quiet=True).folder
+    data = os.environ.get(DATA) or str(data_file())  # a process of a test reads the file of the one that began it
+    return train(algorithm(**SHORT), data, seeds=lanes, settings=SHORT_SETTINGS, out=out, quiet=True).folder
 
 
 @functools.cache
