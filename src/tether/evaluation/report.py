@@ -101,7 +101,7 @@ def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lan
     if rows:
         curve = _curve("", rows, len(lanes))
         curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.settings]
-        captions = [f"{s.name}: {describe_setting(s)}" for s in report.settings]
+        captions = [f"{s.name}\n{describe_setting(s)}" for s in report.settings]
         behaviour = None if report.behaviour is None else report.behaviour.mean
         plot_panels(report.sweep, curves, captions, behaviour, "normalised score", report.folder.resolve().name)
 

@@ -69,7 +69,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None, 
 
 def describe_setting(setting: Setting) -> str:
     """`43.1 [41.0, 45.2], 1 of 4 diverged`."""
-    parts = ["-" if setting.mean is None else f"{setting.mean:.1f}"]
+    parts = [] if setting.mean is None else [f"{setting.mean:.1f}"]
     if setting.low is not None:
         parts[0] += f" [{setting.low:.1f}, {setting.high:.1f}]"
     if setting.diverged:
