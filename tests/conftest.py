@@ -28,6 +28,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{name}" if by_algorithm else item.path.stem))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Between groups the compiled programs go: kept, they are 5 GB per process and more memory maps than Linux allows,
+    and XLA then ends the process with a segmentation fault."""
+    if nextitem is None or _group(item) != _group(nextitem):
+        jax.clear_caches()
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    return marker.args[0] if marker else item.path.stem
+
+
 @pytest.fixture
 def getkey() -> Callable[[], jax.Array]:
     """Calls give independent keys, the same ones in every run of the test."""

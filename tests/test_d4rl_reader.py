@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tether.data import read_d4rl_hdf5
+from tether.data import d4rl, read_d4rl_hdf5
 from tether.data.d4rl import METADATA_TEXT_LIMIT
 from tether.errors import InputError
 
@@ -247,3 +247,28 @@ def test_damaged_compressed_column(tmp_path: Path, columns: dict[str, Any]) -> N
     path.write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as HDF5"):
         read_d4rl_hdf5(path)
+
+
+def test_large_arrays_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=(500, 3))
+    whole = {
+        "plain": values,
+        "double": values.astype(np.float32),
+        "big-endian": values.astype(">f4"),
+        "flat": values[:, 0],
+    }
+    path = tmp_path / "arrays.hdf5"
+    with h5py.File(path, "w", userblock_size=512) as file:  # what is before HDF5's part of the file
+        file["plain"] = values
+    with h5py.File(tmp_path / "b.hdf5", "w") as file:
+        for name, array in whole.items():
+            file[name] = array
+        file.create_dataset("packed", data=values, compression="gzip", chunks=(100, 3))
+        file.create_dataset("empty", shape=(500, 3), dtype="f4")  # HDF5 allots it no room
+    monkeypatch.setattr(d4rl, "PARALLEL_BYTES", 1000)
+    for name in (path, tmp_path / "b.hdf5"):
+        with h5py.File(name) as file:
+            for key, node in file.items():
+                np.testing.assert_array_equal(d4rl.read_array(file, key, name), node[()], err_msg=key)
+                found = d4rl._read_contiguous(node, name)
+                assert (found is None) == (name == path or key in ("packed", "empty", "big-endian"))

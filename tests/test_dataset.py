@@ -1,12 +1,15 @@
 """The container: refusals, episodes, Q-learning view against a slow loop (d4rl-facts sections 4 and 9)."""
 
 import dataclasses
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tether.data import Dataset, Source
+from tether.data import Dataset, Source, dataset
+from tether.data.dataset import FileDigest
 from tether.errors import InputError
 
 
@@ -230,3 +233,28 @@ def test_repr_shows_shapes_episodes_and_returns() -> None:
 def test_replace_makes_a_changed_copy() -> None:
     data = Dataset(**columns(6))
     assert dataclasses.replace(data, name="other").name == "other"
+
+
+# --- the file's hash ----------------------------------------------------------------------------------------
+
+
+def test_the_hash_is_of_the_file_that_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"as it was read")
+    source = Source("data", FileDigest(path))
+    assert source.sha256 == hashlib.sha256(b"as it was read").hexdigest()
+    again = Source("data", FileDigest(path))
+    path.write_bytes(b"another content")
+    assert source.sha256 == hashlib.sha256(b"as it was read").hexdigest()  # it was taken
+    with pytest.raises(InputError, match="was changed after it was read"):
+        _ = again.sha256
+
+
+def test_rows_are_taken_in_parts_and_lie_where_devices_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((100, 3), (100,))]
+    rows = np.array([0, 5, 5, 99, 7, 31, 2])
+    for at_once in (1, 3, 100):
+        monkeypatch.setattr(dataset, "ROWS_AT_ONCE", at_once)
+        for column, taken in zip(columns, dataset._taken(columns, rows), strict=True):
+            np.testing.assert_array_equal(taken, column[rows])
+            assert taken.ctypes.data % 64 == 0

@@ -113,7 +113,8 @@ def test_fake_denoiser_learns_from_policy_actions_and_not_from_the_data():
     assert eqx.tree_equal(one.fake_denoiser, two.fake_denoiser)
 
 
-@pytest.mark.parametrize("algorithm", [DTQLKL, pytest.param(DTQL, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("algorithm", [DTQLKL, DTQL])
 def test_kl_covers_both_modes_and_the_trust_region_one(algorithm):
     """Behaviour: two equal modes at +-0.5, no reward."""
     trust_region = algorithm is DTQL

@@ -448,10 +448,12 @@ def test_an_altered_schema_is_refused(tmp_path: Path, robot: LoadedPolicy, chang
 
 
 def test_the_sources_use_no_pickle() -> None:
+    forbidden = r"import.*pickle|allow_pickle(?!=False)|torch\.load|joblib|pickle\.(dump|load)|np\.save\("
+    np_load = r"np\.load\((?!.*allow_pickle=False)"  # the default, but said aloud
     found = []
     for path in Path(tether.__file__).parent.rglob("*.py"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            if re.search(r"import.*pickle|allow_pickle|torch\.load|joblib|pickle\.(dump|load)|np\.(load|save)\(", line):
+            if re.search(f"{forbidden}|{np_load}", line):
                 found.append(f"{path}:{number}: {line.strip()}")
     assert found == []
 

@@ -63,6 +63,7 @@ def run_of(
         updates=max(scores, default=0),
         seconds={"compile": 1.0, "evaluation": 2.0, "wall": 3.0},
         updates_per_second=lambda: 7.0,
+        memory_record=lambda: {},
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tether.algorithms.sfbc import SfBC, SfBCPolicy, SfBCState, planned_returns, standardised
-from tether.data.transforms import returns_to_go, trajectory_ends
+from tether.data.views import returns_to_go
 from tether.diffusion import vp_sde
 from tether.diffusion_policy import SDESampler
 from tether.errors import InputError
@@ -60,8 +60,10 @@ def two_steps(trajectories: int = 8) -> Transition:
     action = np.where(reward[:, None] > 0, 0.4, -0.4) * np.ones((1, 2))
     columns = state, action, reward, np.where(terminal[:, None] > 0, state, SECOND), terminal
     table = Transition(*(jnp.asarray(column, jnp.float32) for column in columns))
-    end = trajectory_ends(table).astype(np.float32)
-    return table._replace(return_to_go=jnp.asarray(returns_to_go(table, 0.9)), trajectory_end=jnp.asarray(end))
+    returns = returns_to_go(reward, np.arange(2, len(reward) + 1, 2), 0.9)
+    return table._replace(
+        return_to_go=jnp.asarray(returns, jnp.float32), trajectory_end=jnp.asarray(terminal, jnp.float32)
+    )
 
 
 def test_planned_returns_by_hand() -> None:

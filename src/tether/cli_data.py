@@ -1,12 +1,15 @@
 """`tether data VERB`: one dataclass per verb. A new verb is a class here and a line in `DATA_VERBS`."""
 
 import dataclasses
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from tether.cli_parts import hint, print_out
+from tether.cli_parts import assignments, hint, print_out
+from tether.errors import InputError
 
 __all__ = ["DATA_VERBS", "DEFAULT_DATASET"]
 
@@ -80,7 +83,6 @@ class Check:
         from tether.data.doctor import check, repair
         from tether.data.doctor.fixes import check_target
         from tether.data.doctor.progress import progress_line
-        from tether.errors import InputError
 
         if self.only and self.fix is None:
             raise InputError(f"--only {' '.join(self.only)}: it selects repairs, so --fix OUT.hdf5 is needed")
@@ -152,9 +154,95 @@ class Import:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Collect data in an environment: while SAC learns there, or by a policy, a controller, or at random.
+
+    ENV is a task (`tether tasks`) or a gymnasium id with a Box of actions. The kinds are D4RL's: random; medium, by the
+    first policy to reach the level; medium-replay, all that was tried until then; full-replay; expert, by the policy of
+    the highest level where two are given, else by that after all steps; medium-expert, both.
+
+    The same command goes on where it was stopped or killed, exactly; files that are there stay. Ends with 1 where a
+    level was not reached.
+
+    Examples:
+      tether data collect Pendulum-v1 --out pendulum --checkpoint-at=-400
+      tether data collect halfcheetah --out cheetah --checkpoint-at 40,80 --kinds medium medium-replay --rows 1000000
+      tether data collect maze2d-umaze-v1 --out maze --controller waypoints --rows 1000000
+      tether data collect Pendulum-v1 --out swings --policy pendulum/policies/at--400 --rows 20000
+    """
+
+    environment: Annotated[Positional[str], arg(metavar="ENV")]
+    """A task or a gymnasium id."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for data sets, policies and what is needed to go on."""
+    kinds: Annotated[tuple[str, ...], hint("medium-replay, unless somebody else acts", "KIND ...")] = ()
+    """random, medium, medium-replay, full-replay, medium-expert, expert."""
+    policy: Annotated[str | None, hint("none", "FOLDER|random")] = None
+    """Who acts, instead of SAC: a policy folder or a run."""
+    controller: Annotated[str | None, hint("none", "MODULE:FUNCTION|waypoints")] = None
+    """Who acts: f(environment, generator) is called at each start and gives a function of the observation."""
+    name: Annotated[str | None, hint("policy, or the function's", "NAME")] = None
+    """What data of --policy or --controller are called."""
+    rows: Annotated[int, arg(metavar="N")] = 100_000
+    """Rows of random, medium, expert and of --policy, --controller."""
+    steps: Annotated[int, arg(metavar="N")] = 1_000_000
+    """The most that SAC may take; it stops when all levels are reached."""
+    checkpoint_at: Annotated[str | None, hint("40, where scores are normalised", "SCORE,...")] = None
+    """Levels whose policies are kept: normalised scores, or returns where the task has no references."""
+    seed: int = 0
+    """Of everything."""
+    layouts: Annotated[tuple[str, ...], hint("d4rl", "LAYOUT ...")] = ("d4rl",)
+    """d4rl: one HDF5 file; minari: a folder for MINARI_DATASETS_PATH=DIR/minari."""
+    no_noise: bool = False
+    """Gaussian policies act by their mode; D4RL's act with noise."""
+    horizon: Annotated[int | None, hint("the environment's", "N")] = None
+    """Steps until an episode is cut."""
+    batch_size: Annotated[int, arg(metavar="N")] = 256
+    """Of SAC."""
+    random_steps: Annotated[int, arg(metavar="N")] = 1_000
+    """At random, before SAC learns."""
+    updates_per_step: Annotated[int, arg(metavar="N")] = 1
+    """Of SAC."""
+    eval_every_steps: Annotated[int, arg(metavar="N")] = 2_000
+    """Between evaluations, by which levels are judged."""
+    eval_episodes: Annotated[int, arg(metavar="N")] = 5
+    """Without noise, in each."""
+    set: Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")] = ()
+    """Hyper-parameters of SAC."""
+    quiet: bool = False
+    """No progress on stderr, only warnings."""
+
+    def run(self) -> int:
+        """Collect, then say what there is; 1 if a level was not reached."""
+        from tether.collect import Options, collect
+
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given |= {"noise": not given.pop("no_noise"), "set": assignments("--set", self.set)}
+        given["checkpoint_at"] = _numbers("--checkpoint-at", self.checkpoint_at)
+        quiet = given.pop("quiet")
+        made = collect(Options(**given), quiet=quiet, command=shlex.join(["tether", *sys.argv[1:]]))
+        for path, found in made.files:
+            rows = f"{found['rows']:,} rows, {found['episodes']:,.0f} episodes" if found else "as it was"
+            score = f", score {found['mean_score']:.1f}" if "mean_score" in found else ""
+            returns = f", return {found['return_mean']:.1f}" if found else ""
+            print_out(f"{path}: {rows}{returns}{score}")
+        if made.failure:
+            sys.stderr.write(f"tether: {made.failure}\n")
+        return 1 if made.failure else 0
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return () if text is None else tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r}: write numbers separated by commas") from None
+
+
 DATA_VERBS: dict[str, type] = {
     "show": Show,
     "list": List,
     "check": Check,
     "import": Import,
+    "collect": Collect,
 }

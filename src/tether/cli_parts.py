@@ -4,7 +4,9 @@ from typing import Any
 
 from tyro.conf import arg
 
-__all__ = ["hint", "print_out"]
+from tether.errors import InputError
+
+__all__ = ["assignments", "hint", "print_out"]
 
 
 def hint(text: str, metavar: str = "N") -> Any:
@@ -20,3 +22,16 @@ def print_out(what: Any) -> None:
     if not console.is_terminal:
         console.width = 1000  # tables take what they need
     console.print(what, highlight=False, markup=False)
+
+
+def assignments(option: str, words: tuple[str, ...]) -> dict[str, str]:
+    """name=value words as a dict."""
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"{option} {word!r}: write name=value")
+        if name in pairs:
+            raise InputError(f"{option}: {name!r} is given twice")
+        pairs[name] = value
+    return pairs

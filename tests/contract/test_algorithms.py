@@ -22,13 +22,24 @@ from tether.training.lanes import Lane, numeric_fields, stack_lanes, take_lane
 from tether.training.loop import NEVER, Progress, run_updates
 from tether.types import Array, Metrics, Spec, Transition
 
-each_case = pytest.mark.parametrize(
-    ("name", "variant"),
-    [pytest.param(name, variant, id=f"{name}-{variant}") for name, case in CASES.items() for variant in case.variants],
-)
 # What needs programs of its own is tested of the library's own methods at every run, of the baselines with `long`: they
 # share all of the machinery and most of the equations, and `make test` has to end within a coffee break.
 OWN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
+
+
+def when(name: str, variant: str) -> Any:
+    """The mark of a test that shares its case's programs: baselines' second variants are `long`."""
+    return () if name in OWN or variant == next(iter(CASES[name].variants)) else pytest.mark.long
+
+
+each_case = pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        pytest.param(name, variant, id=f"{name}-{variant}", marks=when(name, variant))
+        for name, case in CASES.items()
+        for variant in case.variants
+    ],
+)
 each_algorithm = pytest.mark.parametrize(
     ("name", "variant"),
     [
@@ -267,7 +278,7 @@ def test_every_number_counts(name: str, variant: str) -> None:
 @pytest.mark.parametrize(
     ("name", "variant", "phase"),
     [
-        pytest.param(name, variant, phase, id=f"{name}-{variant}-{phase}")
+        pytest.param(name, variant, phase, id=f"{name}-{variant}-{phase}", marks=when(name, variant))
         for name, case in CASES.items()
         for variant in case.variants
         for phase in case.changes

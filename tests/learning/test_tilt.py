@@ -25,7 +25,7 @@ from tether.training.loop import NEVER, run_updates
 from tether.types import Array, Spec, Transition
 
 PROBLEM = get_problem("8gaussians")
-SCALE, BETA, DRAWS, UPDATES = 4.0, 3.0, 2048, 2500
+SCALE, BETA, DRAWS, UPDATES = 4.0, 3.0, 2048, 8000
 assert PROBLEM.modes is not None
 CENTRES = jnp.asarray(PROBLEM.modes / SCALE, jnp.float32)
 ENERGIES = jnp.asarray(PROBLEM.energy(PROBLEM.modes), jnp.float32)
@@ -103,6 +103,7 @@ def test_the_exact_energy_guides_to_the_exact_shares() -> None:
     assert_shares(shares(actions), jax.nn.softmax(BETA * ENERGIES), 0.0)
 
 
+@pytest.mark.long
 def test_qgpo_learns_the_energy_and_without_guidance_it_is_the_behaviour() -> None:
     """Q is linear here, as so small an energy network smooths steps; the target is again eight Gaussians."""
     algorithm = QGPO(**SIZES, energy_hidden_sizes=(64, 64), inverse_temperature=BETA, learning_rate=3e-3)

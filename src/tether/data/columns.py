@@ -16,7 +16,7 @@ from tether.data.schema import Layout, layout_of
 from tether.data.tables import TABLE_SUFFIXES, Column, Kind, natural
 from tether.errors import InputError, unknown
 
-__all__ = ["Options", "Plan", "Reward", "find_files", "resolve"]
+__all__ = ["Options", "Plan", "Reward", "find_files", "function_of", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -184,16 +184,25 @@ def _reward(taken: _Taken, text: str | None) -> Reward:
     return Reward(expression.evaluate, expression.columns, whole_episodes=False)
 
 
-def _function(text: str) -> Callable[[Mapping[str, np.ndarray], int], Any]:
-    """The function that `module:function` names; modules in the working folder are found, too."""
+def function_of(option: str, text: str) -> Callable[..., Any]:
+    """The function that `module:function` names; modules in the working folder are found, too.
+
+    Raises InputError, naming the option, where there is none.
+    """
     module_name, _, name = text.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--reward {text}: {error}") from None
+        raise InputError(f"{option} {text}: {error}") from None
     finally:
         sys.path.remove(os.getcwd())
     if not callable(function):
-        raise InputError(f"--reward {text}: is a {type(function).__name__}, not a function")
+        raise InputError(f"{option} {text}: is a {type(function).__name__}, not a function")
+    return function
+
+
+def _function(text: str) -> Callable[[Mapping[str, np.ndarray], int], Any]:
+    """A user's reward function, which is given an episode's columns."""
+    function = function_of("--reward", text)
     return lambda values, rows: function(dict(values))

@@ -17,7 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tether.data.dataset import Dataset, Source
+from tether.data.dataset import Dataset, FileDigest, Source
+from tether.data.parallel import in_parts
 from tether.data.schema import IMPORT_KEY, SCHEMA_KEY, Schema
 from tether.errors import InputError
 from tether.types import Bool
@@ -25,6 +26,7 @@ from tether.types import Bool
 __all__ = ["as_scalar", "file_sha256", "open_hdf5", "read_array", "read_d4rl_hdf5", "scalar_metadata"]
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
+PARALLEL_BYTES = 8 * 2**20  # from here on, arrays are read in parts of this size
 METADATA_TEXT_LIMIT = 200
 """Longest text kept as metadata, in characters: names and versions, not whole specifications."""
 
@@ -51,6 +53,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
     """
     path = Path(path)
     with open_hdf5(path) as file:
+        digest = FileDigest(path)
         missing = [key for key in REQUIRED if key not in file]
         if missing:
             raise InputError(
@@ -69,7 +72,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         terminals=columns["terminals"],
         timeouts=optional.get("timeouts", np.zeros(len(columns["observations"]), np.bool_)),
         next_observations=optional.get("next_observations"),
-        source=Source(location=str(path), sha256=file_sha256(path)),
+        source=Source(str(path), digest),
         metadata=metadata,
         schema=schema,
     )
@@ -127,7 +130,32 @@ def read_array(group: h5py.File | h5py.Group, key: str, path: Path) -> np.ndarra
     if not isinstance(node, h5py.Dataset) or node.shape is None or len(node.shape) == 0:
         kind = "a group" if isinstance(node, h5py.Group) else "not an array"
         raise InputError(f"{path}: {key!r} is {kind}; an array with one row per step is needed")
-    return np.asarray(node[()])
+    plain = _read_contiguous(node, path)
+    return np.asarray(node[()]) if plain is None else plain
+
+
+def _read_contiguous(node: h5py.Dataset, path: Path) -> np.ndarray | None:
+    """A large array that lies in the file as it does in memory, read on several cores; None for any other."""
+    offset, kind = node.id.get_offset(), node.dtype
+    if offset is None or node.file.userblock_size or kind.kind != "f" or not kind.isnative:
+        return None
+    if node.nbytes < PARALLEL_BYTES or node.id.get_storage_size() != node.nbytes:
+        return None
+    array = np.empty(node.shape, kind)
+    memory = array.reshape(-1).view(np.uint8).data
+
+    def read(part: slice) -> None:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset + part.start)
+            rest = memory[part]
+            while rest:
+                count = file.readinto(rest)
+                if not count:
+                    raise OSError(f"{node.name} ends too early")
+                rest = rest[count:]
+
+    in_parts(node.nbytes, PARALLEL_BYTES, read)
+    return array
 
 
 def read_schema(file: h5py.File, path: Path) -> Schema | None:

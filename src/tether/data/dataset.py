@@ -5,28 +5,59 @@ A `Dataset` keeps the *file's* rows, flags included; what an algorithm trains on
 always cut from the file's rows, never from the table, in which every timed-out episode has lost a row.
 """
 
+import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
+from tether.files import sha256_file
 from tether.types import Float, Int, Transition
 
-__all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "Source"]
+__all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "FileDigest", "Source"]
 
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
+ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
+ROWS_AT_ONCE = 50_000  # of copies and checks
+
+
+class FileDigest:
+    """The SHA-256 of a file, taken when it is asked for: that takes longer than reading the file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stamp = self._now()
+
+    @functools.cached_property
+    def value(self) -> str:
+        """In hexadecimal. Raises InputError where the file is another one by now."""
+        value = sha256_file(self.path)
+        if self._now() != self._stamp:
+            raise InputError(f"{self.path} was changed after it was read; start again")
+        return value
+
+    def _now(self) -> tuple[int, int, int]:
+        found = self.path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set was read from (`load_dataset` takes it) and the file's SHA-256 in hexadecimal."""
+    """Where a data set was read from (`load_dataset` takes it) and the SHA-256 of its file."""
 
     location: str
-    sha256: str
+    digest: str | FileDigest
     collection: str = ""  # Minari, OGBench: whose data these are, and whose scores they are therefore not
+
+    @property
+    def sha256(self) -> str:
+        """In hexadecimal."""
+        return self.digest if isinstance(self.digest, str) else self.digest.value
 
 
 class EpisodeBounds(NamedTuple):
@@ -189,7 +220,7 @@ class Dataset:
                 f"{self.source.location}: no transition is left of {len(self)} rows: "
                 "rows with a time-out and the last row have no next observation"
             )
-        next_observation = self.observations[rows + 1]
+        (next_observation,) = _taken([self.observations], rows + 1)
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
@@ -209,14 +240,36 @@ class Dataset:
     ) -> Transition:
         """These rows of the file as transitions to `next_observation`, NumPy arrays."""
         # `Transition` is annotated for device arrays; on the host the same columns are NumPy arrays.
-        columns: tuple[Any, ...] = (
-            self.observations[rows],
-            self.actions[rows],
-            self.rewards[rows],
-            next_observation,
-            self.terminals[rows].astype(np.float32),
-        )
+        observation, action, reward = _taken([self.observations, self.actions, self.rewards], rows)
+        terminal = self.terminals[rows].astype(np.float32)
+        columns: tuple[Any, ...] = (observation, action, reward, next_observation, terminal)
         return Transition(*columns)
+
+
+def _taken(arrays: list[np.ndarray], rows: Int[np.ndarray, " batch"]) -> list[np.ndarray]:
+    """`array[rows]` of each float32 array, on several cores and where a CPU device uses it without another copy."""
+    outs = [_aligned((len(rows), *array.shape[1:])) for array in arrays]
+
+    def take(part: slice) -> None:
+        for array, out in zip(arrays, outs, strict=True):
+            np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would fill a copy first
+
+    in_parts(len(rows), ROWS_AT_ONCE, take)
+    return outs
+
+
+def _range(array: np.ndarray) -> tuple[Any, Any]:
+    """(least, largest) entry; NaN where there is one. One pass without a temporary array."""
+    ends = in_parts(len(array), ROWS_AT_ONCE, lambda part: (array[part].min(), array[part].max()))
+    return np.min([low for low, _ in ends]), np.max([high for _, high in ends])
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised float32 that begins at a multiple of ALIGNMENT bytes."""
+    size = 4 * int(np.prod(shape))
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + size].view(np.float32).reshape(shape)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -236,6 +289,8 @@ def _floats(where: str, column: str, array: np.ndarray) -> np.ndarray:
     """As contiguous float32; refuses NaN and infinity, also those that the cast to float32 makes."""
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype=np.float32)
+    if values.size and np.isfinite(_range(values)).all():
+        return values
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         place = tuple(int(i) for i in bad[0])
@@ -288,6 +343,9 @@ def _check_same_width(where: str, observations: np.ndarray, next_observations: n
 
 
 def _check_action_range(where: str, actions: np.ndarray) -> None:
+    low, high = _range(actions)
+    if low >= -1.0 - ACTION_TOLERANCE and high <= 1.0 + ACTION_TOLERANCE:
+        return
     outside = np.flatnonzero((np.abs(actions) > 1.0 + ACTION_TOLERANCE).any(axis=1))
     if len(outside):
         raise InputError(

@@ -63,7 +63,7 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     """
     if source in bundled_names():
         dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
-        return replace(dataset, source=Source(source, dataset.source.sha256))
+        return replace(dataset, source=Source(source, dataset.source.digest))
     prefix, colon, name = source.partition(":")
     if colon and prefix == "d4rl":
         return _read_d4rl_by_name(name, downloads or Downloads())
@@ -116,7 +116,7 @@ def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
     name, path = d4rl_name(name), d4rl_path(name, downloads)
     task = find_task(name)
     dataset = read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
-    return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.sha256))
+    return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.digest))
 
 
 def _check_hdf5(path: Path) -> None:

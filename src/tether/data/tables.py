@@ -10,8 +10,9 @@ import itertools
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -21,6 +22,8 @@ from tether.errors import InputError
 
 __all__ = ["TABLE_SUFFIXES", "Column", "Kind", "Piece", "Table", "natural", "open_table"]
 
+T = TypeVar("T")
+
 Kind = Literal["float32", "float64", "flag", "label", "order", "stored"]
 """float32, float64: numbers; flag: bool; label: what tells episodes apart, whole numbers or text; order: numbers or
 times of the clock, as int64 nanoseconds; stored: whatever is there, for the doctor: numbers as float64, NaN where an
@@ -28,7 +31,7 @@ entry is missing, text as text."""
 
 Piece = dict[str, np.ndarray]
 
-PIECE_BYTES = 8 * 2**20  # of a file's text, or of the numbers of the columns that are read
+PIECE_BYTES = 16 * 2**20  # of a file's text, or of the numbers of the columns that are read
 HEADER_BYTES = 2**20  # of a file's text, from which the types of its columns are taken
 
 
@@ -85,12 +88,9 @@ def _open_csv(path: Path) -> Table:
 
     parse = arrow_csv.ParseOptions(delimiter=_delimiter(path))
 
-    def reader(block_bytes: int, **options: Any) -> Any:
-        block = arrow_csv.ReadOptions(block_size=block_bytes)
-        return arrow_csv.open_csv(path, read_options=block, parse_options=parse, **options)
-
     try:
-        with reader(HEADER_BYTES) as first:
+        head = arrow_csv.ReadOptions(block_size=HEADER_BYTES)
+        with arrow_csv.open_csv(path, read_options=head, parse_options=parse) as first:
             names, types = first.schema.names, first.schema.types
     except (arrow.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as CSV: {_line(error)}") from None
@@ -112,13 +112,44 @@ def _open_csv(path: Path) -> Table:
     def read(kinds: Mapping[str, Kind]) -> Iterator[Piece]:
         wanted = {name: forced(name, kind) for name, kind in kinds.items()}
         convert = arrow_csv.ConvertOptions(column_types=wanted, include_columns=list(wanted))
+
+        def batches() -> Iterator[Any]:
+            """Arrow's reader of whole tables uses every core, its streaming one a single core."""
+            for number, block in enumerate(_whole_lines(path)):
+                # The first block has the names; the others are told them.
+                given = arrow_csv.ReadOptions(column_names=names if number else None)
+                source = arrow.py_buffer(block)
+                table = arrow_csv.read_csv(source, read_options=given, parse_options=parse, convert_options=convert)
+                yield from table.combine_chunks().to_batches()
+
         try:
-            with reader(PIECE_BYTES, convert_options=convert) as batches:
-                yield from _arrow_pieces(arrow, path, batches, kinds)
+            yield from _arrow_pieces(arrow, path, _ahead(batches()), kinds)
         except arrow.ArrowException as error:
             raise InputError(_csv_fault(path, names, parse.delimiter, _line(error))) from None
 
     return Table(path, columns, read)
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """The file in blocks of about PIECE_BYTES that end with a line; a longer line makes a longer block."""
+    with path.open("rb") as file:
+        rest = b""
+        while block := file.read(PIECE_BYTES):
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield rest + block[:end]
+            rest = block[end:] if end else rest + block
+        if rest:
+            yield rest
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made in another thread while this one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _csv_fault(path: Path, names: list[str], delimiter: str, error: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.data.dataset import Dataset
+from tether.data.dataset import Dataset, Source
 from tether.data.filters import NO_FILTER, filter_episodes
 from tether.data.schema import Schema
 from tether.data.views import Trajectories, View, build, raw_table
@@ -53,6 +53,7 @@ class Prepared(NamedTuple):
     normaliser: Normaliser
     record: dict[str, Any]  # JSON-able; goes to config.json
     schema: Schema | None = None  # names of the columns, the robot's range of actions
+    source: Source | None = None  # whose SHA-256 goes to config.json, too
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -212,14 +213,15 @@ def prepare(
     rewards = transform(dataset.rewards.astype(np.float64))
     added = OBSERVATION_TRANSFORMS[observation_transform]
     normaliser = _fit_normaliser(observation, added)
-    changed: dict[str, Any] = {"reward": rewards[rows].astype(np.float32)}
+    changed: dict[str, Any] = {}
+    if reward_transform != "none":
+        changed["reward"] = rewards[rows].astype(np.float32)
     if added is not None:
         changed["observation"] = normaliser.normalise(observation)
         changed["next_observation"] = normaliser.normalise(next_observation)
     record = {
         "dataset": dataset.name,
         "source": dataset.source.location,
-        "sha256": dataset.source.sha256,
         "collection": dataset.source.collection,
         "rows": file_rows,
         "filter": filtered,
@@ -231,4 +233,4 @@ def prepare(
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     columns = build(view, dataset, rows, table._replace(**changed), rewards)
-    return Prepared(columns, spec, normaliser, record, dataset.schema)
+    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source)

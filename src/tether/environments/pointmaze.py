@@ -79,6 +79,7 @@ class PointMaze(gymnasium.Env):
         if reward not in REWARDS:
             raise unknown("reward", reward, REWARDS)
         self.model = _model(maze)
+        self.maze = maze
         self.data = mujoco.MjData(self.model)
         self.starts = np.array([*cells(layout(maze, GOALS), ".")], np.float64)
         self.goal = np.array(GOALS[maze], np.float64)

@@ -3,22 +3,21 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import gymnasium
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 
-import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
 from tether.environments import Task
-from tether.environments.actions import unit_actions
 from tether.errors import InputError
 from tether.policy import DeployedPolicy, step_each
 from tether.types import Array, Float, Int, Key
 
-__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "make_environment", "rollout"]
+if TYPE_CHECKING:
+    import gymnasium  # imported where an environment is made: training and policies work without any simulator
+
+__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "make_environment", "rollout", "silent_mujoco"]
 
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
 
@@ -30,14 +29,19 @@ class Episodes(NamedTuple):
     lengths: Int[np.ndarray, "lanes episodes"]  # steps
 
 
-def make_environment(task: Task) -> gymnasium.Env:
+def make_environment(task: Task) -> "gymnasium.Env":
     """The environment that `task` is scored on, acted in by numbers in [-1, 1].
 
     Raises InputError where there is none, or a package that it needs is not installed.
     """
     if task.gymnasium_id is None:
         raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
-    with warnings.catch_warnings(), _silent_mujoco():
+    import gymnasium
+
+    import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
+    from tether.environments.actions import unit_actions
+
+    with warnings.catch_warnings(), silent_mujoco():
         # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
         warnings.simplefilter("ignore", DeprecationWarning)
         horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
@@ -66,7 +70,7 @@ def rollout(
         environments = [
             stack.enter_context(contextlib.closing(make_environment(task))) for _ in range(lanes * episodes)
         ]
-        stack.enter_context(_silent_mujoco())
+        stack.enter_context(silent_mujoco())
         starts = [env.reset(seed=FIRST_EVALUATION_SEED + i % episodes)[0] for i, env in enumerate(environments)]
         observations = np.stack(starts).astype(np.float32)
         memories, rewards = _initial_memories(policies, episodes), np.zeros(len(environments), np.float32)
@@ -114,9 +118,11 @@ def _act(
 
 
 @contextlib.contextmanager
-def _silent_mujoco() -> Iterator[None]:
+def silent_mujoco() -> Iterator[None]:
     """MuJoCo warns on stderr and into a file in the working folder: of an attribute in gymnasium's model files,
     and of unstable simulations when a policy sends numbers that are not finite (the return tells that, too)."""
+    import mujoco
+
     # Made by MuJoCo's C bindings, so type checkers do not see it.
     set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
     set_handler(lambda message: None)

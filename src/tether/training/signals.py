@@ -11,8 +11,10 @@ __all__ = ["Interrupted", "StopSignals"]
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop and did, after writing a checkpoint."""
 
-    def __init__(self, signal_number: int, folder: Path):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; continue with `tether resume {folder}`")
+    def __init__(self, signal_number: int, folder: Path, remedy: str = ""):
+        """remedy: what goes on from here, in words; by default the command for a run."""
+        remedy = remedy or f"`tether resume {folder}`"
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; continue with {remedy}")
         self.signal_number = signal_number
         self.folder = folder
 

@@ -1,0 +1,139 @@
+"""What collects rows: uniform actions, a policy folder, a controller of the user's, the planner of mazes.
+
+A behaviour turns a block's number into the rows of that block, from a seed of its own: nothing is carried over.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import numpy as np
+
+from tether.acting import Mode, Sampled, Sampler
+from tether.collect.environments import Place
+from tether.collect.mazes import MAZE_ID, play_stream
+from tether.collect.rows import Columns, Recorder
+from tether.data.columns import function_of
+from tether.errors import InputError
+from tether.evaluation.rollout import silent_mujoco
+from tether.policy import DeployedPolicy, load_policy
+
+__all__ = ["PLANNER", "Behaviour", "Episode", "controlled", "play_episode", "random_actions", "rollouts_of"]
+
+PLANNER = "waypoints"
+
+Act = Callable[[np.ndarray, float], np.ndarray]
+"""(observation, last reward) -> action in [-1, 1]."""
+Episode = Callable[[gymnasium.Env, np.random.Generator], Act]
+"""Called at the start of an episode -> what acts in it."""
+
+
+class Behaviour(NamedTuple):
+    """Who acts, and how a block of rows comes about."""
+
+    record: dict[str, Any]  # JSON-able, for the provenance; "behaviour" in few words
+    play: Callable[[gymnasium.Env, np.random.Generator], Columns]
+
+
+def random_actions(place: Place) -> Behaviour:
+    """Uniform in the box of the actions."""
+    size = place.task.action_size
+
+    def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
+        return lambda observation, reward: random.uniform(-1.0, 1.0, size).astype(np.float32)
+
+    return _episodes({"behaviour": "uniform random actions"}, begin)
+
+
+def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
+    """A policy folder; `noise`: a Gaussian actor's draws in place of its mode (D4RL's way), where it has them.
+
+    Raises InputError where the policy is of other sizes, and as `load_policy`.
+    """
+    policy = load_policy(folder)
+    found, wanted = tuple(policy.spec[:2]), (place.task.observation_size, place.task.action_size)
+    if found != wanted:
+        raise InputError(
+            f"{folder}: takes {found[0]} numbers, gives {found[1]}; {place.task.name} has {wanted[0]} and {wanted[1]}"
+        )
+    module, drawn = policy.module, False
+    if noise and isinstance(module.policy, Mode) and isinstance(module.policy.actor, Sampler):
+        module, drawn = dataclasses.replace(module, policy=Sampled(module.policy.actor)), True
+    in_units = policy.schema is not None
+    step = _step_of(module)
+
+    def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
+        key = jax.random.key(int(random.integers(2**31)))
+        carried: list[Any] = [0, module.initial_memory()]
+
+        def act(observation: np.ndarray, reward: float) -> np.ndarray:
+            number, memory = carried
+            action, memory = step(
+                np.asarray(observation, np.float32), key, np.int32(number), memory, np.float32(reward)
+            )
+            carried[:] = number + 1, memory
+            return place.to_unit(action) if in_units else np.clip(np.asarray(action), -1.0, 1.0)
+
+        return act
+
+    document = policy.document
+    record = {
+        "behaviour": f"{document['algorithm']} policy" + (", with its noise" if drawn else ""),
+        "policy": {"folder": str(folder), "sha256": document["sha256"], "notes": document["notes"]},
+    }
+    return _episodes(record, begin)
+
+
+def _step_of(module: DeployedPolicy) -> Any:
+    """The policy with its arrays in the program: called a million times with nothing but an observation."""
+
+    @jax.jit
+    def step(observation: Any, key: Any, number: Any, memory: Any, reward: Any) -> Any:
+        return module.step(observation, jax.random.fold_in(key, number), memory, reward)
+
+    return step
+
+
+def controlled(text: str, place: Place) -> Behaviour:
+    """A scripted controller: `waypoints`, or `module:function`.
+
+    The function is called at the start of each episode with the environment and a NumPy generator, and returns what
+    acts in it: a function of the observation that gives an action in the environment's own units.
+    """
+    if text == PLANNER:
+        if place.task.gymnasium_id != MAZE_ID:
+            raise InputError(f"--controller {PLANNER}: plans through maze2d's mazes, not in {place.task.name}")
+        return Behaviour({"behaviour": "waypoint planner with noise, sub-goal after sub-goal"}, play_stream)
+    if ":" not in text:
+        raise InputError(f"--controller {text!r}: name a function as module:function, or {PLANNER} (maze2d)")
+    function = function_of("--controller", text)
+
+    def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
+        act = function(environment, random)
+        if not callable(act):
+            raise InputError(f"--controller {text}: gives {type(act).__name__} at an episode's start, not a function")
+        return lambda observation, reward: place.to_unit(act(observation))
+
+    return _episodes({"behaviour": f"controller {text}"}, begin)
+
+
+def _episodes(record: dict[str, Any], begin: Episode) -> Behaviour:
+    return Behaviour(record, lambda environment, random: play_episode(environment, random, begin))
+
+
+def play_episode(environment: gymnasium.Env, random: np.random.Generator, begin: Episode) -> Columns:
+    """One episode from a start that `random` draws."""
+    recorder, reward, over = Recorder(), 0.0, False
+    with silent_mujoco():
+        observation, _ = environment.reset(seed=int(random.integers(2**31)))
+        act = begin(environment, random)
+        while not over:
+            action = act(observation, float(reward))
+            recorder.add(environment, observation, action)
+            observation, reward, terminated, truncated, info = environment.step(action)
+            recorder.finish(observation, reward, terminated, truncated, info)
+            over = terminated or truncated
+    return recorder.columns()
