@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 WORKERS := -n auto --dist loadgroup
 READY  := $(VENV)/.ready
 # Everything that the tests use; a user needs none of them to train.
-EXTRAS := dev,minari,ogbench,robotics,tables
+EXTRAS := dev,minari,ogbench,ray,robotics,tables
 
 .PHONY: help demo test test-long check format bench clean
 

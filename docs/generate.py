@@ -1,20 +1,32 @@
-"""Writes docs/algorithms/NAME.md of the baselines from their header, fields and presets: `python docs/generate.py`.
+"""Writes docs/algorithms/NAME.md of the baselines from their header, fields, presets and results, and which checks each
+algorithm has passed (src/tether/algorithms/checks.json): `python docs/generate.py`.
 
-The pages of the library's own methods are written by hand (HAND_WRITTEN). tests/test_docs.py checks that the others are
+The pages of the library's own methods are written by hand (HAND_WRITTEN). tests/test_docs.py checks that the rest is
 what this script would write.
 """
 
+import ast
 import inspect
+import json
 import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from tether.algorithms import ALGORITHMS
 from tether.presets import preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 HAND_WRITTEN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
+TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
+CHECKS = ROOT / "src" / "tether" / "algorithms" / "checks.json"
+EQUATIONS = (  # the files that hold algorithms to their equations
+    *("baselines", "bdpo", "bdpo_unimodal", "dac", "dt", "dtql", "dtql_kl", "in_sample", "qgpo", "sfbc"),
+)
+BOOKKEEPING = ("test_every_baseline_has_an_answer",)  # names all algorithms and tests none
+TRAINING = re.compile(r"\brun_updates\(|\blax\.(scan|fori_loop)\(")  # a test of equations that learns its answer
+GALLERY, CLOSED = ROOT / "docs" / "gallery", 0.8  # of the energy distance between data and exact target
 FIELD = re.compile(r"^    (\w+): [^=]+= (.+?)(?:  # (.*))?$")
 
 
@@ -43,6 +55,8 @@ def page(name: str) -> str:
         "## Presets",
         _presets(name),
         f"```\ntether train {name} hopper-medium.hdf5 --preset {_example(name)}\n```",
+        "## Results",
+        _results(name),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -79,6 +93,114 @@ def _example(name: str) -> str:
     return "hopper-medium-v2" if "hopper-medium-v2" in names else names[0]
 
 
+def _results(name: str) -> str:
+    """What benchmarks/results holds of it: a table, or that there is nothing."""
+    rows = [
+        f"| {run['dataset']} | {run['updates']:,} | {len(run['lanes'])} | {_score(run['behaviour'])} "
+        f"| {_score(run['last'])} | {_score(run['best'])} | [{folder.name}](../../{folder.relative_to(ROOT)}) |"
+        for folder, run in measured().get(name, [])
+        if run["last"]
+    ]
+    if not rows:
+        return "Not measured on MuJoCo yet; `tether compare` does it ([how](../compare.md))."
+    note = (
+        "Interquartile mean [95 % interval] of normalised scores, at the last evaluation and at the best, which is "
+        "chosen with hindsight. The command of each is in its `config.json`."
+    )
+    heads = "| data | updates | seeds | behaviour | last | best | run |\n|---|---|---|---|---|---|---|"
+    return f"{note}\n\n{heads}\n" + "\n".join(rows)
+
+
+def _score(summary: dict[str, Any] | None) -> str:
+    return "-" if not summary else f"{summary['iqm']:.1f} [{summary['ci95_low']:.1f}, {summary['ci95_high']:.1f}]"
+
+
+def measured() -> dict[str, list[tuple[Path, dict[str, Any]]]]:
+    """Algorithm -> (run folder, result.json) of every committed run that came to its end."""
+    found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+    for path in sorted(RESULTS.rglob("result.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(run["algorithm"], []).append((path.parent, run))
+    return found
+
+
+def checks() -> dict[str, dict[str, bool]]:
+    """Algorithm -> which checks it has passed: tests that main holds (and `.ci/run` runs), and committed runs."""
+    contract = _tests([TESTS / "contract" / "cases.py"])
+    equations = _tests([TESTS / f"test_{name}.py" for name in EQUATIONS])
+    bandit = _tests(sorted((TESTS / "learning").glob("*.py")))
+    bandit += [text for text in equations if TRAINING.search(text)]
+    runs, gallery = measured(), _gallery()
+    return {
+        name: {
+            "contract": any(f'"{name}": Case(' in text for text in contract),
+            "equations": any(_names(name, text) for text in equations),
+            "bandit": name in gallery or any(_names(name, text) for text in bandit),
+            "mujoco": any(
+                run["last"] and run["behaviour"] and run["last"]["mean"] >= run["behaviour"]["mean"]
+                for _, run in runs.get(name, [])
+            ),
+        }
+        for name in ALGORITHMS
+    }
+
+
+def _gallery() -> set[str]:
+    """The algorithms whose samples, on a 2-D problem of docs/gallery, are near the exact target."""
+    rows = [row for path in sorted(GALLERY.glob("*.json")) for row in json.loads(path.read_text(encoding="utf-8"))]
+    return {row["method"].split()[0] for row in rows if (row.get("closed") or 0.0) >= CLOSED}
+
+
+def _tests(files: list[Path]) -> list[str]:
+    """The text of every test function, with its decorators, all of its file that it uses, and where it has the
+    functions from that it uses: `tether.algorithms.iql.weighted_cloning_loss`."""
+    texts = []
+    for path in files:
+        source = path.read_text(encoding="utf-8")
+        body = ast.parse(source).body
+        parts = {_name(node): _text(source, node) for node in body if _name(node)}
+        tests = [name for name in parts if (name.startswith("test_") and name not in BOOKKEEPING) or name == "CASES"]
+        parts |= {
+            alias.name: f"{node.module}.{alias.name}"
+            for node in body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tether.algorithms.")
+            for alias in node.names
+        }
+        texts += ["\n".join(parts[name] for name in sorted(_used(test, parts))) for test in tests]
+    return texts
+
+
+def _used(name: str, parts: dict[str, str]) -> set[str]:
+    """`name` and the definitions that its text leads to, directly and through others."""
+    found, todo = {name}, [name]
+    while todo:
+        words = set(re.findall(r"\w+", parts[todo.pop()])) & parts.keys()
+        todo += words - found
+        found |= words
+    return found
+
+
+def _name(node: ast.stmt) -> str:
+    """What a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _text(source: str, node: Any) -> str:
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+
+
+def _names(name: str, text: str) -> bool:
+    """Whether a test is about the algorithm: it names it, its class, or a function of its file."""
+    cls = ALGORITHMS[name]
+    words = rf'"{name}"', rf"\b{cls.__name__}\b", rf"{re.escape(cls.__module__)}\.[a-z_]+\b"
+    return any(re.search(word, text) for word in words)
+
+
 if __name__ == "__main__":
+    CHECKS.write_text(json.dumps(checks(), indent=1) + "\n", encoding="utf-8")
     for name in generated_names():
         (ROOT / "docs" / "algorithms" / f"{name}.md").write_text(page(name), encoding="utf-8")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 # Tests compile hundreds of small programs and run each for moments: without LLVM's optimisation that takes two thirds
 # of the time. Set before JAX starts; processes of the tests inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Each worker of `make test` has a core of its own: NumPy's threads of all of them would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest

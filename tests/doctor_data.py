@@ -1,8 +1,8 @@
 """Small clean data sets of several kinds for the data doctor, and the known faults to plant in them.
 
-The kinds: locomotion (falls and time-outs), sparse goals, demonstrations, short episodes, deterministic control,
-a one-step bandit, a grid, a replay buffer's growing skill. The faults are those of d4rl-facts sections 3 and 4 and
-of the threads in needs.md, pain 6.
+The kinds: locomotion (falls and time-outs), sparse goals, an ant in a maze, a gripper with goals, demonstrations, a
+kitchen, short episodes, deterministic control, a one-step bandit, a grid, a replay buffer's growing skill. The faults
+are those of d4rl-facts sections 3 and 4 and of the threads in needs.md, pain 6.
 """
 
 import functools
@@ -10,9 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tether.data.doctor import RawColumns
+from tether.data.doctor import Finding, RawColumns
+from tether.data.doctor.checks import run_checks
+from tether.data.doctor.logged import Logged
 
 Columns = dict[str, np.ndarray]
+
+
+def findings_of(data: RawColumns) -> list[Finding]:
+    return run_checks(Logged(data))
 
 
 def raw(columns: Columns, name: str = "data", extras: Columns | None = None) -> RawColumns:
@@ -232,10 +238,107 @@ def grid() -> Columns:
     return dict(_grid())
 
 
+@functools.cache
+def _ant() -> Columns:
+    """AntMaze's shape: 29 numbers, xy first; a corner to turn; 1 in the goal, which ends the episode."""
+    corner, goal = np.array([8.0, 0.0]), np.array([8.0, 8.0])
+    gait = np.random.default_rng(7).uniform(-1, 1, (8, 13))
+
+    def act(state: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        target = corner if state[0] < 7 and state[1] < 1 else goal
+        way = (target - state[:2]) / (0.1 + np.linalg.norm(target - state[:2]))
+        return np.tanh(np.concatenate([way, np.sin(3 * state[3:9])]) + 0.4 * generator.normal(size=8))
+
+    def step(state: np.ndarray, action: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        speed = 0.7 * state[15:17] + 0.9 * action[:2] + 0.1 * generator.normal(size=2)
+        turn = 0.8 * state[17:29] + 0.5 * (action @ gait)[:12] + 0.05 * generator.normal(size=12)
+        joints = np.clip(state[2:15] + 0.1 * np.append(turn, turn[0]), -1.2, 1.2)  # joints have limits
+        return np.concatenate([state[:2] + 0.1 * speed, joints, speed, turn])
+
+    def near(state: np.ndarray) -> bool:
+        return bool(np.linalg.norm(state[:2] - goal) < 0.5)
+
+    return roll_out(
+        start=lambda g: np.concatenate([g.uniform(0, 4, 1), g.uniform(-1, 1, 1), 0.1 * g.normal(size=27)]),
+        act=act,
+        step=step,
+        reward=lambda s, a, n: float(near(n)),
+        done=near,
+        horizon=90,
+        episodes=60,
+    )
+
+
+@functools.cache
+def _gripper() -> Columns:
+    """Pick and place: a gripper that is open or closed, a goal that is the same in all rows and one that changes with
+    the episode, -1 until the object is there; nothing ends before the horizon."""
+
+    def act(state: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        holding = state[6] > 0.5
+        target = state[7:10] if holding else state[3:6]
+        move = np.clip(3 * (target - state[:3]) + 0.2 * generator.normal(size=3), -1, 1)
+        close = holding or np.linalg.norm(state[:3] - state[3:6]) < 0.12
+        return np.append(move, 1.0 if close else -1.0)
+
+    def step(state: np.ndarray, action: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        hand = state[:3] + 0.06 * action[:3]
+        closed = action[3] > 0 and np.linalg.norm(hand - state[3:6]) < 0.15
+        thing = hand if closed else state[3:6]
+        return np.concatenate([hand, thing, [float(closed)], state[7:]])
+
+    return roll_out(
+        start=lambda g: np.concatenate([g.uniform(-1, 1, 6), [0.0], g.uniform(-1, 1, 3), [0.4, -0.88, 0.0]]),
+        act=act,
+        step=step,
+        reward=lambda s, a, n: -float(np.linalg.norm(n[3:6] - n[7:10]) > 0.1),
+        done=lambda s: False,
+        horizon=80,
+        episodes=60,
+    )
+
+
+def kitchen_like() -> Columns:
+    """Demonstrations with 10 constant goal entries, most of them zero; the last row of each is terminal, no time-outs;
+    the reward counts what is done."""
+    columns = without(demonstrations(), "next_observations")
+    goals = np.tile(np.array([0, 0, -0.88, -0.01, 0, 0, 0, 1.45, 0, 0], np.float32), (len(columns["rewards"]), 1))
+    step = np.arange(len(goals)) - np.repeat(starts(columns), lengths(columns))
+    return {
+        "observations": np.concatenate([columns["observations"], goals], axis=1),
+        "actions": columns["actions"],
+        "rewards": np.minimum(step // 25, 4).astype(np.float32),
+        "terminals": columns["timeouts"].astype(np.float32)[:, None],  # as in kitchen's files
+    }
+
+
+@functools.cache
+def _replay() -> Columns:
+    """A replay buffer in order: noise shrinks, episodes grow longer, and it stops in the middle of one."""
+    noise = iter(np.linspace(3.0, 0.2, 100_000))
+    columns = roll_out(
+        start=lambda g: 0.1 * g.normal(size=8),
+        act=lambda s, g: np.tanh(s @ GAIN + next(noise) * g.normal(size=2)),
+        step=_swing,
+        reward=lambda s, a, n: float(1 + (n[0] - s[0]) / 0.05 - 0.1 * a @ a),
+        done=lambda s: abs(s[1]) > 1.2,
+        horizon=200,
+        episodes=60,
+        seed=9,
+    )
+    return take(columns, np.arange(len(columns["rewards"]) - 17))
+
+
 CLEAN: dict[str, Callable[[], Columns]] = {
     "locomotion": locomotion,
     "locomotion without next observations": lambda: without(locomotion(), "next_observations"),
     "sparse": navigation,
+    "antmaze": lambda: dict(_ant()),
+    "antmaze without next observations": lambda: without(dict(_ant()), "next_observations"),
+    "gripper": lambda: dict(_gripper()),
+    "gripper without next observations": lambda: without(dict(_gripper()), "next_observations"),
+    "kitchen": kitchen_like,
+    "replay": lambda: dict(_replay()),
     "demonstrations": demonstrations,
     "short": short_episodes,
     "deterministic": deterministic,

@@ -17,7 +17,7 @@ from make_data import ENVIRONMENT, OPTIONS, copy_run, data_file, finished_run, r
 
 import tether as package
 from tether import api, cli
-from tether.algorithms import ALGORITHMS
+from tether.algorithms import ALGORITHMS, FAMILIES
 from tether.cli import COMMANDS
 from tether.cli_data import DATA_VERBS
 from tether.environments import TASKS
@@ -112,6 +112,12 @@ def test_the_entry_point_is_installed() -> None:
     assert project["project"]["scripts"]["tether"] == "tether.cli:main"
 
 
+def test_python_m_tether_is_the_command() -> None:
+    run = subprocess.run([sys.executable, "-m", "tether", "train", "--updates", "many"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "--updates" in run.stderr
+
+
 def test_help_does_not_wait_for_jax() -> None:
     program = (
         "import sys, time\n"
@@ -132,8 +138,14 @@ def test_algorithms() -> None:
     code, out, err = tether("algorithms")
     assert (code, err) == (0, "")
     for name in ALGORITHMS:
-        assert name in out
-    assert "Diffusion Trusted Q-Learning" in out
+        assert len(re.findall(rf"^ {name} +\w", out, re.MULTILINE)) == 1
+    for family, names in FAMILIES.items():
+        assert out.index(f" {family} ") < out.index(f"\n {names[0]} ")
+    assert sorted(itertools.chain(*FAMILIES.values())) == sorted(ALGORITHMS)
+    dtql = next(line for line in out.splitlines() if line.startswith(" dtql "))
+    assert re.search(r"Diffusion Trusted Q-Learning +2405.19690 +26 LADK +CEBM ", dtql)
+    for words in ("presets:", "checks:", "GFLOP:", "act ms:", "- not measured"):
+        assert words in out[out.index("\n sac ") :]  # the legend
 
 
 def test_tasks() -> None:

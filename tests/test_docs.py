@@ -3,6 +3,7 @@ are parsed (tests/test_cli.py runs each of them)."""
 
 import dataclasses
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import tether
 from tether import cli
+from tether.algorithms import ALGORITHMS
 from tether.evaluation import rollout
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +97,38 @@ def test_generated_pages_are_up_to_date():
     for name in module.generated_names():
         written = (ROOT / "docs" / "algorithms" / f"{name}.md").read_text(encoding="utf-8")
         assert written == module.page(name), f"{name}: run `python docs/generate.py`"
+
+
+def test_checks_are_up_to_date():
+    found = generate().checks()
+    assert json.loads((ROOT / "src/tether/algorithms/checks.json").read_text()) == found, (
+        "run `python docs/generate.py`"
+    )
+    assert {name for name, passed in found.items() if passed["contract"]} == set(ALGORITHMS)
+    assert found["iql"]["equations"]
+    assert found["cql"]["bandit"]
+
+
+def test_checks_are_not_found_where_there_are_none(tmp_path):
+    module = generate()
+    module.TESTS, module.RESULTS, module.GALLERY = tmp_path, tmp_path, tmp_path / "gallery"
+    (tmp_path / "learning").mkdir()
+    (tmp_path / "contract").mkdir()
+    (tmp_path / "contract" / "cases.py").write_text('CASES = {"dtql": Case(1)}\n')
+    for name in module.EQUATIONS:
+        (tmp_path / f"test_{name}.py").write_text("from tether import IQL\nIQL\ndef helper(): return IQL\n")
+    (tmp_path / "learning" / "test_x.py").write_text('ANSWERS = {"cql": 1}\n@mark(ANSWERS)\ndef test_it(): pass\n')
+    (tmp_path / "run").mkdir()
+    result = {"algorithm": "bc", "last": {"mean": 1.0}, "behaviour": {"mean": 1.5}}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    found = {(name, what) for name, checks in module.checks().items() for what, passed in checks.items() if passed}
+    assert found == {("dtql", "contract"), ("cql", "bandit")}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"last": {"mean": 1.5}}))
+    (tmp_path / "gallery").mkdir()
+    rows = [{"method": "dac soft", "closed": 0.9}, {"method": "dac hard", "closed": -3.0}, {"method": "bdpo"}]
+    (tmp_path / "gallery" / "one.json").write_text(json.dumps(rows))
+    checks = module.checks()
+    assert (checks["bc"]["mujoco"], checks["dac"]["bandit"], checks["bdpo"]["bandit"]) == (True, True, False)
 
 
 def test_links_lead_somewhere():

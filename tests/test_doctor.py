@@ -1,5 +1,6 @@
 """Every known fault is found where it was planted, and clean data of several kinds get nothing above a note."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from doctor_data import Columns, put, raw, shift, take, without
 from tether.data.doctor import CODES, Finding, RawColumns, read_raw
 from tether.data.doctor.checks import run_checks
 from tether.data.doctor.episodes import block_rows, horizon_terminal_rows, jump_rows, mismatched_rows
+from tether.data.doctor.findings import KEPT_ROWS
 from tether.data.doctor.logged import Logged
 
 
@@ -333,12 +335,96 @@ FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str
 }
 
 
+def truth(columns: Columns, name: str) -> np.ndarray:
+    return np.flatnonzero(columns[name])
+
+
+def unmarked_horizons(columns: Columns) -> np.ndarray:
+    """Where episodes end and no flag stands, after `unsynchronised_timeouts`."""
+    return np.setdiff1d(make.ends(columns)[:-1], make.ends(unsynchronised_timeouts(columns)))
+
+
+def before_lost_rows(columns: Columns) -> np.ndarray:
+    """Rows that `rows_lost` keeps, whose successor it drops, and that end no episode."""
+    kept = np.flatnonzero(np.arange(len(columns["rewards"])) % 50 != 49)
+    return np.flatnonzero((kept % 50 == 48) & ~np.isin(kept, make.ends(columns)))
+
+
+def stuttered(columns: Columns) -> np.ndarray:
+    """The second of two equal rows, inside an episode."""
+    marks = make.starts(columns) + 40
+    inside = ~np.isin(marks, make.ends(columns)) & (make.lengths(columns) > 40)
+    return (marks + np.arange(len(marks)) + 1)[inside]
+
+
+def overwritten(columns: Columns) -> np.ndarray:
+    """The later of two equal rows, after `copied_rows`."""
+    first = np.arange(100, len(columns["rewards"]) - 300, 120)
+    return (first[:, None] + 200 + np.arange(4)).reshape(-1)
+
+
+ROWS: dict[str, tuple[Callable[[Columns], Any], float]] = {
+    # fault: (clean data -> the rows that the report must name and no others, the share of them that it must name)
+    "overflow": (lambda c: [3], 1),
+    "flag of 2": (lambda c: [5], 1),
+    "NaN flag": (lambda c: [5], 1),
+    "torques": (lambda c: np.flatnonzero((np.abs(30 * c["actions"]) > 1).any(axis=1)), 1),
+    "unclipped": (lambda c: [9], 1),
+    "placeholder": (lambda c: [70, 900], 1),
+    "stopped early": (lambda c: make.starts(c)[make.starts(c) < 1000][-1:], 1),
+    "both flags": (lambda c: truth(c, "terminals"), 1),
+    "done at the horizon": (lambda c: truth(c, "timeouts"), 1),
+    "done at the horizon, falls too": (lambda c: truth(c, "timeouts"), 1),
+    "both flags at the horizon": (lambda c: truth(c, "timeouts"), 1),
+    "timeouts out of step": (unmarked_horizons, 0.95),
+    "unmarked ends": (lambda c: make.ends(c)[::2], 0.95),
+    "rows lost": (before_lost_rows, 1),
+    "next from reset": (lambda c: make.ends(c)[:-1], 0.95),
+    "block cuts": (lambda c: np.flatnonzero(np.arange(len(block_cut(c)["rewards"])) % 250 == 249), 0.4),
+    "stream": (lambda c: truth(c, "timeouts"), 0.95),
+    "split": (lambda c: make.starts(c) + 79, 0.9),
+    "terminal clusters": (
+        lambda c: truth(clusters(c), "terminals")[:-1][np.diff(truth(clusters(c), "terminals")) == 1],
+        1,
+    ),
+    "success flags": (lambda c: make.starts(c) + 30, 0.9),
+    "every row terminal": (lambda c: np.arange(len(c["rewards"])), 1),
+    "flags twice": (lambda c: truth(c, "timeouts") + 1, 0.95),
+    "copied episodes": (lambda c: make.starts(c) + len(c["rewards"]), 1),
+    "copied rows": (overwritten, 1),
+    "stutter": (stuttered, 1),
+    "sparse": (lambda c: truth(c, "rewards"), 1),
+    "hardly any reward": (lambda c: truth(c, "rewards")[:5], 1),
+    "sparse reward late": (lambda c: truth(shift(c, "rewards", 1), "rewards"), 1),
+    "sparse reward early": (lambda c: truth(shift(c, "rewards", -1), "rewards"), 1),
+}
+COLUMNS = {
+    "overflow": ("observations[0]",),
+    "bang-bang": ("actions[0]", "actions[1]"),
+    "clipped at 0.4": ("actions[0]", "actions[1]"),
+    "dead motor": ("actions[1]",),
+    "dead sensor": ("observations[1]",),
+    "sensor twice": ("observations[8]",),
+    "motor twice": ("actions[2]",),
+    "placeholder": ("observations[3]",),
+    "float64": ("observations",),
+    "text": ("rewards",),
+}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_found(name: str) -> None:
+    """Under its code, with its grade, at the rows and columns where it was planted."""
     clean, fault, code, grade = FAULTS[name]
     found = findings(raw(fault(clean())))
     assert code in found
     assert found[code].grade == grade
+    if name in ROWS:
+        where, share = ROWS[name]
+        planted, named = set(np.asarray(where(clean()))[:KEPT_ROWS].tolist()), set(found[code].place.rows)
+        assert named <= planted
+        assert len(named) >= share * len(planted) > 0
+    assert found[code].place.columns == COLUMNS.get(name, found[code].place.columns)
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -567,6 +653,17 @@ def test_one_teleport_is_found() -> None:
     assert jump_rows(Logged(raw(wiped))).tolist() == [row]
 
 
+def test_rough_motion_is_no_jump() -> None:
+    """Crashes: for ten steps now and then the state is thrown about as far as unrelated states lie apart."""
+    columns = without(make.locomotion(), "next_observations")
+    generator = np.random.default_rng(0)
+    observations = columns["observations"].copy()
+    for start in make.starts(columns)[::3] + 40:
+        observations[start : start + 10] += 6 * observations.std(axis=0) * generator.normal(size=(10, 8))
+    found = findings(raw({**columns, "observations": observations.astype(np.float32)}))
+    assert "teleports" not in found
+
+
 def test_lost_rows_are_found_exactly() -> None:
     columns = make.locomotion()
     rows = np.delete(np.arange(len(columns["rewards"])), [500, 501, 2000])
@@ -624,6 +721,49 @@ def test_shifted_actions_do_not_pass_for_shifted_rewards() -> None:
     """The reward charges for the action; still the action column is blamed alone."""
     for by in (1, -1):
         assert "reward-shifted" not in findings(raw(shift(make.locomotion(), "actions", by)))
+
+
+def test_terminals_that_end_nothing_by_declaration() -> None:
+    """OGBench: the recording goes on after a success, and its reader says so."""
+    data = dataclasses.replace(raw(clusters(make.navigation())), terminals_end_episodes=False)
+    assert {f.code for f in run_checks(Logged(data)) if f.grade != "note"} == set()
+
+
+def test_clocks() -> None:
+    """Rows of another rate are named; clocks of other types are read, text is left alone."""
+    columns = make.locomotion()
+    seconds = clock(columns, lambda r: np.where((r > 1000) & (r < 1200), 0.02, 0.05))
+    for stamps in (
+        seconds,
+        np.round(seconds * 1e9).astype(np.uint64) + np.uint64(1_700_000_000_000_000_000),
+        np.round(seconds * 1e6).astype("M8[us]"),
+    ):
+        found = findings(raw(columns, extras={"time": stamps}))["uneven-time-steps"]
+        inside = np.setdiff1d(np.arange(1000, 1199), make.ends(columns))
+        assert found.place.rows == tuple(inside.tolist())
+        assert "time-not-increasing" not in findings(raw(columns, extras={"time": stamps}))
+    for strange in (
+        np.full(len(seconds), b"noon"),
+        np.full(len(seconds), "noon", object),
+        np.full(len(seconds), np.nan),
+    ):
+        assert "uneven-time-steps" not in findings(raw(columns, extras={"time": strange, "episode": strange}))
+
+
+def test_wide_observations_are_examined_in_bounded_time() -> None:
+    """Images as long rows: regressions see 400 of the columns, and the jump is found among them."""
+    columns = without(make.locomotion(), "next_observations")
+    spread = np.random.default_rng(0).normal(size=(8, 3000)).astype(np.float32)
+    row = int(make.ends(columns)[20])
+    wide = put(
+        put({**columns, "observations": columns["observations"] @ spread}, "terminals", row, False),
+        "timeouts",
+        row,
+        False,
+    )
+    data = Logged(raw(wide))
+    assert data.narrow.shape == (data.rows, 400)
+    assert jump_rows(data).tolist() == [row]
 
 
 def test_every_code_is_planted_somewhere() -> None:

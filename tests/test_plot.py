@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tether.errors import InputError
-from tether.evaluation.plot import Curve, _apart, _count, plot_curves
+from tether.evaluation.plot import Curve, _apart, plot_curves, short_count
 
 NAN = float("nan")
 
@@ -86,8 +86,8 @@ def test_labels_are_moved_apart_and_no_further() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "0"), (500.0, "500"), (1500.0, "1.5k"), (1e6, "1M"), (2.5e6, "2.5M")]
 )
-def test_counts(value: float, text: str) -> None:
-    assert _count(value) == text
+def testshort_counts(value: float, text: str) -> None:
+    assert short_count(value) == text
 
 
 def test_pyplot_is_not_imported() -> None:

@@ -63,6 +63,7 @@ def run_of(
         updates=max(scores, default=0),
         seconds={"compile": 1.0, "evaluation": 2.0, "wall": 3.0},
         updates_per_second=lambda: 7.0,
+        memory_record=lambda: {},
     )
 
 
@@ -145,9 +146,9 @@ def test_a_sweep_is_summarised_by_its_settings(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = copy_run(tmp_path / "first"), copy_run(tmp_path / "second")  # the first use trains, and draws
     drawn: list[Any] = []
     monkeypatch.setattr(report_module, "plot_curves", lambda *arguments: drawn.append(arguments))
-    first, second = copy_run(tmp_path / "first"), copy_run(tmp_path / "second")
     plot_runs([first, second], tmp_path / "both.png")
     ((path, curves, behaviour, ylabel, title),) = drawn
     assert path == tmp_path / "both.png"

@@ -22,12 +22,24 @@ from tether.evaluation.report import Report, write_report
 from tether.evaluation.rollout import Episodes, make_environment
 from tether.files import atomic_write_json
 from tether.policy import save_policy
+from tether.training.devices import any_process, is_primary, together
 from tether.training.lanes import Lane, make_lanes, parse_fields, settings_of
 from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
 from tether.training.signals import StopSignals
 
-__all__ = ["NO_ENVIRONMENT", "commit", "evaluate", "resume", "train", "versions"]
+__all__ = [
+    "NO_ENVIRONMENT",
+    "check_counts",
+    "commit",
+    "evaluate",
+    "findable",
+    "fresh_folder",
+    "resume",
+    "task_for",
+    "train",
+    "versions",
+]
 
 CONFIG_FORMAT = 1
 NO_ENVIRONMENT = "none"
@@ -49,6 +61,7 @@ def train(
     out: str | Path | None = None,
     quiet: bool = False,
     notes: Mapping[str, Any] | None = None,
+    lanes: Sequence[Lane] | None = None,
 ) -> Report:
     """Train `algorithm` on `dataset` and leave a run folder.
 
@@ -62,24 +75,27 @@ def train(
     out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
     quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
+    lanes: exactly these, in the place of `seeds` and `sweep`.
 
     Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C or
     SIGTERM, CheckpointError or OSError where the disk fails.
     """
     settings = settings or Settings()
     name = _name_of(algorithm)
-    _check_counts(algorithm, settings)
-    seeds = range(seeds) if isinstance(seeds, int) else list(seeds)
-    if not all(0 <= seed < SEEDS_END for seed in seeds):
-        raise InputError(f"seeds {list(seeds)}: each must be from 0 to {SEEDS_END - 1}")
-    lanes = make_lanes(algorithm, seeds, sweep or {})
+    check_counts(algorithm, settings)
+    if lanes is None:
+        lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
+    if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
+        raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
-    task = _task_for(data, environment)
+    task = task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if settings.batch_size > rows:
         raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
-    folder = Path(out) if out is not None else _fresh_folder(f"{name}-{data.name}")
+    if out is None and jax.process_count() > 1:
+        raise InputError("several processes train this run together: name its folder with --out")
+    folder = Path(out) if out is not None else fresh_folder(f"{name}-{data.name}")
     plan = _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
     _create_folder(folder, _config(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
@@ -133,7 +149,7 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
 
 def _finish(plan: Plan, quiet: bool, resumed: bool = False) -> Report:
     """Train to the end, then write policies, result and picture."""
-    with Display(quiet) as display, StopSignals() as stop:
+    with Display(quiet, silent=not is_primary()) as display, StopSignals() as stop:
         lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
         what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
         display.message(f"{what}, {lanes} lane{'s' if lanes > 1 else ''}, in {plan.folder}")
@@ -145,8 +161,10 @@ def _finish(plan: Plan, quiet: bool, resumed: bool = False) -> Report:
                 display.message("no checkpoint was written yet: starting over")
             run.drop_later_rows()
         run.execute()
+        together("trained")
         report = write_report(run)
         _save_policies(run, report)
+        together("finished")
     return report
 
 
@@ -158,9 +176,12 @@ def _save_policies(run: Run, report: Report) -> None:
     if len(plan.lanes) > 1:
         folders |= {plan.folder / "policies" / f"lane-{lane}": lane for lane in np.flatnonzero(run.alive).tolist()}
     for folder, lane in folders.items():
+        policy = run.policy(lane)
+        if not run.primary:
+            continue
         save_policy(
             folder,
-            run.policy(lane),
+            policy,
             algorithm_name=plan.algorithm_name,
             algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].settings),
             spec=plan.prepared.spec,
@@ -207,11 +228,13 @@ def _config(plan: Plan) -> dict[str, Any]:
         "phases": [{"name": phase, "updates": updates} for phase, updates in plan.phases()],
         "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
         "settings": dataclasses.asdict(plan.settings),
-        "data": record | {"source": _findable(record["source"]), "sha256": sha256},
+        "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
         "versions": versions(),
         "commit": commit(),
         "device": str(jax.devices()[0].device_kind),
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
     }
 
 
@@ -258,10 +281,10 @@ def _name_of(algorithm: Any) -> str:
     )
 
 
-def _check_counts(algorithm: Any, settings: Settings) -> None:
+def check_counts(algorithm: Any, settings: Settings) -> None:
     """Refuse counts that cannot train: sizes, intervals and the last phase's updates must be positive."""
     for name, value in dataclasses.asdict(settings).items():
-        if value < 1:
+        if value is not None and value < 1:
             raise InputError(f"{name} {value}: must be at least 1")
     *earlier, last = algorithm.phases()
     if last.updates < 1:
@@ -277,7 +300,7 @@ def _check_counts(algorithm: Any, settings: Settings) -> None:
                 raise InputError(f"{name} {value}: must be at least 1")
 
 
-def _task_for(data: Dataset, environment: str | None) -> Task | None:
+def task_for(data: Dataset, environment: str | None) -> Task | None:
     """The task to evaluate in; None where there is none. Raises InputError where the data do not fit it."""
     if environment == NO_ENVIRONMENT:
         return None
@@ -297,7 +320,8 @@ def _task_for(data: Dataset, environment: str | None) -> Task | None:
     return task
 
 
-def _fresh_folder(stem: str) -> Path:
+def fresh_folder(stem: str) -> Path:
+    """`runs/STEM-TIME`, or with a number behind it where that is taken; not created."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder, count = Path("runs") / f"{stem}-{stamp}", 1
     while folder.exists():
@@ -307,7 +331,11 @@ def _fresh_folder(stem: str) -> Path:
 
 
 def _create_folder(folder: Path, config: dict[str, Any]) -> None:
-    """The run folder with config.json in it, or nothing."""
+    """The run folder with config.json in it, or nothing. Of several processes only the first makes it."""
+    if any_process(folder.exists()):  # nobody makes it before everybody has looked
+        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
+    if not is_primary():
+        return
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -322,7 +350,7 @@ def _create_folder(folder: Path, config: dict[str, Any]) -> None:
         raise
 
 
-def _findable(location: str) -> str:
+def findable(location: str) -> str:
     """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
     path = Path(location)
     return str(path.resolve()) if location not in bundled_names() and path.exists() else location

@@ -29,7 +29,7 @@ from tether.training.lanes import make_lanes, parse_fields, stack_lanes, take_la
 from tether.training.loop import init_lanes, run_updates
 from tether.types import Spec, Transition
 
-__all__ = ["bench", "bench_table", "committed_costs", "matmul_flops", "update_flops"]
+__all__ = ["act_latency", "bench", "bench_table", "committed_costs", "matmul_flops", "update_flops"]
 
 ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
 WIDTH = 256  # of the reference matmul, the field's layer width
@@ -179,7 +179,10 @@ def _single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> A
 
 def update_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float:
     """Floating-point operations of the matmuls of an update, averaged over the algorithm's update intervals."""
-    function, (state, batch, key, _) = _single_update(algorithm, phase, spec, batch_size)
+    function, (state, batch, key, step) = _single_update(algorithm, phase, spec, batch_size)
+    jaxpr = jax.make_jaxpr(function)(state, batch, key, step).jaxpr
+    if not _branches(jaxpr):  # then all updates cost the same, and this one tracing tells (BDPO's takes seconds)
+        return _dot_flops(jaxpr)
     steps = [np.int32(FIRST_UPDATE + i) for i in range(COUNTED_UPDATES)]
     # With `step` a number, `step % interval == 0` is one too: the jaxpr says which branches this update takes.
     counts = [matmul_flops((functools.partial(function, step=step), (state, batch, key))) for step in steps]
@@ -215,6 +218,13 @@ def _dot_flops(jaxpr: Any) -> float:
     return float(total)
 
 
+def _branches(jaxpr: Any) -> bool:
+    """Whether a program contains a `cond`, at any depth."""
+    nested = [getattr(value, "jaxpr", value) for equation in jaxpr.eqns for value in equation.params.values()]
+    inside = any(_branches(program) for program in nested if hasattr(program, "eqns"))
+    return inside or any(equation.primitive.name == "cond" for equation in jaxpr.eqns)
+
+
 def _xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float | None:
     """XLA's own count for one update, element-wise work included; None where the backend gives none."""
     function, arguments = _single_update(algorithm, phase, spec, batch_size)
@@ -224,6 +234,21 @@ def _xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float
 
 def _bench_act(name: str, algorithm: Any, spec: Spec) -> dict[str, Any]:
     """Latency of one action for one observation, host to host."""
+    milliseconds, compile_seconds = act_latency(algorithm, spec)
+    return {
+        "algorithm": name,
+        "what": "act",
+        "milliseconds_p50": float(np.percentile(milliseconds, 50)),
+        "milliseconds_p99": float(np.percentile(milliseconds, 99)),
+        "compile_seconds": compile_seconds,
+    }
+
+
+def act_latency(algorithm: Any, spec: Spec) -> tuple[list[float], float]:
+    """Milliseconds of ACT_CALLS actions, each for one observation, host to host, and the seconds of compiling.
+
+    The policy is an untrained one: how long it takes does not depend on its weights.
+    """
     unscaled = Normaliser(np.zeros(spec.observation_size, np.float32), np.ones(spec.observation_size, np.float32))
     policy = deploy(algorithm.policy(algorithm.init(spec, jax.random.key(0))), spec, unscaled)
     observation, key = np.zeros(spec.observation_size, np.float32), jax.random.key(1)
@@ -236,13 +261,7 @@ def _bench_act(name: str, algorithm: Any, spec: Spec) -> dict[str, Any]:
         started = time.perf_counter()
         np.asarray(act(policy, observation, key, memory, reward)[0])
         milliseconds.append(1e3 * (time.perf_counter() - started))
-    return {
-        "algorithm": name,
-        "what": "act",
-        "milliseconds_p50": float(np.percentile(milliseconds, 50)),
-        "milliseconds_p99": float(np.percentile(milliseconds, 99)),
-        "compile_seconds": compile_seconds,
-    }
+    return milliseconds, compile_seconds
 
 
 def _zeros(shapes: Any, lanes: int) -> Any:
@@ -281,20 +300,25 @@ def _machine() -> dict[str, Any]:
     }
 
 
+COST_KEYS = {  # what -> name in a table -> (name in the results, factor)
+    "train": {"gflop": ("matmul_flops_per_update", 1e-9), "updates": ("updates_per_second", 1.0)},
+    "act": {"milliseconds": ("milliseconds_p50", 1.0)},
+}
 COSTS = Path(__file__).parent / "algorithms" / "costs.json"
 
 
 def committed_costs() -> dict[str, dict[str, float]]:
-    """Algorithm -> gflop, updates (per second), milliseconds, from the bench results that come with tether."""
+    """Algorithm -> gflop, updates (per second), milliseconds, from the bench results that come with tether.
+
+    What is not in them is left out.
+    """
     if not COSTS.exists():
         return {}
     found: dict[str, dict[str, float]] = {}
     for row in json.loads(COSTS.read_text(encoding="utf-8"))["results"]:
         cost = found.setdefault(row["algorithm"], {})
-        if row["what"] == "act":
-            cost["milliseconds"] = row["milliseconds_p50"]
-        elif row["what"] == "train":
-            cost |= {"gflop": row["matmul_flops_per_update"] / 1e9, "updates": row["updates_per_second"]}
+        keys = COST_KEYS.get(row["what"], {})
+        cost |= {key: row[figure] * scale for key, (figure, scale) in keys.items() if figure in row}
     return found
 
 

@@ -8,7 +8,6 @@ errors to stderr. JAX is imported by the subcommands that need it, not for `--he
 
 import dataclasses
 import inspect
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,12 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from tether.cli_compare import Compare
 from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
 from tether.cli_parts import assignments as _assignments
 from tether.cli_parts import hint as _default
 from tether.cli_parts import print_out as _print
+from tether.cli_sweep import Sweep
 from tether.errors import InputError, unknown
 
 DEFAULT_ALGORITHM = "dtql"
@@ -69,6 +70,8 @@ class Train:
     """Episodes of each lane in an evaluation."""
     log_every_updates: Annotated[int, arg(metavar="N")] = 500
     """Updates between rows of metrics.jsonl."""
+    lanes_per_group: Annotated[int | None, _default("as many as the device has room for")] = None
+    """Lanes trained at once; the others take turns with them. Changes no number."""
     reward_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
     """How training sees rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
@@ -79,9 +82,27 @@ class Train:
     """The run folder; must not exist."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
+    distributed: Annotated[str | None, _default("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
+    """Spread lanes over several processes: auto (Slurm, MPI), or ADDRESS:PORT,PROCESSES,INDEX."""
 
     def run(self) -> int:
         """Train, then show the table; 1 if a lane diverged."""
+        from tether.api import train
+        from tether.training.devices import connect
+
+        connect(self.distributed)
+        algorithm, arguments = self.request()
+        notes = {"command": " ".join(["tether", *sys.argv[1:]]), "preset": arguments.pop("preset")}
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        swept = _sweep(self.sweep)
+        report = train(
+            algorithm, self.dataset, **arguments, seeds=seeds, sweep=swept, out=self.out, quiet=self.quiet, notes=notes
+        )
+        return _show(report)
+
+    def request(self) -> tuple[Any, dict[str, Any]]:
+        """The algorithm and the other arguments of `tether.api.train` that do not concern lanes and folders; the
+        preset's name is beside them. Raises InputError for what does not exist."""
         from tether.algorithms import ALGORITHMS
 
         if self.algorithm not in ALGORITHMS:
@@ -89,43 +110,34 @@ class Train:
         if self.seeds < 1:
             raise InputError(f"seeds {self.seeds}: at least 1 is needed")
 
-        from tether.api import train
         from tether.training.lanes import parse_fields
         from tether.training.run import Settings
 
         preset, hyperparameters, chosen = self._values()
         algorithm = ALGORITHMS[self.algorithm](**parse_fields(self.algorithm, hyperparameters))
         every = chosen.get("eval_every_updates", max(1, algorithm.phases()[-1].updates // 10))
-        report = train(
-            algorithm,
-            self.dataset,
-            seeds=range(self.first_seed, self.first_seed + self.seeds),
-            sweep=_sweep(self.sweep),
-            settings=Settings(
-                batch_size=chosen.get("batch_size", 256),
-                eval_every_updates=every,
-                eval_episodes=chosen.get("eval_episodes", 10),
-                log_every_updates=self.log_every_updates,
-            ),
-            reward_transform=chosen.get("reward_transform", "none"),
-            observation_transform=chosen.get("observation_transform", "none"),
-            data_filter=chosen.get("data_filter", "none"),
-            environment=self.environment,
-            out=self.out,
-            quiet=self.quiet,
-            notes={"command": " ".join(["tether", *sys.argv[1:]]), "preset": preset},
+        settings = Settings(
+            batch_size=chosen.get("batch_size", 256),
+            eval_every_updates=every,
+            eval_episodes=chosen.get("eval_episodes", 10),
+            log_every_updates=self.log_every_updates,
+            lanes_per_group=self.lanes_per_group,
         )
-        return _show(report)
+        return algorithm, {
+            "settings": settings,
+            "reward_transform": chosen.get("reward_transform", "none"),
+            "observation_transform": chosen.get("observation_transform", "none"),
+            "data_filter": chosen.get("data_filter", "none"),
+            "environment": self.environment,
+            "preset": preset,
+        }
 
     def _values(self) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
         """The preset's name, the algorithm's hyper-parameters and the run's own settings: the preset's values,
         overridden by --set and the named options."""
-        from tether.algorithms import ALGORITHMS
+        from tether.recipes import find_recipe
 
-        preset, values = self._preset()
-        fields = {field.name for field in dataclasses.fields(ALGORITHMS[self.algorithm])}
-        hyperparameters = {name: value for name, value in values.items() if name in fields}
-        chosen = {name: value for name, value in values.items() if name not in fields}
+        preset, hyperparameters, chosen = find_recipe(self.algorithm, self.dataset, self.preset)
         if self.updates is not None:
             chosen.pop("eval_every_updates", None)  # the preset's interval is meant for its own length
 
@@ -137,22 +149,6 @@ class Train:
         own = ("batch_size", "eval_every_updates", "eval_episodes")
         own += ("reward_transform", "observation_transform", "data_filter")
         return preset, hyperparameters, chosen | given({name: getattr(self, name) for name in own})
-
-    def _preset(self) -> tuple[str | None, dict[str, Any]]:
-        """Name and values of the preset in force."""
-        from tether.data import bundled_names
-        from tether.presets import demo_preset, get_preset, preset_names
-
-        if self.preset == "none":
-            return None, {}
-        if self.preset != "auto":
-            return self.preset, get_preset(self.algorithm, self.preset)
-        if self.dataset in bundled_names():
-            return "demo", demo_preset(self.algorithm)
-        name = Path(self.dataset.removeprefix("d4rl:")).stem
-        if name in preset_names(self.algorithm):
-            return name, get_preset(self.algorithm, name)
-        return None, {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +165,15 @@ class Resume:
     """The run folder."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
+    distributed: Annotated[str | None, _default("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
+    """As of `tether train`; the number of processes and devices may be another one."""
 
     def run(self) -> int:
         """Train to the end, then show the table; 1 if a lane diverged."""
         from tether.api import resume
+        from tether.training.devices import connect
 
+        connect(self.distributed)
         return _show(resume(self.folder, quiet=self.quiet))
 
 
@@ -246,11 +246,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithms:
-    """List the algorithms: what each is, its paper, what it costs.
-
-    GFLOP/update: matmuls of an update. act ms: median time to choose one action.
-
-    Both, and updates/s, as `tether bench` measured them for benchmarks/README.md.
+    """List the algorithms: what each is, its paper, published settings, checks passed, what it costs.
 
     Examples:
       tether algorithms
@@ -258,30 +254,11 @@ class Algorithms:
 
     def run(self) -> int:
         """One row each, by family."""
-        from rich.table import Table
+        from tether.catalogue import LEGEND, algorithms_table
 
-        from tether.algorithms import ALGORITHMS, FAMILIES
-        from tether.bench import committed_costs
-        from tether.presets import preset_names
-
-        costs = committed_costs()
-        table = Table(title="algorithms", title_justify="left")
-        for column in ("name", "what", "arXiv", "presets", "GFLOP/update", "updates/s", "act ms"):
-            table.add_column(column, justify="left" if column in ("name", "what", "arXiv") else "right")
-        for family, names in FAMILIES.items():
-            table.add_section()
-            table.add_row("", family, style="bold")
-            for name in names:
-                header = sys.modules[ALGORITHMS[name].__module__].__doc__ or ""
-                what = header.splitlines()[0].split(": ", 1)[-1]
-                what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what)
-                papers = re.findall(rf"{name.upper()}\b[^\n;]*?arXiv\s+(\d{{4}}\.\d{{5}})", header)
-                papers += re.findall(r"arXiv\s+(\d{4}\.\d{5})", header)  # a file of one algorithm names one
-                cost = costs.get(name, {})
-                cells = (f"{cost[key]:.3g}" if key in cost else "-" for key in ("gflop", "updates", "milliseconds"))
-                table.add_row(name, what, papers[0] if papers else "", str(len(preset_names(name))), *cells)
-        _print(table)
-        _print("-: not measured. presets: tasks with published settings. `tether bench NAME` measures here.")
+        _print(algorithms_table())
+        for line in LEGEND:
+            _print(line)
         return 0
 
 
@@ -449,11 +426,13 @@ COMMANDS: dict[str, type] = {
     "resume": Resume,
     "evaluate": Evaluate,
     "plot": Plot,
+    "compare": Compare,
     "algorithms": Algorithms,
     "tasks": Tasks,
     "data": Data,
     "bandit": Bandit,
     "bench": Bench,
+    "sweep": Sweep,
 }
 DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `tether train` shows it at work."
 
@@ -461,7 +440,8 @@ DESCRIPTION = "Offline reinforcement learning with diffusion behaviour models. `
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `tether` command; `arguments` default to the process's own."""
     command = parse(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(command, Train | Resume | Evaluate | Bandit | Data):  # not Bench, which reports what compiling costs
+    # Not Bench, which reports what compiling costs.
+    if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data):
         from tether.cache import use_compilation_cache
 
         use_compilation_cache()
@@ -528,20 +508,31 @@ def _fail(code: int, message: str) -> int:
 def _show(report: Any) -> int:
     """Table, paths, and the exit code of a run."""
     from tether.evaluation.report import report_table
+    from tether.evaluation.settings import settings_table
+    from tether.training.devices import is_primary
 
-    if report.last is not None:
-        _print(report_table(report))
-    if report.curve.exists():
-        _print(f"curve   {report.curve}")
-    if report.best_lane is not None:
-        _print(f"policy  {report.folder / 'policy'}")
-    _print(f"run     {report.folder}")
+    if is_primary():  # of several processes one speaks
+        if report.last is not None:
+            _print(report_table(report))
+        if report.settings:
+            _print(settings_table(report.settings))
+        _show_paths(report)
     if report.status == "done":
         return 0
     lanes = ", ".join(f"lane {lane} in {where}" for lane, where in sorted(report.diverged.items()))
     return _fail(
         1, f"diverged: {lanes}" + ("; no lane is left, so there is no policy" if report.best_lane is None else "")
     )
+
+
+def _show_paths(report: Any) -> None:
+    """Where things are."""
+    for name, path in (("curve", report.curve), ("sweep", report.sweep)):
+        if path.exists():
+            _print(f"{name:<7} {path}")
+    if report.best_lane is not None:
+        _print(f"policy  {report.folder / 'policy'}")
+    _print(f"run     {report.folder}")
 
 
 def _outcome(outcome: Any, scores: Any, lanes: list[int]) -> list[str]:

@@ -68,7 +68,7 @@ class Check:
     """
 
     source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
-    """A source, as for `tether train`, or an HDF5 or npz file that training refuses."""
+    """A source, as for `tether train`, or a file that training refuses."""
     out: Annotated[Path | None, hint("check-NAME", "DIR")] = None
     """Folder for report.json and report.html; a report that is there is replaced."""
     fix: Annotated[Path | None, hint("none", "OUT.hdf5")] = None
@@ -80,24 +80,28 @@ class Check:
 
     def run(self) -> int:
         """Print, save, repair; 1 if an error is left."""
-        from tether.data.doctor import check, fix
+        from tether.data.doctor import check, repair
+        from tether.data.doctor.fixes import check_target
         from tether.data.doctor.progress import progress_line
 
         if self.only and self.fix is None:
             raise InputError(f"--only {' '.join(self.only)}: it selects repairs, so --fix OUT.hdf5 is needed")
+        if self.fix is not None:
+            check_target(self.fix)
         with progress_line(self.quiet) as progress:
-            if self.fix is None:
-                report = check(self.source, progress)
-                last = report
-            else:
-                report, last = fix(self.source, self.fix, self.only, progress)
+            report = last = check(self.source, progress)
+            repaired = self.fix is not None and bool(report.fixable() or self.only)
+            if self.fix is not None and repaired:
+                report, last = repair(self.source, report, self.fix, self.only, progress)
             progress("pictures")
             paths = report.save(self.out or Path(f"check-{report.data.raw.name.replace('/', '-')}"))
         print_out(report.table())
         for path in paths:
             print_out(f"report   {path}")
-        if self.fix is not None:
+        if repaired:
             print_out(f"fixed    {self.fix}: grade {last.grade} ({last.counts()})")
+        elif self.fix is not None:
+            print_out(f"fixed    nothing that needs no judgement: {self.fix} is not written")
         return 1 if last.count("error") else 0
 
 

@@ -83,6 +83,7 @@ ALGORITHMS: dict[str, type] = {
     # cloning
     "bc": BC,
     "diffusion-bc": DiffusionBC,
+    # sequence model
     "dt": DT,
     # diffusion and flow policies
     "dql": DQL,
@@ -126,6 +127,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "bc",
         "diffusion-bc",
     ),
+    "sequence model": ("dt",),
     "diffusion and flow policies": (
         "dql",
         "edp",

@@ -1,4 +1,4 @@
-"""BC: behaviour cloning with a deterministic or tanh-Gaussian policy (baselines.md section 1).
+"""BC: behaviour cloning with a deterministic or tanh-Gaussian policy.
 
     deterministic  E[ (pi(s) - a)^2 ],  pi = tanh(MLP)                              (the form of CORL, arXiv 2210.07105)
     gaussian       E[ alpha log pi(b|s) - log pi(a|s) ],  b ~ pi(.|s)               (the form of BRAC, arXiv 1911.11361)

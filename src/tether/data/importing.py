@@ -23,7 +23,7 @@ from tether.data.tables import Table, open_table
 from tether.errors import InputError
 from tether.files import atomic_path, sha256_file
 
-__all__ = ["Import", "Options", "import_logs", "import_report", "read_table"]
+__all__ = ["Import", "Options", "conventional_options", "import_logs", "import_report", "read_table"]
 
 CHUNK_BYTES = 2**20  # of the HDF5 file's columns
 
@@ -94,7 +94,7 @@ def read_table(path: Path) -> Dataset:
     `episode`. Raises InputError for other columns, naming `tether data import`, and as `Dataset`.
     """
     table = open_table(path)
-    options = _conventional(table)
+    options = conventional_options(table)
     plan = resolve(table.columns, options, [path])
     pieces = list(rows_of([path], plan, close_last=options.episode is not None))
     if not pieces:
@@ -115,8 +115,8 @@ def read_table(path: Path) -> Dataset:
     )
 
 
-def _conventional(table: Table) -> Options:
-    """The options of a table that follows the convention."""
+def conventional_options(table: Table) -> Options:
+    """The options of a table that follows the convention of `read_table`. Raises InputError for one that does not."""
     columns = table.columns
 
     def first(*names: str) -> str | None:

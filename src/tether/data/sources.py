@@ -15,7 +15,7 @@ from tether.data.ogbench import local_ogbench_files, read_ogbench
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 
-__all__ = ["LocalSource", "bundled_names", "load_dataset", "local_sources"]
+__all__ = ["LocalSource", "bundled_names", "d4rl_path", "load_dataset", "local_sources"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -106,9 +106,14 @@ def _read_d4rl(path: Path) -> Dataset:
     return read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
 
 
-def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
+def d4rl_path(name: str, downloads: Downloads) -> Path:
+    """The file of `d4rl:NAME`, downloaded if it is not in the cache. Raises InputError as `load_dataset`."""
     name = d4rl_name(name)
-    path = cached_file(name, d4rl_file(name), downloads, _check_hdf5)
+    return cached_file(name, d4rl_file(name), downloads, _check_hdf5)
+
+
+def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
+    name, path = d4rl_name(name), d4rl_path(name, downloads)
     task = find_task(name)
     dataset = read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
     return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.digest))

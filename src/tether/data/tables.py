@@ -24,9 +24,10 @@ __all__ = ["TABLE_SUFFIXES", "Column", "Kind", "Piece", "Table", "natural", "ope
 
 T = TypeVar("T")
 
-Kind = Literal["float32", "float64", "flag", "label", "order"]
+Kind = Literal["float32", "float64", "flag", "label", "order", "stored"]
 """float32, float64: numbers; flag: bool; label: what tells episodes apart, whole numbers or text; order: numbers or
-times of the clock, as int64 nanoseconds."""
+times of the clock, as int64 nanoseconds; stored: whatever is there, for the doctor: numbers as float64, NaN where an
+entry is missing, text as text."""
 
 Piece = dict[str, np.ndarray]
 
@@ -102,7 +103,7 @@ def _open_csv(path: Path) -> Table:
         holds, number = columns[name].holds, arrow.float32() if kind == "float32" else arrow.float64()
         if kind in ("label", "flag") and arrow.types.is_floating(types[names.index(name)]):
             return number  # 1.0 where 1 is meant
-        if kind == "label":
+        if kind == "label" or (kind == "stored" and holds == "text"):
             return arrow.string()
         if kind == "flag" or holds == "flags":
             return arrow.bool_()  # 0 and 1, true and false
@@ -235,6 +236,8 @@ def _arrow_pieces(arrow: Any, path: Path, batches: Any, kinds: Mapping[str, Kind
 
 
 def _to_numpy(arrow: Any, path: Path, name: str, column: Any, row: int, kind: Kind) -> np.ndarray:
+    if kind == "stored":
+        return _as_stored(arrow, column)
     if column.null_count:
         place = row + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(f"{path}: column {name!r} is empty or not a number in row {place}; every entry is needed")
@@ -246,6 +249,20 @@ def _to_numpy(arrow: Any, path: Path, name: str, column: Any, row: int, kind: Ki
     if kind == "label" and not arrow.types.is_integer(column.type):  # many rows share few texts
         encoded = column.dictionary_encode() if not arrow.types.is_dictionary(column.type) else column
         return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy(zero_copy_only=False)]
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _as_stored(arrow: Any, column: Any) -> np.ndarray:
+    """Numbers and flags as float64 with NaN for what is missing, times and text as they are; vectors of equal length as
+    rows, of different lengths as objects."""
+    if arrow.types.is_nested(column.type):
+        rows = column.to_pylist()
+        lengths = {len(row) if row is not None else -1 for row in rows}
+        if len(lengths) == 1 and -1 not in lengths:
+            return _as_stored(arrow, column.flatten()).reshape(len(rows), -1)
+        return np.array([str(row) for row in rows], object)
+    if _holds(arrow, column.type) in ("numbers", "flags"):
+        return column.cast(arrow.float64()).to_numpy(zero_copy_only=False)
     return column.to_numpy(zero_copy_only=False)
 
 
@@ -370,6 +387,8 @@ def _as_kind(path: Path, name: str, array: np.ndarray, kind: Kind, row: int) -> 
     """`array` as `kind` says; `row` is its first row's number in the file."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
+    if kind == "stored":
+        return array
     if kind in ("label", "order", "flag") and array.ndim != 1:
         raise InputError(f"{path}: column {name!r} holds {array.shape[1]} numbers in each row; one is needed")
     if kind == "label":

@@ -19,9 +19,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tether.errors import InputError
 from tether.files import atomic_write_bytes
 
-__all__ = ["Curve", "plot_curves"]
+__all__ = ["Curve", "plot_curves", "plot_panels", "short_count", "style_axes"]
 
 SIZE_INCHES, DOTS_PER_INCH = (8.0, 4.5), 160
+PANEL_INCHES, PANEL_COLUMNS = (4.0, 2.6), 3
 # Okabe and Ito's colours, told apart by the colour-blind; yellow is left out, too pale for a line on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TEXT, MUTED, GRID = "#222222", "#6B6B6B", "#E4E4E4"
@@ -64,7 +65,9 @@ def plot_curves(path: Path, curves: list[Curve], behaviour_score: float | None, 
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes, ylabel, title)
+    style_axes(axes, "updates", ylabel, title)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], integer=True))
     singles = sum(len(curve.scores) for curve in curves) <= MOST_SINGLE_LINES
     labels = []
     for index, curve in enumerate(curves):
@@ -82,15 +85,46 @@ def plot_curves(path: Path, curves: list[Curve], behaviour_score: float | None, 
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def _style(axes: Axes, ylabel: str, title: str) -> None:
+def plot_panels(
+    path: Path, curves: list[Curve], captions: list[str], behaviour_score: float | None, ylabel: str, title: str = ""
+) -> None:
+    """Draw each curve in a panel of its own, all on the same axes, to the PNG file `path` (written atomically).
+
+    captions: one above each panel. Raises: InputError without curves; OSError where the file cannot be written.
+    """
+    if not curves:
+        raise InputError("there is no curve to plot")
+    columns = min(PANEL_COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    size = columns * PANEL_INCHES[0], 0.5 + rows * PANEL_INCHES[1]
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    for index, (axes, curve, caption) in enumerate(zip(grid.flat, curves, captions, strict=False)):
+        style_axes(axes, "updates", ylabel if index % columns == 0 else "", "")
+        axes.set_title(caption, loc="left", fontsize=9, color=TEXT, parse_math=False, wrap=True)
+        _draw_curve(axes, curve, PALETTE[index % len(PALETTE)], singles=True)
+        if behaviour_score is not None:
+            axes.axhline(behaviour_score, color=TEXT, linewidth=1.0, linestyle=(0, (5, 4)), zorder=2)
+    grid[0, 0].set_xlim(*_horizontal_limits(curves))
+    figure.suptitle(title, fontsize=11, color=TEXT, x=0.01, ha="left")
+    dashed = "" if behaviour_score is None else "; dashed: behaviour"
+    figure.supxlabel(_caption(curves, True) + dashed, fontsize=7.5, color=MUTED, x=0.99, ha="right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def style_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    """How all pictures look: a light grid, no frame, muted words."""
     axes.set_title(title, loc="left", fontsize=12, color=TEXT, pad=10, parse_math=False)
-    axes.set_xlabel("updates", fontsize=10, color=MUTED)
+    axes.set_xlabel(xlabel, fontsize=10, color=MUTED)
     axes.set_ylabel(ylabel, fontsize=10, color=MUTED)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelsize=9, labelcolor=MUTED)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], integer=True))
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(MUTED)
@@ -182,7 +216,7 @@ def _caption(curves: list[Curve], singles: bool) -> str:
     return f"{count} lanes; line: mean, band: lowest to highest{thin}" + ("; cross: diverged" if ended else "")
 
 
-def _count(value: float) -> str:
+def short_count(value: float) -> str:
     """1500 -> 1.5k, 2000000 -> 2M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

@@ -11,13 +11,14 @@ from rich.table import Table
 
 from tether.environments import Task, get_task
 from tether.errors import InputError
-from tether.evaluation.plot import Curve, plot_curves
+from tether.evaluation.plot import Curve, plot_curves, plot_panels
+from tether.evaluation.settings import Setting, as_text, describe_setting, settings_table, summarise_settings
 from tether.evaluation.statistics import Summary, aggregate
-from tether.files import atomic_write_json
+from tether.files import atomic_write_json, atomic_write_text
 from tether.training.lanes import Lane
 from tether.training.records import JsonLines
 
-__all__ = ["Report", "plot_runs", "report_table", "write_report"]
+__all__ = ["Report", "behaviour_summary", "plot_runs", "report_table", "scores_by_update", "write_report"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Report:
     lane_scores: dict[int, float]  # lane -> mean score at the last evaluation
     best_lane: int | None  # the lane with the highest of these; None where every lane diverged
     diverged: dict[int, str]  # lane -> where, e.g. "train update 1234"
+    settings: tuple[Setting, ...]  # swept combinations, in their order; empty where there is only one
     updates_per_second: float
 
     @property
@@ -43,12 +45,17 @@ class Report:
         """The picture; exists where something was evaluated."""
         return self.folder / "curve.png"
 
+    @property
+    def sweep(self) -> Path:
+        """The picture of each setting; exists where there are several and something was evaluated."""
+        return self.folder / "sweep.png"
+
 
 def write_report(run: Any) -> Report:
     """result.json and curve.png of a `tether.training.run.Run` that has come to its end."""
     plan, rows = run.plan, run.evaluations.read()
     survivors = np.flatnonzero(run.alive).tolist()
-    scores = _scores(rows, survivors)
+    scores = scores_by_update(rows, survivors)
     by_update = {update: aggregate(values) for update, values in scores.items()}
     best_update = max(by_update, key=lambda update: by_update[update].mean, default=None)
     last_scores = dict(zip(survivors, scores[max(scores)], strict=True)) if scores else {}
@@ -65,11 +72,15 @@ def write_report(run: Any) -> Report:
         lane_scores=lane_scores,
         best_lane=max(survivors, key=lambda lane: lane_scores.get(lane, 0.0), default=None),
         diverged={lane: str(where) for lane, where in run.frozen.items()},
+        settings=summarise_settings(plan.lanes, lane_scores, run.frozen),
         updates_per_second=run.updates_per_second(),
     )
-    atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
-    if rows:
-        plot_runs([plan.folder], report.curve)
+    if getattr(run, "primary", True):  # of several processes one writes
+        atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
+        if rows:
+            plot_runs([plan.folder], report.curve)
+        if report.settings:
+            _write_sweep(report, rows, plan.lanes)
     return report
 
 
@@ -81,6 +92,18 @@ def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
     if task is None or task.recorded_returns:
         return None
     return aggregate(task.normalized_score(returns)[None])
+
+
+def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lane]) -> None:
+    """sweep.json and sweep.txt, and where something was evaluated sweep.png: what each setting came to."""
+    atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.settings])
+    atomic_write_text(report.folder / "sweep.txt", as_text(settings_table(report.settings)))
+    if rows:
+        curve = _curve("", rows, len(lanes))
+        curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.settings]
+        captions = [f"{s.name}: {describe_setting(s)}" for s in report.settings]
+        behaviour = None if report.behaviour is None else report.behaviour.mean
+        plot_panels(report.sweep, curves, captions, behaviour, "normalised score", report.folder.resolve().name)
 
 
 def report_table(report: Report) -> Table:
@@ -135,7 +158,7 @@ def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Curve:
     return Curve(label, np.asarray(updates), np.asarray(scores))
 
 
-def _scores(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
+def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
     """update -> scores (lanes, episodes) of the given lanes, in this order."""
     table: dict[int, dict[int, list[float]]] = {}
     for row in rows:
@@ -182,6 +205,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "compile_seconds": run.seconds["compile"],
         "evaluation_seconds": run.seconds["evaluation"],
         "wall_seconds": run.seconds["wall"],
+        "memory": run.memory_record(),
     }
 
 

@@ -86,8 +86,8 @@ def stack_lanes(algorithm: T, lanes: Sequence[Lane]) -> T:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, lanes))
 
 
-def take_lane(tree: T, index: int) -> T:
-    """Lane `index` of a tree whose array leaves are [lanes, ...]."""
+def take_lane(tree: T, index: Any) -> T:
+    """Lane `index` of a tree whose array leaves are [lanes, ...]; for an array of them those lanes."""
     return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)
 
 

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
-from tether.types import Array, Bool, Int, Key, PRNGKey, Spec
+from tether.types import Array, Bool, Int, Key, Spec
 
 __all__ = ["NEVER", "Progress", "init_lanes", "run_updates"]
 
@@ -23,14 +24,18 @@ class Progress(NamedTuple):
     first_nonfinite: Int[Array, " lanes"]  # update in the phase whose metrics or result were not finite, or NEVER
 
 
-@functools.partial(jax.jit, static_argnames="spec")
-def init_lanes(algorithm: Any, spec: Spec, keys: Key[Array, " lanes"]) -> Any:
-    """Initial states of all lanes; `algorithm` and the result have a leading axis `lanes`."""
-    # Mapped, not vmapped: half the compile time, and a lane starts from the same bits however many there are.
-    return jax.lax.map(lambda lane: lane[0].init(spec, lane[1]), (algorithm, keys))
+@functools.partial(jax.jit, static_argnames=("spec", "mesh"))
+def init_lanes(algorithm: Any, spec: Spec, keys: Key[Array, " lanes"], *, mesh: Mesh | None = None) -> Any:
+    """Initial states of all lanes; `algorithm` and the result have a leading axis `lanes`. `mesh`: as `run_updates`."""
+
+    def init(algorithm: Any, keys: Key[Array, " lanes"]) -> Any:
+        # Mapped, not vmapped: half the compile time, and a lane starts from the same bits however many there are.
+        return jax.lax.map(lambda lane: lane[0].init(spec, lane[1]), (algorithm, keys))
+
+    return _on_each_device(init, mesh, (algorithm, keys), ())
 
 
-@functools.partial(jax.jit, static_argnames=("phase", "batch_size", "sequential"))
+@functools.partial(jax.jit, static_argnames=("phase", "batch_size", "sequential", "mesh"))
 def run_updates(
     algorithm: Any,
     state: Any,
@@ -44,6 +49,7 @@ def run_updates(
     batch_size: int,
     sequential: bool,
     derived: Any = None,
+    mesh: Mesh | None = None,
 ) -> Progress:
     """Runs updates start .. start+count-1 of a phase for all lanes; one compilation serves every stretch.
 
@@ -53,13 +59,17 @@ def run_updates(
     the other inside the program instead of batching them: on a CPU, whose cores one lane already fills,
     batched matmuls of this size are slower than plain ones. `data` is what the algorithm's view made
     (`tether.data.views`): its `rows` are drawn, its `take` turns them into a minibatch. `derived`: each lane's own
-    column of that name (`training/derive.py`), leading axes `lanes` and rows, where the phase has one.
+    column of that name (`training/derive.py`), leading axes `lanes` and rows, where the phase has one. `mesh`: devices
+    over which the lanes are spread, along its one axis; each then runs this program on its own lanes.
     """
 
-    def one_lane(algorithm: Any, state: Any, key: PRNGKey, alive: Bool[Array, ""], derived: Any) -> Progress:
+    def one_lane(lane: Any, data: Any, start: Int[Array, ""], count: Int[Array, ""]) -> Progress:
+        algorithm, state, key, alive, derived = lane
         columns = data if derived is None else data._replace(derived=derived)
+        # Where lanes take turns, one that is not alive costs nothing.
+        todo = jnp.where(alive, count, 0) if sequential else count
         new, sums, first = _run_lane(
-            algorithm, state, jax.random.fold_in(key, phase), columns, start, count, phase, batch_size
+            algorithm, state, jax.random.fold_in(key, phase), columns, start, todo, phase, batch_size
         )
         finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in _floats(new)]).all()
         first = jnp.where(finite, first, jnp.minimum(first, start + count - 1))
@@ -67,9 +77,23 @@ def run_updates(
         new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state)
         return Progress(new, sums, first)
 
-    if sequential:
-        return jax.lax.map(lambda lane: one_lane(*lane), (algorithm, state, keys, alive, derived))
-    return jax.vmap(one_lane)(algorithm, state, keys, alive, derived)
+    def lanes_of_one_device(lanes: Any, *shared: Any) -> Progress:
+        if sequential:
+            return jax.lax.map(lambda lane: one_lane(lane, *shared), lanes)
+        return jax.vmap(lambda lane: one_lane(lane, *shared))(lanes)
+
+    lanes = (algorithm, state, keys, alive, derived)
+    return _on_each_device(lanes_of_one_device, mesh, (lanes,), (data, start, count))
+
+
+def _on_each_device(function: Any, mesh: Mesh | None, lanes: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
+    """`function(*lanes, *shared)`, where each device of `mesh` has its part of the lanes and all of what is shared."""
+    if mesh is None:
+        return function(*lanes, *shared)
+    own, whole = PartitionSpec(*mesh.axis_names), PartitionSpec()
+    specs = (own,) * len(lanes) + (whole,) * len(shared)
+    # check_vma off: loops start from constants, which are the same everywhere until a lane's numbers are added.
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)(*lanes, *shared)
 
 
 def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):

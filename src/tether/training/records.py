@@ -20,11 +20,15 @@ SILENCE_SECONDS = 30.0  # without a terminal, a line at least this often shows t
 class JsonLines:
     """An append-only file of JSON objects, one a line. Rows hold null, never NaN, so that every reader can read it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, write: bool = True):
+        """write: False in a process that only reads what another one writes."""
         self.path = path
+        self._write = write
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `rows` and force them to the disk: the next checkpoint relies on them. Raises: OSError."""
+        if not self._write:
+            return
         try:
             with self.path.open("a") as file:
                 file.write(_lines(rows))
@@ -47,7 +51,8 @@ class JsonLines:
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the rows that are not `wanted`: those a resumed run is about to write again."""
-        atomic_write_text(self.path, _lines([row for row in self.read() if wanted(row)]))
+        if self._write:
+            atomic_write_text(self.path, _lines([row for row in self.read() if wanted(row)]))
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -57,9 +62,10 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
 class Display:
     """Progress on stderr: a bar on a terminal, a line now and then elsewhere, nothing but warnings when quiet."""
 
-    def __init__(self, quiet: bool):
+    def __init__(self, quiet: bool, *, silent: bool = False):
+        """silent: not even warnings, as another process gives them."""
         # Lines of more than 80 columns are left whole where nobody sees columns: files and pipes.
-        self._console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, quiet=silent)
         self._quiet = quiet
         self._live = self._console.is_terminal and not quiet
         self._progress = Progress(

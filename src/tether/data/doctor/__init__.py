@@ -2,6 +2,6 @@
 
 from tether.data.doctor.findings import CODES, Code, Finding, Place
 from tether.data.doctor.raw import RawColumns, read_raw
-from tether.data.doctor.report import Report, check, fix
+from tether.data.doctor.report import Report, check, fix, repair
 
-__all__ = ["CODES", "Code", "Finding", "Place", "RawColumns", "Report", "check", "fix", "read_raw"]
+__all__ = ["CODES", "Code", "Finding", "Place", "RawColumns", "Report", "check", "fix", "read_raw", "repair"]

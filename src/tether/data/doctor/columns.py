@@ -6,18 +6,21 @@ import numpy as np
 
 from tether.data.dataset import ACTION_TOLERANCE
 from tether.data.doctor.findings import Finding, Grade, Place
-from tether.data.doctor.logged import Logged, finite_in_float32, numeric
+from tether.data.doctor.logged import Logged, finite_in_float32, numeric, once
 from tether.data.doctor.raw import STANDARD
 from tether.data.doctor.regression import fit
 
 __all__ = [
+    "action_coverage",
     "action_scaling",
     "already_standardised",
     "bad_flags",
     "column_vectors",
     "constant_columns",
     "deterministic_behaviour",
+    "directions_of_variance",
     "discrete_actions",
+    "distinct_observations",
     "double_precision",
     "duplicated_columns",
     "few_states",
@@ -307,7 +310,7 @@ def deterministic_behaviour(data: Logged) -> Findings:
     if data.rows < 1000:
         return
     rows = data.sample[:: max(1, len(data.sample) // 10_000)]
-    x, y = data.observations[rows].astype(np.float64), data.actions[rows].astype(np.float64)
+    x, y = data.narrow[rows].astype(np.float64), data.actions[rows].astype(np.float64)
     seen = data.episode[rows] % 2 == 0 if len(data.lengths) > 3 else np.arange(len(rows)) < len(rows) // 2
     if min(seen.sum(), (~seen).sum()) < 200:
         return
@@ -323,6 +326,29 @@ def deterministic_behaviour(data: Logged) -> Findings:
 def few_states(data: Logged) -> Findings:
     if data.rows < 1000:
         return
-    distinct = len(np.unique(data.state_hashes))
+    distinct = distinct_observations(data)
     if distinct < 0.02 * data.rows:
         yield Finding("few-states", "note", f"{distinct:,} distinct observations in {data.rows:,} rows")
+
+
+@once
+def distinct_observations(data: Logged) -> int:
+    return len(np.unique(data.state_hashes))
+
+
+def directions_of_variance(data: Logged, share: float = 0.95) -> int:
+    """How many principal components of the standardised observations hold `share` of their variance."""
+    sample = data.narrow[data.sample].astype(np.float64)
+    spread = sample.std(axis=0)
+    if not (spread > 0).any():
+        return 0
+    z = (sample - sample.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+    variance = np.linalg.eigvalsh(z.T @ z)[::-1].clip(0)
+    return int(np.searchsorted(np.cumsum(variance), share * variance.sum()) + 1)
+
+
+def action_coverage(data: Logged, cells: int = 10) -> float:
+    """Share of [-1, 1] that is used: of `cells` equal parts of each dimension, those that hold any action, averaged."""
+    sample = data.actions[data.sample].clip(-1, 1)
+    part = np.minimum(((sample + 1) / 2 * cells).astype(np.int64), cells - 1)
+    return float(np.mean([len(np.unique(column)) / cells for column in part.T]))

@@ -38,6 +38,8 @@ __all__ = [
 
 LONGEST_UNFLAGGED = 2000
 """Steps; more rows than this without any end flag are probably several episodes."""
+CROWD = 5
+"""Steps; a jump with two others this near is none."""
 TIME_NAMES = frozenset({"time", "times", "timestamp", "timestamps", "time_stamp", "t", "stamp"})
 EPISODE_NAMES = frozenset(
     {"episode", "episode_id", "episode_ids", "episode_index", "trajectory", "trajectory_id", "traj_id", "demo_id"}
@@ -105,7 +107,7 @@ def unfinished_last_episode(data: Logged) -> Findings:
 
 def terminal_and_timeout(data: Logged) -> Findings:
     rows = np.flatnonzero(data.terminals & data.timeouts)
-    if len(rows) and not len(horizon_terminal_rows(data)):
+    if len(rows) and data.raw.terminals_end_episodes and not len(horizon_terminal_rows(data)):
         what = f"{len(rows):,} of {int(data.terminals.sum()):,} terminals"
         yield Finding("terminal-and-timeout", "warning", what, Place.of(rows), fixable=True)
 
@@ -128,7 +130,7 @@ def horizon_terminal_rows(data: Logged) -> np.ndarray:
     """
     none = np.array([], np.int64)
     terminal = data.terminals[data.last_rows]
-    if not terminal.any():
+    if not terminal.any() or not data.raw.terminals_end_episodes:
         return none
     length = int(data.lengths.max())
     at_end = terminal & (data.lengths == length)
@@ -156,11 +158,11 @@ def _told_by_state(data: Logged, rows: np.ndarray) -> bool:
     others = np.sort(generator.choice(others, min(len(others), 4000), replace=False))
     if len(others) < len(ends):
         return False
-    spread = data.observations[data.sample].std(axis=0, dtype=np.float64)
+    spread = data.narrow[data.sample].std(axis=0, dtype=np.float64)
     spread[spread == 0] = np.inf
 
     def nearest(candidates: np.ndarray) -> np.ndarray:
-        x, y = data.observations[ends] / spread, data.observations[candidates] / spread
+        x, y = data.narrow[ends] / spread, data.narrow[candidates] / spread
         distance = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
         distance[data.episode[ends][:, None] == data.episode[candidates][None, :]] = np.inf
         return distance.min(axis=1)
@@ -195,7 +197,8 @@ def jump_rows(data: Logged) -> np.ndarray:
     """Rows i inside episodes whose successor is no successor.
 
     The pair must score as unrelated pairs do, and a gap must part it from the rest: the scores just below the
-    threshold hold a tenth as many pairs at most. Heavy tails have no such gap.
+    threshold hold a tenth as many pairs at most. Heavy tails have no such gap. A jump is alone, too: where most come
+    in crowds the motion is rough (a robot that crashes into things), and nothing is said.
     """
     none = np.array([], np.int64)
     if data.steps is None or not data.steps.separable or data.interleaving:
@@ -208,7 +211,10 @@ def jump_rows(data: Logged) -> np.ndarray:
         above = scores > threshold
         near = (scores > 0.85 * threshold) & ~above
         if near.sum() <= 0.1 * above.sum():
-            return np.flatnonzero(above)
+            rows = np.flatnonzero(above)
+            neighbours = np.searchsorted(rows, rows + CROWD + 1) - np.searchsorted(rows, rows - CROWD) - 1
+            alone = rows[neighbours < 2]
+            return alone if len(alone) > 0.5 * len(rows) else none
     return none
 
 
@@ -280,7 +286,7 @@ def _goes_on(data: Logged, rows: np.ndarray) -> np.ndarray | None:
     starts = rows + 1
     pairs = [(rows, np.roll(starts, shift)) for shift in range(1, min(len(rows), 4))]
     left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    scores = data.steps.score(data.observations[left], data.actions[left], data.observations[right])
+    scores = data.steps.score(data.narrow[left], data.actions[left], data.narrow[right])
     by_chance = float((scores <= data.steps.usual).mean())
     share, error = len(goes_on) / len(rows), np.sqrt(by_chance * (1 - by_chance) / len(rows))
     powerful = by_chance < 0.3 and share > by_chance + 4 * error + 0.05
@@ -299,11 +305,14 @@ def timeouts_that_go_on(data: Logged) -> Findings:
 
 
 def terminals_that_go_on(data: Logged) -> Findings:
-    """Clusters of terminals (2.5 in a row on average), and single ones after which nothing is reset."""
+    """Clusters of terminals (2.5 in a row on average), and single ones after which nothing is reset; not where the
+    source says that they end no episode."""
+    if not data.raw.terminals_end_episodes:
+        return
     rows = np.flatnonzero(data.terminals)
     if len(rows) >= 0.95 * data.rows and data.rows >= 500:
         pairs = np.arange(data.rows - 1)[:: max(1, data.rows // 5000)]
-        share = explained_share(data.observations, data.actions, pairs, 1)
+        share = explained_share(data.narrow, data.actions, pairs, 1)
         if share > 0.9:
             what = f"{len(rows) / data.rows:.1%} of the rows are terminal, but row i predicts row i + 1 ({share:.1%})"
             yield Finding("continues-after-terminal", "error", what, Place.of(rows))
@@ -476,9 +485,13 @@ def _few_values(data: Logged) -> bool:
 def time_stamps(data: Logged) -> Findings:
     """Clock columns: must increase, and evenly."""
     for name, stamps in data.raw.extras.items():
-        if name.rsplit("/", 1)[-1].lower() not in TIME_NAMES or stamps.size != len(stamps) or len(stamps) < data.rows:
+        clock = name.rsplit("/", 1)[-1].lower() in TIME_NAMES and stamps.dtype.kind in "iufM"
+        if not clock or stamps.size != len(stamps) or len(stamps) < data.rows:
             continue
-        steps = np.diff(stamps[: data.rows].reshape(-1).astype(np.float64))
+        stamps = stamps[: data.rows].reshape(-1)
+        stamps = stamps.astype("M8[ns]") if stamps.dtype.kind == "M" else stamps
+        # Nanoseconds since 1970 do not fit into a double: their differences do.
+        steps = np.diff(stamps if stamps.dtype.kind == "f" else stamps.astype(np.int64)).astype(np.float64)
         inside = data.inside & np.isfinite(steps)
         back = np.flatnonzero(inside & (steps <= 0))
         if len(back):

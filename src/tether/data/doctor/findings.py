@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["CODES", "GRADES", "SHOWN_ROWS", "Code", "Finding", "Grade", "Place"]
+__all__ = ["CODES", "GRADES", "KEPT_ROWS", "SHOWN_ROWS", "Code", "Finding", "Grade", "Place"]
 
 Grade = Literal["error", "warning", "note"]
 GRADES: tuple[Grade, ...] = ("error", "warning", "note")
 """error: training on it goes wrong or is refused; warning: some algorithms or some numbers (returns, scores)
 come out wrong; note: worth knowing, nothing to repair."""
 
-SHOWN_ROWS = 5
-"""How many row numbers a finding lists."""
+SHOWN_ROWS, KEPT_ROWS = 5, 1000
+"""How many row numbers a finding shows, and how many it keeps for the JSON report."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Place:
-    """Where: how many rows, the first few of them (numbers in the source, from 0), and which columns."""
+    """Where: how many rows, the first `KEPT_ROWS` of them (numbers in the source, from 0), and which columns."""
 
     count: int = 0
     rows: tuple[int, ...] = ()
@@ -44,16 +44,16 @@ class Place:
 
     @staticmethod
     def of(rows: Iterable[int] | np.ndarray = (), columns: Iterable[str] = ()) -> "Place":
-        """The first `SHOWN_ROWS` of `rows` and their number."""
-        found = [int(row) for row in rows]
-        return Place(len(found), tuple(found[:SHOWN_ROWS]), tuple(columns))
+        """The first `KEPT_ROWS` of `rows` and their number."""
+        found = rows if isinstance(rows, np.ndarray) else list(rows)
+        return Place(len(found), tuple(int(row) for row in found[:KEPT_ROWS]), tuple(columns))
 
     def __str__(self) -> str:
         parts = [", ".join(self.columns)] if self.columns else []
         if self.count:
-            rest = ", ..." if self.count > len(self.rows) else ""
+            rest = ", ..." if self.count > SHOWN_ROWS else ""
             plural = "row" if self.count == 1 else f"{self.count:,} rows:"
-            parts.append(f"{plural} {', '.join(map(str, self.rows))}{rest}")
+            parts.append(f"{plural} {', '.join(map(str, self.rows[:SHOWN_ROWS]))}{rest}")
         return "; ".join(parts)
 
 

@@ -22,6 +22,8 @@ FLAGS = ("terminals", "timeouts")
 LAYOUT_OF = {"observations": "observation", "next_observations": "observation", "actions": "action"}
 SAMPLE = 100_000
 """Quantiles and histograms look at no more rows than this, evenly spread."""
+NARROW = 400
+"""Regressions look at no more columns than this (images have tens of thousands)."""
 
 
 LAGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 64)
@@ -215,9 +217,17 @@ class Logged:
     # --- statistics -----------------------------------------------------------------------------------------
 
     @cached_property
+    def narrow(self) -> Float[np.ndarray, "rows columns"]:
+        """The observations; where they have more than `NARROW` columns, that many of those that change."""
+        if self.observations.shape[1] <= NARROW:
+            return self.observations
+        moving = np.flatnonzero((self.observations != self.observations[0]).any(axis=0))
+        return np.ascontiguousarray(self.observations[:, moving[spread_rows(len(moving), NARROW)]])
+
+    @cached_property
     def steps(self) -> StepScores | None:
         """How unusual each pair of neighbouring rows is as a transition; None where that cannot be judged."""
-        return score_steps(self.observations, self.actions, self.inside)
+        return score_steps(self.narrow, self.actions, self.inside)
 
     @cached_property
     def interleaving(self) -> int:
@@ -235,7 +245,7 @@ class Logged:
         if len(left) < 500 or self.lengths.max() < 3:
             return 1.0
         pairs = left[:: max(1, len(left) // 5000)]
-        return explained_share(self.observations, self.actions, pairs, lag)
+        return explained_share(self.narrow, self.actions, pairs, lag)
 
     @cached_property
     def state_hashes(self) -> np.ndarray:

@@ -136,14 +136,14 @@ def _coverage(axes: Axes, data: Logged) -> None:
 
 def _principal_plane(data: Logged) -> np.ndarray:
     """(N, 2) standardised observations along the two directions of largest variance."""
-    sample = data.observations[data.sample].astype(np.float64)
+    sample = data.narrow[data.sample].astype(np.float64)
     mean, spread = sample.mean(axis=0), sample.std(axis=0)
     spread[spread == 0] = np.inf
     z = (sample - mean) / spread
     directions = np.linalg.eigh(z.T @ z)[1][:, ::-1][:, :2]
     if directions.shape[1] < 2:
         directions = np.concatenate([directions, np.zeros_like(directions)], axis=1)
-    return ((data.observations - mean) / spread) @ directions
+    return ((data.narrow - mean) / spread) @ directions
 
 
 def _order(axes: Axes, data: Logged) -> None:

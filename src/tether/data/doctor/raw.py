@@ -9,11 +9,22 @@ import h5py
 import numpy as np
 
 from tether.data.d4rl import file_sha256, open_hdf5, read_schema, scalar_metadata
+from tether.data.d4rl_names import d4rl_name
 from tether.data.doctor.findings import Finding
 from tether.data.doctor.minari import read_minari_columns
+from tether.data.doctor.table import read_table_columns
+from tether.data.download import Downloads
 from tether.data.minari import find_minari_file, is_minari_hdf5
 from tether.data.schema import IMPORT_KEY, Schema
-from tether.data.sources import BUNDLED, HDF5_SUFFIXES, bundled_names, load_dataset, local_sources
+from tether.data.sources import (
+    BUNDLED,
+    HDF5_SUFFIXES,
+    TABLE_SUFFIXES,
+    bundled_names,
+    d4rl_path,
+    load_dataset,
+    local_sources,
+)
 from tether.errors import InputError
 
 __all__ = ["STANDARD", "RawColumns", "read_raw"]
@@ -30,7 +41,7 @@ class RawColumns:
     Attributes:
         name: the data set's name, by which its task is found.
         location: where it was read.
-        layout: `d4rl`, `minari`, `npz`, `ogbench` or `dataset` (read through `load_dataset`).
+        layout: `d4rl`, `minari`, `npz`, `ogbench`, `table` or `dataset` (read through `load_dataset`).
         columns: those of `STANDARD` that are there. Minari's flags are called as D4RL's.
         extras: other arrays, e.g. `infos/goal`.
         metadata: small scalars.
@@ -72,12 +83,13 @@ class RawColumns:
 
 
 def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
-    """Reads a bundled name, an HDF5 file (D4RL's or Minari's layout), an npz file or a Minari folder as it is.
+    """Reads a source as it is: a bundled name, `d4rl:NAME`, `minari:ID`, an HDF5 file (D4RL's or Minari's layout), a
+    Minari folder, a CSV, Parquet or npz table.
 
-    Any other source is read by `load_dataset`, which refuses what it refuses.
+    `ogbench:NAME` is read by `load_dataset`, which computes its rewards and refuses what it refuses.
 
     Args:
-        source: as for `load_dataset`; names of `tether data list` are read from their files.
+        source: as for `load_dataset`. A set that is not on this machine is downloaded as it would be for training.
         every_column: also read other columns wider than `WIDEST_EXTRA` (for writing them out again).
 
     Raises:
@@ -87,18 +99,48 @@ def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
     widest = None if every_column else WIDEST_EXTRA
     if source in bundled_names():
         return replace(_read_d4rl(BUNDLED / f"{source}.hdf5", widest), location=source)
-    # OGBench's files hold no rewards: its reader computes them.
-    named = {local.name: Path(local.where) for local in local_sources() if local.where.endswith(HDF5_SUFFIXES)}
-    path = named.get(source, Path(source).expanduser())
+    prefix, _, name = source.partition(":")
+    if prefix == "d4rl" and name:
+        # The file lies in the cache under the name that its server gave it.
+        return replace(_read_d4rl(d4rl_path(name, Downloads()), widest), name=d4rl_name(name), location=source)
+    if prefix == "minari" and name:
+        return _read_minari_by_name(source)
+    path = Path(source).expanduser()
     if path.is_dir() and (file := find_minari_file(path)) is not None:
         return _from_minari(file)
     if path.suffix.lower() in HDF5_SUFFIXES and path.is_file():
-        raw = _from_minari(path) if is_minari_hdf5(path) else _read_d4rl(path, widest)
-        # `d4rl:hopper-medium-v2` lies in the cache under the name that its server gave the file.
-        return replace(raw, name=source.partition(":")[2], location=source) if source in named else raw
-    if path.suffix.lower() == ".npz" and path.is_file():
-        return _read_npz(path, widest) or _from_dataset(source)
+        return _from_minari(path) if is_minari_hdf5(path) else _read_d4rl(path, widest)
+    if path.suffix.lower() == ".npz" and path.is_file() and (raw := _read_npz(path, widest)) is not None:
+        return raw
+    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+        return _read_table(path, widest)
     return _from_dataset(source)
+
+
+def _read_minari_by_name(source: str) -> RawColumns:
+    """The file of `minari:ID`; one that is not on this machine yet is downloaded by `load_dataset`."""
+
+    def local() -> Path | None:
+        return next((Path(found.where) for found in local_sources() if found.name == source), None)
+
+    if local() is None:
+        load_dataset(source)
+    path = local()
+    return _from_dataset(source) if path is None else replace(_from_minari(path), location=source)
+
+
+def _read_table(path: Path, widest: int | None) -> RawColumns:
+    read = read_table_columns(path, widest)
+    return RawColumns(
+        name=path.stem,
+        location=str(path),
+        layout="table",
+        columns=read.columns,
+        extras=read.extras,
+        schema=read.schema,
+        findings=read.findings,
+        sha256=file_sha256(path),
+    )
 
 
 def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
@@ -128,7 +170,7 @@ def _is_array(node: Any) -> TypeGuard[h5py.Dataset]:
 
 
 def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
-    """None for a table under names of its own, which `load_dataset` may know to read."""
+    """None for a table under names of its own."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -8,13 +8,14 @@ from tether.types import Float
 
 __all__ = ["Regression", "fit"]
 
-RANDOM_FEATURES = 200
+RANDOM_FEATURES, SQUARED = 200, 256
 LARGEST = 8.0
 """Standardised inputs are clipped here for the flexible regression, which must not extrapolate squares."""
 
 
 class Regression(NamedTuple):
-    """y = W f((x - mean) / std), f the identity with a constant, or that with squares and random features."""
+    """y = W f((x - mean) / std), f the identity with a constant, or that with random features and, up to `SQUARED`
+    inputs, squares."""
 
     mean: Float[np.ndarray, " inputs"]
     std: Float[np.ndarray, " inputs"]
@@ -31,7 +32,8 @@ class Regression(NamedTuple):
             return np.concatenate([ones, z], axis=1)
         z = np.clip(z, -LARGEST, LARGEST)
         directions, offsets = self.random
-        return np.concatenate([ones, z, z**2, np.tanh(z @ directions + offsets)], axis=1)
+        squares = [z**2] if z.shape[1] <= SQUARED else []
+        return np.concatenate([ones, z, *squares, np.tanh(z @ directions + offsets)], axis=1)
 
 
 def fit(

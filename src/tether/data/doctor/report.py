@@ -3,7 +3,7 @@
 import base64
 import html
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tether.data.doctor.checks import CHECKS, run_checks
+from tether.data.doctor.columns import action_coverage, directions_of_variance, distinct_observations
 from tether.data.doctor.findings import CODES, GRADES, Finding, Grade
 from tether.data.doctor.fixes import Change, apply_fixes, check_target, write_d4rl
 from tether.data.doctor.logged import Logged
@@ -22,9 +23,11 @@ from tether.data.sources import load_dataset
 from tether.errors import InputError
 from tether.files import atomic_write_json, atomic_write_text
 
-__all__ = ["OVERALL", "Report", "check", "fix"]
+__all__ = ["OVERALL", "Report", "check", "fix", "repair"]
 
 FORMAT_VERSION = 1
+MOST_ROUNDS = 4
+"""Of repairs: one fault may hide another (interleaved rows hide jumps)."""
 OVERALL = {
     "A": "nothing above a note",
     "B": "warnings: some algorithms or numbers come out wrong",
@@ -65,6 +68,10 @@ class Report:
     def codes(self, grade: Grade | None = None) -> set[str]:
         """The codes found, of one grade or of all."""
         return {finding.code for finding in self.findings if grade in (None, finding.grade)}
+
+    def fixable(self) -> set[str]:
+        """The codes of what `--fix` repairs."""
+        return {finding.code for finding in self.findings if finding.fixable}
 
     def count(self, grade: Grade) -> int:
         return sum(finding.grade == grade for finding in self.findings)
@@ -124,8 +131,7 @@ def check(source: str | Path, progress: Callable[[str], None] = lambda name: Non
     """Examines a source that may be broken.
 
     Args:
-        source: a bundled name, a D4RL or Minari HDF5 file, an npz file, a Minari folder; anything else that
-            `load_dataset` reads.
+        source: as for `load_dataset`; also files that it refuses.
         progress: told the name of each check as it starts.
 
     Raises:
@@ -157,22 +163,38 @@ def fix(
     Raises:
         InputError: as `check`; `out` exists; a code in `only` that has no automatic fix or was not found.
     """
+    check_target(Path(out))
+    before = check(source, progress)
+    if not before.fixable() and not only:
+        raise InputError(f"nothing to fix automatically in {source}: {before.counts()}")
+    return repair(source, before, out, only, progress)
+
+
+def repair(
+    source: str | Path,
+    before: Report,
+    out: str | Path,
+    only: Collection[str] = (),
+    progress: Callable[[str], None] = lambda name: None,
+) -> tuple[Report, Report]:
+    """As `fix`, of a source whose report `before` is there already."""
     out = Path(out)
     check_target(out)
-    before = check(source, progress)
-    fixable = {finding.code for finding in before.findings if finding.fixable}
-    for code in only:
-        if code not in fixable:
-            found = ", ".join(sorted(fixable)) or "nothing"
-            raise InputError(f"cannot fix {code!r} in {source}: what can be fixed there is {found}")
-    if not fixable:
-        raise InputError(f"nothing to fix automatically in {source}: {before.counts()}")
+    wanted = set(only) or before.fixable()
+    for code in sorted(wanted - before.fixable()):
+        found = ", ".join(sorted(before.fixable())) or "nothing"
+        raise InputError(f"cannot fix {code!r} in {source}: what can be fixed there is {found}")
     progress("fixing")
-    raw, changes = apply_fixes(read_raw(source, every_column=True), set(only) or fixable)
-    codes = " ".join(change.code for change in changes)
+    raw, changes = read_raw(source, every_column=True), ()
+    for _ in range(MOST_ROUNDS):
+        raw, made = apply_fixes(raw, wanted)
+        changes += made
+        wanted = set() if only else {finding.code for finding in run_checks(Logged(raw)) if finding.fixable}
+        if not wanted:
+            break
+    codes = " ".join(dict.fromkeys(change.code for change in changes))
     write_d4rl(out, raw, {"fixed_from_sha256": raw.sha256, "fixes": codes})
-    after = check(out, progress)
-    return Report(before.data, before.findings, before.refused, before.skipped, changes, before.figures), after
+    return replace(before, changes=changes), check(out, progress)
 
 
 def _refusal(source: str | Path) -> str:
@@ -206,9 +228,11 @@ def _figures(data: Logged) -> dict[str, Any]:
         if task is not None and task.reference_min is not None and not task.recorded_returns and complete.any():
             figures["normalized_score"] = _statistics(task.normalized_score(data.returns[complete]))
     if data.has("observations"):
-        figures["distinct_observations"] = len(np.unique(data.state_hashes))
+        figures["distinct_observations"] = distinct_observations(data)
+        figures["directions_of_variance"] = directions_of_variance(data)
     if data.has("actions"):
         figures["action_range"] = [float(data.actions.min()), float(data.actions.max())]
+        figures["action_coverage"] = action_coverage(data)
     return figures
 
 
@@ -239,8 +263,15 @@ def _summary(report: Report) -> dict[str, str]:
     ):
         if figures.get(key):
             rows[name] = "mean {mean:.4g}, from {min:.4g} to {max:.4g}".format(**figures[key])
+    coverage = []
     if "distinct_observations" in figures:
-        rows["distinct observations"] = f"{figures['distinct_observations']:,}"
+        size, directions = report.data.observations.shape[1], figures["directions_of_variance"]
+        coverage.append(f"{figures['distinct_observations']:,} distinct observations")
+        coverage.append(f"95 % of their variance in {directions} of {size} directions")
+    if "action_coverage" in figures:
+        coverage.append(f"actions use {figures['action_coverage']:.0%} of [-1, 1]")
+    if coverage:
+        rows["coverage"] = ", ".join(coverage)
     rows["load_dataset"] = f"refuses it: {report.refused}" if report.refused else "reads it"
     if report.skipped:
         rows["not checked"] = f"for want of columns: {', '.join(report.skipped)}"

@@ -22,8 +22,9 @@ __all__ = [
     "sparse_reward_shifted",
 ]
 
-ALIGNED_ROWS = 8_000
-"""Rows that the regressions of the alignment tests look at, half of them to be judged on."""
+ALIGNED_ROWS, WIDE = 8_000, 100
+"""Rows that the regressions of the alignment tests look at, half of them to be judged on; half as many where
+observations have more than `WIDE` columns."""
 GOAL_BOXES = {  # lower corner of AntMaze's goals; they reach 1.5 further in x and y (d4rl-facts 5, 5.1)
     "umaze": (0.0, 8.0),
     "medium": (20.0, 20.0),
@@ -121,11 +122,17 @@ def _rows_with_neighbours(data: Logged) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     same = data.inside[:-2] & data.inside[1:-1] & data.inside[2:]
     rows = np.flatnonzero(same) + 1
-    rows = rows[:: max(1, len(rows) // ALIGNED_ROWS)]
+    wide = data.narrow.shape[1] > WIDE
+    rows = rows[:: max(1, len(rows) // (ALIGNED_ROWS // 2 if wide else ALIGNED_ROWS))]
     if len(rows) < 300:
         return None
     blocks = data.episode[rows] if len(data.lengths) >= 20 else rows // max(50, data.rows // 40)
     return rows, blocks
+
+
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    """Side by side, in double precision."""
+    return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
 def _errors_of(inputs: list[np.ndarray], target: np.ndarray, blocks: np.ndarray) -> Errors | None:
@@ -154,10 +161,10 @@ def reward_shifted(data: Logged) -> Findings:
     if found is None:
         return
     rows, blocks = found
-    o, a = data.observations.astype(np.float64), data.actions.astype(np.float64)
+    o, a = data.narrow, data.actions
     if shifted_actions(data)[0]:
         a = a[:, :0]  # whose action it is, is not known
-    inputs = [np.concatenate([o[rows + k], a[rows + k], o[rows + k + 1]], axis=1) for k in (0, -1, 1)]
+    inputs = [_joined(o[rows + k], a[rows + k], o[rows + k + 1]) for k in (0, -1, 1)]
     errors = _errors_of(inputs, data.rewards[rows], blocks)
     if errors is None:
         return
@@ -250,8 +257,8 @@ def _smooth_of_current_state(data: Logged) -> str:
     if found is None:
         return ""
     rows, blocks = found
-    o = data.observations.astype(np.float64)
-    errors = _errors_of([o[rows], o[rows + 1], o[rows - 1]], data.rewards[rows], blocks)
+    o = data.narrow
+    errors = _errors_of([_joined(o[rows + k]) for k in (0, 1, -1)], data.rewards[rows], blocks)
     if errors is None:
         return ""
     mean, explained = errors.squared.mean(axis=0), errors.explained()
@@ -291,11 +298,11 @@ def shifted_actions(data: Logged) -> tuple[str, dict[str, float]]:
     if found is None:
         return "", {}
     rows, blocks = found
-    o, a = data.observations.astype(np.float64), data.actions.astype(np.float64)
-    change = o[rows + 1] - o[rows]
+    o, a = data.narrow, data.actions
+    change = _joined(o[rows + 1]) - _joined(o[rows])
     change = change[:, change.std(axis=0) > 0]
-    history = np.concatenate([o[rows - 1], o[rows]], axis=1)
-    inputs = [history, *(np.concatenate([history, a[rows + k]], axis=1) for k in (0, -1, 1))]
+    history = _joined(o[rows - 1], o[rows])
+    inputs = [history, *(_joined(history, a[rows + k]) for k in (0, -1, 1))]
     moved = _errors_of(inputs, change / change.std(axis=0), blocks)
     if moved is None:
         return "", {}
@@ -309,7 +316,7 @@ def shifted_actions(data: Logged) -> tuple[str, dict[str, float]]:
     late, early = rules(3, after, before), rules(2, before, after)
     if not late and not early:
         return "", gains
-    chosen = _errors_of([o[rows], history, o[rows + 1]], a[rows], blocks)
+    chosen = _errors_of([_joined(o[rows]), history, _joined(o[rows + 1])], _joined(a[rows]), blocks)
     if chosen is None:
         return "", gains
     choice = chosen.squared.mean(axis=0)

@@ -1,0 +1,220 @@
+"""The lanes of a run on their devices: cut into groups that fit, every group spread over the devices.
+
+Groups take turns: each does the same piece of training before the next one starts. Those that wait are kept in
+main memory. A lane's numbers depend on nothing but its seed and settings, so grouping changes none of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tether.training.derive import derive_columns
+from tether.training.devices import Devices, to_host
+from tether.training.lanes import take_lane
+from tether.training.loop import init_lanes, run_updates
+from tether.types import Spec
+
+__all__ = ["Group", "LaneGroups", "cut_lanes"]
+
+
+@dataclasses.dataclass
+class Group:
+    """Lanes of one program, leading axis `size` on every array; the last ones may be padding."""
+
+    lanes: np.ndarray  # (size,): numbers of lanes of the run; padding repeats the last one
+    real: int  # how many are no padding
+    algorithm: Any
+    keys: Any
+    state: Any = None
+    derived: Any = None  # columns that the current phase made of the data
+
+    @property
+    def size(self) -> int:
+        """Lanes of the program, padding included."""
+        return len(self.lanes)
+
+
+def cut_lanes(count: int, most: int, devices: int) -> list[np.ndarray]:
+    """Lane numbers of each group: as few groups as `most` lanes at once allow, all of one size, which the number of
+    devices divides (a group has at least a lane for each). Padding repeats the last lane."""
+    most = max(most - most % devices, devices)
+    groups = -(-count // most)
+    size = -(-count // groups)
+    size += -size % devices
+    return list(np.minimum(np.arange(groups * size), count - 1).reshape(groups, size))
+
+
+class LaneGroups:
+    """All lanes of a run: their hyper-parameters, keys, states and columns."""
+
+    def __init__(self, algorithm: Any, init_keys: Any, keys: Any, devices: Devices, most: int):
+        """algorithm, init_keys, keys: leading axis `lanes`. most: lanes at once."""
+        self.devices = devices
+        self.count = len(keys)
+        self._algorithm, self._init_keys, self.keys = algorithm, init_keys, keys
+        self.groups = self._cut(most)
+
+    def _cut(self, most: int) -> list[Group]:
+        cuts = cut_lanes(self.count, most, self.devices.total)
+        if len(cuts) == 1 and self.devices.mesh is None:  # as it is
+            return [Group(cuts[0], self.count, self._algorithm, self.keys)]
+        groups = []
+        for start, lanes in enumerate(cuts):
+            real = min(self.count - start * len(lanes), len(lanes))
+            parts = jax.tree.map(lambda leaf, lanes=lanes: leaf[lanes], (self._algorithm, self.keys))
+            groups.append(Group(lanes, real, *self.devices.spread(parts)))
+        return groups
+
+    @property
+    def lanes_on_device(self) -> int:
+        """Of one group, on each device."""
+        return self.groups[0].size // self.devices.total
+
+    # --- states ---
+
+    @property
+    def initialised(self) -> bool:
+        """Whether there are states."""
+        return self.groups[0].state is not None
+
+    def init(self, spec: Spec) -> None:
+        """Fresh networks of all lanes."""
+        for group in self.groups:
+            keys = self._init_keys
+            if self.devices.mesh is not None or len(self.groups) > 1:
+                keys = self.devices.spread(self._init_keys[group.lanes])
+            group.state = self._park(init_lanes(group.algorithm, spec, keys, mesh=self.devices.mesh))
+
+    def state_shapes(self, spec: Spec) -> Any:
+        """Shapes of the state of all lanes, leading axis `lanes`."""
+        return jax.eval_shape(lambda keys: init_lanes(self._algorithm, spec, keys), self._init_keys)
+
+    def put(self, state: Any, keys: Any) -> None:
+        """Go on from `state` (leading axis `lanes`, NumPy arrays) and `keys`."""
+        self.keys = keys
+        self.groups = self._cut(max(group.size for group in self.groups))
+        self._put_state(state)
+
+    def _put_state(self, state: Any) -> None:
+        for group in self.groups:
+            part = jax.tree.map(lambda leaf, group=group: np.asarray(leaf)[group.lanes], state)
+            group.state = self._park(jax.tree.map(jnp.asarray, self.devices.spread(part)))
+
+    def state(self) -> Any:
+        """The state of all lanes, leading axis `lanes`, as NumPy arrays; in all processes at the same point."""
+        return self._whole([group.state for group in self.groups])
+
+    def _whole(self, trees: Sequence[Any]) -> Any:
+        parts = [
+            jax.tree.map(lambda leaf, group=group: np.asarray(leaf)[: group.real], to_host(tree))
+            for group, tree in zip(self.groups, trees, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def regroup(self, most: int) -> None:
+        """At most so many lanes at once from here on."""
+        state = self.state()
+        derived = None if self.groups[0].derived is None else self._whole([group.derived for group in self.groups])
+        self.groups = []  # free the old ones first
+        self.groups = self._cut(most)
+        self._put_state(state)
+        if derived is not None:
+            for group in self.groups:
+                part = jax.tree.map(lambda leaf, group=group: leaf[group.lanes], derived)
+                group.derived = self._park(jax.tree.map(jnp.asarray, self.devices.spread(part)))
+
+    def take(self, lanes: Sequence[int]) -> tuple[Any, Any]:
+        """(algorithm, state) of these lanes, leading axis `len(lanes)`, on one device."""
+        if len(self.groups) == 1 and self.devices.mesh is None:
+            algorithm, state = self._algorithm, self.groups[0].state
+            if list(lanes) == list(range(self.count)):
+                return algorithm, state
+        else:
+            algorithm, state = self._algorithm, self.state()
+        index = np.asarray(lanes)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (algorithm, state))
+
+    # --- training ---
+
+    def derive(self, data: Any, phase: int, on_piece: Callable[[int, int], None]) -> None:
+        """Make the columns that the phase trains on beside the data's, if it has any, one lane after the other."""
+        done = 0
+        for group in self.groups:
+            group.derived = None  # the one before is not needed any more
+        for group in self.groups:
+            count = group.size
+
+            def counted(rows: int, all_rows: int, done: int = done, count: int = count) -> None:
+                on_piece(done * all_rows // count + rows, len(self.groups) * all_rows)
+
+            if self.devices.mesh is None:
+                parts = group.algorithm, group.state, group.keys
+            else:
+                local = self.devices.local_positions(count)
+                state = take_lane(to_host(group.state), np.asarray(local))
+                here = group.lanes[local]
+                parts = take_lane(self._algorithm, here), jax.tree.map(jnp.asarray, state), self.keys[here]
+            columns = derive_columns(*parts, data, phase=phase, on_piece=counted)
+            if columns is not None:
+                group.derived = self._park(self.devices.spread_local(columns, count))
+            done += count
+
+    def arguments(self, group: Group, alive: np.ndarray, data: Any, start: int, count: int) -> tuple[Any, ...]:
+        """The positional arguments of `run_updates`."""
+        living = alive[group.lanes] & (np.arange(group.size) < group.real)
+        where = self.devices.spread(living) if self.devices.mesh is not None else living
+        state = self._fetch(group.state)
+        return group.algorithm, state, group.keys, where, data, np.int32(start), np.int32(count)
+
+    def program(self, data: Any, *, phase: int, batch_size: int, sequential: bool) -> Any:
+        """Compile the program that all groups share. Running it later compiles no more."""
+        group = self.groups[0]
+        arguments = self.arguments(group, np.ones(self.count, bool), data, 0, 0)
+        how: dict[str, Any] = {"phase": phase, "batch_size": batch_size, "sequential": sequential}
+        derived = self._fetch(group.derived)
+        return run_updates.lower(*arguments, **how, derived=derived, mesh=self.devices.mesh).compile()
+
+    def run(
+        self, alive: np.ndarray, data: Any, start: int, count: int, *, phase: int, batch_size: int, sequential: bool
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """`count` updates of every living lane -> metric sums and first non-finite updates, (lanes,) each.
+
+        alive: bool (lanes,); the numbers of other lanes mean nothing.
+        """
+        sums: dict[str, np.ndarray] = {}
+        first = np.zeros(self.count, np.int32)
+        for group in self.groups:
+            real = group.lanes[: group.real]
+            if not alive[real].any():
+                continue
+            progress = run_updates(
+                *self.arguments(group, alive, data, start, count),
+                phase=phase,
+                batch_size=batch_size,
+                sequential=sequential,
+                derived=self._fetch(group.derived),
+                mesh=self.devices.mesh,
+            )
+            group.state = self._park(jax.block_until_ready(progress.state))
+            found, bad = to_host((progress.metric_sums, progress.first_nonfinite))
+            first[real] = np.asarray(bad)[: group.real]
+            for name, values in found.items():
+                sums.setdefault(name, np.zeros(self.count))[real] = np.asarray(values, np.float64)[: group.real]
+        return sums, first
+
+    def _park(self, tree: Any) -> Any:
+        """`tree` where it waits for its turn: in main memory, if there are several groups and a device has its own."""
+        return self._move(tree, "pinned_host")
+
+    def _fetch(self, tree: Any) -> Any:
+        """What `_park` put away, back on the device."""
+        return self._move(tree, "device")
+
+    def _move(self, tree: Any, memory: str) -> Any:
+        if len(self.groups) == 1 or jax.default_backend() == "cpu":
+            return tree
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding.with_memory_kind(memory)), tree)
