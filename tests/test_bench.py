@@ -9,7 +9,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from tether.bench import bench, bench_table, matmul_flops
+from tether.algorithms import ALGORITHMS
+from tether.bench import bench, bench_table, committed_costs, matmul_flops
 from tether.errors import InputError
 
 TINY = {"hidden_sizes": (8, 8), "denoiser_hidden_sizes": (8, 8), "candidates": 4}
@@ -53,6 +54,15 @@ def test_figures_are_there_and_plausible():
     assert 0 < train["fraction_of_matmul_rate"] < 1
     assert 0 < act["milliseconds_p50"] <= act["milliseconds_p99"]
     assert bench_table(figures).row_count == 3
+
+
+def test_costs_are_committed_for_every_algorithm() -> None:
+    costs = committed_costs()
+    assert list(costs) == list(ALGORITHMS)
+    # BC's are known: layers of 256 between 11 and 3 numbers; backward twice as much but for the first layer
+    forward, first = 2 * 256 * (11 * 256 + 256 * 256 + 256 * 3), 2 * 256 * 11 * 256
+    assert costs["bc"]["gflop"] == pytest.approx((3 * forward - first) / 1e9)
+    assert all(cost["gflop"] > 0.01 for cost in costs.values())
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"lanes": -1}, {"seconds": 0.0}])

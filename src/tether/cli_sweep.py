@@ -17,8 +17,9 @@ __all__ = ["Sweep"]
 class Sweep:
     """Train many programs: algorithms x data sets x settings x seeds, from a spec in TOML.
 
-    Jobs run on a Ray cluster unless --local or --slurm is given. The same command again goes on
-    where the sweep stopped; docs/sweeps.md describes the spec.
+    Jobs run on a Ray cluster, with --local here. The same command again does what is left.
+
+    docs/sweeps.md describes the spec.
 
     Examples:
       tether sweep sweep.toml --out sweeps/first

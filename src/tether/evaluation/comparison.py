@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tether.errors import InputError
@@ -171,14 +172,17 @@ def behaviour_cells(behaviour: Summary) -> list[str]:
 
 
 def rich_table(title: str, rows: Sequence[Row], behaviour: Summary | None, scored: bool) -> Table:
-    """For the terminal. Papers and settings are in comparison.md, where there is room for them."""
-    table, left_out = Table(title=title, title_justify="left"), ("paper", "settings")
+    """For the terminal. Papers, settings and what the columns mean are in comparison.md, where there is room."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    left_out, short = ("paper", "settings"), {"updates/s": "upd/s", "GFLOP/update": "GFLOP"}
     names = columns(scored)
     if all(row.status == "done" for row in rows):
         names.pop()  # nothing is to be said about any of them
     for name in names:
         if name not in left_out:
-            table.add_column(name, justify="left" if name in ("algorithm", "family", "last losses", "") else "right")
+            folds = name in ("family", "last score", "best score", "last losses", "")  # on a narrow terminal
+            justify = "left" if name in ("algorithm", "family", "last losses", "") else "right"
+            table.add_column(short.get(name, name), justify=justify, no_wrap=not folds, overflow="fold")
     lines = [cells(row, scored) for row in best_first(rows)]
     if behaviour and scored:
         lines = [behaviour_cells(behaviour), *lines]

@@ -2,7 +2,7 @@
 
 DIR/
   spec.toml           the spec, as it was when the sweep began
-  jobs/NAME/          the run folder of each job (README, "A run on disk"), with `job.json` beside them
+  jobs/NAME/          the run folder of each job (README, "A run on disk")
   events.jsonl        what happened to jobs: started, done, failed, retried
   table.csv, table.md, table.json, lanes.csv      the outcome (`tether.sweep.table`)
 """

@@ -5,8 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from tether.sweep.jobs import SweepFolder
+from tether.sweep.jobs import SweepFolder, job_result
 from tether.sweep.spec import Job
 
 __all__ = ["run_locally"]
@@ -50,22 +51,26 @@ def run_locally(folder: SweepFolder, workers: int, say: Callable[[str], None]) -
 def _start(folder: SweepFolder, job: Job) -> subprocess.Popen:
     command = [sys.executable, "-m", "tether", "sweep", str(folder.path / "spec.toml")]
     command += ["--out", str(folder.path), "--job", str(job.number)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with _log(folder, job).open("a") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+
+
+def _log(folder: SweepFolder, job: Job) -> Path:
+    """Where what the job says is kept."""
+    return folder.run_folder(job).with_name(f"{job.name}.log")
 
 
 def _succeeded(
     folder: SweepFolder, job: Job, process: subprocess.Popen, attempt: int, say: Callable[[str], None]
 ) -> bool:
     """Whether a job that has ended left its result; noted and said in either case."""
-    from tether.sweep.jobs import job_result
-
     result = job_result(folder.run_folder(job))
     if result is not None:
         folder.note(job, "done", attempt=attempt, status=result["status"])
         say(f"{job.name}: {result['status']}")
         return True
     folder.note(job, "failed", attempt=attempt, exit_code=process.returncode)
-    say(f"{job.name}: failed with exit code {process.returncode}")
+    say(f"{job.name}: failed with exit code {process.returncode}; see {_log(folder, job)}")
     return False
 
 

@@ -41,7 +41,8 @@ class Group:
 def cut_lanes(count: int, most: int, devices: int) -> list[np.ndarray]:
     """Lane numbers of each group: as few groups as `most` lanes at once allow, all of one size, which the number of
     devices divides (a group has at least a lane for each). Padding repeats the last lane."""
-    most = max(most - most % devices, devices)
+    if most < count:
+        most = max(most - most % devices, devices)
     groups = -(-count // most)
     size = -(-count // groups)
     size += -size % devices
@@ -215,6 +216,11 @@ class LaneGroups:
         return self._move(tree, "device")
 
     def _move(self, tree: Any, memory: str) -> Any:
-        if len(self.groups) == 1 or jax.default_backend() == "cpu":
+        if len(self.groups) == 1 or not _has_own_memory():
             return tree
         return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding.with_memory_kind(memory)), tree)
+
+
+def _has_own_memory() -> bool:
+    """Whether devices have memory of their own beside the main memory."""
+    return jax.default_backend() != "cpu"

@@ -243,7 +243,9 @@ class Run:
 
     def memory_record(self) -> dict[str, Any]:
         """For result.json: what was measured of memory, in bytes, by phase; how lanes were laid out."""
-        phases = {name: {**memory._asdict(), "needed": memory.needed} for name, memory in self.memory.items()}
+        # Not how much was free: that is another number at every start.
+        shown = ("per_lane", "shared", "lanes", "needed")
+        phases = {name: {key: getattr(memory, key) for key in shown} for name, memory in self.memory.items()}
         groups, devices = self.groups.groups, self.groups.devices.total
         return {"phases": phases, "groups": len(groups), "lanes_per_group": groups[0].size, "devices": devices}
 
@@ -402,6 +404,7 @@ class Run:
             "summed_updates": self._summed,
             "seconds": self.seconds,
             "updates_timed": self.updates_timed,
+            "memory": {name: list(memory) for name, memory in self.memory.items()},
         }
         name = f"{phases[phase][0]}-{update:09d}"
         arrays = {"state": self.groups.state(), "keys": self.groups.keys}
@@ -433,6 +436,7 @@ class Run:
         # One number in checkpoints of tether 0.1 until lanes had their own.
         self._summed = np.zeros_like(self._summed) + np.asarray(notes["summed_updates"], np.int64)
         self.seconds, self.updates_timed = notes["seconds"], notes["updates_timed"]
+        self.memory = {name: Memory(*numbers) for name, numbers in notes.get("memory", {}).items()}
         self._started -= self.seconds["wall"]
         return True
 
