@@ -146,13 +146,8 @@ def size_of_task(data: Logged) -> Findings:
 
 def action_scaling(data: Logged) -> str | None:
     """How `--fix` brings actions into range: `limits` that the source states, `clip`, or None where it cannot."""
-    limits = data.raw.action_limits
-    if limits is not None and len(limits[0]) == data.actions.shape[1]:
-        low, high = limits
-        inside = (data.actions >= low - ACTION_TOLERANCE).all() and (data.actions <= high + ACTION_TOLERANCE).all()
-        standard = np.array_equal(low, -np.ones_like(low)) and np.array_equal(high, np.ones_like(high))
-        if inside and not standard:
-            return "limits"
+    if data.has_other_limits:
+        return "limits"
     outside = (np.abs(data.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
     small = np.abs(data.actions).max() <= CLIPPABLE_LIMIT and outside.mean() <= CLIPPABLE_SHARE
     return "clip" if small else None
