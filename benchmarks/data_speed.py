@@ -92,17 +92,19 @@ def alternate(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -
 
 
 PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
 from tether.data.importing import Options, import_logs
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+before = peak()
 import_logs([Path(sys.argv[1])], Options(("q_*",), ("tau_*",), "r", "run_id", "done"), Path(sys.argv[2]))
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(before, peak())
 """
 
 
 def peak_memory(source: Path, out: Path) -> dict[str, float]:
-    """Megabytes of a process that imports: before and at its most."""
+    """Megabytes of a process that imports, before and at its most. Linux only."""
     done = subprocess.run([sys.executable, "-c", PEAK, source, out], capture_output=True, text=True, check=True)
     out.unlink()
     before, peak = map(int, done.stdout.split())

@@ -49,7 +49,9 @@ def test_published_settings_are_those_of_the_papers_runs_and_no_others():
         bandit_settings("dtqk", "8gaussians", "fair")
 
 
-@pytest.mark.parametrize("algorithm", BANDIT_ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm", [a if a == "dac" else pytest.param(a, marks=pytest.mark.long) for a in BANDIT_ALGORITHMS]
+)
 def test_every_algorithm_trains_and_samples_in_the_problems_units(algorithm):
     trained = tiny(algorithm)
     samples = trained.sample(64, seed=3)

@@ -166,6 +166,7 @@ def forget_after(folder: Path, update: int) -> None:
 # --- a lane that diverges -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_nan_in_one_lane_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN is put into lane 2's networks before the first update: it is named and counted, the rest is as without."""
     put = run.LaneGroups.init

@@ -114,7 +114,8 @@ def _run_lane(algorithm, state, key, data, start, count, phase, batch_size):
     return jax.lax.fori_loop(start, start + count, body, (state, zeros, jnp.asarray(NEVER, jnp.int32)))
 
 
-@functools.partial(jax.jit, static_argnames=("phase", "batch_size"))  # so that it is traced once, XLA inlines it
+# Compiled as a part of its caller; a function of its own so that it is traced once, for its result and its shapes.
+@functools.partial(jax.jit, static_argnames=("phase", "batch_size"), inline=True)
 def _one_update(algorithm, state, key, data, i, *, phase, batch_size):
     """Update number i on a minibatch of its own -> (state, metrics)."""
     index_key, update_key = jax.random.split(jax.random.fold_in(key, i))

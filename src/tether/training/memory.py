@@ -1,13 +1,15 @@
 """How much memory lanes take and how much there is: asked of the compiler and of the device."""
 
 import contextlib
+import ctypes
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-__all__ = ["Memory", "device_limit", "free_memory", "human_bytes", "measure", "tree_bytes"]
+__all__ = ["Memory", "device_limit", "free_memory", "human_bytes", "measure", "release_freed_memory", "tree_bytes"]
 
 USABLE = 0.9  # of what is there: allocators do not fill the last gaps
 
@@ -94,3 +96,11 @@ def human_bytes(count: int | float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def release_freed_memory() -> None:
+    """Give what the allocator keeps back to the system: after compiling BDPO's program it was 0.8 of 1.7 GB, kept by
+    the heaps of the compiler's threads. Does nothing where the C library is not glibc."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

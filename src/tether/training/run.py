@@ -29,7 +29,7 @@ from tether.training.devices import any_process, choose_devices, is_primary, tog
 from tether.training.groups import LaneGroups
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER
-from tether.training.memory import USABLE, Memory, device_limit, human_bytes, measure, tree_bytes
+from tether.training.memory import USABLE, Memory, device_limit, human_bytes, measure, release_freed_memory, tree_bytes
 from tether.training.records import Display, JsonLines
 from tether.training.signals import Interrupted, StopSignals
 
@@ -198,6 +198,7 @@ class Run:
             if most is None:
                 break
             self.groups.regroup(most)
+        release_freed_memory()
         self.seconds["compile"] += time.perf_counter() - started
         if memory is not None:
             self._describe_memory(memory)

@@ -146,13 +146,8 @@ def size_of_task(data: Logged) -> Findings:
 
 def action_scaling(data: Logged) -> str | None:
     """How `--fix` brings actions into range: `limits` that the source states, `clip`, or None where it cannot."""
-    limits = data.raw.action_limits
-    if limits is not None and len(limits[0]) == data.actions.shape[1]:
-        low, high = limits
-        inside = (data.actions >= low - ACTION_TOLERANCE).all() and (data.actions <= high + ACTION_TOLERANCE).all()
-        standard = np.array_equal(low, -np.ones_like(low)) and np.array_equal(high, np.ones_like(high))
-        if inside and not standard:
-            return "limits"
+    if data.has_other_limits:
+        return "limits"
     outside = (np.abs(data.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
     small = np.abs(data.actions).max() <= CLIPPABLE_LIMIT and outside.mean() <= CLIPPABLE_SHARE
     return "clip" if small else None
@@ -165,12 +160,12 @@ def out_of_range(data: Logged) -> Findings:
     rows, columns = np.flatnonzero(outside.any(axis=1)), np.flatnonzero(outside.any(axis=0))
     ranges = ", ".join(f"{data.actions[:, c].min():.3g}..{data.actions[:, c].max():.3g}" for c in columns[:8])
     how = action_scaling(data)
-    if how == "limits" and data.raw.layout == "minari":  # the reader maps them, and the policy maps them back
-        return
     suggestion = {"limits": "; the source states limits to rescale by", "clip": "; few and small: clipping repairs"}
     what = f"{len(rows) / data.rows:.2%} of the rows; ranges {ranges}{suggestion.get(how or '', '; rescale them')}"
     place = Place.of(rows, data.column_names("actions", columns))
-    yield Finding("actions-out-of-range", "error", what, place, fixable=how is not None)
+    # Minari's reader maps them from the limits that the data state, and the policy maps them back.
+    grade: Grade = "note" if how == "limits" and data.raw.layout == "minari" else "error"
+    yield Finding("actions-out-of-range", grade, what, place, fixable=how is not None)
 
 
 def saturated_actions(data: Logged) -> Findings:

@@ -194,27 +194,69 @@ def teleports(data: Logged) -> Findings:
 
 @once
 def jump_rows(data: Logged) -> np.ndarray:
-    """Rows i inside episodes whose successor is no successor.
-
-    The pair must score as unrelated pairs do, and a gap must part it from the rest: the scores just below the
-    threshold hold a tenth as many pairs at most. Heavy tails have no such gap. A jump is alone, too: where most come
-    in crowds the motion is rough (a robot that crashes into things), and nothing is said.
-    """
+    """Rows i inside episodes whose successor is no successor: they jump far, or back to where episodes start."""
     none = np.array([], np.int64)
-    if data.steps is None or not data.steps.separable or data.interleaving:
+    if data.steps is None or data.interleaving:
         return none
     inside = data.inside.copy()
     inside[mismatched_rows(data)] = False  # reported under their own code
     scores = np.where(inside, data.steps.scores, -np.inf)
-    for factor in (1.0, 1.15, 1.3):
-        threshold = factor * data.steps.unrelated
-        above = scores > threshold
-        near = (scores > 0.85 * threshold) & ~above
-        if near.sum() <= 0.1 * above.sum():
-            rows = np.flatnonzero(above)
-            neighbours = np.searchsorted(rows, rows + CROWD + 1) - np.searchsorted(rows, rows - CROWD) - 1
-            alone = rows[neighbours < 2]
-            return alone if len(alone) > 0.5 * len(rows) else none
+    return np.union1d(_far_jumps(data, scores), _jumps_to_start(data, scores))
+
+
+def _far_jumps(data: Logged, scores: np.ndarray) -> np.ndarray:
+    """Pairs that score as unrelated ones do, with a gap between them and the rest: the scores just below the threshold
+    hold a tenth as many pairs at most. Heavy tails have no such gap.
+
+    A jump moves most columns (a collision stops velocities, but positions go on), and it is alone: where most come in
+    crowds the motion is rough (a robot that crashes into things), and nothing is said.
+    """
+    assert data.steps is not None
+    o = data.narrow
+    for threshold in (factor * score for score in data.steps.thresholds for factor in (1.0, 1.15, 1.3)):
+        rows, near = np.flatnonzero(scores > threshold), (scores > 0.85 * threshold).sum()
+        if near - len(rows) > 0.1 * len(rows):
+            continue
+        neighbours = np.searchsorted(rows, rows + CROWD + 1) - np.searchsorted(rows, rows - CROWD) - 1
+        moved = data.steps.moved(o[rows], data.actions[rows], o[rows + 1])
+        jumps = rows[(neighbours < 2) & (moved > 1 / 3)]
+        if len(jumps) > 0.5 * len(rows) and np.median(moved) > 0.5:
+            return jumps
+    return np.array([], np.int64)
+
+
+def _jumps_to_start(data: Logged, scores: np.ndarray) -> np.ndarray:
+    """Pairs that score as flagged ends do and lead to a state like those after flagged ends.
+
+    Nothing is said where flagged ends are no resets, or where a hundredth of all rows look like a start.
+    """
+    none = np.array([], np.int64)
+    assert data.steps is not None
+    known = np.flatnonzero(data.ends[:-1])
+    if len(known) < 5:
+        return none
+    if np.quantile(data.steps.scores[known], 0.1) <= data.steps.usual:
+        return none
+    least = max(data.steps.usual, float(np.quantile(data.steps.scores[known], 0.02)))
+    starts = data.narrow[known + 1].astype(np.float64)
+    centre = np.median(starts, axis=0)
+    spread = data.narrow[data.sample].std(axis=0, dtype=np.float64)
+    scale = np.maximum(1.4826 * np.median(np.abs(starts - centre), axis=0), 1e-3 * spread)
+    scale[spread == 0] = np.inf
+
+    def distance(rows: np.ndarray) -> np.ndarray:
+        return np.sqrt((((data.narrow[rows] - centre) / scale) ** 2).mean(axis=1))
+
+    # The first steps of an episode are still near its start.
+    late = np.arange(data.rows) - data.first_rows[data.episode] >= CROWD
+    ordinary = np.flatnonzero(late)[:: max(1, int(late.sum()) // 20_000)]
+    candidates = np.flatnonzero((scores >= least) & late[:-1])
+    if len(ordinary) < 100 or len(candidates) == 0:
+        return none
+    farthest, usual = float(np.quantile(distance(known + 1), 0.95)), distance(ordinary)
+    for limit in (1.3 * farthest, farthest):
+        if (usual <= limit).mean() <= 0.01:
+            return candidates[distance(candidates + 1) <= limit]
     return none
 
 

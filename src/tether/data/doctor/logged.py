@@ -10,8 +10,10 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
+from tether.data.dataset import ACTION_TOLERANCE
 from tether.data.doctor.raw import RawColumns
 from tether.data.doctor.steps import StepScores, explained_share, score_steps
+from tether.data.schema import ActionBox
 from tether.environments import Task, find_task
 from tether.types import Bool, Float, Int
 
@@ -84,7 +86,8 @@ class Logged:
         rows: N, that of the shortest column.
         usable: names of the columns below that the source has and that can be used; the others are empty or zero.
         observations, next_observations: (N, O) float32, finite.
-        actions: (N, A) float32, finite.
+        actions: (N, A) float32, finite, as training sees them: in a Minari file mapped from its limits to [-1, 1].
+        stored_actions: (N, A) float32, finite, as stored.
         rewards: (N,) float64, finite.
         terminals: (N,) bool.
         timeouts: (N,) bool; where the source has none: at the task's horizon, else none.
@@ -100,7 +103,10 @@ class Logged:
         self.rows = min(lengths, default=0)
         self.valid = np.ones(self.rows, np.bool_)
         self.observations = self._matrix("observations")
-        self.actions = self._matrix("actions")
+        self.stored_actions = self._matrix("actions")
+        # Minari's reader maps actions to [-1, 1], and the policy maps them back.
+        mapped = raw.layout == "minari" and self.has_other_limits
+        self.actions = self._in_limits(self.stored_actions) if mapped else self.stored_actions
         self.rewards = self._flat("rewards").astype(np.float64)
         self.next_observations = self._matrix("next_observations")
         if self.next_observations.shape != self.observations.shape:
@@ -127,6 +133,21 @@ class Logged:
     def horizon(self) -> int | None:
         """The time limit that the source states, else the task's."""
         return self.raw.horizon or (None if self.task is None else self.task.horizon)
+
+    @property
+    def has_other_limits(self) -> bool:
+        """Whether the source states limits of its actions, other than -1 and 1, that all of them keep."""
+        limits, actions = self.raw.action_limits, self.stored_actions
+        if limits is None or len(limits[0]) != actions.shape[1]:
+            return False
+        low, high = limits
+        slack = ACTION_TOLERANCE * np.maximum(np.abs(low), np.abs(high)) + ACTION_TOLERANCE
+        return bool(((actions >= low - slack) & (actions <= high + slack)).all() and ((low != -1) | (high != 1)).any())
+
+    def _in_limits(self, actions: np.ndarray) -> np.ndarray:
+        assert self.raw.action_limits is not None
+        low, high = self.raw.action_limits
+        return ActionBox(tuple(low.tolist()), tuple(high.tolist())).to_unit(actions).astype(np.float32)
 
     # --- columns --------------------------------------------------------------------------------------------
 

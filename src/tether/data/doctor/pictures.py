@@ -83,7 +83,8 @@ def _lengths(axes: Axes, data: Logged) -> None:
     )
     axes.set_xlabel("length of an episode, steps")
     axes.set_ylabel("episodes")
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
+    above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3, "borderaxespad": 0.3}
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT, **above)
 
 
 def _rewards(axes: Axes, data: Logged) -> None:
@@ -129,7 +130,8 @@ def _coverage(axes: Axes, data: Logged) -> None:
     if len(terminal):
         terminal = terminal[:: max(1, len(terminal) // 300)]
         axes.plot(plane[terminal, 0], plane[terminal, 1], "x", color=GREEN, markersize=4, label="terminals")
-    axes.legend(loc="upper right", frameon=False, fontsize=8.5, labelcolor=TEXT)
+    above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2, "borderaxespad": 0.3}
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT, **above)
     axes.set_xlabel("first principal component (darker: more rows)")
     axes.set_ylabel("second")
 

@@ -3,8 +3,8 @@
 A linear model predicts the change of the observation from observation and action. The score of a pair is the mean over
 columns of log(1 + |error| / typical error): the logarithm keeps a single column that jumps for good reason (a contact)
 from ruling, while a change of place moves most columns far beyond their typical error. The same score of pairs of
-unrelated rows tells what a pair looks like that is no transition. Where the two overlap, nothing can be said and
-`separable` is False.
+unrelated rows tells what a pair looks like that is no transition. Where the two overlap, nothing can be said and there
+are no `thresholds`.
 """
 
 from typing import NamedTuple
@@ -30,19 +30,28 @@ class StepScores(NamedTuple):
         scores: (N-1,) of every pair of neighbouring rows.
         unrelated: the score that 98 % of the pairs of unrelated rows exceed.
         usual: the score that 99 % of the pairs inside episodes stay below.
-        separable: pairs of unrelated rows stand out clearly from those inside episodes.
+        thresholds: scores that 98 %, 90 % and 75 % of the pairs of unrelated rows exceed, of those that stand out
+            clearly from the pairs inside episodes.
     """
 
     scores: Float[np.ndarray, " steps"]
     unrelated: float
     usual: float
-    separable: bool
+    thresholds: tuple[float, ...]
     model: Regression
     scale: Float[np.ndarray, " observation"]
+    spread: Float[np.ndarray, " observation"]
 
     def score(self, observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> Float[np.ndarray, " pairs"]:
         """Scores of pairs of the caller's choice."""
         return _score(_errors(self.model, observation, action, following), self.scale)
+
+    def moved(self, observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> Float[np.ndarray, " pairs"]:
+        """The share of the columns that ever change in which a pair errs by more than three typical errors, and by more
+        than a quarter of the column's spread."""
+        moving = np.isfinite(self.scale)
+        error = _errors(self.model, observation, action, following)[:, moving]
+        return (error > np.maximum(3 * self.scale, 0.25 * self.spread)[moving]).mean(axis=1)
 
 
 def score_steps(observations: np.ndarray, actions: np.ndarray, inside: Bool[np.ndarray, " steps"]) -> StepScores | None:
@@ -69,11 +78,12 @@ def score_steps(observations: np.ndarray, actions: np.ndarray, inside: Bool[np.n
     scores = np.concatenate([pairs(rows, rows + 1) for rows in chunks])
     left, right = (generator.integers(0, len(observations), RANDOM_PAIRS) for _ in range(2))
     apart = np.abs(left - right) > 1
-    unrelated = float(np.quantile(pairs(left[apart], right[apart]), 0.02))
+    by_chance = np.quantile(pairs(left[apart], right[apart]), (0.02, 0.1, 0.25)).tolist()
     usual = float(np.quantile(scores[claimed], 0.99))
     # A twentieth of the claimed transitions may be unmarked ends, so the bulk is judged by its 95 % quantile.
-    separable = unrelated > 1.3 * float(np.quantile(scores[claimed], 0.95))
-    return StepScores(scores, unrelated, min(usual, unrelated), separable, model, scale)
+    bulk = float(np.quantile(scores[claimed], 0.95))
+    thresholds = tuple(threshold for threshold in by_chance if threshold > 1.3 * bulk)
+    return StepScores(scores, by_chance[0], min(usual, by_chance[0]), thresholds, model, scale, spread)
 
 
 def explained_share(observations: np.ndarray, actions: np.ndarray, left: Int[np.ndarray, " pairs"], lag: int) -> float:
