@@ -15,7 +15,7 @@ from make_data import data_file, tether
 
 from tether import load_policy
 from tether.algorithms.interface import Derive, Phase
-from tether.training import derive, run
+from tether.training import derive, groups, run
 from tether.training.derive import derive_columns, derived_shapes
 from tether.types import Array, Transition
 
@@ -120,7 +120,7 @@ def test_a_run_stopped_there_resumes_to_the_same_bits(
 ) -> None:
     out, stop = tmp_path / "run", lambda: os.kill(os.getpid(), signal.SIGINT)
     if moment == "deriving":
-        real = run.derive_columns
+        real = groups.derive_columns
 
         def derive_and_stop(*arguments: Any, phase: int, on_piece: Any) -> Any:
             def piece(done: int, rows: int) -> None:
@@ -130,7 +130,7 @@ def test_a_run_stopped_there_resumes_to_the_same_bits(
 
             return real(*arguments, phase=phase, on_piece=piece)
 
-        monkeypatch.setattr(run, "derive_columns", derive_and_stop)
+        monkeypatch.setattr(groups, "derive_columns", derive_and_stop)
     else:
         run_piece = run.Run._run_piece
 

@@ -28,8 +28,9 @@ OWN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
 
 
 def when(name: str, variant: str) -> Any:
-    """The mark of a test that shares its case's programs: baselines' second variants are `long`."""
-    return () if name in OWN or variant == next(iter(CASES[name].variants)) else pytest.mark.long
+    """The mark of a test that shares its case's programs, whose compilation is what takes time: `long` for second
+    variants."""
+    return () if variant == next(iter(CASES[name].variants)) else pytest.mark.long
 
 
 each_case = pytest.mark.parametrize(
