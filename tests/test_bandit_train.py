@@ -64,6 +64,7 @@ def test_every_algorithm_trains_and_samples_in_the_problems_units(algorithm):
     assert (row["value_error"] is not None) == (algorithm == "bdpo")
 
 
+@pytest.mark.long
 def test_unit_scale_shows_the_networks_a_box_and_gives_the_problems_units_back():
     trained = tiny("dtql", "25gaussians-far")
     assert trained.setup.unit_scale
@@ -89,6 +90,7 @@ def test_reward_noise_is_averaged_over_many_draws():
     np.testing.assert_allclose(np.asarray(data.action)[: len(points)], points, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_value_error_is_that_of_the_networks_constant():
     """A value network that is 0 everywhere is wrong by V*."""
     import jax

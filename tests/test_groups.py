@@ -264,6 +264,7 @@ def assert_same_numbers(one: Path, other: Path) -> None:
         load_policy(one / "policies" / f"lane-{lane}")  # verifies hashes and golden pairs
 
 
+@pytest.mark.long
 def test_two_devices_give_the_numbers_of_one(tmp_path: Path) -> None:
     """Also where they do not divide the lanes, and where a run that began on one device goes on on two, or back."""
     begun, out = Path(shutil.copytree(on_one_device(), tmp_path / "begun")), tmp_path / "run"

@@ -140,7 +140,11 @@ def test_every_baseline_has_an_answer() -> None:
     assert set(ANSWERS) == set(ALGORITHMS) - others
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+# What takes more than a few seconds to compile is `long`.
+QUICK = ("bc", "diffusion-bc", "iql", "awac", "awr")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in ANSWERS])
 def test_known_answer(name: str) -> None:
     answer = ANSWERS[name]
     actions = act(name, answer.updates, SMALL | answer.settings)

@@ -81,6 +81,7 @@ def test_q_and_cloning_balance(name: str, settings: dict[str, Any], weight: floa
 # --- SAC ---
 
 
+@pytest.mark.long
 def test_soft_optimum_has_the_entropy_asked_for() -> None:
     """A policy as narrow as an entropy of -1 sits on the best action: normal with log s = -1 - log(2 pi e) / 2."""
     action = uniform()
@@ -95,6 +96,7 @@ def test_soft_optimum_has_the_entropy_asked_for() -> None:
 # --- CQL ---
 
 
+@pytest.mark.long
 def test_conservative_values_solve_their_equation() -> None:
     """The minimum over Q(a) of E[(Q - r)^2] + w (log int e^Q - E[Q]) is Q = r + w/2 (1 - e^Q / (int e^Q p(a))).
 
@@ -139,6 +141,7 @@ def near(centre: float, spread: float) -> np.ndarray:
     return np.clip(centre + spread * np.random.default_rng(0).standard_normal((ROWS, 1)), -1.0, 1.0)
 
 
+@pytest.mark.long
 def test_bcq_goes_one_perturbation_beyond_the_data() -> None:
     """One coordinate does not pay for a latent (KL), so the VAE decodes the mean, 0.2; more action is more reward."""
     action = near(0.2, 0.1)
@@ -147,6 +150,7 @@ def test_bcq_goes_one_perturbation_beyond_the_data() -> None:
     assert float(algorithm.policy(state)(ONE, jax.random.key(0))[0]) == pytest.approx(0.2 + 0.15, abs=0.04)
 
 
+@pytest.mark.long
 def test_bear_goes_as_far_as_the_mmd_allows() -> None:
     """The VAE decodes one action, u = 0 before tanh. A narrow policy at u has MMD^2 = 2 - 2 exp(-u^2 / (2 sigma)): with
     sigma 1 and limit 0.5, u = sqrt(-2 log 0.875) = 0.52."""
