@@ -389,7 +389,7 @@ def test_column_vectors_are_refused(name: str, variant: str) -> None:
                 _shapes(name, variant, lambda b, c=column: b._replace(**{c: getattr(b, c)[:, None]}), phase)
 
 
-@each_case
+@each_algorithm
 def test_float32_stays_with_x64_enabled(name: str, variant: str) -> None:
     it = world(name, variant)
     with jax.enable_x64(True):
