@@ -25,10 +25,14 @@ Columns = dict[str, np.ndarray]
 
 def joined(parts: list[Columns], rows: int | None = None) -> Columns:
     """The first `rows` rows of parts, one below the other; a last row that ends nothing is marked as cut off there."""
-    columns = {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+    columns = {name: column[:rows] for name, column in _stacked(parts).items()}
     if not (columns["terminals"][-1] or columns["timeouts"][-1]):
         columns["timeouts"][-1] = True
     return columns
+
+
+def _stacked(parts: list[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class Recorder:
@@ -84,10 +88,9 @@ class Log:
         new = self.parts[self._saved_parts :]
         if not new:
             return
-        columns = {name: np.concatenate([part[name] for part in new]) for name in new[0]}
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"rows-{self._saved_rows:09d}-{self.rows:09d}-{self.blocks:06d}.safetensors"
-        atomic_write_bytes(self.folder / name, safetensors.numpy.save(columns))
+        atomic_write_bytes(self.folder / name, safetensors.numpy.save(_stacked(new)))
         self._saved_rows, self._saved_parts = self.rows, len(self.parts)
 
     def restore(self, rows: int | None = None) -> None:
