@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from tether.data import Dataset, read_d4rl_hdf5
-from tether.data.d4rl import file_sha256
+from tether.files import sha256_file
 
 CHUNK_ROWS = 8192
 PUBLIC = "The public agents are MIT-licensed."
@@ -91,7 +91,7 @@ def main() -> None:
         "name": cut.name,
         "sha256": cut.source.sha256,
         "source": arguments.source.name,
-        "source_sha256": file_sha256(arguments.source),
+        "source_sha256": sha256_file(arguments.source),
         "episodes": [arguments.first_episode, arguments.last_episode],
         "rows": len(cut),
         "returns": {"mean": float(returns.mean()), "min": float(returns.min()), "max": float(returns.max())},

@@ -5,7 +5,6 @@ v1/v2 also `next_observations`) beside groups (`infos`, `metadata`) of which onl
 interest here.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from tether.data.schema import IMPORT_KEY, SCHEMA_KEY, Schema
 from tether.errors import InputError
 from tether.types import Bool
 
-__all__ = ["as_scalar", "file_sha256", "open_hdf5", "read_array", "read_d4rl_hdf5", "scalar_metadata"]
+__all__ = ["as_scalar", "open_hdf5", "read_array", "read_d4rl_hdf5", "scalar_metadata"]
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 PARALLEL_BYTES = 8 * 2**20  # from here on, arrays are read in parts of this size
@@ -206,9 +205,3 @@ def as_scalar(value: Any) -> str | float | int | None:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, int | float) else None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of the file in hexadecimal, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from tether.data.d4rl import as_scalar, file_sha256, open_hdf5, read_array
+from tether.data.d4rl import as_scalar, open_hdf5, read_array
 from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
 from tether.data.schema import ActionBox, Layout, Schema, layout_of
 from tether.data.tables import natural
 from tether.errors import InputError
+from tether.files import sha256_file
 
 __all__ = [
     "find_minari_file",
@@ -132,9 +133,9 @@ def _package_episode(episode: Any, where: str) -> Episode:
 def _folder_sha256(folder: Path) -> str:
     """Of the one HDF5 file; of several files (Arrow) of their hashes in the order of their names."""
     if (folder / MAIN_FILE).is_file():
-        return file_sha256(folder / MAIN_FILE)
+        return sha256_file(folder / MAIN_FILE)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "metadata.json")
-    return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
+    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()
 
 
 # --- by folder, with h5py -----------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ def read_minari_hdf5(path: str | Path) -> Dataset:
             found = sorted(map(str, file))
             raise InputError(f"{path}: no 'episode_<number>' group among its keys {found}; not Minari's layout")
         episodes = [_read_episode(file[key], f"{path}: {key}", path) for key in keys]
-    return _dataset(episodes, path.parent, Source(str(path), file_sha256(path), COLLECTION), path.stem)
+    return _dataset(episodes, path.parent, Source(str(path), sha256_file(path), COLLECTION), path.stem)
 
 
 def _episode_keys(file: h5py.File) -> list[str]:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from tether.data.d4rl import file_sha256
 from tether.data.dataset import Dataset, Source
 from tether.data.tables import open_table
 from tether.errors import InputError, unknown
+from tether.files import sha256_file
 
 __all__ = ["local_ogbench_files", "ogbench_root", "read_ogbench"]
 
@@ -73,7 +73,7 @@ def read_ogbench(name: str) -> Dataset:
         terminals=success,
         timeouts=columns["terminals"],
         next_observations=columns["next_observations"],
-        source=Source(source, file_sha256(path), COLLECTION),
+        source=Source(source, sha256_file(path), COLLECTION),
         metadata={"environment": environment_id, "file": file_name},
         exact_next_observations=True,
         terminals_end_episodes=False,

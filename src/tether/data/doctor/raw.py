@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import h5py
 import numpy as np
 
-from tether.data.d4rl import file_sha256, open_hdf5, read_schema, scalar_metadata
+from tether.data.d4rl import open_hdf5, read_schema, scalar_metadata
 from tether.data.d4rl_names import d4rl_name
 from tether.data.doctor.findings import Finding
 from tether.data.doctor.minari import read_minari_columns
@@ -26,6 +26,7 @@ from tether.data.sources import (
     local_sources,
 )
 from tether.errors import InputError
+from tether.files import sha256_file
 
 __all__ = ["STANDARD", "RawColumns", "read_raw"]
 
@@ -123,9 +124,10 @@ def _read_minari_by_name(source: str) -> RawColumns:
     def local() -> Path | None:
         return next((Path(found.where) for found in local_sources() if found.name == source), None)
 
-    if local() is None:
-        load_dataset(source)
     path = local()
+    if path is None:
+        load_dataset(source)
+        path = local()
     return _from_dataset(source) if path is None else replace(_from_minari(path), location=source)
 
 
@@ -139,7 +141,7 @@ def _read_table(path: Path, widest: int | None) -> RawColumns:
         extras=read.extras,
         schema=read.schema,
         findings=read.findings,
-        sha256=file_sha256(path),
+        sha256=sha256_file(path),
     )
 
 
@@ -161,7 +163,7 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
         file.visititems(visit)
         metadata, schema, origin = scalar_metadata(file), read_schema(file, path), file.get(IMPORT_KEY)
         documents = {IMPORT_KEY: str(origin.asstr()[()])} if isinstance(origin, h5py.Dataset) else {}
-    digest = file_sha256(path)
+    digest = sha256_file(path)
     return RawColumns(path.stem, str(path), "d4rl", columns, extras, metadata, documents, schema, sha256=digest)
 
 
@@ -191,7 +193,7 @@ def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
         what = "no rewards, but `qpos` and `terminals`: a trajectory ends at each of these flags"
         findings = (Finding("ogbench-layout", "note", what),)
         columns["timeouts"], columns["terminals"] = columns["terminals"], np.zeros(rows or 0, np.bool_)
-    return RawColumns(path.stem, str(path), layout, columns, extras, findings=findings, sha256=file_sha256(path))
+    return RawColumns(path.stem, str(path), layout, columns, extras, findings=findings, sha256=sha256_file(path))
 
 
 def _from_minari(path: Path) -> RawColumns:
@@ -205,7 +207,7 @@ def _from_minari(path: Path) -> RawColumns:
         action_limits=read.action_limits,
         horizon=read.horizon,
         findings=read.findings,
-        sha256=file_sha256(path),
+        sha256=sha256_file(path),
     )
 
 
