@@ -17,7 +17,7 @@ from tether.bandits.pictures import (
     draw_grid,
     draw_panel,
     grid,
-    new_figure,
+    new_panels,
     q_value,
     save,
     trust_region_loss,
@@ -161,7 +161,7 @@ def dac_2(studio: Studio, path: Path) -> None:
 
 def bdpo_4(studio: Studio, path: Path) -> None:
     """BDPO figs. 4 and 13: sample paths (green start, red end) over the diffusion values V_n, and the samples."""
-    figure, axes = new_figure(len(ENERGY_PROBLEMS), len(PATH_STEPS))
+    figure, axes = new_panels(len(ENERGY_PROBLEMS), len(PATH_STEPS))
     for row, name in zip(axes, ENERGY_PROBLEMS, strict=True):
         trained = studio.train("bdpo", name)
         data, paths = studio.data(trained.problem), chain(trained, PATHS)

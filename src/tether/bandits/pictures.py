@@ -1,6 +1,5 @@
 """Pictures of 2-D policies: where the data lie, what was learned, where the samples go."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tether.bandits.problems import Points, Problem
 from tether.bandits.train import Trained
 from tether.diffusion import edm, vp
+from tether.evaluation.plot import new_figure, png_bytes
 from tether.files import atomic_write_bytes
 from tether.types import Array, Float
 
@@ -25,7 +24,7 @@ __all__ = [
     "draw_grid",
     "draw_panel",
     "draw_run",
-    "new_figure",
+    "new_panels",
     "q_value",
     "save",
     "trust_region_loss",
@@ -115,18 +114,15 @@ def chain(trained: Trained, count: int, seed: int = 0) -> Float[np.ndarray, "ste
     return np.concatenate([np.asarray(start)[None], np.asarray(rest)])[::-1] * trained.scale
 
 
-def new_figure(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+def new_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     """A figure of square panels -> (figure, axes [rows, columns])."""
-    figure = Figure(figsize=(PANEL_INCHES * columns, PANEL_INCHES * rows), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((PANEL_INCHES * columns, PANEL_INCHES * rows), DOTS_PER_INCH)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write the PNG atomically."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    atomic_write_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, png_bytes(figure))
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
@@ -166,7 +162,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
 
 def draw_grid(path: Path, title: str, panels: Sequence[Sequence[Panel | None]]) -> None:
     """Rows of panels into one PNG; None leaves a place empty."""
-    figure, axes = new_figure(len(panels), max(len(row) for row in panels))
+    figure, axes = new_panels(len(panels), max(len(row) for row in panels))
     for axes_row, row in zip(axes, panels, strict=True):
         for place, panel in zip(axes_row, [*row, *[None] * (len(axes_row) - len(row))], strict=True):
             if panel is None:

@@ -19,7 +19,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tether.errors import InputError
 from tether.files import atomic_write_bytes
 
-__all__ = ["Curve", "plot_curves", "plot_panels", "short_count", "style_axes"]
+__all__ = [
+    "Curve",
+    "new_figure",
+    "plot_curves",
+    "plot_panels",
+    "png_bytes",
+    "short_count",
+    "style_axes",
+    "style_frame",
+]
 
 SIZE_INCHES, DOTS_PER_INCH = (8.0, 4.5), 160
 PANEL_INCHES, PANEL_COLUMNS = (4.0, 2.6), 3
@@ -62,8 +71,7 @@ def plot_curves(path: Path, curves: list[Curve], behaviour_score: float | None, 
     """
     if not curves:
         raise InputError("there is no curve to plot")
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(SIZE_INCHES)
     axes = figure.add_subplot()
     style_axes(axes, "updates", ylabel, title)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
@@ -80,9 +88,7 @@ def plot_curves(path: Path, curves: list[Curve], behaviour_score: float | None, 
     axes.margins(y=0.08)
     _label_ends(axes, labels)
     figure.supxlabel(_caption(curves, singles), fontsize=7.5, color=MUTED, x=0.99, ha="right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # same numbers, same bytes
-    atomic_write_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, png_bytes(figure))
 
 
 def plot_panels(
@@ -97,8 +103,7 @@ def plot_panels(
     columns = min(PANEL_COLUMNS, len(curves))
     rows = -(-len(curves) // columns)
     size = columns * PANEL_INCHES[0], 0.5 + rows * PANEL_INCHES[1]
-    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(curves) :]:
         axes.set_visible(False)
@@ -112,9 +117,21 @@ def plot_panels(
     figure.suptitle(title, fontsize=11, color=TEXT, x=0.01, ha="left")
     dashed = "" if behaviour_score is None else "; dashed: behaviour"
     figure.supxlabel(_caption(curves, True) + dashed, fontsize=7.5, color=MUTED, x=0.99, ha="right")
+    atomic_write_bytes(path, png_bytes(figure))
+
+
+def new_figure(size_inches: tuple[float, float], dots_per_inch: int = DOTS_PER_INCH) -> Figure:
+    """An empty figure (width, height) that needs no display."""
+    figure = Figure(figsize=size_inches, dpi=dots_per_inch, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as a PNG file: same numbers, same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    atomic_write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def style_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
@@ -122,9 +139,14 @@ def style_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=12, color=TEXT, pad=10, parse_math=False)
     axes.set_xlabel(xlabel, fontsize=10, color=MUTED)
     axes.set_ylabel(ylabel, fontsize=10, color=MUTED)
+    style_frame(axes, 9.0)
+
+
+def style_frame(axes: Axes, label_size: float) -> None:
+    """The grid and the ticks of `style_axes`; label_size: of the ticks, in points."""
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=9, labelcolor=MUTED)
+    axes.tick_params(length=0, labelsize=label_size, labelcolor=MUTED)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(MUTED)

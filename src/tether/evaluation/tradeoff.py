@@ -1,6 +1,5 @@
 """Score against the cost of training: one labelled point with an error bar per algorithm, one colour per family."""
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,14 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import BboxBase
 
 from tether.errors import InputError
-from tether.evaluation.plot import DOTS_PER_INCH, MUTED, PALETTE, TEXT, short_count, style_axes
+from tether.evaluation.plot import MUTED, PALETTE, TEXT, new_figure, png_bytes, short_count, style_axes
 from tether.files import atomic_write_bytes
 
 __all__ = ["Point", "plot_tradeoff"]
@@ -66,8 +63,7 @@ def plot_tradeoff(
     for point in points:
         if not all(map(math.isfinite, point[1:5])) or point.cost <= 0:
             raise InputError(f"point {point.label!r}: cost {point.cost}, score {point.score}: cannot be drawn")
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(SIZE_INCHES)
     axes = figure.add_subplot()
     style_axes(axes, cost_label, "normalised score", title)
     colours = _colours([point.family for point in points], families)
@@ -83,9 +79,7 @@ def plot_tradeoff(
     figure.draw_without_rendering()  # now everything has its place
     figure.set_layout_engine("none")
     _label_points(axes, points, colours, behaviour_score)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # same numbers, same bytes
-    atomic_write_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, png_bytes(figure))
 
 
 def _colours(present: Sequence[str], families: Sequence[str]) -> dict[str, str]:

@@ -1,17 +1,14 @@
 """The report's pictures, as PNG bytes: returns, lengths, rewards, actions, observations, coverage, order."""
 
-import io
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from tether.data.doctor.logged import Logged
-from tether.evaluation.plot import GRID, MUTED, PALETTE, TEXT
+from tether.evaluation.plot import MUTED, PALETTE, TEXT, new_figure, png_bytes, style_frame
 
 __all__ = ["PICTURES", "draw_pictures"]
 
@@ -32,22 +29,14 @@ def draw_pictures(data: Logged) -> dict[str, bytes]:
 
 
 def _png(title: str, draw: Callable[[Axes, Logged], None], data: Logged) -> bytes:
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(SIZE_INCHES, DOTS_PER_INCH)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, color=TEXT, pad=8)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=8.5, labelcolor=MUTED)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(MUTED)
+    style_frame(axes, 8.5)
     draw(axes, data)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(fontsize=9, color=MUTED)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # same data, same bytes
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
