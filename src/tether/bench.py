@@ -226,9 +226,13 @@ def _branches(jaxpr: Any) -> bool:
 
 
 def _xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float | None:
-    """XLA's own count for one update, element-wise work included; None where the backend gives none."""
+    """XLA's own count for one update, element-wise work included, before it optimises; None where there is none.
+
+    The optimised program's count would cost a second compilation (minutes for BDPO) and says nothing about loops,
+    whose bodies it counts once.
+    """
     function, arguments = _single_update(algorithm, phase, spec, batch_size)
-    analysis = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    analysis = jax.jit(function).lower(*arguments).cost_analysis()
     return None if not analysis else float(analysis.get("flops", float("nan")))
 
 
