@@ -23,6 +23,7 @@ __all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "FileDigest", "Source
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
+NUMBERS_AT_ONCE = 2**20  # of one check
 ROWS_AT_ONCE = 50_000  # of copies and checks
 
 
@@ -262,7 +263,8 @@ def _surely_finite(values: np.ndarray) -> bool:
     """One pass without a temporary array settles the usual case: NaN and infinity pass through a sum of squares."""
     flat = values.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(flat, flat)))  # False also where finite numbers are beyond 1e19
+        squares = in_parts(len(flat), NUMBERS_AT_ONCE, lambda part: np.dot(flat[part], flat[part]))
+    return bool(np.isfinite(squares).all())  # False also where finite numbers are beyond 1e19
 
 
 def _range(array: np.ndarray) -> tuple[Any, Any]:

@@ -55,6 +55,20 @@ class Task:
         values = {k: "+".join(map(str, v)) if isinstance(v, list) else v for k, v in self.options.items()}
         return " ".join([self.gymnasium_id, *(f"{name}={value}" for name, value in values.items())])
 
+    @property
+    def has_references(self) -> bool:
+        """Whether its scores are normalised; they are plain returns where nobody published references."""
+        return self.reference_min is not None and self.reference_max is not None
+
+    @property
+    def score_name(self) -> str:
+        """What its scores are, for axes and tables."""
+        return "normalised score" if self.has_references else "return"
+
+    def score(self, returns: Any) -> np.ndarray:
+        """Normalised scores where the task has references, else the returns as they are; float64."""
+        return self.normalized_score(returns) if self.has_references else np.asarray(returns, np.float64)
+
     def normalized_score(self, returns: Any) -> np.ndarray:
         """100 (R - R_min) / (R_max - R_min), float64, in the shape of `returns` (d4rl-facts section 1).
 
