@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tether.errors import InputError
-from tether.evaluation.report import scores_by_update
+from tether.evaluation.report import lane_score, scores_by_update
 from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval
 from tether.evaluation.tradeoff import Point
 from tether.training.records import JsonLines
@@ -97,7 +97,7 @@ def _outcome(result: dict[str, Any]) -> dict[str, Any]:
         "note": f"seeds {', '.join(map(str, lost))} diverged" if lost else "",
         "updates": result["updates"],
         "last": Summary(**result["last"]) if result["last"] else None,
-        "seed_scores": tuple(lane["score"] for lane in result["lanes"] if lane["score"] is not None),
+        "seed_scores": tuple(score for score in map(lane_score, result["lanes"]) if score is not None),
         "best": Summary(**best) if best else None,
         "best_update": best_update,
         "updates_per_second": result["updates_per_second"],

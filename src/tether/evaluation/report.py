@@ -18,7 +18,16 @@ from tether.files import atomic_write_json, atomic_write_text
 from tether.training.lanes import Lane
 from tether.training.records import JsonLines
 
-__all__ = ["Report", "behaviour_summary", "plot_runs", "report_table", "scores_by_update", "write_report"]
+__all__ = [
+    "Report",
+    "behaviour_summary",
+    "lane_score",
+    "plot_runs",
+    "report_table",
+    "score_of",
+    "scores_by_update",
+    "write_report",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +173,11 @@ def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Curve:
 def score_of(row: Mapping[str, Any]) -> float:
     """Of an episode's row in evaluations.jsonl: normalised, or where its task has no references the return."""
     return row["return"] if row["normalized_score"] is None else row["normalized_score"]
+
+
+def lane_score(lane: Mapping[str, Any]) -> float | None:
+    """Of a lane of result.json; those of tether 0.1 had only normalised scores."""
+    return lane.get("score", lane["normalized_score"])
 
 
 def score_name(rows: Sequence[Mapping[str, Any]]) -> str:

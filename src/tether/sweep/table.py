@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from tether.evaluation.report import lane_score
 from tether.evaluation.statistics import mean_interval
 from tether.files import atomic_write_json, atomic_write_text
 from tether.sweep.jobs import SweepFolder, job_result
@@ -53,7 +54,7 @@ def _lanes(folder: SweepFolder, job: Any) -> list[dict[str, Any]]:
                 "job": job.name,
                 "lane": index,
                 "status": "missing" if found is None else "diverged" if found["diverged"] else "done",
-                "score": None if found is None else found["score"],
+                "score": None if found is None else lane_score(found),
                 "diverged": None if found is None else found["diverged"],
             }
         )
