@@ -223,6 +223,11 @@ def test_collected_data_are_evaluated_where_they_were_collected_and_scored_by_re
     assert (out / "curve.png").exists()
     code, printed, _ = tether("evaluate", out, "--episodes", 2)
     assert code == 0
+    renamed = tmp_path / "mine.hdf5"
+    renamed.write_bytes(pendulum.read_bytes())
+    task = load_dataset(str(renamed)).recorded_in
+    assert task is not None
+    assert (task.name, task.horizon) == ("Pendulum-v1", 200)
     assert json.loads((out / "evaluate-20-2.json").read_text())["returns"] == [[row["return"] for row in last]]
 
 

@@ -234,6 +234,7 @@ def _config(plan: Plan) -> dict[str, Any]:
         "settings": dataclasses.asdict(plan.settings),
         "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
+        "score": plan.task.score_name if plan.task else None,
         "versions": versions(),
         "commit": commit(),
         "device": str(jax.devices()[0].device_kind),
@@ -271,7 +272,7 @@ def _restored_plan(folder: Path, quiet: bool) -> Plan:
             f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "
             f"{path} says {sha256[:12]}..."
         )
-    task = None if environment == NO_ENVIRONMENT else find_environment(environment)
+    task = None if environment == NO_ENVIRONMENT else _known_task(data, environment)
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
     return _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
 
@@ -313,28 +314,34 @@ def task_for(data: Dataset, environment: str | None) -> tuple[Task | None, str]:
     """
     if environment == NO_ENVIRONMENT:
         return None, "as asked"
-    recorded = data.metadata.get("environment")
-    named = find_task(data.name)
     try:
-        if environment is not None:
-            task = find_environment(environment)
-        elif named is not None or isinstance(recorded, str):
-            task = named or find_environment(str(recorded))
-        else:
+        task = _known_task(data, environment)
+        if task is None:
             return None, "no environment is known for these data (see --environment)"
-        make_environment(task).close()  # better now than at the first evaluation
+        made = make_environment(task)  # better now than at the first evaluation
     except InputError as error:
         if environment is not None:
             raise
         return None, str(error)
+    made.close()
     found = data.observations.shape[1], data.actions.shape[1]
-    wanted = task.observation_size, task.action_size
+    wanted = tuple(space.shape[0] for space in (made.observation_space, made.action_space) if space.shape)
     if found != wanted:
         raise InputError(
             f"data set {data.name!r} has observations of size {found[0]} and actions of size {found[1]}, "
             f"environment {task.name!r} has {wanted[0]} and {wanted[1]}; name another with --environment, or none"
         )
     return task, ""
+
+
+def _known_task(data: Dataset, environment: str | None) -> Task | None:
+    """What `environment` means for these data: their own record of it, if it is the one; None: nothing is known."""
+    recorded = data.recorded_in
+    if recorded is not None and environment in (recorded.name, recorded.gymnasium_id):
+        return recorded
+    if environment is not None:
+        return find_environment(environment)
+    return find_task(data.name) or recorded
 
 
 def fresh_folder(stem: str) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
+from tether.environments.tasks import Task
 from tether.errors import InputError
 from tether.files import sha256_file
 from tether.types import Float, Int, Transition
@@ -92,6 +93,7 @@ class Dataset:
             tell episodes apart (OGBench: a trajectory is not stopped by success).
         successes: (N,) bool, the task stood solved after this row's action; None where that is not recorded.
         schema: names of the columns and the robot's own range of its actions; None where they have none.
+        recorded_in: the environment that the file says it was collected in; None where it does not say.
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
@@ -112,6 +114,7 @@ class Dataset:
     terminals_end_episodes: bool = True
     successes: np.ndarray | None = None
     schema: Schema | None = None
+    recorded_in: Task | None = None
 
     def __post_init__(self) -> None:
         where = self.source.location

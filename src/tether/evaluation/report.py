@@ -74,7 +74,7 @@ def write_report(run: Any) -> Report:
         folder=plan.folder,
         status="done" if run.alive.all() else "partly-diverged" if survivors else "diverged",
         updates=run.updates,
-        score_name=score_name(rows),
+        score_name=plan.task.score_name if plan.task else "",
         behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
         last=by_update[max(by_update)] if by_update else None,
         last_by_settings=_by_settings(plan.lanes, last_scores),
@@ -147,7 +147,7 @@ def plot_runs(folders: list[Path], path: Path) -> None:
         config, rows = _read_config(folder), JsonLines(folder / "evaluations.jsonl").read()
         if not rows:
             raise InputError(f"{folder}: holds no evaluations to plot")
-        score = score_name(rows)
+        score = config["score"]
         curves.append(_curve(config["label"], rows, config["lanes"]))
         tasks.append(config["environment"])
         behaviours.append(_stored_behaviour(folder))
@@ -178,11 +178,6 @@ def score_of(row: Mapping[str, Any]) -> float:
 def lane_score(lane: Mapping[str, Any]) -> float | None:
     """Of a lane of result.json; those of tether 0.1 had only normalised scores."""
     return lane.get("score", lane["normalized_score"])
-
-
-def score_name(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What `score_of` these rows is, for axes and tables."""
-    return "return" if rows and rows[0]["normalized_score"] is None else "normalised score"
 
 
 def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
@@ -222,6 +217,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
     return {
         "algorithm": plan.algorithm_name,
         "dataset": plan.prepared.record["dataset"],
+        "score": report.score_name or None,
         "status": report.status,
         "lanes": lanes,
         "iqm": summary.iqm if summary else None,
@@ -239,11 +235,12 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """What a picture needs of config.json: label, lanes (how many), environment."""
+    """What a picture needs of config.json: label, lanes (how many), environment, what its scores are."""
     try:
         config = json.loads((folder / "config.json").read_text())
         label = f"{config['algorithm']}, {config['data']['dataset']}"
-        return {"label": label, "lanes": len(config["lanes"]), "environment": config["environment"]}
+        score = config.get("score") or "normalised score"  # runs of tether 0.1 do not say
+        return {"label": label, "lanes": len(config["lanes"]), "environment": config["environment"], "score": score}
     except OSError as error:
         raise InputError(f"{folder}: not a run folder: config.json: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError) as error:

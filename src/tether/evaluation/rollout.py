@@ -49,7 +49,9 @@ def bare_environment(task: Task) -> "gymnasium.Env":
         import gymnasium
 
         import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
+        from tether.environments.robotics import know_robotics
 
+        know_robotics(task.gymnasium_id)
         with warnings.catch_warnings(), silent_mujoco():
             # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
             warnings.simplefilter("ignore", DeprecationWarning)
