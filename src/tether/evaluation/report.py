@@ -172,7 +172,7 @@ def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Curve:
 
 def score_of(row: Mapping[str, Any]) -> float:
     """Of an episode's row in evaluations.jsonl: normalised, or where its task has no references the return."""
-    return row["return"] if row["normalized_score"] is None else row["normalized_score"]
+    return float(row["return"] if row["normalized_score"] is None else row["normalized_score"])
 
 
 def lane_score(lane: Mapping[str, Any]) -> float | None:
