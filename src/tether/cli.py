@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from tether.cli_bench import Bench
 from tether.cli_compare import Compare
 from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
 from tether.cli_parts import assignments as _assignments
@@ -185,12 +186,15 @@ class Evaluate:
 
     Examples:
       tether evaluate runs/dtql-hopper-medium-20260101-120000 --episodes 100
+      tether evaluate runs/dtql-hopper-medium-20260101-120000 --set candidates=64
     """
 
     folder: Folder
     """The run folder."""
     episodes: Annotated[int, arg(metavar="N")] = 10
     """Episodes of each lane."""
+    set: Assignments = ()
+    """How the policies act, such as candidates=64: hyper-parameters that training does not depend on."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -201,7 +205,8 @@ class Evaluate:
 
         from tether.api import evaluate
 
-        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet)
+        settings = _assignments("--set", self.set)
+        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet, settings=settings)
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"
         for column in ("lane", "mean return", "mean length", "mean score", "IQM", "95 % interval"):
@@ -380,47 +385,6 @@ def _problem_table() -> Any:
     return table
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """Measure updates per second and latency against the matmul rate of this machine."""
-
-    algorithms: Positional[tuple[str, ...]] = ()
-    """Names of algorithms [default: all]."""
-    batch_size: int = 256
-    """Transitions in a minibatch."""
-    observation_size: int = 11
-    """As Hopper's."""
-    action_size: int = 3
-    """As Hopper's."""
-    lanes: int = 1
-    """Seeds side by side."""
-    seconds: float = 5.0
-    """Time for each measurement."""
-    set: tuple[str, ...] = ()
-    """Hyper-parameters as name=value."""
-    out: Path | None = None
-    """JSON file to write the figures to."""
-
-    def run(self) -> int:
-        """Measure, print the table, write the JSON."""
-        from tether.bench import bench, bench_table
-        from tether.files import atomic_write_json
-
-        figures = bench(
-            self.algorithms,
-            batch_size=self.batch_size,
-            observation_size=self.observation_size,
-            action_size=self.action_size,
-            lanes=self.lanes,
-            seconds=self.seconds,
-            assignments=_assignments("--set", self.set),
-        )
-        _print(bench_table(figures))
-        if self.out is not None:
-            atomic_write_json(self.out, figures)
-        return 0
-
-
 COMMANDS: dict[str, type] = {
     "train": Train,
     "resume": Resume,
@@ -443,7 +407,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Not Bench, which reports what compiling costs.
     if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data):
         from tether.cache import use_compilation_cache
+        from tether.start import note_command
 
+        note_command()
         use_compilation_cache()
     sys.exit(_guarded(command))
 
