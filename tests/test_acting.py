@@ -142,7 +142,7 @@ def test_steps_are_given_up_only_where_one_candidate_takes_too_long() -> None:
     steps = small("ifql").flow_steps
     chosen, _ = search("ifql", lambda settings: cost({"flow_steps": steps, **settings}), 100.0 * steps)
     assert "flow_steps" not in chosen.settings
-    chosen, _ = search("ifql", lambda settings: cost({"flow_steps": steps, **settings}), steps // 2)
+    chosen, _ = search("ifql", lambda settings: cost({"flow_steps": steps, **settings}), float(steps // 2))
     assert chosen.settings == {"flow_steps": steps // 2, "candidates": 1}
 
 
