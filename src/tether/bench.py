@@ -27,6 +27,7 @@ from tether.policy import DeployedPolicy, deploy
 from tether.training.derive import derived_shapes
 from tether.training.lanes import make_lanes, parse_fields, stack_lanes, take_lane
 from tether.training.loop import init_lanes, run_updates
+from tether.training.precision import at_precision, check_precision
 from tether.types import Spec
 
 __all__ = ["act_latency", "bench", "bench_table", "committed_costs", "matmul_flops", "update_flops"]
@@ -45,11 +46,14 @@ def bench(
     lanes: int,
     seconds: float,
     assignments: Mapping[str, Any],
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Figures of the named algorithms (all if none is named), JSON-able.
 
-    seconds: time for each phase's measurement. Raises InputError for an unknown name or bad number.
+    seconds: time for each phase's measurement. precision: of the updates' matmuls and of those they are compared with.
+    Raises InputError for an unknown name or bad number.
     """
+    check_precision(precision)
     for name in names:
         if name not in ALGORITHMS:
             raise unknown("algorithm", name, ALGORITHMS)
@@ -62,15 +66,16 @@ def bench(
     for name in names or ALGORITHMS:
         algorithm = ALGORITHMS[name](**parse_fields(name, assignments))
         rows += [
-            _bench_phase(name, algorithm, index, spec, batch_size, lanes, seconds)
+            _bench_phase(name, algorithm, index, spec, batch_size, lanes, seconds, precision)
             for index in range(len(algorithm.phases()))
         ]
         rows.append(_bench_act(name, algorithm, spec))
-    return {"machine": _machine(), "versions": versions(), "commit": commit(), "sizes": sizes, "results": rows}
+    about = {"machine": _machine(), "versions": versions(), "commit": commit(), "precision": precision}
+    return about | {"sizes": sizes, "results": rows}
 
 
 def _bench_phase(
-    name: str, algorithm: Any, phase: int, spec: Spec, batch_size: int, lane_count: int, seconds: float
+    name: str, algorithm: Any, phase: int, spec: Spec, batch_size: int, lane_count: int, seconds: float, precision: str
 ) -> dict[str, Any]:
     """Updates per second of one phase, and what fraction of the matmul rate that is."""
     lanes = make_lanes(algorithm, range(lane_count), {})
@@ -91,6 +96,7 @@ def _bench_phase(
         phase=phase,
         batch_size=batch_size,
         sequential=jax.default_backend() == "cpu",
+        precision=precision,
         derived=derived,
     ).compile()
     compile_seconds = time.perf_counter() - started
@@ -99,7 +105,7 @@ def _bench_phase(
         number = jnp.asarray(count, jnp.int32)
         jax.block_until_ready(compiled(stacked, state, keys, alive, data, first, number, derived=derived))
 
-    rounds = _alternate(updates, matmul_program(batch_size), seconds)
+    rounds = _alternate(updates, matmul_program(batch_size, precision), seconds)
     flops = update_flops(algorithm, phase, spec, batch_size)
     per_second = [lane_count * round_.update_rate for round_ in rounds]
     fractions = [flops * lane_count * round_.update_rate / round_.matmul_rate for round_ in rounds]
@@ -154,10 +160,11 @@ def _calibrate(run: Callable[[int], None], seconds: float) -> int:
         count *= 4
 
 
-def matmul_program(batch_size: int) -> tuple[Callable[[int], None], float]:
+def matmul_program(batch_size: int, precision: str = "float32") -> tuple[Callable[[int], None], float]:
     """A chain of [batch, 256] @ [256, 256] matmuls in one program -> (run(count), flops of one)."""
     x, w = jnp.ones((batch_size, WIDTH)), jnp.eye(WIDTH)
-    chain = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda _, y: y @ w, x))
+    step = at_precision(lambda y: y @ w, precision)
+    chain = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda _, y: step(y), x))
     return lambda count: jax.block_until_ready(chain(count)), 2.0 * batch_size * WIDTH * WIDTH
 
 
@@ -235,6 +242,7 @@ def bench_table(figures: Mapping[str, Any]) -> Table:
     """The figures for people."""
     sizes = figures["sizes"]
     title = f"batch {sizes['batch_size']}, {sizes['lanes']} lane(s), {figures['machine']['cores']} core(s)"
+    title += f", {figures['precision']}"
     table = Table(title=title, title_justify="left")
     for column in (
         "algorithm",

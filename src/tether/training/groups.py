@@ -171,20 +171,20 @@ class LaneGroups:
         state = self._fetch(group.state)
         return group.algorithm, state, group.keys, where, data, np.int32(start), np.int32(count)
 
-    def program(self, data: Any, *, phase: int, batch_size: int, sequential: bool) -> Any:
-        """Compile the program that all groups share. Running it later compiles no more."""
+    def program(self, data: Any, **how: Any) -> Any:
+        """Compile the program that all groups share. Running it later compiles no more. `how`: as of `run`."""
         group = self.groups[0]
         arguments = self.arguments(group, np.ones(self.count, bool), data, 0, 0)
-        how: dict[str, Any] = {"phase": phase, "batch_size": batch_size, "sequential": sequential}
         derived = self._fetch(group.derived)
         return run_updates.lower(*arguments, **how, derived=derived, mesh=self.devices.mesh).compile()
 
     def run(
-        self, alive: np.ndarray, data: Any, start: int, count: int, *, phase: int, batch_size: int, sequential: bool
+        self, alive: np.ndarray, data: Any, start: int, count: int, **how: Any
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """`count` updates of every living lane -> metric sums and first non-finite updates, (lanes,) each.
 
-        alive: bool (lanes,); the numbers of other lanes mean nothing.
+        alive: bool (lanes,); the numbers of other lanes mean nothing. how: the static arguments of `run_updates`,
+        without its mesh.
         """
         sums: dict[str, np.ndarray] = {}
         first = np.zeros(self.count, np.int32)
@@ -194,9 +194,7 @@ class LaneGroups:
                 continue
             progress = run_updates(
                 *self.arguments(group, alive, data, start, count),
-                phase=phase,
-                batch_size=batch_size,
-                sequential=sequential,
+                **how,
                 derived=self._fetch(group.derived),
                 mesh=self.devices.mesh,
             )
