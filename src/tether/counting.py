@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.data import Trajectories, View, view_of
+from tether.networks import stack_heads
 from tether.training.derive import derived_shapes
 from tether.types import Spec, Transition
 
@@ -37,7 +38,8 @@ COUNTED_UPDATES = 10  # a whole number of every algorithm's update intervals
 
 def single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> Any:
     """(function, arguments) of one update of one lane."""
-    state = jax.eval_shape(lambda key: algorithm.init(spec, key), jax.random.key(0))
+    # As the training loop holds it.
+    state = jax.eval_shape(lambda key: stack_heads(algorithm.init(spec, key)), jax.random.key(0))
     view, indices = view_of(algorithm), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     data = jax.eval_shape(lambda key: synthetic(view, spec, key), jax.random.key(0))
     if (derived := derived_shapes(algorithm, state, data, phase)) is not None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from tether.networks import stack_heads, unstack_heads
 from tether.training.precision import at_precision
 from tether.types import Array, Bool, Int, Key, Spec
 
@@ -67,7 +68,8 @@ def run_updates(
     """
 
     def one_lane(lane: Any, data: Any, start: Int[Array, ""], count: Int[Array, ""]) -> Progress:
-        algorithm, state, key, alive, derived = lane
+        algorithm, unstacked, key, alive, derived = lane
+        state = stack_heads(unstacked)  # ten times fewer operations to compile for ten heads
         columns = data if derived is None else data._replace(derived=derived)
         # Where lanes take turns, one that is not alive costs nothing.
         todo = jnp.where(alive, count, 0) if sequential else count
@@ -78,7 +80,7 @@ def run_updates(
         first = jnp.where(finite, first, jnp.minimum(first, start + count - 1))
         keep = alive & (first == NEVER)
         new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state)
-        return Progress(new, sums, first)
+        return Progress(unstack_heads(new), sums, first)
 
     def lanes_of_one_device(lanes: Any, *shared: Any) -> Progress:
         if sequential:
