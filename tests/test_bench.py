@@ -21,14 +21,22 @@ from tether.bench.rounds import Timing, alternate
 from tether.bench.training import MATMUL, _rates
 from tether.errors import InputError
 
-SMALL = BenchSettings(8, 3, 2, (1, 2), 0.1, {"hidden_sizes": (8, 8)})
+SMALL = BenchSettings(8, 3, 2, (1, 2), 0.1, changes={"hidden_sizes": (8, 8)})
 
 
 def run(commit: str = "abc", size: int = 3, **changes: Any) -> dict[str, Any]:
     """What rows of one invocation have in common."""
     sizes = {"batch_size": 8, "observation_size": size, "action_size": 2}
     machine = {"device": "cpu", "backend": "cpu", "cores": 2}
-    return {"machine": machine, "versions": {}, "commit": commit, "command": "", "sizes": sizes, "changes": changes}
+    return {
+        "machine": machine,
+        "versions": {},
+        "commit": commit,
+        "command": "",
+        "sizes": sizes,
+        "precision": "float32",
+        "changes": changes,
+    }
 
 
 def row(algorithm: str = "dtql", what: str = "train", lanes: int = 1, seconds: float = 0.01) -> dict[str, Any]:
@@ -140,7 +148,7 @@ def test_rows_that_are_there_are_not_measured_again(tmp_path: Path, monkeypatch:
     asked.clear()
     bench(["iql"], SMALL, out=out)
     assert (asked, acts) == ([], ["iql"])
-    more = BenchSettings(8, 3, 2, (1, 2, 4), 0.1, {"hidden_sizes": (8, 8)})
+    more = BenchSettings(8, 3, 2, (1, 2, 4), 0.1, changes={"hidden_sizes": (8, 8)})
     bench(["iql"], more, out=out)
     assert asked == [("iql", (1, 4))]  # one lane again, as what four are compared with
     bench(["iql"], SMALL, out=out, fresh=True)
@@ -152,7 +160,13 @@ def test_rows_that_are_there_are_not_measured_again(tmp_path: Path, monkeypatch:
 def test_other_code_sizes_or_machines_are_measured_again() -> None:
     figures = add_rows(empty_figures(), run(), [row()])
     assert suite_module.is_measured(figures, run(), row())
-    for other in (run(commit="def"), run(size=4), run(candidates="4"), run() | {"machine": {}}):
+    for other in (
+        run(commit="def"),
+        run(size=4),
+        run(candidates="4"),
+        run() | {"machine": {}},
+        run() | {"precision": "bfloat16"},
+    ):
         assert not suite_module.is_measured(figures, other, row())
     assert not suite_module.is_measured(figures, run(), row(lanes=2))
 
@@ -228,7 +242,7 @@ def test_unknown_algorithm_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.usefixtures("_no_shape_checks")
 def test_what_looks_back_is_measured_on_windows_and_with_its_memory() -> None:
     small = {"width": 8, "block_count": 1, "context_length": 3, "dropout": 0.0}
-    train, act = bench(["dt"], BenchSettings(4, 3, 2, (1,), 0.1, small))["results"]
+    train, act = bench(["dt"], BenchSettings(4, 3, 2, (1,), 0.1, changes=small))["results"]
     window = 3 * 3  # tokens
     # Forwards: qkv and its output, attention's two products, the MLP's two; backwards twice as much. Embeddings and
     # head are more, so the whole lies above it, but not far.

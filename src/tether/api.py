@@ -24,6 +24,7 @@ from tether.files import atomic_write_json
 from tether.policy import save_policy
 from tether.training.devices import any_process, is_primary, together
 from tether.training.lanes import Lane, change_acting, make_lanes, parse_fields, settings_of
+from tether.training.precision import check_precision
 from tether.training.records import Display
 from tether.training.run import Plan, Run, Settings
 from tether.training.signals import StopSignals
@@ -267,7 +268,8 @@ def _restored_plan(folder: Path, quiet: bool) -> Plan:
             raise errors.unknown("algorithm", name, ALGORITHMS)
         algorithm = ALGORITHMS[name](**parse_fields(name, config["hyperparameters"]))
         lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
-        settings = Settings(**config["settings"])
+        settings = Settings(**config["settings"])  # of runs from before there was a precision: the default
+        check_precision(settings.precision)
         source, sha256, environment = record["source"], record["sha256"], config["environment"]
         transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
         data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
@@ -298,9 +300,11 @@ def _name_of(algorithm: Any) -> str:
 
 
 def check_counts(algorithm: Any, settings: Settings) -> None:
-    """Refuse counts that cannot train: sizes, intervals and the last phase's updates must be positive."""
+    """Refuse settings that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
+    one that there is."""
+    check_precision(settings.precision)
     for name, value in dataclasses.asdict(settings).items():
-        if value is not None and value < 1:
+        if type(value) is int and value < 1:
             raise InputError(f"{name} {value}: must be at least 1")
     *earlier, last = algorithm.phases()
     if last.updates < 1:

@@ -28,6 +28,7 @@ from tether.errors import InputError, unknown
 DEFAULT_ALGORITHM = "dtql"
 
 Folder = Annotated[Positional[Path], arg(metavar="DIR")]
+Precision = Literal["float32", "bfloat16", "tf32"]
 Assignments = Annotated[tuple[str, ...], _default("none", "NAME=VALUE ...")]
 
 
@@ -73,6 +74,8 @@ class Train:
     """Updates between rows of metrics.jsonl."""
     lanes_per_group: Annotated[int | None, _default("as many as the device has room for")] = None
     """Lanes trained at once; the others take turns with them. Changes no number."""
+    precision: Precision = "float32"
+    """Of the matmuls of training; parameters, optimiser and targets stay float32."""
     reward_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
     """How training sees rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
@@ -123,6 +126,7 @@ class Train:
             eval_episodes=chosen.get("eval_episodes", 10),
             log_every_updates=self.log_every_updates,
             lanes_per_group=self.lanes_per_group,
+            precision=self.precision,
         )
         return algorithm, {
             "settings": settings,
@@ -336,6 +340,8 @@ class Bandit:
     """Updates of the last phase."""
     seed: int = 0
     """Of data, networks and minibatches."""
+    precision: Precision = "float32"
+    """Of the matmuls of training."""
     set: Assignments = ()
     """Hyper-parameters, over the settings; also batch_size, points, state, terminal, unit_scale, box."""
     only: tuple[str, ...] = ()
@@ -366,7 +372,7 @@ class Bandit:
         if self.updates is not None:
             changes["train_updates"] = self.updates
         table, diverged_at = run_bandit(
-            self.algorithm, self.problem, self.settings, changes, self.seed, out, self.quiet
+            self.algorithm, self.problem, self.settings, changes, self.seed, out, self.quiet, self.precision
         )
         _print(table)
         _print(f"picture {out}")

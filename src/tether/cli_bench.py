@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -41,6 +41,8 @@ class Bench:
     """Seeds side by side: how many, each measured; several are compared in rounds."""
     seconds: Annotated[float, arg(metavar="S")] = 5.0
     """Time for each measurement."""
+    precision: Literal["float32", "bfloat16", "tf32"] = "float32"
+    """Of the matmuls of the updates and of the reference."""
     set: Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")] = ()
     """Hyper-parameters."""
     act: bool = False
@@ -79,6 +81,7 @@ class Bench:
             action_size=self.action_size,
             lanes=_numbers("--lanes", self.lanes),
             seconds=self.seconds,
+            precision=self.precision,
             changes=assignments("--set", self.set),
         )
 

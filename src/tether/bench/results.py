@@ -1,9 +1,9 @@
 """The bench's file: rows, each with the run (machine, versions, commit, command, sizes) that measured it.
 
-{"format_version": 2, "runs": [{"machine", "versions", "commit", "command", "sizes", "changes", ...}],
+{"format_version": 2, "runs": [{"machine", "versions", "commit", "command", "sizes", "precision", "changes", ...}],
  "results": [{"run": index, "algorithm", "what", "lanes", ...}]}
 
-What says which row it is: algorithm, what, lanes, settings, and its run's sizes and changes. Of two rows that are the
+What says which row it is: algorithm, what, lanes, settings, and its run's sizes, precision and changes. Of two rows that are the
 same in this the newer one counts.
 """
 
@@ -23,7 +23,7 @@ COST_KEYS = {  # what -> name in a table -> (name in the results, factor)
     "act": {"milliseconds": ("milliseconds_p50", 1.0)},
 }
 COSTS = Path(__file__).parents[1] / "algorithms" / "costs.json"
-SAME_RUN = ("machine", "versions", "commit", "sizes", "changes")  # what a row depends on, beside its name
+SAME_RUN = ("machine", "versions", "commit", "sizes", "precision", "changes")  # what a row depends on, beside its name
 
 
 def empty_figures() -> dict[str, Any]:
@@ -47,6 +47,7 @@ def read_figures(path: Path) -> dict[str, Any]:
                 identity(row, figures["runs"][row["run"]])
             return figures
         run = {key: figures[key] for key in ("machine", "versions", "commit")} | {"command": None, "changes": {}}
+        run["precision"] = figures.get("precision", "float32")  # the first files have none
         sizes = dict(figures["sizes"])
         lanes = sizes.pop("lanes")
         return {
@@ -61,7 +62,8 @@ def read_figures(path: Path) -> dict[str, Any]:
 def identity(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
     """What says which row it is."""
     own = row["algorithm"], row["what"], row["lanes"], row.get("budget_milliseconds")
-    return *own, *(json.dumps(part, sort_keys=True) for part in (row.get("settings", {}), run["sizes"], run["changes"]))
+    parts = row.get("settings", {}), run["sizes"], run["precision"], run["changes"]
+    return *own, *(json.dumps(part, sort_keys=True) for part in parts)
 
 
 def is_measured(

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from tether.training.precision import at_precision
+
 __all__ = ["Timing", "alternate", "floors", "matmul_program"]
 
 WIDTH = 256  # of the reference matmul, the field's layer width
@@ -58,10 +60,11 @@ def _calibrate(run: Run, seconds: float) -> int:
         count *= 4
 
 
-def matmul_program(batch_size: int) -> tuple[Run, float]:
+def matmul_program(batch_size: int, precision: str = "float32") -> tuple[Run, float]:
     """A chain of [batch, 256] @ [256, 256] matmuls in one program -> (run, flops of one)."""
     x, w = jnp.ones((batch_size, WIDTH)), jnp.eye(WIDTH)
-    chain = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda _, y: y @ w, x))
+    step = at_precision(lambda y: y @ w, precision)
+    chain = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda _, y: step(y), x))
     return lambda count: jax.block_until_ready(chain(count)), 2.0 * batch_size * WIDTH * WIDTH
 
 

@@ -12,6 +12,7 @@ from tether.algorithms import ALGORITHMS
 from tether.api import commit, versions
 from tether.errors import InputError, unknown
 from tether.training.lanes import parse_fields
+from tether.training.precision import check_precision
 from tether.types import Spec
 
 __all__ = ["BenchSettings", "describe_run", "machine"]
@@ -26,6 +27,7 @@ class BenchSettings:
     action_size: int = 3
     lanes: tuple[int, ...] = (1,)  # each a program of its own; they are compared in rounds
     seconds: float = 5.0  # for each program's measurement
+    precision: str = "float32"  # of the updates' matmuls, and of those that they are compared with
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # hyper-parameters by name, as text or values
 
     def __post_init__(self):
@@ -33,6 +35,7 @@ class BenchSettings:
         for name, value in [*sizes.items(), *(("lanes", count) for count in self.lanes)]:
             if value <= 0:
                 raise InputError(f"{name} {value}: must be positive")
+        check_precision(self.precision)
         if not self.lanes or len(set(self.lanes)) < len(self.lanes):
             raise InputError(f"lanes {self.lanes}: at least one number, each once")
 
@@ -60,6 +63,7 @@ def describe_run(settings: BenchSettings, command: str) -> dict[str, Any]:
         "commit": commit(),
         "command": command,
         "sizes": settings.sizes(),
+        "precision": settings.precision,
         "changes": {name: str(value) for name, value in settings.changes.items()},
     }
 

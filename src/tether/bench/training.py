@@ -44,7 +44,7 @@ def measure_phase(
         tell(f"compiling {count} lane{'s' if count > 1 else ''}")
         programs[count] = phase_program(algorithm, phase, settings, count, data)
     tell("measuring")
-    matmul, matmul_flops = matmul_program(settings.batch_size)
+    matmul, matmul_flops = matmul_program(settings.batch_size, settings.precision)
     rounds = alternate(
         {**{count: program.run for count, program in programs.items()}, MATMUL: matmul}, settings.seconds
     )
@@ -72,7 +72,8 @@ def phase_program(algorithm: Any, phase: int, settings: BenchSettings, lane_coun
     state = init_lanes(stacked, settings.spec, keys)
     derived = _zeros(derived_shapes(algorithm, take_lane(state, 0), data, phase), lane_count)
     first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
-    how = {"phase": phase, "batch_size": settings.batch_size, "sequential": jax.default_backend() == "cpu"}
+    how: dict[str, Any] = {"batch_size": settings.batch_size, "precision": settings.precision}
+    how |= {"phase": phase, "sequential": jax.default_backend() == "cpu"}
     started = time.perf_counter()
     compiled = run_updates.lower(stacked, state, keys, alive, data, first, first, **how, derived=derived).compile()
     seconds = time.perf_counter() - started

@@ -188,11 +188,10 @@ class LaneGroups:
         state = self._fetch(group.state)
         return group.algorithm, state, group.keys, where, data, np.int32(start), np.int32(count)
 
-    def program(self, data: Any, *, phase: int, batch_size: int, sequential: bool) -> Any:
-        """Compile the program that all groups share. Running it later compiles no more."""
+    def program(self, data: Any, **how: Any) -> Any:
+        """Compile the program that all groups share. Running it later compiles no more. `how`: as of `run`."""
         group = self.groups[0]
         arguments = self.arguments(group, np.ones(self.count, bool), data, 0, 0)
-        how: dict[str, Any] = {"phase": phase, "batch_size": batch_size, "sequential": sequential}
         derived = self._fetch(group.derived)
         if self.devices.mesh is None and (kept := self._kept_updates(group, (arguments, derived), how)) is not None:
             self._kept = {_name(how, group): kept}  # that of the phase before is not needed any more
@@ -225,13 +224,13 @@ class LaneGroups:
         return run_updates(*arguments, **how, derived=derived, mesh=self.devices.mesh)
 
     def run(
-        self, alive: np.ndarray, data: Any, start: int, count: int, *, phase: int, batch_size: int, sequential: bool
+        self, alive: np.ndarray, data: Any, start: int, count: int, **how: Any
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """`count` updates of every living lane -> metric sums and first non-finite updates, (lanes,) each.
 
-        alive: bool (lanes,); the numbers of other lanes mean nothing.
+        alive: bool (lanes,); the numbers of other lanes mean nothing. how: the static arguments of `run_updates`,
+        without its mesh.
         """
-        how: dict[str, Any] = {"phase": phase, "batch_size": batch_size, "sequential": sequential}
         sums: dict[str, np.ndarray] = {}
         first = np.zeros(self.count, np.int32)
         for group in self.groups:
@@ -262,7 +261,7 @@ class LaneGroups:
 
 def _name(how: dict[str, Any], group: Group) -> tuple[Any, ...]:
     """Of a compiled program, among those of a run."""
-    return *how.items(), group.size
+    return *sorted(how.items()), group.size
 
 
 def _has_own_memory() -> bool:

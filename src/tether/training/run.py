@@ -49,6 +49,7 @@ class Settings:
     log_every_updates: int = 500
     checkpoint_every_updates: int = 10_000  # evaluations and the end of a phase save one, too
     lanes_per_group: int | None = None  # at most so many lanes at once; None: as many as fit. Changes no number
+    precision: str = "float32"  # of the matmuls of training (`training/precision.py`)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +225,9 @@ class Run:
 
     def _how(self) -> dict[str, Any]:
         """The static arguments of the current phase's program."""
-        sequential = jax.default_backend() == "cpu"
-        return {"phase": self.position.phase, "batch_size": self.plan.settings.batch_size, "sequential": sequential}
+        settings, sequential = self.plan.settings, jax.default_backend() == "cpu"
+        how: dict[str, Any] = {"batch_size": settings.batch_size, "precision": settings.precision}
+        return {"phase": self.position.phase, "sequential": sequential} | how
 
     def _measure(self, program: Any) -> None:
         """Note what the phase's program takes."""
