@@ -3,8 +3,8 @@
 {"format_version": 2, "runs": [{"machine", "versions", "commit", "command", "sizes", "precision", "changes", ...}],
  "results": [{"run": index, "algorithm", "what", "lanes", ...}]}
 
-What says which row it is: algorithm, what, lanes, settings, and its run's sizes, precision and changes. Of two rows that are the
-same in this the newer one counts.
+What says which row it is: algorithm, what, lanes, settings, and its run's sizes, precision and changes. Of two rows
+that are the same in this the newer one counts.
 """
 
 import json

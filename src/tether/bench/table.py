@@ -17,7 +17,8 @@ def bench_table(figures: Mapping[str, Any]) -> Table:
     """All rows, but those of budgets."""
     titles = [
         f"batch {run['sizes']['batch_size']}, observation {run['sizes']['observation_size']}, "
-        f"action {run['sizes']['action_size']}, {run['machine']['cores']} core(s), {run['machine']['device']}, {run['precision']}"
+        f"action {run['sizes']['action_size']}, {run['machine']['cores']} core(s), {run['machine']['device']}, "
+        f"{run['precision']}"
         for run in figures["runs"]
     ]
     table = Table(title="; ".join(dict.fromkeys(titles)), title_justify="left")
