@@ -245,7 +245,7 @@ class LoadedPolicy:
         self._program(self._generator, self._stream)
         return time.perf_counter() - started
 
-    def _program(self, generator: str, key_data: np.ndarray) -> Any:
+    def _program(self, generator: str, key_data: Any) -> Any:
         if generator not in self._programs:
             observation, reward = np.zeros(self.spec.observation_size, np.float32), np.zeros((), np.float32)
             arguments = self._leaves, observation, key_data, np.bool_(True), self.initial_memory(), reward
@@ -294,10 +294,15 @@ class LoadedPolicy:
         if observation.ndim == 1:
             return self._step_one(observation, memory, reward, key)
         if key is None:
-            stream, key = jax.random.split(jax.random.wrap_key_data(self._stream, impl=self._generator))
-            self._stream = np.asarray(jax.random.key_data(stream))
+            key = self._next_key()
         action, memory = _step_batch(self.module, observation, jax.random.split(key, len(observation)), memory, reward)
         return np.asarray(action), memory
+
+    def _next_key(self) -> PRNGKey:
+        """From the policy's own stream, which moves on."""
+        stream, key = jax.random.split(jax.random.wrap_key_data(self._stream, impl=self._generator))
+        self._stream = np.asarray(jax.random.key_data(stream))
+        return key
 
     def _step_one(self, observation: np.ndarray, memory: Any, reward: Any, key: Any) -> tuple[np.ndarray, Any]:
         """`step` for one observation that is checked."""
