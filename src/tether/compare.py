@@ -372,7 +372,7 @@ def _check_run(comparison: Comparison, name: str) -> None:
             "data": config["data"]["sha256"],
             "seeds": [lane["seed"] for lane in config["lanes"]],
             "environment": config["environment"],
-            "settings": config["settings"],
+            "settings": dataclasses.asdict(Settings(**config["settings"])),  # with those that it did not have yet
             "hyper-parameters": config["hyperparameters"],
         }
     except (OSError, ValueError, KeyError, TypeError) as error:

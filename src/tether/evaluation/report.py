@@ -203,7 +203,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "updates": report.updates,
         "updates_per_second": report.updates_per_second,
         "compile_seconds": run.seconds["compile"],
-        "evaluation_seconds": run.seconds["evaluation"],
+        **run.evaluation_record(),
         "wall_seconds": run.seconds["wall"],
         "memory": run.memory_record(),
     }
