@@ -14,6 +14,7 @@ import numpy as np
 
 from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
+from tether.environments.tasks import Task
 from tether.errors import InputError
 from tether.files import sha256_file
 from tether.types import Float, Int, Transition
@@ -23,6 +24,7 @@ __all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "FileDigest", "Source
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
+NUMBERS_AT_ONCE = 2**20  # of one check
 ROWS_AT_ONCE = 50_000  # of copies and checks
 
 
@@ -91,6 +93,7 @@ class Dataset:
             tell episodes apart (OGBench: a trajectory is not stopped by success).
         successes: (N,) bool, the task stood solved after this row's action; None where that is not recorded.
         schema: names of the columns and the robot's own range of its actions; None where they have none.
+        recorded_in: the environment that the file says it was collected in; None where it does not say.
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
@@ -111,6 +114,7 @@ class Dataset:
     terminals_end_episodes: bool = True
     successes: np.ndarray | None = None
     schema: Schema | None = None
+    recorded_in: Task | None = None
 
     def __post_init__(self) -> None:
         where = self.source.location
@@ -262,7 +266,8 @@ def _surely_finite(values: np.ndarray) -> bool:
     """One pass without a temporary array settles the usual case: NaN and infinity pass through a sum of squares."""
     flat = values.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(flat, flat)))  # False also where finite numbers are beyond 1e19
+        squares = in_parts(len(flat), NUMBERS_AT_ONCE, lambda part: np.dot(flat[part], flat[part]))
+    return bool(np.isfinite(squares).all())  # False also where finite numbers are beyond 1e19
 
 
 def _range(array: np.ndarray) -> tuple[Any, Any]:

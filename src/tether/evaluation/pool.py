@@ -29,7 +29,7 @@ import tether
 from tether.cores import usable_cores
 from tether.environments import Task
 from tether.evaluation.rollout import Episodes
-from tether.files import encode_arrays
+from tether.files import encode_arrays, to_json
 from tether.policy import DeployedPolicy
 from tether.types import Spec
 
@@ -145,8 +145,8 @@ class WorkerPool:
         """accelerator: policies act on it, else on a core of the CPU. record: told of everything workers do."""
         self.count = count
         self.warnings: collections.deque[str] = collections.deque()
-        self._about = {"task": dataclasses.asdict(task), "algorithm": algorithm_name}
-        self._about |= {"hyperparameters": hyperparameters, "spec": list(spec)}
+        about = {"task": dataclasses.asdict(task), "algorithm": algorithm_name, "hyperparameters": hyperparameters}
+        self._about = json.loads(to_json(about | {"spec": list(spec)}))
         self._environment = _environment(accelerator)
         self._record = record
         self._work: queue.Queue[_Work | None] = queue.Queue()

@@ -14,7 +14,6 @@ policies of every evaluation that is not in, so none gets lost.
 """
 
 import dataclasses
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,14 +26,13 @@ from jax.experimental import multihost_utils
 from tether.environments import Task
 from tether.evaluation.pool import Evaluation, WorkerPool, automatic_workers
 from tether.evaluation.rollout import Episodes, rollout, seconds_per_step
-from tether.evaluation.statistics import Summary, aggregate
+from tether.evaluation.statistics import aggregate
 from tether.evaluation.timeline import TRAINING, Timeline
-from tether.files import to_json
 from tether.policy import DeployedPolicy
 from tether.training.lanes import settings_of
 from tether.training.records import Display, JsonLines
 
-__all__ = ["QUEUE", "Asked", "Evaluations", "How", "describe", "evaluation_keys"]
+__all__ = ["QUEUE", "Asked", "Evaluations", "How", "evaluation_keys"]
 
 QUEUE = 2  # so many evaluations may be not settled while training goes on
 EVALUATION_STREAM = 1_000  # folded into a lane's key for rollouts; phases take 0, 1, ... for their updates
@@ -124,8 +122,7 @@ class Evaluations:
         """Give it to the workers."""
         if self._pool is None:
             plan, accelerator = self._plan, self.device == "accelerator"
-            hyperparameters = json.loads(to_json(settings_of(plan.algorithm)))
-            about = self.task, plan.algorithm_name, hyperparameters, plan.prepared.spec
+            about = self.task, plan.algorithm_name, settings_of(plan.algorithm), plan.prepared.spec
             self._pool = WorkerPool(self.workers, *about, accelerator=accelerator, record=self._note)
         own = _own_share(len(keys))
         policies = jax.tree.map(lambda leaf: leaf[own], asked.policies)
@@ -202,7 +199,7 @@ class Evaluations:
         if not kept.any():
             return
         lanes, returns, lengths = np.asarray(asked.lanes)[kept], outcome.returns[kept], outcome.lengths[kept]
-        scores = self.task.normalized_score(returns)
+        scores = self.task.score(returns)
         self._rows.append(
             [
                 {
@@ -211,12 +208,12 @@ class Evaluations:
                     "episode": episode,
                     "return": float(returns[row, episode]),
                     "length": int(lengths[row, episode]),
-                    "normalized_score": float(scores[row, episode]),
+                    "normalized_score": float(scores[row, episode]) if self.task.has_references else None,
                 }
                 for row, episode in np.ndindex(scores.shape)
             ]
         )
-        self._display.score(asked.update, describe(aggregate(scores)))
+        self._display.score(asked.update, str(aggregate(scores)))
 
     # --- checkpoints ---
 
@@ -259,7 +256,7 @@ class Evaluations:
             part, episodes = _own_share(len(keys)), self._plan.settings.eval_episodes
             some = jax.tree.map(lambda leaf: leaf[part], policies)
             devices = {"cpu": processor, "accelerator": accelerator}
-            measured = [seconds_per_step(some, self.task, episodes, keys[part], device) for device in devices.values()]
+            measured = [seconds_per_step(some, episodes, keys[part], device) for device in devices.values()]
             if jax.process_count() > 1:  # all do as the first
                 measured = multihost_utils.broadcast_one_to_all(np.asarray(measured))
             seconds = dict(zip(devices, map(float, measured), strict=True))
@@ -294,11 +291,6 @@ def evaluation_keys(keys: Any, update: int) -> Any:
         return jax.random.fold_in(jax.random.fold_in(key, EVALUATION_STREAM), update)
 
     return jax.vmap(one)(keys)
-
-
-def describe(summary: Summary) -> str:
-    """`43.1 [41.0, 45.2]`: interquartile mean and 95 % interval."""
-    return f"{summary.iqm:.1f} [{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
 
 
 def _processor() -> Any:
