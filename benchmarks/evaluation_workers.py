@@ -25,7 +25,17 @@ TRAIN = ["--seeds", "1", "--quiet", "--preset", "none"]
 def run_once(arguments: list[str], workers: int, folder: Path) -> dict[str, float]:
     """Figures of one run."""
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "tether", "train", *arguments, "--eval-workers", str(workers), "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tether",
+        "train",
+        *arguments,
+        "--eval-workers",
+        str(workers),
+        "--out",
+        str(folder),
+    ]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)

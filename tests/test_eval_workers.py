@@ -71,7 +71,7 @@ def raw_keys(lanes: int) -> np.ndarray:
 # --- what an episode depends on -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("lanes", "episodes", "workers"), [(1, 10, 4), (3, 10, 4), (8, 5, 4), (5, 1, 8), (2, 2, 1)])
+@pytest.mark.parametrize(("lanes", "episodes", "workers"), [(1, 10, 4), (3, 10, 4), (8, 5, 4), (5, 1, 5), (2, 2, 1)])
 def test_pieces_hold_every_episode_once(lanes: int, episodes: int, workers: int) -> None:
     pieces = cut(lanes, episodes, workers)
     held = [(lane, episode) for piece in pieces for lane in piece.lanes for episode in piece.episodes]
@@ -429,7 +429,7 @@ def _interrupt_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
     monkeypatch.setattr(Run, "_run_piece", run_piece)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_evaluations_that_are_not_in_are_played_after_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impostor: Callable[..., None], workers: int
 ) -> None:
@@ -499,7 +499,8 @@ def test_policies_act_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.
     run_rows, said = JsonLines(tmp_path / "evaluations.jsonl"), []
     display = Display(quiet=True)
     monkeypatch.setattr(display, "message", said.append)
-    plan: Any = type("Plan", (), {"task": PENDULUM, "settings": dataclasses.replace(SETTINGS, eval_workers=0)})()
+    settings = dataclasses.replace(SETTINGS, eval_workers=0)
+    plan: Any = type("Plan", (), {"task": PENDULUM, "settings": settings, "lanes": (Lane(0, {}),)})()
     processor, accelerator = jax.devices()[0], object()
     seconds = {processor: 0.002, accelerator: 0.0005}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -508,7 +509,7 @@ def test_policies_act_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.
 
     def chosen() -> evaluations.Evaluations:
         queue = evaluations.Evaluations(plan, run_rows, display, Timeline(run_rows))
-        queue._choose_device(policies(1), jax.random.wrap_key_data(jax.numpy.asarray(raw_keys(1))))
+        queue._choose_device(lambda: policies(1), jax.random.wrap_key_data(jax.numpy.asarray(raw_keys(1))))
         return queue
 
     fast = chosen()

@@ -129,7 +129,7 @@ class _Work:
 
 
 class WorkerPool:
-    """Some worker processes; each begins when there is something to play."""
+    """Some worker processes, begun at once: they import and compile while training does."""
 
     def __init__(
         self,
@@ -190,6 +190,10 @@ class WorkerPool:
 
     def _serve(self, index: int) -> None:
         """The life of a thread: give worker number `index` one piece after the other."""
+        try:
+            self._begin(index)
+        except Exception:  # tried again with the first piece, which then has something to say
+            self._dismiss(index)
         while (work := self._work.get()) is not None and not self._closed:
             faults = 0
             while work.number in work.evaluation.left and faults < 2 and self._failures < HOPELESS:
@@ -218,14 +222,18 @@ class WorkerPool:
         if worker is not None:
             worker.end()
 
+    def _begin(self, index: int) -> None:
+        """Raises: WorkerFault, OSError."""
+        started = time.perf_counter()
+        self._workers[index] = _Worker(self._environment)
+        self._workers[index].wait_until_ready()
+        self._record(f"worker {index}", "start", started, time.perf_counter(), None)
+
     def _play(self, index: int, work: _Work) -> Episodes:
         """Raises: WorkerFault."""
-        started = time.perf_counter()
         if index not in self._workers:
-            self._workers[index] = _Worker(self._environment)
-            self._workers[index].wait_until_ready()
-            self._record(f"worker {index}", "start", started, time.perf_counter(), None)
-            started = time.perf_counter()
+            self._begin(index)
+        started = time.perf_counter()
         try:
             return self._workers[index].play(work.request, work.arrays)
         finally:

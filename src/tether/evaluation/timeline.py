@@ -23,6 +23,7 @@ COLOURS = {  # what is done -> colour and words, in the order of the legend
     "save": ("#000000", "writes a checkpoint"),
     "start": ("#CFCFCF", "starts"),
 }
+EDGE = 0.4  # points, so that one evaluation can be told from the next
 GAP_SECONDS = 0.05  # bars of one kind that are nearer than this are one
 
 
@@ -95,7 +96,7 @@ def plot_timeline(folder: Path, path: Path) -> None:
         for process in {bar.process for bar in own}:
             spans = [(bar.start, bar.end - bar.start) for bar in own if bar.process == process]
             row = processes.index(process)
-            axes.broken_barh(spans, (row - 0.36, 0.72), color=colour, linewidth=0)
+            axes.broken_barh(spans, (row - 0.36, 0.72), facecolor=colour, edgecolor="white", linewidth=EDGE)
         if own:
             axes.plot([], [], "s", color=colour, markersize=8, label=words)
     axes.set_yticks(range(len(processes)), processes)

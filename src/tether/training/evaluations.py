@@ -69,8 +69,9 @@ class Evaluations:
         self._plan, self._rows, self._display, self._timeline = plan, rows, display, timeline
         self._pool: WorkerPool | None = None
         self._lock = threading.Lock()
-        chosen = plan.settings.eval_workers
-        self.workers = 0 if plan.task is None else automatic_workers() if chosen is None else chosen
+        wanted = plan.settings.eval_workers
+        wanted = 0 if plan.task is None else automatic_workers() if wanted is None else wanted
+        self.workers = min(wanted, len(plan.lanes) * plan.settings.eval_episodes)
 
     @property
     def task(self) -> Task:
@@ -79,6 +80,18 @@ class Evaluations:
         return self._plan.task
 
     # --- asking and playing ---
+
+    def prepare(self, policies: Callable[[], DeployedPolicy], keys: Any) -> None:
+        """Before the phase that is evaluated: choose where policies act and begin the workers.
+
+        policies, keys: those of all lanes, to measure with.
+        """
+        if self.device is None:
+            self._choose_device(policies, keys)
+        if self.workers and self._pool is None:
+            plan, accelerator = self._plan, self.device == "accelerator"
+            about = self.task, plan.algorithm_name, settings_of(plan.algorithm), plan.prepared.spec
+            self._pool = WorkerPool(self.workers, *about, accelerator=accelerator, record=self._note)
 
     def ask(self, update: int, lanes: Sequence[int], policies: DeployedPolicy, keys: Any, how: "How") -> None:
         """Have the policies of `lanes` evaluated: here and now, or by workers while training goes on.
@@ -89,15 +102,13 @@ class Evaluations:
         self.pending.append(Asked(update, tuple(lanes), jax.device_get(policies)))
         self.begin(keys, how)
 
-    def begin(self, keys: Any, how: "How") -> bool:
-        """Have every evaluation played that is neither in nor in the hands of workers, such as those of a checkpoint
-        -> whether there were any. Raises as `ask`."""
-        waiting = [asked for asked in self.pending if not asked.is_in and asked.by_workers is None]
-        for asked in waiting:
+    def begin(self, keys: Any, how: "How") -> None:
+        """Have every evaluation played that is neither in nor in the hands of workers, such as those of a checkpoint.
+        Raises as `ask`."""
+        for asked in [asked for asked in self.pending if not asked.is_in and asked.by_workers is None]:
             assert asked.policies is not None
             own = evaluation_keys(keys, asked.update)[np.asarray(asked.lanes)]
-            if self.device is None:
-                self._choose_device(asked.policies, own)
+            self.prepare(lambda policies=asked.policies: policies, own)
             if self.workers:
                 self._send(asked, own)
             else:
@@ -105,7 +116,6 @@ class Evaluations:
                 outcome = self.play(asked.policies, own, self._plan.settings.eval_episodes, how)
                 self._note(TRAINING, "evaluate", started, time.perf_counter(), asked.update)
                 self._put_in(asked, outcome)
-        return bool(waiting)
 
     def play(self, policies: DeployedPolicy, keys: Any, episodes: int, how: "How") -> Episodes:
         """Episodes of some lanes, played in this process; of several processes each plays a part. `keys`: of these
@@ -120,10 +130,7 @@ class Evaluations:
 
     def _send(self, asked: Asked, keys: Any) -> None:
         """Give it to the workers."""
-        if self._pool is None:
-            plan, accelerator = self._plan, self.device == "accelerator"
-            about = self.task, plan.algorithm_name, settings_of(plan.algorithm), plan.prepared.spec
-            self._pool = WorkerPool(self.workers, *about, accelerator=accelerator, record=self._note)
+        assert self._pool is not None
         own = _own_share(len(keys))
         policies = jax.tree.map(lambda leaf: leaf[own], asked.policies)
         raw = np.asarray(jax.random.key_data(keys[own]))
@@ -241,7 +248,7 @@ class Evaluations:
 
     # --- devices ---
 
-    def _choose_device(self, policies: DeployedPolicy, keys: Any) -> None:
+    def _choose_device(self, policies: Callable[[], DeployedPolicy], keys: Any) -> None:
         """Let policies act where they are faster: measured once in a run, as the choice decides last bits."""
         wanted = self._plan.settings.eval_device
         if jax.default_backend() == "cpu":
@@ -254,7 +261,7 @@ class Evaluations:
                 self.device = "accelerator"
                 return
             part, episodes = _own_share(len(keys)), self._plan.settings.eval_episodes
-            some = jax.tree.map(lambda leaf: leaf[part], policies)
+            some = jax.tree.map(lambda leaf: leaf[part], policies())
             devices = {"cpu": processor, "accelerator": accelerator}
             measured = [seconds_per_step(some, episodes, keys[part], device) for device in devices.values()]
             if jax.process_count() > 1:  # all do as the first

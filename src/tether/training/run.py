@@ -181,6 +181,9 @@ class Run:
             return
         self.display.begin(name, self.position.update, updates)
         self._derive()
+        if self._evaluates():
+            everybody = list(range(len(self.plan.lanes)))
+            self.queue.prepare(lambda: self._snapshot(everybody), self.groups.keys)
         self._compile()
         while self.position.update < updates and self.alive.any():
             self._run_piece(min(PIECE_UPDATES, self._next_stop() - self.position.update))
