@@ -257,14 +257,19 @@ def test_sarsa_uses_the_next_action_of_the_data() -> None:
 # --- CQL ---
 
 
+def gap_of(critic: Any, proposals: Proposals, floor: float | None = None) -> Array:
+    """The gap on `batch()`."""
+    rows = batch()
+    q = jax.vmap(critic)(rows.observation, rows.action)
+    return conservative_gap(critic, rows.observation, q, proposals, floor)
+
+
 def test_conservative_gap_is_a_log_sum() -> None:
     """Constant Q and uniform proposals: Z = Q + log(count) + A log 2."""
     count = 30
     actions = jax.random.uniform(jax.random.key(0), (ROWS, count, 2), minval=-1.0, maxval=1.0)
     proposals = Proposals(actions, jnp.full((ROWS, count), -2 * np.log(2.0), jnp.float32))
-    np.testing.assert_allclose(
-        conservative_gap(ConstantQ(), batch(), proposals), np.log(count) + 2 * np.log(2), rtol=1e-5
-    )
+    np.testing.assert_allclose(gap_of(ConstantQ(), proposals), np.log(count) + 2 * np.log(2), rtol=1e-5)
 
 
 def test_cql_proposals_carry_their_densities_and_no_gradient() -> None:
@@ -295,9 +300,9 @@ def test_rows_below_the_floor_of_the_gap_count_as_it_and_push_nothing() -> None:
     actions, dense = jnp.zeros((ROWS, 3, 2)), jnp.full((ROWS, 3), 1e3, jnp.float32)  # Z - Q is log 3 - 1000
     half = Proposals(actions, dense.at[: ROWS // 2].set(0.0))
     expected = 0.5 * np.log(3.0) + 0.5 * -200.0
-    np.testing.assert_allclose(conservative_gap(ConstantQ(), batch(), half, -200.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(gap_of(ConstantQ(), half, -200.0), expected, rtol=1e-5)
     everywhere = Proposals(actions, dense)
-    slope = jax.grad(lambda g: conservative_gap(LinearQ(g, g), batch(), everywhere, -200.0).sum())(0.3)
+    slope = jax.grad(lambda g: gap_of(LinearQ(g, g), everywhere, -200.0).sum())(0.3)
     assert slope == 0.0
 
 
@@ -306,7 +311,7 @@ def test_the_multiplier_of_cql_rises_while_the_weighted_gap_is_above_its_target(
     algorithm = CQL(**SIZES, lagrange=True, penalty_weight=2.0, penalty_target=target, proposals=2)
     state = algorithm.init(SPEC, jax.random.key(0))
     y, proposals = jnp.zeros(ROWS), algorithm.propose(state.actor, batch(), jax.random.key(3))
-    gap = 2.0 * conservative_gap(state.critic, batch(), proposals)
+    gap = 2.0 * gap_of(state.critic, proposals)
     plain, _ = algorithm.critic_loss(state.critic, batch(), y, proposals, None)
     weighted, _ = algorithm.critic_loss(state.critic, batch(), y, proposals, jnp.asarray(3.0))
     expected = float(plain - gap.sum() + 3.0 * (gap - target).sum())

@@ -148,6 +148,17 @@ def test_without_a_difference_there_is_no_penalty():
     assert value[1] == 0
 
 
+def test_sorted_steps_give_the_value_that_any_order_gives():
+    """Q is evaluated for the rows with n = 1 and V for the others: the same numbers as both for all."""
+    algorithm, rows = BDPO(**TINY, samples=3), 13
+    state = algorithm.init(SPEC, jax.random.key(0))
+    for seed in range(5):
+        diffused = vp.diffuse_evenly(SCHEDULE, jax.random.normal(jax.random.key(9), (rows, 2)), jax.random.key(seed))
+        arguments = state.actor, state, jnp.zeros((rows, 1)), diffused, jax.random.key(2)
+        either, certain = (algorithm.one_step_value(*arguments, known) for known in (None, algorithm._last_rows(rows)))
+        np.testing.assert_allclose(certain[0], either[0], rtol=1e-5, atol=1e-6)
+
+
 def test_penalty_orders_differ_where_they_should():
     """ "separate" charges the penalty undiscounted, and on terminal rows too."""
     algorithm, state = closed_form(samples=4)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tether.acting import sample_each
 from tether.algorithms import AWAC, AWR, BC, EQL, IQL, SQL, XQL, Onestep
 from tether.algorithms.awr import lambda_returns
 from tether.algorithms.iql import weighted_cloning_loss
@@ -90,9 +91,8 @@ def test_awac_compares_with_its_own_action_under_the_updated_critic() -> None:
     algorithm = AWAC(**TINY, temperature=0.5)
     before = start(algorithm)
     after, metrics = update(algorithm, before, batch(), jax.random.key(3))
-    advantage = algorithm.advantage(
-        before._replace(critic=after.critic), batch(), jax.random.split(jax.random.key(3))[1]
-    )
+    own = sample_each(before.actor, batch().observation, jax.random.split(jax.random.key(3))[1])
+    advantage = algorithm.advantage(after.critic, batch(), own)
     np.testing.assert_allclose(metrics["actor/weight"], np.minimum(np.exp(2 * advantage), 100).mean(), rtol=1e-4)
 
 

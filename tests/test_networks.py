@@ -13,6 +13,7 @@ import scipy.stats
 from tether.networks import (
     MLP,
     Denoiser,
+    DiffusionValueEnsemble,
     GaussianActor,
     ImplicitActor,
     QEnsemble,
@@ -21,7 +22,9 @@ from tether.networks import (
     mish,
     orthogonal,
     sinusoidal_embedding,
+    stack_heads,
     torch_uniform,
+    unstack_heads,
 )
 from tether.types import Array
 
@@ -226,3 +229,25 @@ def test_implicit_actor_feeds_noise_and_level_to_the_denoiser() -> None:
     samples = jax.jit(lambda x: actor.sample(x, jax.random.key(1), 7))(observation)
     assert samples.shape == (7, 2)
     assert len(np.unique(samples, axis=0)) == 7
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_stacked_heads_are_the_same_ensemble(count):
+    """As the training loop holds them: same values, same slopes of actions, and back without a change."""
+    q = QEnsemble(jax.random.key(0), 3, 2, (8, 8), ensemble_size=count)
+    value = DiffusionValueEnsemble(
+        jax.random.key(1), 3, 2, (8, 8), ensemble_size=count, time_features=4, initialiser=torch_uniform
+    )
+    tree = {"q": q, "other": [value, jnp.ones(3)]}
+    stacked = stack_heads(tree)
+    assert isinstance(stacked["q"].heads, tuple) == (count == 2)
+    for one, other in zip(jax.tree.leaves(tree), jax.tree.leaves(unstack_heads(stacked)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert jax.tree.structure(unstack_heads(stacked)) == jax.tree.structure(tree)
+
+    observation, action = jnp.arange(3.0), jnp.asarray([0.3, -0.4])
+    for function in (lambda t, a: t["q"](observation, a), lambda t, a: t["other"][0](observation, a, jnp.asarray(2))):
+        np.testing.assert_allclose(function(stacked, action), function(tree, action), rtol=1e-5)
+        slopes = [jax.jacobian(lambda a, t=t, f=function: f(t, a))(action) for t in (stacked, tree)]
+        np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-6)
+    assert stacked["q"].first(observation, action) == pytest.approx(float(q.first(observation, action)), rel=1e-6)

@@ -140,3 +140,20 @@ def test_path_holds_what_the_network_saw():
         np.testing.assert_allclose(path.predicted_noises[row], expected, rtol=1e-5)
     last = vp.predict_clean(FIVE, path.noisy_actions[-1], at(1), path.predicted_noises[-1], 1.0)
     np.testing.assert_allclose(path.action, last, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(10, 5), (13, 5), (3, 5), (256, 5)])
+def test_even_steps_are_sorted_balanced_and_uniform_over_the_draws(rows, steps):
+    schedule = vp.vp_schedule(steps)
+    draw = jax.jit(lambda key: vp.diffuse_evenly(schedule, jnp.zeros((rows, 2)), key).step)
+    drawn = np.array([draw(key) for key in jax.random.split(jax.random.key(0), 60)])
+    counts = np.stack([(drawn == n).sum(axis=1) for n in range(1, steps + 1)], axis=1)
+    assert (np.diff(drawn, axis=1) >= 0).all()
+    assert set(np.unique(counts)) <= {rows // steps, -(-rows // steps)}
+    assert counts.sum(axis=1).tolist() == [rows] * 60
+    # Each of the `steps` offsets is equally likely, and over all of them every step has the same number of rows.
+    firsts = {tuple(row): row for row in drawn}
+    assert len(firsts) == (1 if rows % steps == 0 else len({(rows * k) % steps for k in range(steps)}))
+    if rows % steps:
+        total = np.sum([[(row == n).sum() for n in range(1, steps + 1)] for row in firsts.values()], axis=0)
+        assert set(total) == {rows}

@@ -24,7 +24,8 @@ from tether.evaluation.rollout import Episodes, make_environment
 from tether.files import atomic_write_json
 from tether.policy import save_policy
 from tether.training.devices import any_process, is_primary, together
-from tether.training.lanes import Lane, make_lanes, parse_fields, settings_of
+from tether.training.lanes import Lane, change_acting, make_lanes, parse_fields, settings_of
+from tether.training.precision import check_precision
 from tether.training.records import Display
 from tether.training.run import EVAL_DEVICES, Plan, Run, Settings
 from tether.training.signals import StopSignals
@@ -120,16 +121,21 @@ def resume(folder: str | Path, *, quiet: bool = False, eval_workers: int | None 
     return _finish(plan, quiet, resumed=True)
 
 
-def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> tuple[Episodes, np.ndarray]:
+def evaluate(
+    folder: str | Path, *, episodes: int = 10, quiet: bool = False, settings: Mapping[str, Any] | None = None
+) -> tuple[Episodes, np.ndarray]:
     """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
-    Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder.
-    Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, or no
-    environment is known for it; CheckpointError where all checkpoints are damaged.
+    settings: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
+    Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
+    settings in its name where there are any.
+    Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, no
+    environment is known for it, or a setting is one that training depends on; CheckpointError where all checkpoints
+    are damaged.
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _restored_plan(Path(folder), quiet)
+    plan = _acting_with(_restored_plan(Path(folder), quiet), settings or {})
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
@@ -149,9 +155,20 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
         "returns": outcome.returns,
         "lengths": outcome.lengths,
         "normalized_scores": scores if plan.task.has_references else None,
+        "settings": dict(settings or {}),
     }
-    atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}.json", rows)
+    changed = "".join(f"-{name}={value}" for name, value in (settings or {}).items())
+    atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json", rows)
     return outcome, scores
+
+
+def _acting_with(plan: Plan, settings: Mapping[str, Any]) -> Plan:
+    """The plan with policies that act otherwise."""
+    algorithm = change_acting(plan.algorithm_name, plan.algorithm, settings)
+    for name in settings:
+        if name in plan.lanes[0].settings:
+            raise InputError(f"{name!r} was swept over lanes: it cannot be changed for all of them")
+    return dataclasses.replace(plan, algorithm=algorithm)
 
 
 def _finish(
@@ -261,7 +278,8 @@ def _restored_plan(folder: Path, quiet: bool) -> Plan:
             raise errors.unknown("algorithm", name, ALGORITHMS)
         algorithm = ALGORITHMS[name](**parse_fields(name, config["hyperparameters"]))
         lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
-        settings = Settings(**config["settings"])
+        settings = Settings(**config["settings"])  # of runs from before there was a precision: the default
+        check_precision(settings.precision)
         source, sha256, environment = record["source"], record["sha256"], config["environment"]
         transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
         data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
@@ -292,10 +310,12 @@ def _name_of(algorithm: Any) -> str:
 
 
 def check_counts(algorithm: Any, settings: Settings) -> None:
-    """Refuse counts that cannot train: sizes, intervals and the last phase's updates must be positive."""
+    """Refuse settings that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
+    one that there is."""
+    check_precision(settings.precision)
     for name, value in dataclasses.asdict(settings).items():
         least = 0 if name == "eval_workers" else 1
-        if isinstance(value, int | float) and value < least:
+        if type(value) is int and value < least:
             raise InputError(f"{name} {value}: must be at least {least}")
     if settings.eval_device not in EVAL_DEVICES:
         raise errors.unknown("eval_device", settings.eval_device, EVAL_DEVICES)
@@ -400,11 +420,15 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit of the checkout that tether runs from, None where it is an installed package."""
-    root = Path(tether.__file__).parents[2]
+    git = Path(tether.__file__).parents[2] / ".git"
     try:
-        head = (root / ".git" / "HEAD").read_text().strip()
-        if head.startswith("ref: "):
-            head = (root / ".git" / head[5:]).read_text().strip()
+        if git.is_file():  # a work tree beside the repository: the file says where its own part is
+            git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        shared = git / "commondir"
+        common = (git / shared.read_text().strip()).resolve() if shared.exists() else git
+        return (common / head[5:]).read_text().strip()
     except OSError:
         return None
-    return head

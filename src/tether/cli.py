@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from tether.cli_bench import Bench
 from tether.cli_compare import Compare
 from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
 from tether.cli_parts import assignments as _assignments
@@ -27,6 +28,7 @@ from tether.errors import InputError, unknown
 DEFAULT_ALGORITHM = "dtql"
 
 Folder = Annotated[Positional[Path], arg(metavar="DIR")]
+Precision = Literal["float32", "bfloat16", "tf32"]
 Assignments = Annotated[tuple[str, ...], _default("none", "NAME=VALUE ...")]
 
 
@@ -76,6 +78,8 @@ class Train:
     """Updates between rows of metrics.jsonl."""
     lanes_per_group: Annotated[int | None, _default("as many as the device has room for")] = None
     """Lanes trained at once; the others take turns with them. Changes no number."""
+    precision: Precision = "float32"
+    """Of the matmuls of training; parameters, optimiser and targets stay float32."""
     reward_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
     """How training sees rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, _default("the preset's, or none", "NAME")] = None
@@ -128,6 +132,7 @@ class Train:
             lanes_per_group=self.lanes_per_group,
             eval_workers=self.eval_workers,
             eval_device=self.eval_device,
+            precision=self.precision,
         )
         return algorithm, {
             "settings": settings,
@@ -193,12 +198,15 @@ class Evaluate:
 
     Examples:
       tether evaluate runs/dtql-hopper-medium-20260101-120000 --episodes 100
+      tether evaluate runs/dtql-hopper-medium-20260101-120000 --set candidates=64
     """
 
     folder: Folder
     """The run folder."""
     episodes: Annotated[int, arg(metavar="N")] = 10
     """Episodes of each lane."""
+    set: Assignments = ()
+    """How the policies act, such as candidates=64: hyper-parameters that training does not depend on."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -209,7 +217,8 @@ class Evaluate:
 
         from tether.api import evaluate
 
-        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet)
+        settings = _assignments("--set", self.set)
+        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet, settings=settings)
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"
         for column in ("lane", "mean return", "mean length", "mean score", "IQM", "95 % interval"):
@@ -349,6 +358,8 @@ class Bandit:
     """Updates of the last phase."""
     seed: int = 0
     """Of data, networks and minibatches."""
+    precision: Precision = "float32"
+    """Of the matmuls of training."""
     set: Assignments = ()
     """Hyper-parameters, over the settings; also batch_size, points, state, terminal, unit_scale, box."""
     only: tuple[str, ...] = ()
@@ -379,7 +390,7 @@ class Bandit:
         if self.updates is not None:
             changes["train_updates"] = self.updates
         table, diverged_at = run_bandit(
-            self.algorithm, self.problem, self.settings, changes, self.seed, out, self.quiet
+            self.algorithm, self.problem, self.settings, changes, self.seed, out, self.quiet, self.precision
         )
         _print(table)
         _print(f"picture {out}")
@@ -396,47 +407,6 @@ def _problem_table() -> Any:
     for problem in PROBLEMS.values():
         table.add_row(problem.name, problem.paper, problem.description, f"{problem.temperature:g}")
     return table
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """Measure updates per second and latency against the matmul rate of this machine."""
-
-    algorithms: Positional[tuple[str, ...]] = ()
-    """Names of algorithms [default: all]."""
-    batch_size: int = 256
-    """Transitions in a minibatch."""
-    observation_size: int = 11
-    """As Hopper's."""
-    action_size: int = 3
-    """As Hopper's."""
-    lanes: int = 1
-    """Seeds side by side."""
-    seconds: float = 5.0
-    """Time for each measurement."""
-    set: tuple[str, ...] = ()
-    """Hyper-parameters as name=value."""
-    out: Path | None = None
-    """JSON file to write the figures to."""
-
-    def run(self) -> int:
-        """Measure, print the table, write the JSON."""
-        from tether.bench import bench, bench_table
-        from tether.files import atomic_write_json
-
-        figures = bench(
-            self.algorithms,
-            batch_size=self.batch_size,
-            observation_size=self.observation_size,
-            action_size=self.action_size,
-            lanes=self.lanes,
-            seconds=self.seconds,
-            assignments=_assignments("--set", self.set),
-        )
-        _print(bench_table(figures))
-        if self.out is not None:
-            atomic_write_json(self.out, figures)
-        return 0
 
 
 COMMANDS: dict[str, type] = {
@@ -461,7 +431,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Not Bench, which reports what compiling costs.
     if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data):
         from tether.cache import use_compilation_cache
+        from tether.start import note_command
 
+        note_command()
         use_compilation_cache()
     sys.exit(_guarded(command))
 

@@ -60,6 +60,8 @@ class Compare:
     """Updates between evaluations."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 10
     """Episodes of each seed in an evaluation, from the same starts for all."""
+    precision: Literal["float32", "bfloat16", "tf32"] = "float32"
+    """Of the matmuls of training; parameters, optimiser and targets stay float32."""
     cost: Literal["compute", "time"] = "compute"
     """What the picture draws the score against: FLOP of training, or seconds."""
     quiet: bool = False
@@ -111,5 +113,6 @@ class Compare:
             environment=self.environment,
             eval_every_updates=self.eval_every_updates,
             eval_episodes=self.eval_episodes,
+            precision=self.precision,
             command=" ".join(["tether", *sys.argv[1:]]),
         )

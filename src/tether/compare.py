@@ -61,6 +61,7 @@ class Request:
     environment: str | None = None
     eval_every_updates: int | None = None
     eval_episodes: int = 10
+    precision: str = "float32"
     command: str = ""
 
 
@@ -79,6 +80,7 @@ class Protocol:
     eval_every_updates: int
     eval_episodes: int
     score_name: str = "normalised score"  # `Task.score_name`
+    precision: str = "float32"  # of the matmuls of training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +231,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         updates=request.updates,
         eval_every_updates=max(1, request.updates // 10) if every is None else every,
         eval_episodes=request.eval_episodes,
+        precision=request.precision,
     )
     assigned = _assigned(request)
     entrants = {name: _entrant(name, request, assigned[name]) for name in names}
@@ -374,7 +377,7 @@ def _check_run(comparison: Comparison, name: str) -> None:
             "data": config["data"]["sha256"],
             "seeds": [lane["seed"] for lane in config["lanes"]],
             "environment": config["environment"],
-            "settings": dataclasses.asdict(Settings(**config["settings"])),  # with those that it did not have yet
+            "settings": dataclasses.asdict(Settings(**config["settings"])),
             "hyper-parameters": config["hyperparameters"],
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -398,6 +401,7 @@ def _settings(comparison: Comparison, name: str) -> Settings:
         batch_size=comparison.entrants[name].batch_size,
         eval_every_updates=protocol.eval_every_updates,
         eval_episodes=protocol.eval_episodes,
+        precision=protocol.precision,
     )
 
 

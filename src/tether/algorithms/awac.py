@@ -17,11 +17,11 @@ import optax
 
 from tether.acting import Mode, sample_each
 from tether.algorithms.interface import Hyperparameter, Phase
-from tether.algorithms.iql import WEIGHT_LIMIT, weighted_cloning_loss
+from tether.algorithms.iql import WEIGHT_LIMIT
 from tether.losses import advantage_weights, polyak, q_regression, td_target
 from tether.networks import FreeGaussianActor, QEnsemble, torch_uniform
 from tether.optimisers import adam_init, adam_step
-from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["AWAC", "AWACState"]
 
@@ -71,8 +71,8 @@ class AWAC(eqx.Module):
         critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
         state = state._replace(critic=critic, critic_optimiser=critic_optimiser)
 
-        weight = advantage_weights(self.advantage(state, batch, actor_key), 1.0 / self.temperature, WEIGHT_LIMIT)
-        actor_loss, gradients = eqx.filter_value_and_grad(weighted_cloning_loss)(state.actor, batch, weight)
+        grad = eqx.filter_value_and_grad(self.actor_loss, has_aux=True)
+        (actor_loss, weight), gradients = grad(state.actor, critic, batch, actor_key)
         actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
         state = state._replace(
             actor=actor,
@@ -96,8 +96,20 @@ class AWAC(eqx.Module):
         q = jax.vmap(state.target_critic)(batch.next_observation, action)
         return td_target(batch.reward, self.discount, batch.terminal, q.min(axis=1))
 
-    def advantage(self, state: AWACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
-        """A, against one action of the actor."""
-        own = sample_each(state.actor, batch.observation, key)
-        q = jax.vmap(state.critic)(batch.observation, batch.action).min(axis=1)
-        return q - jax.vmap(state.critic)(batch.observation, own).min(axis=1)
+    def actor_loss(
+        self, actor: FreeGaussianActor, critic: QEnsemble, batch: Transition, key: PRNGKey
+    ) -> tuple[Scalar, Float[Array, " batch"]]:
+        """-E[ w log pi(a|s) ] -> (it, w). One pass of the actor gives the density and the action of the baseline."""
+        mean: Float[Array, "batch action"] = jax.vmap(actor.mode)(batch.observation)
+        keys = jax.random.split(key, len(mean))
+        own = jax.lax.stop_gradient(jax.vmap(lambda m, k: actor.sample_around(m, k, 1)[0])(mean, keys))
+        advantage = self.advantage(critic, batch, own)
+        weight = advantage_weights(advantage, 1.0 / self.temperature, WEIGHT_LIMIT)
+        return -jnp.mean(weight * jax.vmap(actor.log_density_around)(mean, batch.action)), weight
+
+    def advantage(
+        self, critic: QEnsemble, batch: Transition, own: Float[Array, "batch action"]
+    ) -> Float[Array, " batch"]:
+        """A of the data's actions, against one action of the actor in each state."""
+        q = jax.vmap(critic)(batch.observation, batch.action).min(axis=1)
+        return q - jax.vmap(critic)(batch.observation, own).min(axis=1)

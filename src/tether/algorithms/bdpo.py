@@ -22,8 +22,13 @@ From the code:
   6. The actor's rate decays over its own updates, so that it reaches 0 with the last one; the code counts optimiser
      steps against 2M, of which a fifth happen, and ends at 0.91 of the rate.
   7. Minibatches are drawn with replacement, not by passes over a permutation.
+From both:
+  8. In the losses of V and of the actor a minibatch has every diffusion step n equally often (up to one row, at
+     random), where they draw n for each row. The expectation is the same; as it is known which rows have n = 1, Q is
+     evaluated for them and V for the others, not both for all.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -32,7 +37,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import vp
 from tether.diffusion_policy import NoiseSampler, noise_loss
 from tether.errors import InputError
@@ -106,7 +111,7 @@ class BDPO(eqx.Module):
     diffusion_steps: int = eqx.field(static=True, default=5)  # N
     ensemble_size: int = eqx.field(static=True, default=10)  # K, of Q and of V
     samples: int = eqx.field(static=True, default=10)  # M, in targets and actor loss
-    candidates: int = eqx.field(static=True, default=10)  # samples when acting
+    candidates: int = acting_field(10)  # samples when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critics
     noise_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=64)
@@ -224,36 +229,57 @@ class BDPO(eqx.Module):
         return target, jnp.mean(penalty)
 
     def one_step_value(
-        self, actor: NoiseNetwork, state: BDPOState, observation: Array, diffused: vp.Diffused, key: PRNGKey
+        self,
+        actor: NoiseNetwork,
+        state: BDPOState,
+        observation: Array,
+        diffused: vp.Diffused,
+        key: PRNGKey,
+        last_rows: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, " batch"], Scalar]:
         """LCB( mean_M V_{n-1}(s, a_{n-1}) ) - eta l_n(s, a_n) after one reverse step of `actor` -> (it, mean l_n).
 
         The target of V_n with the averaged actor, the actor's objective with the online one (eqs. 14 and 15):
-        differentiable in `actor` through the step and the penalty.
+        differentiable in `actor` through the step and the penalty. last_rows: (rows at the start that have n = 1 for
+        certain, rows at the start that may have it); None: any row may have any n.
         """
         schedule, bound = self._schedule(), self._bound(state)
+        certain, possible = last_rows or (0, len(observation))
 
         def row(observation: Array, noisy_action: Array, step: Array, key: PRNGKey) -> tuple[Array, Scalar]:
             predicted = actor(noisy_action, observation, step)
             penalty = vp.kernel_kl(schedule, step, predicted, state.target_behaviour(noisy_action, observation, step))
             noises = jax.random.normal(key, (self.samples, *noisy_action.shape), noisy_action.dtype)
 
-            def follow(noise: Array) -> Float[Array, " ensemble"]:
-                following = vp.reverse_step(schedule, noisy_action, step, predicted, noise, bound)
-                q = state.target_critics.q(observation, following)
-                return jnp.where(step > 1, state.target_critics.value(observation, following, step - 1), q)
-
-            return jax.vmap(follow)(noises).mean(axis=0), penalty
+            return jax.vmap(lambda z: vp.reverse_step(schedule, noisy_action, step, predicted, z, bound))(
+                noises
+            ), penalty
 
         keys = jax.random.split(key, observation.shape[0])
-        boot, penalty = jax.vmap(row)(observation, diffused.noisy_action, diffused.step, keys)
+        following, penalty = jax.vmap(row)(observation, diffused.noisy_action, diffused.step, keys)
+
+        def mean_of_samples(ensemble: Callable, *columns: Array) -> Float[Array, "rows ensemble"]:
+            return jax.vmap(jax.vmap(ensemble, in_axes=(None, 0, *[None] * (len(columns) - 2))))(*columns).mean(axis=1)
+
+        step = diffused.step[certain:]
+        q = mean_of_samples(state.target_critics.q, observation[:possible], following[:possible])
+        value = mean_of_samples(state.target_critics.value, observation[certain:], following[certain:], step - 1)
+        either = possible - certain
+        mixed = jnp.where(step[:either, None] > 1, value[:either], q[certain:])
+        boot = jnp.concatenate([q[:certain], mixed, value[either:]])
         return aggregate_heads(boot.T, "lcb", self.pessimism) - self.eta * penalty, jnp.mean(penalty)
 
     def actor_loss(
-        self, actor: NoiseNetwork, state: BDPOState, observation: Array, diffused: vp.Diffused, key: PRNGKey
+        self,
+        actor: NoiseNetwork,
+        state: BDPOState,
+        observation: Array,
+        diffused: vp.Diffused,
+        key: PRNGKey,
+        last_rows: tuple[int, int] | None = None,
     ) -> tuple[Scalar, Metrics]:
         """Minus the mean one-step value of the online actor."""
-        value, penalty = self.one_step_value(actor, state, observation, diffused, key)
+        value, penalty = self.one_step_value(actor, state, observation, diffused, key, last_rows)
         loss = -jnp.mean(value)
         return loss, {"actor/loss": loss, "actor/step_kl": penalty}
 
@@ -273,8 +299,9 @@ class BDPO(eqx.Module):
         self, state: BDPOState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
     ) -> tuple[BDPOState, Metrics]:
         noise_key, step_key = jax.random.split(key)
-        diffused = vp.diffuse(self._schedule(), batch.action, noise_key)
-        target, _ = self.one_step_value(state.target_actor, state, batch.observation, diffused, step_key)
+        diffused = vp.diffuse_evenly(self._schedule(), batch.action, noise_key)
+        last_rows = self._last_rows(len(batch.action))
+        target, _ = self.one_step_value(state.target_actor, state, batch.observation, diffused, step_key, last_rows)
         gradients, metrics = eqx.filter_grad(value_loss, has_aux=True)(
             state.critics.value, batch.observation, diffused, target
         )
@@ -286,9 +313,10 @@ class BDPO(eqx.Module):
         self, state: BDPOState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
     ) -> tuple[BDPOState, Metrics]:
         noise_key, step_key = jax.random.split(key)
-        diffused = vp.diffuse(self._schedule(), batch.action, noise_key)
+        diffused = vp.diffuse_evenly(self._schedule(), batch.action, noise_key)
         loss = eqx.filter_grad(self.actor_loss, has_aux=True)
-        gradients, metrics = loss(state.actor, state, batch.observation, diffused, step_key)
+        last_rows = self._last_rows(len(batch.action))
+        gradients, metrics = loss(state.actor, state, batch.observation, diffused, step_key, last_rows)
         rate = self.learning_rate * rate_factor
         actor, optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate)
         target_actor = polyak(state.target_actor, actor, self.target_rate)
@@ -302,6 +330,10 @@ class BDPO(eqx.Module):
         target_behaviour = polyak(state.target_behaviour, behaviour, self.target_rate)
         state = state._replace(behaviour=behaviour, behaviour_optimiser=optimiser, target_behaviour=target_behaviour)
         return state, {"behaviour/loss": loss}
+
+    def _last_rows(self, rows: int) -> tuple[int, int]:
+        """How many rows at the start of what `vp.diffuse_evenly` gives have n = 1: at least, at most."""
+        return rows // self.diffusion_steps, -(-rows // self.diffusion_steps)
 
     def _schedule(self) -> vp.VP:
         return vp.vp_schedule(self.diffusion_steps)

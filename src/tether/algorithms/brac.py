@@ -29,7 +29,7 @@ from tether.algorithms.bc import DATA_MARGIN, gaussian_cloning_loss
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import entropy_weight_step
 from tether.losses import polyak, q_regression, td_target
-from tether.networks import GaussianActor, QEnsemble, torch_uniform
+from tether.networks import GaussianActor, QEnsemble, TanhGaussian, torch_uniform
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -87,17 +87,10 @@ def update_behaviour(
     return state, {"behaviour/loss": loss, "behaviour/entropy": entropy}
 
 
-def sampled_kl(
-    actor: GaussianActor,
-    behaviour: GaussianActor,
-    observation: Float[Array, " observation"],
-    noise: Float[Array, "samples action"],
-) -> Scalar:
-    """K(s); differentiable in `actor`, through the actions too."""
-    law = actor(observation)
+def sampled_kl(law: TanhGaussian, behaviour: TanhGaussian, noise: Float[Array, "samples action"]) -> Scalar:
+    """K(s) of the policy's and the behaviour's law there; differentiable in `law`, through the actions too."""
     actions = jax.vmap(law.transform)(noise)
-    other = behaviour(observation)
-    behaviours = jax.vmap(lambda action: other.log_density(action, DATA_MARGIN))(actions)
+    behaviours = jax.vmap(lambda action: behaviour.log_density(action, DATA_MARGIN))(actions)
     return jnp.mean(jax.vmap(law.log_density_of_noise)(noise) - behaviours)
 
 
@@ -121,10 +114,11 @@ def update_policy(
     shape = (len(batch.reward), samples, batch.action.shape[1])
 
     def row_target(observation: Array, noise: Array) -> Scalar:
-        q = state.target_critic(observation, state.actor(observation).transform(noise[0])).min()
+        law = state.actor(observation)
+        q = state.target_critic(observation, law.transform(noise[0])).min()
         if value_penalty == 0.0:
             return q
-        return q - value_penalty * kl_weight * sampled_kl(state.actor, state.behaviour, observation, noise)
+        return q - value_penalty * kl_weight * sampled_kl(law, state.behaviour(observation), noise)
 
     noise = jax.random.normal(target_key, shape, jnp.float32)
     target = td_target(batch.reward, discount, batch.terminal, jax.vmap(row_target)(batch.next_observation, noise))
@@ -133,8 +127,9 @@ def update_policy(
 
     def actor_loss(actor: GaussianActor) -> tuple[Scalar, Scalar]:
         def row(observation: Array, noise: Array) -> tuple[Scalar, Scalar]:
-            action = actor(observation).transform(noise[0])
-            return sampled_kl(actor, state.behaviour, observation, noise), critic(observation, action).min()
+            law = actor(observation)
+            kl = sampled_kl(law, state.behaviour(observation), noise)
+            return kl, critic(observation, law.transform(noise[0])).min()
 
         noise = jax.random.normal(actor_key, shape, jnp.float32)
         kl, values = jax.vmap(row)(batch.observation, noise)
@@ -154,7 +149,10 @@ def update_policy(
 
 
 class BRACP(eqx.Module):
-    """Hyper-parameters of BRAC-p; the default weight is the middle of the authors' sweep."""
+    """BRAC-p: behaviour-regularised actor-critic, the divergence in the policy's loss alone.
+
+    The default weight is the middle of the authors' sweep.
+    """
 
     kl_weight: Hyperparameter = 1.0  # alpha
     entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action
@@ -213,7 +211,10 @@ class BRACP(eqx.Module):
 
 
 class BRACV(eqx.Module):
-    """Hyper-parameters of BRAC-v; the default weight is the middle of the authors' sweep."""
+    """BRAC-v: behaviour-regularised actor-critic, the divergence in the policy's loss and in the value.
+
+    The default weight is the middle of the authors' sweep.
+    """
 
     kl_weight: Hyperparameter = 1.0  # alpha
     entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action

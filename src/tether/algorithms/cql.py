@@ -64,19 +64,24 @@ class Proposals(NamedTuple):
 
 
 def conservative_gap(
-    critic: QEnsemble, batch: Transition, proposals: Proposals, floor: float | None = None
+    critic: QEnsemble,
+    observation: Float[Array, "batch observation"],
+    q: Float[Array, "batch ensemble"],
+    proposals: Proposals,
+    floor: float | None = None,
 ) -> Float[Array, " ensemble"]:
     """E[ Z_i(s) - Q_i(s, a) ] of each head: a log-*sum*-exp over the proposals, not a log-mean.
 
-    floor: rows whose difference is lower count as that and have no gradient.
+    q: the values Q_i(s, a) at the data's actions. floor: rows whose difference is lower count as that and have no
+    gradient.
     """
 
-    def row(observation: Array, action: Array, others: Array, log_density: Array) -> Float[Array, " ensemble"]:
-        q = jax.vmap(critic, in_axes=(None, 0))(observation, others)
-        gap = jax.nn.logsumexp(q - log_density[:, None], axis=0) - critic(observation, action)
+    def row(observation: Array, q: Array, others: Array, log_density: Array) -> Float[Array, " ensemble"]:
+        q_of_others = jax.vmap(critic, in_axes=(None, 0))(observation, others)
+        gap = jax.nn.logsumexp(q_of_others - log_density[:, None], axis=0) - q
         return gap if floor is None else jnp.maximum(gap, floor)
 
-    return jax.vmap(row)(batch.observation, batch.action, *proposals).mean(axis=0)
+    return jax.vmap(row)(observation, q, *proposals).mean(axis=0)
 
 
 class CQL(eqx.Module):
@@ -163,7 +168,7 @@ class CQL(eqx.Module):
     ) -> tuple[Scalar, tuple[Float[Array, " ensemble"], Metrics]]:
         """TD error plus penalty -> (it, (the weighted gap of each head, metrics)). multiplier: alpha', or None."""
         td_loss, q = q_regression(critic, batch, target)
-        gap = self.penalty_weight * conservative_gap(critic, batch, proposals, self.gap_floor)
+        gap = self.penalty_weight * conservative_gap(critic, batch.observation, q, proposals, self.gap_floor)
         penalty = jnp.sum(gap if multiplier is None else multiplier * (gap - self.penalty_target))
         metrics = {"critic/q_loss": td_loss, "critic/q": jnp.mean(q), "critic/penalty": jnp.mean(gap)}
         return td_loss + penalty, (gap, metrics)

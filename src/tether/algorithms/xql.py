@@ -109,7 +109,8 @@ class XQL(eqx.Module):
                 lambda value: gumbel_loss(value, q_of_rows, self.alpha, self.exponent_limit),
                 self.critic_learning_rate,
             )
-        advantage = least_q(state, batch) - jax.vmap(state.value)(batch.observation)
+        q = q_of_rows if rows is batch else least_q(state, batch)
+        advantage = q - jax.vmap(state.value)(batch.observation)
         weight = advantage_weights(advantage, self.inverse_temperature, WEIGHT_LIMIT)
         rate = self.learning_rate * decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         state, actor_metrics = step_actor(state, batch, weight, rate, dropout_key)

@@ -28,7 +28,14 @@ COLUMNS = {
 
 
 def run_bandit(
-    algorithm: str, problem_name: str, kind: str, changes: Mapping[str, Any], seed: int, out: Path, quiet: bool
+    algorithm: str,
+    problem_name: str,
+    kind: str,
+    changes: Mapping[str, Any],
+    seed: int,
+    out: Path,
+    quiet: bool,
+    precision: str = "float32",
 ) -> tuple[Table, int | None]:
     """Train with the settings `kind` and `changes` over them, draw to `out` -> (table, update where it diverged).
 
@@ -36,7 +43,7 @@ def run_bandit(
     """
     problem = get_problem(problem_name)
     settings = bandit_settings(algorithm, problem_name, kind) | dict(changes)
-    trained = train_bandit(algorithm, problem, settings, seed=seed, quiet=quiet)
+    trained = train_bandit(algorithm, problem, settings, seed=seed, quiet=quiet, precision=precision)
     samples = trained.sample(SAMPLES, seed)
     rows = {name: row._asdict() for name, row in reference_scores(problem, np.random.default_rng(0)).items()}
     rows |= {algorithm: score_run(trained, samples)}

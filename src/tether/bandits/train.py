@@ -17,6 +17,7 @@ from tether.errors import InputError, unknown
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, parse_fields, parse_values, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
+from tether.training.precision import check_precision
 from tether.training.records import Display
 from tether.types import Array, Float, Spec, Transition
 
@@ -89,13 +90,16 @@ def train_bandit(
     *,
     seed: int = 0,
     quiet: bool = False,
+    precision: str = "float32",
 ) -> Trained:
     """Train on `problem` with `settings`: fields of `Setup` and hyper-parameters, mixed.
 
+    precision: of the matmuls (`training/precision.py`).
     Raises InputError for a name or value that neither knows. Where numbers turn non-finite training ends there.
     """
     if algorithm_name not in BANDIT_ALGORITHMS:
         raise unknown("algorithm with 2-D settings", algorithm_name, BANDIT_ALGORITHMS)
+    check_precision(precision)
     kinds = typing.get_type_hints(Setup)
     chosen = {name: value for name, value in settings.items() if name in kinds}
     setup = Setup(**parse_values("2-D setting", kinds, chosen))
@@ -125,6 +129,7 @@ def train_bandit(
                     phase=index,
                     batch_size=setup.batch_size,
                     sequential=True,
+                    precision=precision,
                     derived=derived,
                 )
                 state = progress.state

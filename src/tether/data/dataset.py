@@ -213,12 +213,17 @@ class Dataset:
         Raises:
             InputError: `keep_timeouts` without stored next observations; no row is left.
         """
+        return self.transitions_and_rows(keep_timeouts)[0]
+
+    def transitions_and_rows(self, keep_timeouts: bool | None = None) -> tuple[Transition, Int[np.ndarray, " batch"]]:
+        """`transitions`, and which row of the file each of them is."""
         if self._keeps_timeouts(keep_timeouts):
             if self.next_observations is None:
                 where = self.source.location
                 raise InputError(f"{where}: keep_timeouts needs next_observations, which are not stored here")
-            return self.table(np.arange(len(self)), self.next_observations)
-        rows = self.transition_rows(keep_timeouts)
+            rows = np.arange(len(self))
+            return self.table(rows, self.next_observations), rows
+        rows = np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
         if len(rows) == 0:
             raise InputError(
                 f"{self.source.location}: no transition is left of {len(self)} rows: "
@@ -228,13 +233,7 @@ class Dataset:
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
-        return self.table(rows, next_observation)
-
-    def transition_rows(self, keep_timeouts: bool | None = None) -> Int[np.ndarray, " batch"]:
-        """Which row of the file each transition of `transitions` is."""
-        if self._keeps_timeouts(keep_timeouts):
-            return np.arange(len(self))
-        return np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+        return self.table(rows, next_observation), rows
 
     def _keeps_timeouts(self, asked: bool | None) -> bool:
         return self.exact_next_observations if asked is None else asked

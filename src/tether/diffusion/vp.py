@@ -31,6 +31,7 @@ __all__ = [
     "add_noise",
     "ddim_step",
     "diffuse",
+    "diffuse_evenly",
     "kernel_kl",
     "linear_schedule",
     "predict_clean",
@@ -127,7 +128,23 @@ def diffuse(schedule: VP, action: Float[Array, "batch action"], key: PRNGKey) ->
     """For every row its own step n, uniform in 1..N, and its own noise."""
     step_key, noise_key = jax.random.split(key)
     step = jax.random.randint(step_key, action.shape[:1], 1, schedule.steps + 1, jnp.int32)
-    noise = jax.random.normal(noise_key, action.shape, action.dtype)
+    return _diffused(schedule, action, step, noise_key)
+
+
+def diffuse_evenly(schedule: VP, action: Float[Array, "batch action"], key: PRNGKey) -> Diffused:
+    """As `diffuse`, with steps in ascending order: each for batch/N rows, rounded down or up at random.
+
+    Over the draws every row and step meet as often as any others do where rows are in random order.
+    """
+    step_key, noise_key = jax.random.split(key)
+    rows, steps = len(action), schedule.steps
+    offset = jax.random.randint(step_key, (), 0, steps, jnp.int32)
+    step = 1 + (jnp.arange(rows, dtype=jnp.int32) * steps + offset) // rows
+    return _diffused(schedule, action, step, noise_key)
+
+
+def _diffused(schedule: VP, action: Array, step: Array, key: PRNGKey) -> Diffused:
+    noise = jax.random.normal(key, action.shape, action.dtype)
     noisy_action = jax.vmap(lambda a, n, e: add_noise(schedule, a, n, e))(action, step, noise)
     return Diffused(noisy_action, step, noise)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tether.errors import InputError
 from tether.evaluation.report import lane_score, scores_by_update
-from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval
+from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval, three_digits
 from tether.evaluation.tradeoff import Point
 from tether.training.records import JsonLines
 
@@ -169,7 +169,7 @@ def cells(row: Row, scored: bool) -> list[str]:
     else:
         result = [", ".join(f"{name} {value:.3g}" for name, value in row.losses.items()) or "-"]
     numbers = row.updates_per_second, row.total_seconds, row.gflop_per_update, row.act_ms
-    cost = ["-" if number is None else _three_digits(number) for number in numbers]
+    cost = ["-" if number is None else three_digits(number) for number in numbers]
     return [row.algorithm, row.family, row.paper or "-", row.settings, *result, *cost, _status(row)]
 
 
@@ -235,10 +235,6 @@ def points(rows: Sequence[Row], cost: str) -> list[Point]:
             score = row.last.iqm, row.last.ci95_low, row.last.ci95_high
             found.append(Point(label, spent, *score, row.family, finished))
     return found
-
-
-def _three_digits(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _status(row: Row) -> str:

@@ -11,12 +11,13 @@ from rich.table import Table
 
 from tether.environments import Task
 from tether.errors import InputError
-from tether.evaluation.plot import Curve, plot_curves, plot_panels
 from tether.evaluation.settings import Setting, as_text, describe_setting, settings_table, summarise_settings
 from tether.evaluation.statistics import Summary, aggregate
 from tether.files import atomic_write_json, atomic_write_text
 from tether.training.lanes import Lane
 from tether.training.records import JsonLines
+
+# Pictures are drawn with matplotlib, which is imported where one is drawn: the start of a run does not wait for it.
 
 __all__ = [
     "Report",
@@ -110,6 +111,8 @@ def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lan
     atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.settings])
     atomic_write_text(report.folder / "sweep.txt", as_text(settings_table(report.settings)))
     if rows:
+        from tether.evaluation.plot import Curve, plot_panels
+
         curve = _curve("", rows, len(lanes))
         curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.settings]
         captions = [f"{s.name}\n{describe_setting(s)}" for s in report.settings]
@@ -157,16 +160,20 @@ def plot_runs(folders: list[Path], path: Path) -> None:
         curves = [dataclasses.replace(c, label=f.resolve().name) for c, f in zip(curves, folders, strict=True)]
     behaviour = behaviours[0] if len(set(behaviours)) == 1 else None
     title = curves[0].label if len(curves) == 1 else tasks[0]
+    from tether.evaluation.plot import plot_curves
+
     plot_curves(path, curves, behaviour, score, title)
 
 
-def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Curve:
+def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Any:
     updates = sorted({row["update"] for row in rows})
     episodes: dict[tuple[int, int], list[float]] = {}
     for row in rows:
         episodes.setdefault((row["lane"], row["update"]), []).append(score_of(row))
     missing = [float("nan")]
     scores = [[np.mean(episodes.get((lane, update), missing)) for update in updates] for lane in range(lanes)]
+    from tether.evaluation.plot import Curve
+
     return Curve(label, np.asarray(updates), np.asarray(scores))
 
 
@@ -228,6 +235,8 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "updates": report.updates,
         "updates_per_second": report.updates_per_second,
         "compile_seconds": run.seconds["compile"],
+        "compiled": run.compiled,
+        "seconds_to_first_update": run.seconds_to_first_update,
         **run.evaluation_record(),
         "wall_seconds": run.seconds["wall"],
         "memory": run.memory_record(),

@@ -21,6 +21,7 @@ __all__ = [
     "interval_text",
     "mean_interval",
     "stratified_bootstrap_interval",
+    "three_digits",
 ]
 
 Statistic = Callable[..., np.ndarray]
@@ -134,6 +135,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None, 
 def interval_text(value: float, low: float | None, high: float | None) -> str:
     """`43.1 [41.0, 45.2]`; without the bracket where there is no interval."""
     return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def three_digits(number: float) -> str:
+    """`1,369`, `88.1`, `0.123`."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _resample(

@@ -1,7 +1,14 @@
 """Networks on one sample; `vmap` them over batches."""
 
 from tether.networks.box_gaussian import BoxGaussian, BoxGaussianActor
-from tether.networks.critics import DiffusionValue, DiffusionValueEnsemble, QEnsemble, ValueNetwork
+from tether.networks.critics import (
+    DiffusionValue,
+    DiffusionValueEnsemble,
+    QEnsemble,
+    ValueNetwork,
+    stack_heads,
+    unstack_heads,
+)
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
 from tether.networks.layers import MLP, Linear, glorot_uniform, mish, orthogonal, torch_uniform
 from tether.networks.noise import NoiseNetwork
@@ -44,5 +51,7 @@ __all__ = [
     "mish",
     "orthogonal",
     "sinusoidal_embedding",
+    "stack_heads",
     "torch_uniform",
+    "unstack_heads",
 ]

@@ -192,15 +192,21 @@ class FreeGaussianActor(eqx.Module):
         dropout_key: PRNGKey | None = None,
     ) -> Scalar:
         """log N(a; mean(s), std^2), summed over coordinates."""
-        mean, std = self.mode(observation, dropout_key), jnp.exp(self._log_std())
-        return jax.scipy.stats.norm.logpdf(action, mean, std).sum()
+        return self.log_density_around(self.mode(observation, dropout_key), action)
+
+    def log_density_around(self, mean: Float[Array, " action"], action: Float[Array, " action"]) -> Scalar:
+        """The same where the mean is known."""
+        return jax.scipy.stats.norm.logpdf(action, mean, jnp.exp(self._log_std())).sum()
 
     def sample(
         self, observation: Float[Array, " observation"], key: PRNGKey, count: int
     ) -> Float[Array, "{count} action"]:
         """`count` independent actions, clipped to the action box; the network runs once."""
-        noise = jax.random.normal(key, (count, self.log_std.shape[0]), jnp.float32)
-        mean, std = self.mode(observation), jnp.exp(self._log_std())
+        return self.sample_around(self.mode(observation), key, count)
+
+    def sample_around(self, mean: Float[Array, " action"], key: PRNGKey, count: int) -> Float[Array, "{count} action"]:
+        """The same where the mean is known."""
+        noise, std = jax.random.normal(key, (count, *mean.shape), jnp.float32), jnp.exp(self._log_std())
         return jax.vmap(lambda n: jnp.clip(mean + std * n, -self.max_action, self.max_action))(noise)
 
     def _log_std(self) -> Float[Array, " action"]:

@@ -64,22 +64,33 @@ class Block(eqx.Module):
         self.narrow = Linear(keys[3], WIDTH_FACTOR * width, width, normal(0.02))
         self.heads = heads
 
-    def __call__(self, x: Float[Array, "tokens width"], how: Dropout | None) -> Float[Array, "tokens width"]:
+    def __call__(
+        self, x: Float[Array, "tokens width"], how: Dropout | None, wanted: slice = slice(None)
+    ) -> Float[Array, "wanted width"]:
+        """wanted: the tokens whose outputs are needed; the others are looked at, nothing else is made of them."""
         weights_how, attention_how, inner_how = (None, None, None) if how is None else how.split(3)
-        attended = jax.vmap(self.attention_out)(self._attend(jax.vmap(self.attention_norm)(x), weights_how))
-        x = x + dropout(attended, attention_how)
+        attended = self._attend(jax.vmap(self.attention_norm)(x), weights_how, wanted)
+        x = x[wanted] + dropout(jax.vmap(self.attention_out)(attended), attention_how)
         inner = jax.vmap(lambda row: self.narrow(jax.nn.relu(self.widen(self.norm(row)))))(x)
         return x + dropout(inner, inner_how)
 
-    def _attend(self, x: Float[Array, "tokens width"], how: Dropout | None) -> Float[Array, "tokens width"]:
+    def _attend(
+        self, x: Float[Array, "tokens width"], how: Dropout | None, wanted: slice
+    ) -> Float[Array, "wanted width"]:
         """softmax(q k^T / sqrt(size)) v over a token and those before it, head by head."""
         tokens, width = x.shape
-        stacked = jax.vmap(self.attention_in)(x).reshape(tokens, 3, self.heads, width // self.heads)
-        query, key, value = (jnp.moveaxis(stacked[:, part], 0, 1) for part in range(3))  # each [heads, tokens, size]
+        if wanted == slice(None):
+            parts = jnp.split(jax.vmap(self.attention_in)(x), 3, axis=1)
+        else:
+            weight, bias = self.attention_in.weight, self.attention_in.bias[None]
+            parts = [x[wanted] @ weight[:width].T + bias[:, :width]]
+            parts += jnp.split(x @ weight[width:].T + bias[:, width:], 2, axis=1)
+        split = [part.reshape(len(part), self.heads, width // self.heads) for part in parts]
+        query, key, value = (jnp.moveaxis(part, 0, 1) for part in split)  # each [heads, tokens or wanted, size]
         scores = query @ jnp.swapaxes(key, 1, 2) * (width // self.heads) ** -0.5
-        earlier = jnp.tril(jnp.ones((tokens, tokens), bool))[None]
+        earlier = jnp.tril(jnp.ones((tokens, tokens), bool))[None, wanted]
         weights = jax.nn.softmax(jnp.where(earlier, scores, jnp.full_like(scores, -jnp.inf)), axis=-1)
-        return jnp.moveaxis(dropout(weights, how) @ value, 0, 1).reshape(tokens, width)
+        return jnp.moveaxis(dropout(weights, how) @ value, 0, 1).reshape(len(parts[0]), width)
 
 
 class CausalTransformer(eqx.Module):
@@ -93,8 +104,11 @@ class CausalTransformer(eqx.Module):
         self.blocks = tuple(Block(k, width, heads) for k in jax.random.split(key, block_count))
         self.norm = eqx.nn.LayerNorm(width, dtype=jnp.float32)
 
-    def __call__(self, x: Float[Array, "tokens width"], how: Dropout | None = None) -> Float[Array, "tokens width"]:
+    def __call__(
+        self, x: Float[Array, "tokens width"], how: Dropout | None = None, wanted: slice = slice(None)
+    ) -> Float[Array, "wanted width"]:
+        """wanted: the tokens whose outputs are needed."""
         parts = [None] * len(self.blocks) if how is None else how.split(len(self.blocks))
-        for block, part in zip(self.blocks, parts, strict=True):
+        for block, part in zip(self.blocks[:-1], parts[:-1], strict=True):
             x = block(x, part)
-        return jax.vmap(self.norm)(x)
+        return jax.vmap(self.norm)(self.blocks[-1](x, parts[-1], wanted))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -24,6 +23,7 @@ from tether.environments import Task
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.timeline import TRAINING, Timeline
 from tether.policy import DeployedPolicy, deploy
+from tether.start import Compilations, compilations, is_command, since_process_start
 from tether.training.checkpoint import load_latest, save_checkpoint
 from tether.training.derive import derived_shapes
 from tether.training.devices import any_process, choose_devices, is_primary, together
@@ -55,6 +55,7 @@ class Settings:
     lanes_per_group: int | None = None  # at most so many lanes at once; None: as many as fit. Changes no number
     eval_workers: int | None = None  # processes that play evaluations; None: by spare cores. Changes no number
     eval_device: str = "auto"  # where policies act then: cpu, accelerator, or measured; one of EVAL_DEVICES
+    precision: str = "float32"  # of the matmuls of training (`training/precision.py`)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,8 @@ class Run:
         self.frozen: dict[int, Frozen] = {}  # by lane
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "waiting": 0.0, "wall": 0.0}
         self.updates_timed = 0
+        self.compiled: dict[str, dict[str, Any]] = {}  # phase -> seconds, and whether they came from the cache
+        self.seconds_to_first_update: float | None = None  # since the process began, where that was for this run
         self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
         self._summed = np.zeros(len(plan.lanes), np.int64)  # (lanes,): over how many updates
 
@@ -210,7 +213,7 @@ class Run:
 
     def _compile(self) -> None:
         """Compile the phase's program, with as many lanes at once as the device has room for."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), compilations()
         while True:
             self._measure(self.groups.program(self._data, **self._how()))
             memory = self.memory.get(self.plan.phases()[self.position.phase][0])
@@ -219,15 +222,33 @@ class Run:
                 break
             self.groups.regroup(most)
         release_freed_memory()
-        self.seconds["compile"] += time.perf_counter() - started
+        self._note_compiled(time.perf_counter() - started, compilations().since(before))
         self.timeline.add(TRAINING, "compile", started, time.perf_counter())
         if memory is not None:
             self._describe_memory(memory)
 
+    def _note_compiled(self, seconds: float, programs: Compilations) -> None:
+        """Keep and tell how long the phase's program took, and whether it was on disk already."""
+        self.seconds["compile"] += seconds
+        name = self.plan.phases()[self.position.phase][0]
+        cached = programs.requested > 0 and programs.compiled == 0
+        self.compiled[name] = {"seconds": seconds, "from_cache": cached}
+        self.display.message(
+            f"{name}: " + (f"from the cache in {seconds:.1f} s" if cached else f"compiled in {seconds:.1f} s")
+        )
+
+    def _note_first_update(self, piece_seconds: float, count: int) -> None:
+        """When the first update was done, where this process was started to do it; a piece does `count`."""
+        now = since_process_start() if is_command() else None
+        if self.updates_timed == 0 and now is not None:
+            self.seconds_to_first_update = now - piece_seconds * (1 - 1 / count)
+            self.display.message(f"first update {self.seconds_to_first_update:.1f} s after the start")
+
     def _how(self) -> dict[str, Any]:
         """The static arguments of the current phase's program."""
-        sequential = jax.default_backend() == "cpu"
-        return {"phase": self.position.phase, "batch_size": self.plan.settings.batch_size, "sequential": sequential}
+        settings, sequential = self.plan.settings, jax.default_backend() == "cpu"
+        how: dict[str, Any] = {"batch_size": settings.batch_size, "precision": settings.precision}
+        return {"phase": self.position.phase, "sequential": sequential} | how
 
     def _measure(self, program: Any) -> None:
         """Note what the phase's program takes."""
@@ -276,6 +297,7 @@ class Run:
         started = time.perf_counter()
         (phase, before), alive = self.position, self.alive
         sums, first_nonfinite = self.groups.run(alive, self._data, before, count, **self._how())
+        self._note_first_update(time.perf_counter() - started, count)
         self.seconds["train"] += time.perf_counter() - started
         self.timeline.add(TRAINING, "train", started, time.perf_counter())
         self.updates_timed += count
@@ -537,6 +559,11 @@ def _number_or_none(value: Any) -> float | None:
 
 def _lane_keys(lanes: tuple[Lane, ...]) -> tuple[Any, Any]:
     """Per lane a key for initialisation and one for everything after; equal seeds start equal."""
-    keys = jnp.stack([jax.random.key(lane.seed) for lane in lanes])
-    pairs = jax.vmap(jax.random.split)(keys)
+    return _keys_of(np.array([lane.seed for lane in lanes], np.int32))
+
+
+@jax.jit
+def _keys_of(seeds: Any) -> tuple[Any, Any]:
+    """One program: as single operations it would be six, each compiled."""
+    pairs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
     return pairs[:, 0], pairs[:, 1]

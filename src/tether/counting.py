@@ -1,0 +1,184 @@
+"""What an update costs: the floating-point operations of its matmuls and XLA's own count.
+
+Counted in the program, not measured: the numbers do not depend on the machine.
+"""
+
+import collections
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tether.data import Trajectories, View, view_of
+from tether.networks import stack_heads
+from tether.training.derive import derived_shapes
+from tether.types import Spec, Transition
+
+__all__ = [
+    "FIRST_UPDATE",
+    "Counted",
+    "dot_types",
+    "matmul_flops",
+    "single_update",
+    "synthetic",
+    "update_bytes",
+    "update_flops",
+    "update_work",
+    "xla_flops",
+]
+
+ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
+EPISODE_STEPS = 1000
+FIRST_UPDATE = 100_000  # past every warm-up, so that delayed updates are in the time and in the count
+COUNTED_UPDATES = 10  # a whole number of every algorithm's update intervals
+
+
+def single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> Any:
+    """(function, arguments) of one update of one lane."""
+    # As the training loop holds it.
+    state = jax.eval_shape(lambda key: stack_heads(algorithm.init(spec, key)), jax.random.key(0))
+    view, indices = view_of(algorithm), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    data = jax.eval_shape(lambda key: synthetic(view, spec, key), jax.random.key(0))
+    if (derived := derived_shapes(algorithm, state, data, phase)) is not None:
+        data = data._replace(derived=derived)
+    batch = jax.eval_shape(lambda data, i: data.take(i), data, indices)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return algorithm.phases()[phase].update, (state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+class Counted(NamedTuple):
+    """Floating-point operations of the matmuls of an update."""
+
+    total: float
+    weights: float  # those that sum over the rows of the minibatch: gradients of weights
+
+
+def update_work(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> Counted:
+    """Counted in the program of an update, averaged over the algorithm's update intervals.
+
+    batch_size: a number that no layer's width is a multiple of, else `weights` means nothing.
+    """
+    function, (state, batch, key, step) = single_update(algorithm, phase, spec, batch_size)
+    programs = [jax.make_jaxpr(function)(state, batch, key, step).jaxpr]
+    # Without branches all updates cost the same, and this one tracing tells (BDPO's takes seconds).
+    if _branches(programs[0]):
+        steps = [np.int32(FIRST_UPDATE + i) for i in range(COUNTED_UPDATES)]
+        # With `step` a number, `step % interval == 0` is one too: the jaxpr says which branches this update takes.
+        programs = [jax.make_jaxpr(functools.partial(function, step=step))(state, batch, key).jaxpr for step in steps]
+
+    def sums_over_rows(equation: Any) -> bool:
+        return any(size % batch_size == 0 for size in _contracted(equation))
+
+    total = sum(_dot_flops(program) for program in programs) / len(programs)
+    return Counted(total, sum(_dot_flops(program, sums_over_rows) for program in programs) / len(programs))
+
+
+def update_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float:
+    """Floating-point operations of the matmuls of an update, averaged over the algorithm's update intervals."""
+    return update_work(algorithm, phase, spec, batch_size).total
+
+
+def update_bytes(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float:
+    """The least that an update must move: what it reads of state and minibatch, and what it writes, each number once.
+
+    Averages that move in some updates only count as if in all.
+    """
+    function, arguments = single_update(algorithm, phase, spec, batch_size)
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    read = {variable for equation in program.eqns for variable in equation.invars if not hasattr(variable, "val")}
+    moved = [variable for variable in program.invars if variable in read]
+    moved += [variable for variable in program.outvars if variable not in program.invars]
+    return float(sum(np.prod(variable.aval.shape) * variable.aval.dtype.itemsize for variable in moved))
+
+
+def matmul_flops(program: tuple[Callable, tuple]) -> float:
+    """Floating-point operations of the matmuls in a function's jaxpr, those in loops once per trip.
+
+    Of a branch that depends on a number the one taken counts, of one that depends on an argument none.
+    """
+    function, arguments = program
+    return _dot_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _contracted(equation: Any) -> list[int]:
+    """The sizes of the axes that a matmul sums over."""
+    contracted = equation.params["dimension_numbers"][0][0]
+    return [equation.invars[0].aval.shape[axis] for axis in contracted]
+
+
+def _dot_flops(jaxpr: Any, counts: Callable[[Any], bool] = lambda equation: True) -> float:
+    """Of those matmuls that `counts`."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general" and counts(equation):
+            total += 2.0 * np.prod(_contracted(equation)) * np.prod(equation.outvars[0].aval.shape)
+        if equation.primitive.name == "cond":
+            index = equation.invars[0]
+            if hasattr(index, "val"):
+                total += _dot_flops(equation.params["branches"][int(index.val)].jaxpr, counts)
+            continue
+        trips = equation.params.get("length", 1)
+        total += sum(trips * _dot_flops(program, counts) for program in _nested(equation))
+    return float(total)
+
+
+def dot_types(jaxpr: Any) -> collections.Counter[tuple[str, str, str]]:
+    """How many matmuls a program has, at any depth, by the types of both inputs and of the result."""
+    found: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            left, right, out = (str(v.aval.dtype) for v in (*equation.invars, *equation.outvars))
+            found[left, right, out] += 1
+        for program in _nested(equation):
+            found += dot_types(program)
+    return found
+
+
+def _nested(equation: Any) -> list[Any]:
+    """The programs in an equation's parameters: bodies of loops, branches, called functions."""
+    found = []
+    for value in equation.params.values():
+        for each in value if isinstance(value, tuple) else (value,):
+            program = getattr(each, "jaxpr", each)
+            found += [program] if hasattr(program, "eqns") else []
+    return found
+
+
+def _branches(jaxpr: Any) -> bool:
+    """Whether a program contains a `cond`, at any depth."""
+    inside = any(_branches(program) for equation in jaxpr.eqns for program in _nested(equation))
+    return inside or any(equation.primitive.name == "cond" for equation in jaxpr.eqns)
+
+
+def xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float | None:
+    """XLA's own count for one update, element-wise work included, before it optimises; None where there is none.
+
+    The optimised program's count would cost a second compilation (minutes for BDPO) and says nothing about loops,
+    whose bodies it counts once.
+    """
+    function, arguments = single_update(algorithm, phase, spec, batch_size)
+    analysis = jax.jit(function).lower(*arguments).cost_analysis()
+    return None if not analysis else float(analysis.get("flops", float("nan")))
+
+
+def synthetic(view: View, spec: Spec, key: jax.Array) -> Transition | Trajectories:
+    """Random data of the right shapes; speed does not depend on their values."""
+    keys = jax.random.split(key, 4)
+    shape = (ROWS, spec.observation_size)
+    if view.name == "trajectories":
+        timestep = jnp.arange(ROWS, dtype=jnp.int32) % EPISODE_STEPS
+        columns = jax.random.normal(keys[0], shape), jnp.zeros((ROWS, spec.action_size)), jnp.zeros(ROWS)
+        return Trajectories(*columns, timestep, EPISODE_STEPS - timestep, steps=view.steps)
+    return Transition(
+        observation=jax.random.normal(keys[0], shape),
+        action=jax.random.uniform(keys[1], (ROWS, spec.action_size), minval=-1.0, maxval=1.0),
+        reward=jax.random.normal(keys[2], (ROWS,)),
+        next_observation=jax.random.normal(keys[3], shape),
+        terminal=jnp.zeros(ROWS),
+        next_action=jnp.zeros((ROWS, spec.action_size)),
+        return_to_go=jnp.zeros(ROWS),
+        trajectory_end=jnp.zeros(ROWS),
+    )
