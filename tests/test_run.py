@@ -33,6 +33,7 @@ from tether.data import Dataset, Source
 from tether.environments import get_task
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.statistics import interquartile_mean
+from tether.training import evaluations
 from tether.training import run as run_module
 
 FROZEN_SWEEP = ["--sweep", "learning_rate=3e-4,1e30"]
@@ -51,6 +52,7 @@ def test_files_of_a_run() -> None:
         "config.json",
         "metrics.jsonl",
         "evaluations.jsonl",
+        "timeline.jsonl",
         "curve.png",
         "result.json",
         *(f"{folder}/{name}" for folder in checkpoints for name in ("state.safetensors", "manifest.json")),
@@ -358,21 +360,22 @@ def test_all_lanes_diverge(tmp_path: Path) -> None:
 
 
 def test_a_return_that_is_no_number_freezes_the_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run_module.rollout
+    real = evaluations.rollout
 
-    def rollout(*arguments: Any) -> Episodes:
-        outcome = real(*arguments)
-        outcome.returns[1, 0] = np.nan
+    def rollout(*arguments: Any, **how: Any) -> Episodes:
+        outcome = real(*arguments, **how)
+        outcome.returns[1:, 0] = np.nan  # of the second lane, as long as it is played
         return outcome
 
-    monkeypatch.setattr(run_module, "rollout", rollout)
+    monkeypatch.setattr(evaluations, "rollout", rollout)
     report = train(algorithm(), str(data_file()), seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
     assert report.status == "partly-diverged"
     assert report.diverged == {1: "train update 100"}
     assert lane_policy(tmp_path / "run", 0) == lane_policy(finished_run(), 0)
     metrics = rows(tmp_path / "run" / "metrics.jsonl")
     last = max(row["update"] for row in metrics if row["lane"] == 1 and row["phase"] == "train")
-    assert last == 140  # the row of the interval in which the evaluation was
+    assert last == 250  # of the interval that ends where that evaluation is settled: at the second one after it
+    assert {row["lane"] for row in rows(tmp_path / "run" / "evaluations.jsonl")} == {0}
 
 
 def test_warnings_are_shown_when_quiet(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tether.training.devices import any_process, is_primary, together
 from tether.training.lanes import Lane, change_acting, make_lanes, parse_fields, settings_of
 from tether.training.precision import check_precision
 from tether.training.records import Display
-from tether.training.run import Plan, Run, Settings
+from tether.training.run import EVAL_DEVICES, Plan, Run, Settings
 from tether.training.signals import StopSignals
 
 __all__ = [
@@ -106,14 +106,19 @@ def train(
     return _finish(plan, quiet, why_not=why_not)
 
 
-def resume(folder: str | Path, *, quiet: bool = False) -> Report:
+def resume(folder: str | Path, *, quiet: bool = False, eval_workers: int | None = None) -> Report:
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
     A run that is complete is only reported again.
+    eval_workers: processes that play evaluations, where not as the run began (another machine, say).
     Raises InputError where the folder is no run or the data set is not the one it trained on, CheckpointError where
     all checkpoints are damaged, otherwise as `train`.
     """
-    return _finish(_restored_plan(Path(folder), quiet), quiet, resumed=True)
+    plan = _restored_plan(Path(folder), quiet)
+    if eval_workers is not None:
+        plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, eval_workers=eval_workers))
+        check_counts(plan.algorithm, plan.settings)
+    return _finish(plan, quiet, resumed=True)
 
 
 def evaluate(
@@ -309,8 +314,11 @@ def check_counts(algorithm: Any, settings: Settings) -> None:
     one that there is."""
     check_precision(settings.precision)
     for name, value in dataclasses.asdict(settings).items():
-        if type(value) is int and value < 1:
-            raise InputError(f"{name} {value}: must be at least 1")
+        least = 0 if name == "eval_workers" else 1
+        if type(value) is int and value < least:
+            raise InputError(f"{name} {value}: must be at least {least}")
+    if settings.eval_device not in EVAL_DEVICES:
+        raise errors.unknown("eval_device", settings.eval_device, EVAL_DEVICES)
     *earlier, last = algorithm.phases()
     if last.updates < 1:
         raise InputError(f"updates {last.updates}: the {last.name} phase needs at least 1")

@@ -70,6 +70,10 @@ class Train:
     """Updates between evaluations."""
     eval_episodes: Annotated[int | None, _default("the preset's, or 10")] = None
     """Episodes of each lane in an evaluation."""
+    eval_workers: Annotated[int | None, _default("by spare cores; none on 2 cores")] = None
+    """Processes that play evaluations while training goes on; 0: training waits. Changes no number."""
+    eval_device: Literal["auto", "cpu", "accelerator"] = "auto"
+    """Where policies act in evaluations; auto measures where they are faster."""
     log_every_updates: Annotated[int, arg(metavar="N")] = 500
     """Updates between rows of metrics.jsonl."""
     lanes_per_group: Annotated[int | None, _default("as many as the device has room for")] = None
@@ -126,6 +130,8 @@ class Train:
             eval_episodes=chosen.get("eval_episodes", 10),
             log_every_updates=self.log_every_updates,
             lanes_per_group=self.lanes_per_group,
+            eval_workers=self.eval_workers,
+            eval_device=self.eval_device,
             precision=self.precision,
         )
         return algorithm, {
@@ -170,6 +176,8 @@ class Resume:
     """The run folder."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
+    eval_workers: Annotated[int | None, _default("as the run began")] = None
+    """Processes that play evaluations while training goes on."""
     distributed: Annotated[str | None, _default("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
     """As of `tether train`; the number of processes and devices may be another one."""
 
@@ -179,7 +187,7 @@ class Resume:
         from tether.training.devices import connect
 
         connect(self.distributed)
-        return _show(resume(self.folder, quiet=self.quiet))
+        return _show(resume(self.folder, quiet=self.quiet, eval_workers=self.eval_workers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,28 +235,38 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw score over updates of one or several runs of the same task.
+    """Draw score over updates of one or several runs of the same task, or what a run's processes did when.
 
     Examples:
       tether plot runs/dtql-hopper-medium-20260101-120000
+      tether plot runs/dtql-hopper-medium-20260101-120000 --timeline
       tether plot runs/first runs/second --out comparison.png
     """
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR ...")]
     """Run folders."""
-    out: Annotated[Path | None, _default("curve.png in the first folder", "PNG")] = None
+    timeline: bool = False
+    """Of one run: when it trained, waited and evaluated."""
+    out: Annotated[Path | None, _default("curve.png or timeline.png in the first folder", "PNG")] = None
     """The picture; replaced where it exists."""
 
     def run(self) -> int:
         """Write the picture and say where."""
         from tether.evaluation.report import plot_runs
+        from tether.evaluation.timeline import plot_timeline
 
-        if not self.folders:
+        folders = list(self.folders)
+        if not folders:
             raise InputError("plot: name at least one run folder")
-        path = self.out or self.folders[0] / "curve.png"
+        if self.timeline and len(folders) > 1:
+            raise InputError("plot --timeline: name one run folder")
+        path = self.out or folders[0] / ("timeline.png" if self.timeline else "curve.png")
         if self.out is not None and not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
-        plot_runs(list(self.folders), path)
+        if self.timeline:
+            plot_timeline(folders[0], path)
+        else:
+            plot_runs(folders, path)
         _print(str(path))
         return 0
 

@@ -237,7 +237,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "compile_seconds": run.seconds["compile"],
         "compiled": run.compiled,
         "seconds_to_first_update": run.seconds_to_first_update,
-        "evaluation_seconds": run.seconds["evaluation"],
+        **run.evaluation_record(),
         "wall_seconds": run.seconds["wall"],
         "memory": run.memory_record(),
     }
