@@ -294,9 +294,12 @@ class LoadedPolicy:
         if observation.ndim == 1:
             return self._step_one(observation, memory, reward, key)
         if key is None:
-            stream, key = jax.random.split(jax.random.wrap_key_data(self._stream, impl=self._generator))
+            stream, call_key = jax.random.split(jax.random.wrap_key_data(self._stream, impl=self._generator))
             self._stream = np.asarray(jax.random.key_data(stream))
-        action, memory = _step_batch(self.module, observation, jax.random.split(key, len(observation)), memory, reward)
+        else:
+            call_key = key
+        keys = jax.random.split(call_key, len(observation))
+        action, memory = _step_batch(self.module, observation, keys, memory, reward)
         return np.asarray(action), memory
 
     def _step_one(self, observation: np.ndarray, memory: Any, reward: Any, key: Any) -> tuple[np.ndarray, Any]:
