@@ -88,6 +88,7 @@ def test_last_and_best(tmp_path: Path) -> None:
     assert result["lanes"][1] == {
         "seed": 1,
         "settings": {},
+        "score": 4.5,
         "normalized_score": 4.5,
         "returns": [40, 50],
         "diverged": None,

@@ -16,7 +16,8 @@ import tether
 from tether import errors
 from tether.algorithms import ALGORITHMS
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
-from tether.environments import Task, find_task, get_task
+from tether.environments import Task, find_task
+from tether.environments.ids import find_environment
 from tether.errors import InputError
 from tether.evaluation.report import Report, write_report
 from tether.evaluation.rollout import Episodes, make_environment
@@ -71,7 +72,8 @@ def train(
     seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
-    environment: task to evaluate in (`tether tasks`), "none" for no evaluation; by default the data set's name tells.
+    environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
+        data set's name says, or the record of its collection.
     out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
     quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
@@ -88,7 +90,7 @@ def train(
     if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
         raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
-    task = task_for(data, environment)
+    task, why_not = task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if settings.batch_size > rows:
@@ -100,7 +102,7 @@ def train(
     _create_folder(folder, _config(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
     del data, prepared, dataset
-    return _finish(plan, quiet)
+    return _finish(plan, quiet, why_not=why_not)
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> Report:
@@ -114,7 +116,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Report:
 
 
 def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> tuple[Episodes, np.ndarray]:
-    """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, normalised scores (lanes, episodes)).
+    """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder.
     Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, or no
@@ -135,26 +137,28 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
         played = run.rollout(episodes, lambda step, horizon: display.advance(step))
     alive = run.alive[:, None]
     outcome = Episodes(np.where(alive, played.returns, np.nan), np.where(alive, played.lengths, 0))
-    scores = plan.task.normalized_score(outcome.returns)
+    scores = plan.task.score(outcome.returns)
     rows = {
         "update": run.updates,
         "task": plan.task.name,
         "returns": outcome.returns,
         "lengths": outcome.lengths,
-        "normalized_scores": scores,
+        "normalized_scores": scores if plan.task.has_references else None,
     }
     atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}.json", rows)
     return outcome, scores
 
 
-def _finish(plan: Plan, quiet: bool, resumed: bool = False) -> Report:
-    """Train to the end, then write policies, result and picture."""
+def _finish(
+    plan: Plan, quiet: bool, resumed: bool = False, why_not: str = "config.json names no environment"
+) -> Report:
+    """Train to the end, then write policies, result and picture. why_not: why nothing is evaluated, where it is not."""
     with Display(quiet, silent=not is_primary()) as display, StopSignals() as stop:
         lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
         what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
         display.message(f"{what}, {lanes} lane{'s' if lanes > 1 else ''}, in {plan.folder}")
         if plan.task is None:
-            display.message("no environment is known for these data: training without evaluation (see --environment)")
+            display.message(f"training without evaluation: {why_not}")
         run = Run(plan, display, stop)
         if resumed:
             if not run.restore():
@@ -230,6 +234,7 @@ def _config(plan: Plan) -> dict[str, Any]:
         "settings": dataclasses.asdict(plan.settings),
         "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
+        "score": plan.task.score_name if plan.task else None,
         "versions": versions(),
         "commit": commit(),
         "device": str(jax.devices()[0].device_kind),
@@ -267,7 +272,7 @@ def _restored_plan(folder: Path, quiet: bool) -> Plan:
             f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "
             f"{path} says {sha256[:12]}..."
         )
-    task = None if environment == NO_ENVIRONMENT else get_task(environment)
+    task = None if environment == NO_ENVIRONMENT else _known_task(data, environment)
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
     return _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
 
@@ -300,24 +305,43 @@ def check_counts(algorithm: Any, settings: Settings) -> None:
                 raise InputError(f"{name} {value}: must be at least 1")
 
 
-def task_for(data: Dataset, environment: str | None) -> Task | None:
-    """The task to evaluate in; None where there is none. Raises InputError where the data do not fit it."""
+def task_for(data: Dataset, environment: str | None) -> tuple[Task | None, str]:
+    """(the task to evaluate in, "") or (None, why nothing is evaluated).
+
+    environment: what the user asked for; None: what the data set's name or its record of collection says, as far as
+    that can be made here.
+    Raises InputError where an environment was asked for that does not exist or cannot be made, or the data do not fit.
+    """
     if environment == NO_ENVIRONMENT:
-        return None
-    task = find_task(data.name) if environment is None else get_task(environment)
-    if task is None or (task.gymnasium_id is None and environment is None):
-        return None
-    if task.gymnasium_id is None:
-        raise InputError(f"environment {task.name!r}: {task.unavailable}")
+        return None, "as asked"
+    try:
+        task = _known_task(data, environment)
+        if task is None:
+            return None, "no environment is known for these data (see --environment)"
+        made = make_environment(task)  # better now than at the first evaluation
+    except InputError as error:
+        if environment is not None:
+            raise
+        return None, str(error)
+    made.close()
     found = data.observations.shape[1], data.actions.shape[1]
-    wanted = task.observation_size, task.action_size
+    wanted = tuple(space.shape[0] for space in (made.observation_space, made.action_space) if space.shape)
     if found != wanted:
         raise InputError(
             f"data set {data.name!r} has observations of size {found[0]} and actions of size {found[1]}, "
             f"environment {task.name!r} has {wanted[0]} and {wanted[1]}; name another with --environment, or none"
         )
-    make_environment(task).close()  # better now than at the first evaluation
-    return task
+    return task, ""
+
+
+def _known_task(data: Dataset, environment: str | None) -> Task | None:
+    """What `environment` means for these data: their own record of it, if it is the one; None: nothing is known."""
+    recorded = data.recorded_in
+    if recorded is not None and environment in (recorded.name, recorded.gymnasium_id):
+        return recorded
+    if environment is not None:
+        return find_environment(environment)
+    return find_task(data.name) or recorded
 
 
 def fresh_folder(stem: str) -> Path:

@@ -63,7 +63,7 @@ class Train:
     preset: Annotated[str, _default("auto, by the data set's name", "TASK")] = "auto"
     """A task whose published settings to take (`tether tasks`), or `none`."""
     environment: Annotated[str | None, _default("by the data set's name", "TASK")] = None
-    """Task to evaluate in (`tether tasks`), or `none`."""
+    """Task (`tether tasks`) or gymnasium id to evaluate in, or `none`."""
     eval_every_updates: Annotated[int | None, _default("the preset's, or a tenth of the training phase")] = None
     """Updates between evaluations."""
     eval_episodes: Annotated[int | None, _default("the preset's, or 10")] = None

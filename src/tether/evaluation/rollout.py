@@ -17,7 +17,7 @@ from tether.types import Array, Float, Int, Key
 if TYPE_CHECKING:
     import gymnasium  # imported where an environment is made: training and policies work without any simulator
 
-__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "make_environment", "rollout", "silent_mujoco"]
+__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "bare_environment", "make_environment", "rollout", "silent_mujoco"]
 
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
 
@@ -30,22 +30,39 @@ class Episodes(NamedTuple):
 
 
 def make_environment(task: Task) -> "gymnasium.Env":
-    """The environment that `task` is scored on, acted in by numbers in [-1, 1].
+    """The environment that `task` is scored on: it observes vectors and is acted in by numbers in [-1, 1].
 
-    Raises InputError where there is none, or a package that it needs is not installed.
+    Raises InputError where there is none, or what it needs is not installed.
     """
+    environment = bare_environment(task)
+    from tether.environments.actions import unit_actions
+    from tether.environments.observations import flat_observations
+
+    return unit_actions(flat_observations(environment))
+
+
+def bare_environment(task: Task) -> "gymnasium.Env":
+    """The same as gymnasium makes it, with its own observations and actions."""
     if task.gymnasium_id is None:
         raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
-    import gymnasium
+    try:
+        import gymnasium
 
-    import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
-    from tether.environments.actions import unit_actions
+        import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
+        from tether.environments.robotics import know_robotics
 
-    with warnings.catch_warnings(), silent_mujoco():
-        # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
-        return unit_actions(gymnasium.make(task.gymnasium_id, **horizon, **task.options))
+        know_robotics(task.gymnasium_id)
+        with warnings.catch_warnings(), silent_mujoco():
+            # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
+            return gymnasium.make(task.gymnasium_id, **horizon, **task.options)
+    except InputError:
+        raise
+    # Whatever a simulator's own package meets: a missing dependency, a display, a file.
+    except Exception as error:
+        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
+        raise InputError(f"environment {task.name}: {reason}") from error
 
 
 def rollout(

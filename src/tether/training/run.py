@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from tether.data import Prepared
 from tether.environments import Task
 from tether.evaluation.rollout import Episodes, rollout
-from tether.evaluation.statistics import Summary, aggregate
+from tether.evaluation.statistics import aggregate
 from tether.policy import DeployedPolicy, deploy
 from tether.training.checkpoint import load_latest, save_checkpoint
 from tether.training.derive import derived_shapes
@@ -33,7 +33,7 @@ from tether.training.memory import USABLE, Memory, device_limit, human_bytes, me
 from tether.training.records import Display, JsonLines
 from tether.training.signals import Interrupted, StopSignals
 
-__all__ = ["Frozen", "Plan", "Position", "Run", "Settings", "describe"]
+__all__ = ["Frozen", "Plan", "Position", "Run", "Settings"]
 
 PIECE_UPDATES = 100  # between two looks of the host: for signals, the bar, and freezing diverged lanes
 EVALUATION_STREAM = 1_000  # folded into a lane's key for rollouts; phases take 0, 1, ... for their updates
@@ -374,7 +374,7 @@ class Run:
         if not self.alive.any():
             return
         assert self.plan.task is not None
-        scores = self.plan.task.normalized_score(outcome.returns)
+        scores = self.plan.task.score(outcome.returns)
         rows = [
             {
                 "update": self.position.update,
@@ -382,13 +382,13 @@ class Run:
                 "episode": episode,
                 "return": float(outcome.returns[lane, episode]),
                 "length": int(outcome.lengths[lane, episode]),
-                "normalized_score": float(scores[lane, episode]),
+                "normalized_score": float(scores[lane, episode]) if self.plan.task.has_references else None,
             }
             for lane, episode in np.ndindex(scores.shape)
             if self.alive[lane]
         ]
         self.evaluations.append(rows)
-        self.display.score(self.position.update, describe(aggregate(scores[self.alive])))
+        self.display.score(self.position.update, str(aggregate(scores[self.alive])))
 
     # --- checkpoints ---
 
@@ -459,11 +459,6 @@ def _gather_episodes(own: Episodes, lanes: int) -> Episodes:
     return Episodes(
         np.ascontiguousarray(returns).view(np.float64), np.ascontiguousarray(lengths).view(own.lengths.dtype)
     )
-
-
-def describe(summary: Summary) -> str:
-    """`43.1 [41.0, 45.2]`: interquartile mean and 95 % interval."""
-    return f"{summary.iqm:.1f} [{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
 
 
 def _number_or_none(value: Any) -> float | None:
