@@ -227,7 +227,7 @@ def test_gallery_tables_show_every_figures_numbers(tmp_path):
         json.dumps(
             {
                 "rows": [row, row | {"method": "other", "diverged_at": 1200}],
-                "training_seconds": {"a": 60, "b": 119},
+                "processor_seconds": {"a": 60, "b": 119},
             }
         )
     )
@@ -235,5 +235,5 @@ def test_gallery_tables_show_every_figures_numbers(tmp_path):
     assert "## bdpo-5" in text
     assert "| moons | bdpo | 0.970 | 0.010 |" in text
     assert "other, diverged at 1,200" in text
-    assert "Training: 2 runs, 3 minutes." in text
+    assert "Training: 2 runs, 3 minutes of processor time." in text
     assert all(name not in text for name in FIGURES if name != "bdpo-5")

@@ -98,8 +98,7 @@ class Shelf:
         """The trained run, from memory, disk or training; `place` says in the progress where we are."""
         if run not in self.taken:
             problem, settings = get_problem(run.problem), run.settings()
-            key = hashlib.sha256(to_json([run.algorithm, run.problem, settings]).encode()).hexdigest()[:16]
-            path = self.folder / f"{run.algorithm}-{run.problem}-{key}.safetensors"
+            path = self.folder / kept_name(run.algorithm, run.problem, settings)
             kept = None if self.fresh else load_trained(path, run.algorithm, problem, settings)
             with Display(self.quiet) as display:
                 display.message(f"{place}: {run}" + ("" if kept is None else ", kept"))
@@ -108,6 +107,12 @@ class Shelf:
                 save_trained(path, kept)
             self.taken[run] = kept
         return self.taken[run]
+
+
+def kept_name(algorithm: str, problem: str, settings: dict[str, Any]) -> str:
+    """The file of a kept run; its settings are in the name, in any order."""
+    key = hashlib.sha256(to_json(sorted(settings.items())).encode()).hexdigest()[:16]
+    return f"{algorithm}-{problem}-{key}.safetensors"
 
 
 def _scored(label: str, trained: Trained) -> tuple[np.ndarray, Row]:
@@ -294,7 +299,7 @@ def draw_gallery(folder: Path, only: Sequence[str] = (), *, fresh: bool = False,
         ]
         rows = figure.draw(figure.title, folder / f"{name}.png", runs)
         seconds = {str(run): round(trained.seconds) for run, trained in zip(figure.runs, runs, strict=True)}
-        document = {"settings": figure.settings(), "training_seconds": seconds, "rows": rows}
+        document = {"settings": figure.settings(), "processor_seconds": seconds, "rows": rows}
         atomic_write_json(folder / f"{name}.json", document)
     atomic_write_text(folder / "tables.md", tables(folder))
 
@@ -339,9 +344,9 @@ def tables(folder: Path) -> str:
 
 
 def _cost(document: dict[str, Any]) -> str:
-    """How long the figure's runs trained."""
-    seconds = document.get("training_seconds", {}).values()
-    return f" Training: {len(seconds)} runs, {sum(seconds) / 60:.0f} minutes." if seconds else ""
+    """What the figure's runs took to train."""
+    seconds = document.get("processor_seconds", {}).values()
+    return f" Training: {len(seconds)} runs, {sum(seconds) / 60:.0f} minutes of processor time." if seconds else ""
 
 
 def _cell(text: str, value: float | None) -> str:

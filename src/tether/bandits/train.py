@@ -54,7 +54,7 @@ class Trained(NamedTuple):
     setup: Setup
     scale: float  # problem's units per unit of the networks
     diverged_at: int | None  # the update whose numbers were not finite; `state` is that of the piece before
-    seconds: float  # of training, compilation included
+    seconds: float  # of processor time in training, compilation included
     data: Float[np.ndarray, "points action"]  # in the problem's units
 
     @property
@@ -100,7 +100,7 @@ def train_bandit(
 
     Raises InputError for a name or value that neither knows. Where numbers turn non-finite training ends there.
     """
-    ready, started = _ready(algorithm_name, problem, settings, seed), time.monotonic()
+    ready, started = _ready(algorithm_name, problem, settings, seed), time.process_time()
     lanes = stack_lanes(ready.algorithm, [Lane(seed, {})])
     init_key, train_key = jax.random.split(jax.random.key(seed))
     state, diverged_at = init_lanes(lanes, ready.spec, init_key[None]), None
@@ -127,9 +127,9 @@ def train_bandit(
                 if int(progress.first_nonfinite[0]) != NEVER:
                     diverged_at = int(progress.first_nonfinite[0])
                     display.warn(f"{algorithm_name} on {problem.name} diverged in {phase.name}, update {diverged_at:,}")
-                    return ready.trained(take_lane(state, 0), diverged_at, time.monotonic() - started)
+                    return ready.trained(take_lane(state, 0), diverged_at, time.process_time() - started)
                 display.advance(start + count)
-    return ready.trained(take_lane(state, 0), diverged_at, time.monotonic() - started)
+    return ready.trained(take_lane(state, 0), diverged_at, time.process_time() - started)
 
 
 def save_trained(path: Path, trained: Trained) -> None:
