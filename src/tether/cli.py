@@ -345,6 +345,7 @@ class Bandit:
       tether bandit bdpo 8gaussians
       tether bandit dac dac-three --set guidance=hard --out hard.png
       tether bandit dtql 25gaussians-far --settings published
+      tether bandit gallery --out gallery
       tether bandit gallery --only dac-2 --out gallery
     """
 
@@ -364,6 +365,8 @@ class Bandit:
     """Hyper-parameters, over the settings; also batch_size, points, state, terminal, unit_scale, box."""
     only: tuple[str, ...] = ()
     """Of the gallery: these figures."""
+    fresh: bool = False
+    """Of the gallery: train and draw again what is there already."""
     out: Annotated[Path | None, _default("bandit-ALGORITHM-PROBLEM.png; of the gallery: gallery", "PATH")] = None
     """The picture; of the gallery, its folder."""
     quiet: bool = False
@@ -378,7 +381,7 @@ class Bandit:
             from tether.bandits.gallery import draw_gallery
 
             folder = self.out or Path("gallery")
-            draw_gallery(folder, self.only, self.quiet)
+            draw_gallery(folder, self.only, fresh=self.fresh, quiet=self.quiet)
             _print(f"gallery {folder}")
             return 0
         if self.problem is None:
