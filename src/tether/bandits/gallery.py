@@ -140,9 +140,9 @@ def _trust_region_maps(title: str, path: Path, runs: Sequence[Trained]) -> list[
     rows = []
     for trained in runs:
         data = _data(trained.problem)
-        fields = [
-            Panel(trained.problem, f"L_TR, sigma {sigma:g}", data, field=trust_region_loss(trained, data, sigma))
-            for sigma in SIGMAS
+        fields = [  # logarithms: far from the data the loss is hundreds of times what it is between them
+            Panel(trained.problem, f"log L_TR, sigma {s:g}", data, field=np.log(trust_region_loss(trained, data, s)))
+            for s in SIGMAS
         ]
         rows.append([Panel(trained.problem, trained.problem.name, data), *fields])
     draw_grid(path, title, rows)
