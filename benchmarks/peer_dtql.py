@@ -5,7 +5,9 @@ python benchmarks/peer_dtql.py --peer FOLDER --out benchmarks/results/peer-dtql.
 FOLDER: a checkout of the authors' repository (it has no licence: nothing of it is in this one). Needs torch and einops,
 which tether does not. Both train the same networks on the same synthetic data, batch 256, without the NLL term, and act
 for one observation, NumPy in and NumPy out. Rounds of theirs and ours alternate in one process; beside the wall clock
-stands the processor time of all threads, which other processes on the machine disturb less.
+stands the processor time of all threads, which other processes on the machine disturb less. With several threads this
+needs an idle machine: where cores are wanted by others, PyTorch's threads wait for each other by spinning, and its
+update costs fifty times as much. On a busy one compare with --threads 1.
 """
 
 import argparse
@@ -135,7 +137,7 @@ def main() -> None:
     if not (options.peer / "agents" / "dtql.py").exists():
         raise SystemExit(f"{options.peer}: no agents/dtql.py in it; give a checkout of the authors' repository")
     keep_to_cores(options.threads)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # else as many as the machine has
     import torch
 
     torch.set_num_threads(options.threads)

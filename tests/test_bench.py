@@ -195,6 +195,7 @@ def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
     path.write_text(json.dumps(first))
     figures = read_figures(path)
     assert [(found["what"], found["lanes"]) for found in figures["results"]] == [("train", 2), ("act", 1)]
+    assert figures["results"][0]["seconds_per_update"] == pytest.approx(2 / 9)
     assert figures["runs"][0]["sizes"] == {"batch_size": 256, "observation_size": 11, "action_size": 3}
 
 

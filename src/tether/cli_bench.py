@@ -19,8 +19,7 @@ __all__ = ["Bench"]
 class Bench:
     """Measure updates per second and latency against the matmul rate of this machine.
 
-    Rows are written to --out as they are measured; what is there already, of the same code and machine, is not
-    measured again.
+    Rows are written to --out as they are measured; what it holds already is not measured again.
 
     Examples:
       tether bench dtql dac --lanes 1,4 --out bench.json --pictures pictures
@@ -151,7 +150,7 @@ def _keep_to_one_core() -> None:
 def _advice(name: str, found: Any, budget: float) -> str:
     """One line: what to do with what was found."""
     words = ", ".join(f"{field} {value}" for field, value in found.settings.items()) or "its own settings"
-    time = f"p99 {found.row['milliseconds_p99']:.3f} ms"
+    time = f"p50 {found.row['milliseconds_p50']:.3f} ms, p99 {found.row['milliseconds_p99']:.3f} ms"
     if not found.met:
         return f"{name}: nothing keeps within {budget:g} ms; the fastest is {words}: {time}"
     if not found.settings:

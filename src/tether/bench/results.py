@@ -53,10 +53,18 @@ def read_figures(path: Path) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,
             "runs": [run | {"sizes": sizes}],
-            "results": [{"run": 0, "lanes": lanes if row["what"] != "act" else 1, **row} for row in figures["results"]],
+            "results": [_first_format_row(row, lanes) for row in figures["results"]],
         }
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(f"{path}: no bench file: {type(error).__name__} {error}") from None
+
+
+def _first_format_row(row: Mapping[str, Any], lanes: int) -> dict[str, Any]:
+    """As it would be written now."""
+    now = {"run": 0, "lanes": 1 if row["what"] == "act" else lanes, **row}
+    if "updates_per_second" in row:
+        now["seconds_per_update"] = lanes / row["updates_per_second"]
+    return now
 
 
 def identity(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
