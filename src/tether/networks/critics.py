@@ -64,7 +64,7 @@ class QEnsemble(eqx.Module):
     ):
         how = {"activation": activation, "layer_norm": layer_norm, "initialiser": initialiser}
         in_size = observation_size + action_size
-        self.heads = tuple(MLP(k, in_size, hidden_sizes, 1, **how) for k in jax.random.split(key, ensemble_size))
+        self.heads = _make_heads(lambda k: MLP(k, in_size, hidden_sizes, 1, **how), key, ensemble_size)
 
     def __call__(
         self, observation: Float[Array, " observation"], action: Float[Array, " action"]
@@ -116,12 +116,20 @@ class DiffusionValueEnsemble(eqx.Module):
 
     def __init__(self, key: PRNGKey, *sizes: Any, ensemble_size: int, **how: Any):
         """`sizes` and `how`: those of `DiffusionValue`."""
-        self.heads = tuple(DiffusionValue(k, *sizes, **how) for k in jax.random.split(key, ensemble_size))
+        self.heads = _make_heads(lambda k: DiffusionValue(k, *sizes, **how), key, ensemble_size)
 
     def __call__(
         self, observation: Float[Array, " observation"], noisy_action: Float[Array, " action"], step: Int[Array, ""]
     ) -> Float[Array, " ensemble"]:
         return _of_each(self.heads, lambda head: head(observation, noisy_action, step))
+
+
+def _make_heads(make: Callable[[PRNGKey], T], key: PRNGKey, count: int) -> tuple[T, ...]:
+    """`count` networks; many of them by one small program in turns, which gives the same bits."""
+    keys = jax.random.split(key, count)
+    if count < STACKED_FROM:
+        return tuple(make(key) for key in keys)
+    return _unstacked(jax.lax.map(make, keys))
 
 
 def _of_each(heads: Any, function: Callable[[Any], Scalar]) -> Float[Array, " ensemble"]:
@@ -156,11 +164,15 @@ def unstack_heads(tree: T) -> T:
     def unstack(node: Any) -> Any:
         if not _is_ensemble(node) or isinstance(node.heads, tuple):
             return node
-        count = len(jax.tree.leaves(node.heads)[0])
-        heads = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], node.heads) for i in range(count))
-        return _with_heads(node, heads)
+        return _with_heads(node, _unstacked(node.heads))
 
     return jax.tree.map(unstack, tree, is_leaf=_is_ensemble)
+
+
+def _unstacked(heads: T) -> tuple[T, ...]:
+    """The networks along the leading axis."""
+    count = len(jax.tree.leaves(heads)[0])
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], heads) for i in range(count))
 
 
 def _is_ensemble(node: Any) -> bool:

@@ -1,0 +1,70 @@
+"""Learning is unharmed by matmuls in bfloat16: the same answers as in float32, for a regression and for a climb."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tether.algorithms import ALGORITHMS
+from tether.bandits.problems import get_problem
+from tether.bandits.scores import energy_distance
+from tether.bandits.train import train_bandit
+from tether.training.lanes import Lane, stack_lanes, take_lane
+from tether.training.loop import NEVER, init_lanes, run_updates
+from tether.types import Spec, Transition
+
+ROWS, BEST = 2000, 0.4
+ACTIONS = np.random.default_rng(0).uniform(-1, 1, (ROWS, 1)).astype(np.float32)
+DATA = Transition(
+    observation=jnp.ones((ROWS, 1)),
+    action=jnp.asarray(ACTIONS),
+    reward=jnp.asarray(1.0 - (ACTIONS[:, 0] - BEST) ** 2),
+    next_observation=jnp.ones((ROWS, 1)),
+    terminal=jnp.ones(ROWS),
+)
+SETTINGS = {"bc": {}, "td3-bc": {"q_weight": 50.0, "critic_learning_rate": 1e-3, "learning_rate": 1e-3}}
+ANSWERS = {"bc": float(ACTIONS.mean()), "td3-bc": BEST}  # of this weight cloning has hardly a say
+
+
+@functools.cache
+def modes(name: str, precision: str) -> np.ndarray:
+    """What three seeds do in the one state."""
+    algorithm = ALGORITHMS[name](hidden_sizes=(32, 32), **SETTINGS[name])
+    lanes = stack_lanes(algorithm, [Lane(seed, {}) for seed in range(3)])
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = init_lanes(lanes, Spec(1, 1), keys)
+    span = jnp.ones(3, bool), DATA, jnp.int32(0), jnp.int32(1500)
+    how = {"phase": 0, "batch_size": 128, "sequential": True, "precision": precision}
+    state, _, first = run_updates(lanes, state, keys, *span, **how)
+    assert (first == NEVER).all()
+    policies = [take_lane(lanes, i).policy(take_lane(state, i)) for i in range(3)]
+    return np.array([policy(jnp.ones(1), jax.random.key(1))[0] for policy in policies])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_answer_is_found_in_both_precisions(name: str, precision: str) -> None:
+    np.testing.assert_allclose(modes(name, precision), ANSWERS[name], atol=0.1)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_bfloat16_is_no_copy_of_float32(name: str) -> None:
+    assert (modes(name, "float32") != modes(name, "bfloat16")).all()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["dtql", "dac"])
+def test_bandits_score_alike(name: str) -> None:
+    """Energy distance of the policy's samples to the target on a 2-D problem: means over 3 seeds within their noise."""
+    problem = get_problem("8gaussians")
+    target = problem.target(2000, np.random.default_rng(7))
+    settings = {"train_updates": 3000, "pretrain_updates": 3000} if name == "dtql" else {"train_updates": 3000}
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        runs = [train_bandit(name, problem, settings, seed=seed, quiet=True, precision=precision) for seed in range(3)]
+        found[precision] = np.array([energy_distance(run.sample(2000, 1), target) for run in runs])
+    one, other = found.values()
+    noise = np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 3)
+    assert abs(one.mean() - other.mean()) < 3 * noise + 0.02, found
