@@ -81,7 +81,7 @@ def _bench_phase(
     lanes = make_lanes(algorithm, range(lane_count), {})
     stacked = stack_lanes(algorithm, lanes)
     keys = jax.random.split(jax.random.key(0), lane_count)
-    state, data = init_lanes(stacked, spec, keys), synthetic(view_of(algorithm), spec, jax.random.key(1))
+    state, data = init_lanes(stacked, spec, keys, stacked=True), synthetic(view_of(algorithm), spec, jax.random.key(1))
     derived = _zeros(derived_shapes(algorithm, take_lane(state, 0), data, phase), lane_count)
     first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
     started = time.perf_counter()

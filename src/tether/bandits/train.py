@@ -14,6 +14,7 @@ import numpy as np
 from tether.algorithms import ALGORITHMS
 from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
+from tether.networks import unstack_heads
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, parse_fields, parse_values, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
@@ -111,7 +112,7 @@ def train_bandit(
 
     lanes = stack_lanes(algorithm, [Lane(seed, {})])
     init_key, train_key = jax.random.split(jax.random.key(seed))
-    state, diverged_at = init_lanes(lanes, spec, init_key[None]), None
+    state, diverged_at = init_lanes(lanes, spec, init_key[None], stacked=True), None
     with Display(quiet) as display:
         for index, phase in enumerate(algorithm.phases()):
             display.begin(f"{algorithm_name} {problem.name} {phase.name}", 0, phase.updates)
@@ -136,9 +137,11 @@ def train_bandit(
                 if int(progress.first_nonfinite[0]) != NEVER:
                     diverged_at = int(progress.first_nonfinite[0])
                     display.warn(f"{algorithm_name} on {problem.name} diverged in {phase.name}, update {diverged_at:,}")
-                    return Trained(problem, algorithm, take_lane(state, 0), setup, scale, diverged_at, actions)
+                    break
                 display.advance(start + count)
-    return Trained(problem, algorithm, take_lane(state, 0), setup, scale, diverged_at, actions)
+            if diverged_at is not None:
+                break
+    return Trained(problem, algorithm, unstack_heads(take_lane(state, 0)), setup, scale, diverged_at, actions)
 
 
 def _data(
