@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tether.algorithms import DTQL
+from tether.algorithms import ALGORITHMS, DTQL
+from tether.counting import synthetic
+from tether.data import view_of
 from tether.errors import InputError
+from tether.networks import unstack_heads
 from tether.training.lanes import Lane, make_lanes, numeric_fields, parse_fields, settings_of, stack_lanes, take_lane
 from tether.training.loop import NEVER, Progress, init_lanes, run_updates
 from tether.types import Array, Spec, Transition
@@ -224,3 +227,25 @@ def test_lanes_start_from_their_seeds_alone() -> None:
     assert bits(state, 0) != bits(state, 1)
     for compiled, plain in zip(jax.tree.leaves(state), jax.tree.leaves(initial([0, 1, 0])), strict=True):
         np.testing.assert_allclose(compiled, plain, atol=1e-6)  # XLA may fuse what stands apart uncompiled
+
+
+def test_large_ensembles_train_alike_stacked_or_not() -> None:
+    """Three heads as one network with an axis of heads, in the program of two lanes: the same numbers."""
+    algorithm = ALGORITHMS["dac"](
+        hidden_sizes=(8,), time_embedding_size=4, diffusion_steps=2, ensemble_size=3, next_actions=2
+    )
+    lanes, keys = stack_lanes(algorithm, [Lane(0, {}), Lane(1, {})]), jax.random.split(jax.random.key(0), 2)
+    spec = Spec(3, 2)
+    data = synthetic(view_of(algorithm), spec, jax.random.key(1))
+    how: dict[str, Any] = {"phase": 0, "batch_size": 8, "sequential": True}
+    ends = []
+    for stacked in (False, True):
+        state = init_lanes(lanes, spec, keys, stacked=stacked)
+        span = jnp.ones(2, bool), data, jnp.int32(0), jnp.int32(3)
+        ends.append(run_updates(lanes, state, keys, *span, **how).state)
+    assert isinstance(ends[0].critic.heads, tuple)
+    assert not isinstance(ends[1].critic.heads, tuple)
+    back = unstack_heads(ends[1], axis=1)
+    assert jax.tree.structure(back) == jax.tree.structure(ends[0])
+    for one, other in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(back), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

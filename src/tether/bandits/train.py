@@ -17,6 +17,7 @@ from tether.algorithms import ALGORITHMS
 from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
 from tether.files import load_arrays, save_arrays
+from tether.networks import unstack_heads
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, parse_fields, parse_values, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
@@ -107,7 +108,7 @@ def train_bandit(
     ready, started = _ready(algorithm_name, problem, settings, seed), time.process_time()
     lanes = stack_lanes(ready.algorithm, [Lane(seed, {})])
     init_key, train_key = jax.random.split(jax.random.key(seed))
-    state, diverged_at = init_lanes(lanes, ready.spec, init_key[None]), None
+    state, diverged_at = init_lanes(lanes, ready.spec, init_key[None], stacked=True), None
     with Display(quiet) as display:
         for index, phase in enumerate(ready.algorithm.phases()):
             display.begin(f"{algorithm_name} {problem.name} {phase.name}", 0, phase.updates)
@@ -132,9 +133,9 @@ def train_bandit(
                 if int(progress.first_nonfinite[0]) != NEVER:
                     diverged_at = int(progress.first_nonfinite[0])
                     display.warn(f"{algorithm_name} on {problem.name} diverged in {phase.name}, update {diverged_at:,}")
-                    return ready.trained(take_lane(state, 0), diverged_at, time.process_time() - started)
+                    return ready.trained(unstack_heads(take_lane(state, 0)), diverged_at, time.process_time() - started)
                 display.advance(start + count)
-    return ready.trained(take_lane(state, 0), diverged_at, time.process_time() - started)
+    return ready.trained(unstack_heads(take_lane(state, 0)), diverged_at, time.process_time() - started)
 
 
 def save_trained(path: Path, trained: Trained) -> None:

@@ -69,7 +69,7 @@ def phase_program(algorithm: Any, phase: int, settings: BenchSettings, lane_coun
     lanes = make_lanes(algorithm, range(lane_count), {})
     stacked = stack_lanes(algorithm, lanes)
     keys = jax.random.split(jax.random.key(0), lane_count)
-    state = init_lanes(stacked, settings.spec, keys)
+    state = init_lanes(stacked, settings.spec, keys, stacked=True)
     derived = _zeros(derived_shapes(algorithm, take_lane(state, 0), data, phase), lane_count)
     first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
     how: dict[str, Any] = {"batch_size": settings.batch_size, "precision": settings.precision}

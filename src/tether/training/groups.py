@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tether.networks import stack_heads, unstack_heads
 from tether.training.derive import derive_columns
 from tether.training.devices import Devices, to_host
 from tether.training.lanes import take_lane
@@ -30,7 +31,7 @@ class Group:
     real: int  # how many are no padding
     algorithm: Any
     keys: Any
-    state: Any = None
+    state: Any = None  # with large ensembles stacked (`networks.stack_heads`), inside this module alone
     derived: Any = None  # columns that the current phase made of the data
 
     @property
@@ -97,15 +98,15 @@ class LaneGroups:
         arguments = algorithm, keys
         if self.devices.mesh is None:
             kept = kept_program(
-                lambda both: (init_lanes(both[0], spec, both[1]), {}),
+                lambda both: (init_lanes(both[0], spec, both[1], stacked=True), {}),
                 arguments,
                 algorithm,
                 {"program": "init", "spec": spec},
-                lambda: jax.tree.structure(jax.eval_shape(lambda: init_lanes(algorithm, spec, keys))),
+                lambda: jax.tree.structure(jax.eval_shape(lambda: init_lanes(algorithm, spec, keys, stacked=True))),
             )
             if kept is not None:
                 return kept(arguments)[0]
-        return init_lanes(algorithm, spec, keys, mesh=self.devices.mesh)
+        return init_lanes(algorithm, spec, keys, mesh=self.devices.mesh, stacked=True)
 
     def state_shapes(self, spec: Spec) -> Any:
         """Shapes of the state of all lanes, leading axis `lanes`."""
@@ -119,12 +120,12 @@ class LaneGroups:
 
     def _put_state(self, state: Any) -> None:
         for group in self.groups:
-            part = jax.tree.map(lambda leaf, group=group: np.asarray(leaf)[group.lanes], state)
+            part = stack_heads(jax.tree.map(lambda leaf, group=group: np.asarray(leaf)[group.lanes], state), axis=1)
             group.state = self._park(jax.tree.map(jnp.asarray, self.devices.spread(part)))
 
     def state(self) -> Any:
         """The state of all lanes, leading axis `lanes`, as NumPy arrays; in all processes at the same point."""
-        return self._whole([group.state for group in self.groups])
+        return unstack_heads(self._whole([group.state for group in self.groups]), axis=1)
 
     def _whole(self, trees: Sequence[Any]) -> Any:
         parts = [
@@ -148,7 +149,7 @@ class LaneGroups:
     def take(self, lanes: Sequence[int]) -> tuple[Any, Any]:
         """(algorithm, state) of these lanes, leading axis `len(lanes)`, on one device."""
         if len(self.groups) == 1 and self.devices.mesh is None:
-            algorithm, state = self._algorithm, self.groups[0].state
+            algorithm, state = self._algorithm, unstack_heads(self.groups[0].state, axis=1)
             if list(lanes) == list(range(self.count)):
                 return algorithm, state
         else:

@@ -26,13 +26,22 @@ class Progress(NamedTuple):
     first_nonfinite: Int[Array, " lanes"]  # update in the phase whose metrics or result were not finite, or NEVER
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "mesh"))
-def init_lanes(algorithm: Any, spec: Spec, keys: Key[Array, " lanes"], *, mesh: Mesh | None = None) -> Any:
-    """Initial states of all lanes; `algorithm` and the result have a leading axis `lanes`. `mesh`: as `run_updates`."""
+@functools.partial(jax.jit, static_argnames=("spec", "mesh", "stacked"))
+def init_lanes(
+    algorithm: Any, spec: Spec, keys: Key[Array, " lanes"], *, mesh: Mesh | None = None, stacked: bool = False
+) -> Any:
+    """Initial states of all lanes; `algorithm` and the result have a leading axis `lanes`. `mesh`: as `run_updates`.
+
+    stacked: large ensembles as `networks.stack_heads` makes them, which compiles faster here and in `run_updates`.
+    """
 
     def init(algorithm: Any, keys: Key[Array, " lanes"]) -> Any:
         # Mapped, not vmapped: half the compile time, and a lane starts from the same bits however many there are.
-        return jax.lax.map(lambda lane: lane[0].init(spec, lane[1]), (algorithm, keys))
+        def one(lane: Any) -> Any:
+            state = lane[0].init(spec, lane[1])
+            return stack_heads(state) if stacked else state
+
+        return jax.lax.map(one, (algorithm, keys))
 
     return _on_each_device(init, mesh, (algorithm, keys), ())
 
@@ -58,7 +67,8 @@ def run_updates(
 
     Update number i of a lane depends on its key, the phase and i alone, so cutting training into stretches
     changes nothing and resuming needs no other random state. A lane that is not `alive`, or whose numbers
-    turn non-finite in this stretch, leaves with the state it came with. `sequential` runs lanes one after
+    turn non-finite in this stretch, leaves with the state it came with. A state whose ensembles are stacked
+    (`networks.stack_heads`) comes back stacked. `sequential` runs lanes one after
     the other inside the program instead of batching them: on a CPU, whose cores one lane already fills,
     batched matmuls of this size are slower than plain ones. `precision`: that of the updates' matmuls
     (`training/precision.py`). `data` is what the algorithm's view made
@@ -68,8 +78,8 @@ def run_updates(
     """
 
     def one_lane(lane: Any, data: Any, start: Int[Array, ""], count: Int[Array, ""]) -> Progress:
-        algorithm, unstacked, key, alive, derived = lane
-        state = stack_heads(unstacked)  # ten times fewer operations to compile for ten heads
+        algorithm, given, key, alive, derived = lane
+        state = stack_heads(given)
         columns = data if derived is None else data._replace(derived=derived)
         # Where lanes take turns, one that is not alive costs nothing.
         todo = jnp.where(alive, count, 0) if sequential else count
@@ -80,7 +90,8 @@ def run_updates(
         first = jnp.where(finite, first, jnp.minimum(first, start + count - 1))
         keep = alive & (first == NEVER)
         new = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state)
-        return Progress(unstack_heads(new), sums, first)
+        as_given = jax.tree.structure(state) == jax.tree.structure(given)
+        return Progress(new if as_given else unstack_heads(new), sums, first)
 
     def lanes_of_one_device(lanes: Any, *shared: Any) -> Progress:
         if sequential:
