@@ -171,6 +171,9 @@ def parts_of_mixture(noisy_action: Array, abar: Array) -> tuple[Array, Array, Ar
 class NearestQ(LinearQ):
     """Two heads, both the energy of the nearest centre."""
 
+    def __init__(self):
+        super().__init__()
+
     def __call__(self, observation: Array, action: Array) -> Array:
         nearest = jnp.sum((action[None] - jnp.asarray(EIGHT_CENTRES, jnp.float32)) ** 2, axis=1).argmin()
         return jnp.broadcast_to(jnp.asarray(EIGHT_ENERGIES, jnp.float32)[nearest], (2,))
@@ -184,6 +187,9 @@ def mixture_value(noisy_action: Array, step: Array) -> Array:
 
 class MixtureValue(ExactValue):
     """Two heads, both the closed form of the eight Gaussians."""
+
+    def __init__(self):
+        super().__init__()
 
     def __call__(self, observation: Array, noisy_action: Array, step: Array) -> Array:
         return jnp.broadcast_to(mixture_value(noisy_action, step), (2,))
@@ -233,11 +239,12 @@ def test_the_closed_form_of_v_n_is_a_fixed_point_for_a_mixture():
 def test_values_and_actor_trained_on_a_linear_q_reach_the_closed_form():
     """Section 16.3: behaviour N(0, I) and Q = g.a are given, V_n and the actor start from random weights."""
     updates, rows = 4000, 256
-    algorithm = BDPO(
-        **TINY | {"hidden_sizes": (32, 32), "noise_hidden_sizes": (32, 32), "time_embedding_size": 8},
+    settings: dict[str, Any] = {
+        **{**TINY, "hidden_sizes": (32, 32), "noise_hidden_sizes": (32, 32), "time_embedding_size": 8},
         **{"eta": ETA, "samples": 2, "clip_denoised": False, "target_rate": 0.02, "train_updates": updates},
         **{"learning_rate": 3e-3, "critic_learning_rate": 3e-3},
-    )
+    }
+    algorithm = BDPO(**settings)
     state = algorithm.init(SPEC, jax.random.key(0))
     given = state.target_critics._replace(q=LinearQ())
     state = state._replace(target_critics=given, target_behaviour=GaussianNoise(0.0))
@@ -247,7 +254,7 @@ def test_values_and_actor_trained_on_a_linear_q_reach_the_closed_form():
         nothing = jnp.zeros(rows)
         action = jax.random.normal(keys[0], (rows, 2))
         batch = Transition(nothing[:, None], action, nothing, nothing[:, None], nothing)
-        factor = 0.5 * (1 + jnp.cos(jnp.pi * step / updates))
+        factor = 0.5 * (1 + jnp.cos(jnp.pi * step.astype(jnp.float32) / updates))
         state, _ = algorithm._update_value(state, batch, keys[1], factor)
         state, _ = algorithm._update_actor(state, batch, keys[2], factor)
         value = polyak(state.target_critics.value, state.critics.value, algorithm.target_rate)
@@ -270,6 +277,9 @@ def test_values_of_the_behaviour_itself_are_its_mean_q():
     algorithm, state = closed_form(samples=256, shift=0.0)
 
     class MeanQ(ExactValue):
+        def __init__(self):
+            super().__init__()
+
         def __call__(self, observation: Array, noisy_action: Array, step: Array) -> Array:
             return super().__call__(observation, noisy_action, step) - (1 - jnp.asarray(ABAR)[step]) * float(G @ G) / (
                 2 * ETA
@@ -289,6 +299,9 @@ def test_the_confidence_bound_is_of_means_over_samples():
     the bound of single actions would take |g.noise| away."""
 
     class Opposite(ExactValue):
+        def __init__(self):
+            super().__init__()
+
         def __call__(self, observation: Array, noisy_action: Array, step: Array) -> Array:
             value = noisy_action @ jnp.asarray(G)
             return jnp.stack([value, -value])

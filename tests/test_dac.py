@@ -108,7 +108,8 @@ class LinearHeads(QEnsemble):
 @pytest.mark.parametrize("best", [False, True])
 def test_every_head_picks_its_own_best_action(best):
     """Max-Q backup: the largest per head, then the bound. Heads with opposite slopes pick opposite actions."""
-    algorithm = DAC(**TINY | {"next_actions": 50}, pessimism=0.5, discount=1.0, max_q_backup=best)
+    sizes: dict[str, Any] = TINY | {"next_actions": 50}
+    algorithm = DAC(**sizes, pessimism=0.5, discount=1.0, max_q_backup=best)
     state, batch = algorithm.init(SPEC, jax.random.key(0)), make_batch(2)
     state = state._replace(target_critic=LinearHeads())
     batch = batch._replace(terminal=jnp.zeros(2), reward=jnp.zeros(2))
