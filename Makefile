@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Everything that the tests use; a user needs none of them to train.
 EXTRAS := dev,minari,ogbench,ray,robotics,tables
 
-.PHONY: help demo test test-long check format bench clean
+.PHONY: help demo test test-long check format bench bench-all clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
@@ -42,8 +42,15 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## updates per second against the matmul rate of this machine
-	$(BIN)/tether bench
+bench: $(READY)  ## speed of six algorithms and of acting against this machine's limits (10 minutes); into bench/
+	@mkdir -p bench
+	$(BIN)/tether bench dtql dac bdpo iql td3-bc bc --lanes 1,4 --seconds 3 --out bench/bench.json --pictures bench
+	$(BIN)/tether bench --act dtql --candidates 1,16,64,256,1024 --out bench/act.json
+
+bench-all: $(READY) ## the same of every algorithm, 1 to 32 lanes (hours; goes on where it was stopped)
+	@mkdir -p bench
+	$(BIN)/tether bench --lanes 1,2,4,8,16,32 --out bench/all.json --pictures bench
+	$(BIN)/tether bench --act --candidates 1,4,16,64,256,1024 --out bench/act-all.json
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -22,7 +22,7 @@ HAND_WRITTEN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
 TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
 CHECKS = ROOT / "src" / "tether" / "algorithms" / "checks.json"
 EQUATIONS = (  # the files that hold algorithms to their equations
-    *("baselines", "bdpo", "bdpo_unimodal", "dac", "dt", "dtql", "dtql_kl", "in_sample", "qgpo", "sfbc"),
+    *("baselines", "bdpo", "bdpo_unimodal", "dac", "dt", "dtql", "dtql_kl", "in_sample", "qgpo", "sfbc", "soft_actors"),
 )
 BOOKKEEPING = ("test_every_baseline_has_an_answer",)  # names all algorithms and tests none
 TRAINING = re.compile(r"\brun_updates\(|\blax\.(scan|fori_loop)\(")  # a test of equations that learns its answer
@@ -147,7 +147,8 @@ def checks() -> dict[str, dict[str, bool]]:
 
 def _gallery() -> set[str]:
     """The algorithms whose samples, on a 2-D problem of docs/gallery, are near the exact target."""
-    rows = [row for path in sorted(GALLERY.glob("*.json")) for row in json.loads(path.read_text(encoding="utf-8"))]
+    figures = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(GALLERY.glob("*.json"))]
+    rows = [row for figure in figures for row in figure["rows"]]
     return {row["method"].split()[0] for row in rows if (row.get("closed") or 0.0) >= CLOSED}
 
 

@@ -14,6 +14,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+os.environ["TETHER_CORES"] = "2"  # no evaluation workers where a test does not ask for them, whatever the machine
 os.environ["TETHER_COMPILATION_CACHE"] = "off"  # tests leave the user's cache alone; their processes inherit it
 
 

@@ -139,7 +139,7 @@ def test_d4rl_by_name_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         (["dtlq"], ["unknown algorithm 'dtlq'", "dtql"]),
         (["--preset", "hopper-medum-v2"], ["unknown dtql preset 'hopper-medum-v2'", "hopper-medium-v2"]),
-        (["--environment", "hoper"], ["unknown task 'hoper'", "hopper"]),
+        (["--environment", "hoper"], ["unknown environment 'hoper'", "hopper"]),
         (["--environment", "pen"], ["'pen'", "45 and 24"]),
         (["--set", "expectil=0.9"], ["unknown hyper-parameter of dtql 'expectil'", "expectile"]),
         (["--set", "expectile"], ["--set 'expectile'", "name=value"]),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS
-from tether.bandits import PROBLEMS, get_problem
+from tether.bandits import PROBLEMS, gallery, get_problem
 from tether.bandits.gallery import FIGURES, score_run, tables, value_error
 from tether.bandits.pictures import chain, grid, q_value
-from tether.bandits.train import BANDIT_ALGORITHMS, Setup, bandit_settings, train_bandit
+from tether.bandits.train import BANDIT_ALGORITHMS, Setup, bandit_settings, load_trained, save_trained, train_bandit
 from tether.cli import main
 from tether.errors import InputError
 from tether.training.lanes import parse_fields
@@ -157,11 +157,83 @@ def test_bandit_alone_lists_the_problems(capsys):
     assert all(name in printed for name in PROBLEMS)
 
 
+@pytest.fixture
+def small_gallery(monkeypatch):
+    """Two figures of two runs each, one shared, of tiny networks; yields (settings, the runs that were trained)."""
+    changes: dict = {"train_updates": 12}
+    trained: list[str] = []
+
+    def settings(algorithm, problem, kind):
+        return bandit_settings(algorithm, problem, kind) | TINY | NETWORKS[algorithm] | changes
+
+    def train(algorithm, problem, settings, **more):
+        trained.append(problem.name)
+        return train_bandit(algorithm, problem, settings, **more)
+
+    one, two, three = (gallery.Run("dac", name) for name in ("dac-two", "dac-three", "8gaussians"))
+    figures = {
+        "one": gallery.Figure("First", (one, two), gallery.FIGURES["bdpo-14"].draw),
+        "two": gallery.Figure("Second", (two, three), gallery.FIGURES["bdpo-14"].draw),
+    }
+    monkeypatch.setattr(gallery, "bandit_settings", settings)
+    monkeypatch.setattr(gallery, "train_bandit", train)
+    monkeypatch.setattr(gallery, "FIGURES", figures)
+    monkeypatch.setattr(gallery, "_references", lambda problem: [])
+    return changes, trained
+
+
+def test_the_gallery_goes_on_where_it_was_and_redraws_what_has_changed(tmp_path, small_gallery, capsys):
+    changes, trained = small_gallery
+    gallery.draw_gallery(tmp_path, ["one"])
+    assert trained == ["dac-two", "dac-three"]
+    trained[:] = []
+    gallery.draw_gallery(tmp_path)
+    assert trained == ["8gaussians"]  # figure one is there, the run that figure two shares with it is kept
+    assert "figure 2 of 2, two, run 1 of 2: dac dac-three fair, kept" in capsys.readouterr().err
+    assert {"## one", "## two"} <= set((tmp_path / "tables.md").read_text().splitlines())
+    pictures = {name: (tmp_path / name).read_bytes() for name in ("one.png", "two.png")}
+    trained[:] = []
+    gallery.draw_gallery(tmp_path)
+    assert trained == []
+    gallery.draw_gallery(tmp_path, ["two"], fresh=True)
+    assert trained == ["dac-three", "8gaussians"]
+    assert (tmp_path / "two.png").read_bytes() == pictures["two.png"]
+    trained[:] = []
+    changes["learning_rate"] = 2e-3
+    gallery.draw_gallery(tmp_path)
+    assert trained == ["dac-two", "dac-three", "8gaussians"]
+    assert (tmp_path / "one.png").read_bytes() != pictures["one.png"]
+
+
+def test_a_kept_run_is_the_trained_one(tmp_path):
+    trained, problem = tiny("dac"), get_problem("8gaussians")
+    settings = bandit_settings("dac", "8gaussians", "fair") | TINY | NETWORKS["dac"]
+    assert load_trained(tmp_path / "it", "dac", problem, settings) is None
+    save_trained(tmp_path / "it", trained)
+    kept = load_trained(tmp_path / "it", "dac", problem, settings)
+    assert kept is not None
+    assert (kept.diverged_at, kept.seconds) == (None, trained.seconds)
+    np.testing.assert_array_equal(kept.sample(20), trained.sample(20))
+    diverged = trained._replace(diverged_at=7)
+    save_trained(tmp_path / "it", diverged)
+    kept = load_trained(tmp_path / "it", "dac", problem, settings)
+    assert kept is not None
+    assert kept.diverged_at == 7
+
+
 def test_gallery_tables_show_every_figures_numbers(tmp_path):
     row = {"problem": "moons", "method": "bdpo", "closed": 0.97, "energy_distance": 0.01, "diverged_at": None}
-    (tmp_path / "bdpo-5.json").write_text(json.dumps([row, row | {"method": "other", "diverged_at": 1200}]))
+    (tmp_path / "bdpo-5.json").write_text(
+        json.dumps(
+            {
+                "rows": [row, row | {"method": "other", "diverged_at": 1200}],
+                "processor_seconds": {"a": 60, "b": 119},
+            }
+        )
+    )
     text = tables(tmp_path)
     assert "## bdpo-5" in text
     assert "| moons | bdpo | 0.970 | 0.010 |" in text
     assert "other, diverged at 1,200" in text
+    assert "Training: 2 runs, 3 minutes of processor time." in text
     assert all(name not in text for name in FIGURES if name != "bdpo-5")

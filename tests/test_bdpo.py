@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from tether.algorithms.bdpo import BDPO
+from tether.bandits.problems import EIGHT_CENTRES, EIGHT_DEVIATION, EIGHT_ENERGIES
 from tether.diffusion import vp
+from tether.losses import polyak
 from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble
 from tether.presets import load_presets
 from tether.training.lanes import parse_fields
@@ -136,6 +138,180 @@ def test_path_kl_and_policy_mean_are_the_closed_form():
     actions = draw(jax.random.split(jax.random.key(1), 20_000))
     np.testing.assert_allclose(actions.mean(axis=0), [1.1923, -0.7949], atol=4 / np.sqrt(20_000))
     np.testing.assert_allclose(actions.var(axis=0), SCHEDULE.alpha[1], rtol=0.04)  # no noise in the last step
+
+    # Theorem 4.2: what the actions alone differ by, N(mean, I) from N(0, I), tends to the path's KL as abar_N -> 0.
+    marginal = 0.5 * (left * float(np.linalg.norm(G)) / ETA) ** 2
+    assert marginal == pytest.approx(float(kl) * left, rel=1e-3)
+
+
+class MixtureNoise(NoiseNetwork):
+    """The exact noise prediction of the eight Gaussians with these weights, N = FINE.steps."""
+
+    log_weights: Array
+
+    def __init__(self, weights: np.ndarray):
+        self.log_weights = jnp.log(jnp.asarray(weights, jnp.float32))
+        self.action_size, self.max_action, self.time_features, self.activate_time = 2, 1.0, 4, True
+        self.time = self.trunk = None  # pyright: ignore
+
+    def __call__(self, noisy_action: Array, observation: Array, step: Array) -> Array:
+        abar = jnp.asarray(FINE.alpha_bar)[step]
+        away, variance, log_share = parts_of_mixture(noisy_action, abar)
+        share = jax.nn.softmax(log_share + self.log_weights)
+        return jnp.sqrt(1 - abar) * share @ away / variance
+
+
+def parts_of_mixture(noisy_action: Array, abar: Array) -> tuple[Array, Array, Array]:
+    """(distances to the shrunken centres, variance around them, log likelihood of each up to a constant)."""
+    away = noisy_action[None] - jnp.sqrt(abar) * jnp.asarray(EIGHT_CENTRES, jnp.float32)
+    variance = abar * EIGHT_DEVIATION**2 + 1 - abar
+    return away, variance, -0.5 * jnp.sum(away**2, axis=1) / variance
+
+
+class NearestQ(LinearQ):
+    """Two heads, both the energy of the nearest centre."""
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        nearest = jnp.sum((action[None] - jnp.asarray(EIGHT_CENTRES, jnp.float32)) ** 2, axis=1).argmin()
+        return jnp.broadcast_to(jnp.asarray(EIGHT_ENERGIES, jnp.float32)[nearest], (2,))
+
+
+def mixture_value(noisy_action: Array, step: Array) -> Array:
+    """V_n = eta log E[exp(E / eta) | a_n] under the data."""
+    share = jax.nn.softmax(parts_of_mixture(noisy_action, jnp.asarray(FINE.alpha_bar)[step])[2])
+    return COLD * jax.nn.logsumexp(jnp.asarray(EIGHT_ENERGIES, jnp.float32) / COLD, b=share)
+
+
+class MixtureValue(ExactValue):
+    """Two heads, both the closed form of the eight Gaussians."""
+
+    def __call__(self, observation: Array, noisy_action: Array, step: Array) -> Array:
+        return jnp.broadcast_to(mixture_value(noisy_action, step), (2,))
+
+
+FINE, COLD = vp.vp_schedule(400), 0.06  # many small steps: in the limit the reverse kernels are Gaussian
+
+
+def eight_gaussians() -> tuple[BDPO, Any, np.ndarray]:
+    """Algorithm, a state in which behaviour, Q, V_n and the optimal actor are exact, and the target's weights."""
+    algorithm = BDPO(**TINY, eta=COLD, discount=1.0, samples=1000, diffusion_steps=FINE.steps, clip_denoised=False)
+    tilt = np.exp(EIGHT_ENERGIES / COLD)
+    weights, state = tilt / tilt.sum(), algorithm.init(SPEC, jax.random.key(0))
+    critics, actor = state.target_critics._replace(q=NearestQ(), value=MixtureValue()), MixtureNoise(weights)
+    behaviour = MixtureNoise(np.full(8, 1 / 8))
+    state = state._replace(target_critics=critics, target_behaviour=behaviour, actor=actor, target_actor=actor)
+    return algorithm, state, weights
+
+
+def test_at_the_optimum_the_path_kl_is_that_of_the_actions_and_the_value_is_v_star():
+    """Theorem 4.2 where behaviour and target are mixtures: KL 1.74 and V* 0.881 (spec section 14.4)."""
+    algorithm, state, weights = eight_gaussians()
+    batch = Transition(*(jnp.zeros(s) for s in ((2, 1), (2, 2), (2,), (2, 1), (2,))))
+    target, kl = eqx.filter_jit(algorithm.q_target)(state, batch, jax.random.key(0))
+    marginal = float(np.sum(weights * np.log(8 * weights)))
+    v_star = COLD * float(np.log(np.mean(np.exp(EIGHT_ENERGIES / COLD))))
+    assert (marginal, v_star) == (pytest.approx(1.74, abs=0.005), pytest.approx(0.881, abs=0.001))
+    assert float(kl) == pytest.approx(marginal, abs=0.06)
+    np.testing.assert_allclose(target, v_star, atol=0.01)
+
+
+def test_the_closed_form_of_v_n_is_a_fixed_point_for_a_mixture():
+    algorithm, state, _ = eight_gaussians()
+    steps = jnp.asarray([1, 2, 20, 50, 100, 150, 200, 300, 400], jnp.int32)
+    rows = len(steps)
+    centre = jnp.asarray(EIGHT_CENTRES[6], jnp.float32)  # the second best: there the actor is pulled away
+    scale = jnp.sqrt(jnp.asarray(FINE.alpha_bar)[steps])[:, None]
+    noisy = scale * centre[None] + jnp.sqrt(1 - scale**2) * 0.5
+    diffused = vp.Diffused(noisy, steps, jnp.zeros((rows, 2)))
+    value, _ = eqx.filter_jit(algorithm.one_step_value)(
+        state.actor, state, jnp.zeros((rows, 1)), diffused, jax.random.key(0)
+    )
+    np.testing.assert_allclose(value, jax.vmap(mixture_value)(noisy, steps), atol=0.005)
+
+
+@pytest.mark.long
+def test_values_and_actor_trained_on_a_linear_q_reach_the_closed_form():
+    """Section 16.3: behaviour N(0, I) and Q = g.a are given, V_n and the actor start from random weights."""
+    updates, rows = 4000, 256
+    algorithm = BDPO(
+        **TINY | {"hidden_sizes": (32, 32), "noise_hidden_sizes": (32, 32), "time_embedding_size": 8},
+        **{"eta": ETA, "samples": 2, "clip_denoised": False, "target_rate": 0.02, "train_updates": updates},
+        **{"learning_rate": 3e-3, "critic_learning_rate": 3e-3},
+    )
+    state = algorithm.init(SPEC, jax.random.key(0))
+    given = state.target_critics._replace(q=LinearQ())
+    state = state._replace(target_critics=given, target_behaviour=GaussianNoise(0.0))
+
+    def update(state: Any, step: Array) -> tuple[Any, None]:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(1), step), 3)
+        nothing = jnp.zeros(rows)
+        action = jax.random.normal(keys[0], (rows, 2))
+        batch = Transition(nothing[:, None], action, nothing, nothing[:, None], nothing)
+        factor = 0.5 * (1 + jnp.cos(jnp.pi * step / updates))
+        state, _ = algorithm._update_value(state, batch, keys[1], factor)
+        state, _ = algorithm._update_actor(state, batch, keys[2], factor)
+        value = polyak(state.target_critics.value, state.critics.value, algorithm.target_rate)
+        return state._replace(target_critics=state.target_critics._replace(value=value)), None
+
+    state = jax.jit(lambda state: jax.lax.scan(update, state, jnp.arange(updates))[0])(state)
+    some = every_step(jax.random.key(2))
+    found = jax.vmap(state.target_critics.value)(jnp.zeros((40, 1)), some.noisy_action, some.step).mean(axis=1)
+    np.testing.assert_allclose(found, jax.vmap(exact_value)(some.noisy_action, some.step), atol=0.08)
+    nowhere = Transition(*(jnp.zeros(s) for s in ((500, 1), (500, 2), (500,), (500, 1), (500,))))
+    _, kl = eqx.filter_jit(algorithm.q_target)(state, nowhere, jax.random.key(3))
+    assert float(kl) == pytest.approx(1.0333, rel=0.1)
+    draw = jax.jit(jax.vmap(lambda k: vp.sample(SCHEDULE, state.target_actor, jnp.zeros(1), k, 2, None)))
+    actions = draw(jax.random.split(jax.random.key(4), 5000))
+    np.testing.assert_allclose(actions.mean(axis=0), [1.1923, -0.7949], atol=0.1)
+
+
+def test_values_of_the_behaviour_itself_are_its_mean_q():
+    """Section 16.4: without penalty V_n regresses E[Q | a_n] = sqrt(abar_n) g.a_n, whatever eta is."""
+    algorithm, state = closed_form(samples=256, shift=0.0)
+
+    class MeanQ(ExactValue):
+        def __call__(self, observation: Array, noisy_action: Array, step: Array) -> Array:
+            return super().__call__(observation, noisy_action, step) - (1 - jnp.asarray(ABAR)[step]) * float(G @ G) / (
+                2 * ETA
+            )
+
+    state = state._replace(target_critics=state.target_critics._replace(value=MeanQ()))
+    some = every_step(jax.random.key(1))
+    value, _ = eqx.filter_jit(algorithm.one_step_value)(
+        state.target_actor, state, jnp.zeros((40, 1)), some, jax.random.key(2)
+    )
+    expected = jnp.sqrt(jnp.asarray(ABAR)[some.step]) * (some.noisy_action @ jnp.asarray(G))
+    np.testing.assert_allclose(value, expected, atol=0.045)  # as above
+
+
+def test_the_confidence_bound_is_of_means_over_samples():
+    """Section 16.6: M first, then K. Two heads that disagree about single actions and agree on their mean lose nothing;
+    the bound of single actions would take |g.noise| away."""
+
+    class Opposite(ExactValue):
+        def __call__(self, observation: Array, noisy_action: Array, step: Array) -> Array:
+            value = noisy_action @ jnp.asarray(G)
+            return jnp.stack([value, -value])
+
+    algorithm, state = closed_form(samples=4000, shift=0.0)
+    cautious = eqx.tree_at(lambda a: a.pessimism, algorithm, 1.0)
+    state = state._replace(target_critics=state.target_critics._replace(value=Opposite()))
+    origin = vp.Diffused(jnp.zeros((1, 2)), jnp.asarray([3], jnp.int32), jnp.zeros((1, 2)))
+    value, _ = cautious.one_step_value(state.actor, state, jnp.zeros((1, 1)), origin, jax.random.key(0))
+    per_action = float(np.linalg.norm(G)) * SCHEDULE.deviation[3] * np.sqrt(2 / np.pi)  # 0.23
+    assert abs(float(value[0])) < 0.1 * per_action
+
+
+def test_the_actor_step_moves_nothing_that_it_reads():
+    """Section 16.5: behaviour and critics are constants of L_pi."""
+    algorithm = BDPO(**TINY, samples=2, actor_warmup_updates=0)
+    state = algorithm.init(SPEC, jax.random.key(0))
+    columns = [jnp.full(shape, 0.3) for shape in ((4, 1), (4, 2), (4,), (4, 1))]
+    batch = Transition(*columns, jnp.zeros(4))
+    after, _ = jax.jit(algorithm._update_actor)(state, batch, jax.random.key(1), 1.0)
+    assert not eqx.tree_equal(after.actor, state.actor)
+    for field in ("critics", "target_critics", "behaviour", "target_behaviour"):
+        assert eqx.tree_equal(getattr(after, field), getattr(state, field)), field
 
 
 def test_without_a_difference_there_is_no_penalty():

@@ -1,7 +1,10 @@
 """The bench counts what it says it counts."""
 
 import functools
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +13,39 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS
-from tether.bench import bench, bench_table, committed_costs, matmul_flops
+from tether.bench import BenchSettings, bench, bench_table, committed_costs, matmul_flops, merge_figures, read_figures
+from tether.bench import suite as suite_module
+from tether.bench.pictures import draw_pictures
+from tether.bench.results import COSTS, add_rows, empty_figures
+from tether.bench.rounds import Timing, alternate
+from tether.bench.training import MATMUL, _rates
 from tether.errors import InputError
 
-TINY = {"hidden_sizes": (8, 8), "denoiser_hidden_sizes": (8, 8), "candidates": 4}
+SMALL = BenchSettings(8, 3, 2, (1, 2), 0.1, changes={"hidden_sizes": (8, 8)})
+
+
+def run(commit: str = "abc", size: int = 3, **changes: Any) -> dict[str, Any]:
+    """What rows of one invocation have in common."""
+    sizes = {"batch_size": 8, "observation_size": size, "action_size": 2}
+    machine = {"device": "cpu", "backend": "cpu", "cores": 2}
+    return {
+        "machine": machine,
+        "versions": {},
+        "commit": commit,
+        "command": "",
+        "sizes": sizes,
+        "precision": "float32",
+        "changes": changes,
+    }
+
+
+def row(algorithm: str = "dtql", what: str = "train", lanes: int = 1, seconds: float = 0.01) -> dict[str, Any]:
+    """A row of training."""
+    return {
+        **{"algorithm": algorithm, "what": what, "lanes": lanes, "compile_seconds": 1.0},
+        **{"updates_per_second": lanes / seconds, "seconds_per_update": seconds, "fraction_of_matmul_rate": 0.5},
+        **{"matmul_flops_per_update": 1e6, "matmul_rate_gflops": 10.0},
+    }
 
 
 def test_matmul_flops_of_known_programs():
@@ -43,17 +75,136 @@ def test_a_branch_counts_where_it_is_taken() -> None:
 
 
 @pytest.mark.usefixtures("_no_shape_checks")
-def test_figures_are_there_and_plausible():
-    sizes = {"batch_size": 8, "observation_size": 3, "action_size": 2, "lanes": 2, "seconds": 0.2}
-    figures = bench(["dtql"], **sizes, assignments=TINY)
-    assert [row["what"] for row in figures["results"]] == ["pretrain", "train", "act"]
-    pretrain, train, act = figures["results"]
-    assert 0 < pretrain["matmul_flops_per_update"] < train["matmul_flops_per_update"]
-    assert train["xla_flops_per_update"] > train["matmul_flops_per_update"]  # XLA counts element-wise work, too
-    assert train["updates_per_second"] > 0
-    assert 0 < train["fraction_of_matmul_rate"] < 1
-    assert 0 < act["milliseconds_p50"] <= act["milliseconds_p99"]
+def test_figures_are_there_and_plausible(tmp_path: Path) -> None:
+    said: list[str] = []
+    figures = bench(["bc"], SMALL, out=tmp_path / "bench.json", tell=said.append)
+    one, two, act = figures["results"]
+    assert [(row["what"], row["lanes"]) for row in (one, two, act)] == [("train", 1), ("train", 2), ("act", 1)]
+    # layers of 8 between 3 and 2 numbers; backward twice as much but for the first layer
+    forward, first = 2 * 8 * (3 * 8 + 8 * 8 + 8 * 2), 2 * 8 * 3 * 8
+    assert one["matmul_flops_per_update"] == two["matmul_flops_per_update"] == 3 * forward - first
+    assert one["xla_flops_per_update"] > one["matmul_flops_per_update"]  # XLA counts element-wise work, too
+    assert 0 < one["fraction_of_matmul_rate"] < 1
+    assert "times_one_lane" not in one
+    assert two["times_one_lane"] > 0
+    assert two["updates_per_second"] == pytest.approx(2 / two["seconds_per_update"])
+    assert 0 < act["milliseconds_p50"] <= act["milliseconds_p95"] <= act["milliseconds_p99"]
+    assert (act["candidates"], act["settings"]) == (None, {})
     assert bench_table(figures).row_count == 3
+    assert any("bc train: 2 lanes:" in text for text in said)
+    assert read_figures(tmp_path / "bench.json") == json.loads(json.dumps(figures))
+    assert [path.name for path in draw_pictures(figures, tmp_path)] == ["lanes.png", "limits.png"]
+    assert (tmp_path / "limits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rounds_compare_what_ran_in_the_same_round() -> None:
+    """Twice as slow in the second round for all: no ratio may feel it."""
+    rounds = {
+        1: [Timing(1.0, 1.5), Timing(2.0, 3.0)],
+        4: [Timing(3.0, 4.5), Timing(6.0, 9.0)],
+        MATMUL: [Timing(0.5, 1.0), Timing(1.0, 2.0)],
+    }
+    rates = _rates(4, rounds, flops=6.0, matmul_flops=10.0)
+    assert rates["times_one_lane_by_round"] == [3.0, 3.0]
+    assert rates["times_one_lane_in_processor_time"] == 3.0
+    assert rates["fraction_by_round"] == pytest.approx([0.4, 0.4])  # 24 in 3 s beside 10 in 0.5 s
+    assert rates["fraction_of_processor_time"] == pytest.approx(24 / 4.5 / 10)
+    assert rates["updates_per_second"] == pytest.approx(4 / 4.5)
+
+
+def test_programs_take_turns() -> None:
+    calls: list[str] = []
+    alternate({"a": lambda count: calls.append("a"), "b": lambda count: calls.append("b")}, 1e-9, rounds=3)
+    assert calls[-6:] == ["a", "b"] * 3
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_there_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, tuple[int, ...]]] = []
+
+    def measure(name: str, algorithm: Any, phase: int, settings: Any, lanes: Any, tell: Any) -> list[dict[str, Any]]:
+        asked.append((name, tuple(lanes)))
+        if name == "dac":
+            raise KeyboardInterrupt
+        return [row(name, "train", count) for count in lanes]
+
+    monkeypatch.setattr(suite_module, "measure_phase", measure)
+    acts: list[str] = []
+
+    def act(name: str, policy: Any, settings: Any) -> dict[str, Any]:
+        acts.append(name)
+        times = dict.fromkeys(("milliseconds_p50", "milliseconds_p95", "milliseconds_p99"), 1.0)
+        return {"algorithm": name, "what": "act", "lanes": 1, "settings": {}, **times}
+
+    monkeypatch.setattr(suite_module, "measure_acting", act)
+    monkeypatch.setattr(suite_module, "untrained_policy", lambda *_: None)
+    out = tmp_path / "bench.json"
+    with pytest.raises(KeyboardInterrupt):
+        bench(["iql", "dac"], SMALL, out=out)
+    assert asked == [("iql", (1, 2)), ("dac", (1, 2))]
+    assert len(read_figures(out)["results"]) == 3  # what was measured before it was stopped
+    asked.clear()
+    bench(["iql"], SMALL, out=out)
+    assert (asked, acts) == ([], ["iql"])
+    more = BenchSettings(8, 3, 2, (1, 2, 4), 0.1, changes={"hidden_sizes": (8, 8)})
+    bench(["iql"], more, out=out)
+    assert asked == [("iql", (1, 4))]  # one lane again, as what four are compared with
+    bench(["iql"], SMALL, out=out, fresh=True)
+    assert asked[1:] == [("iql", (1, 2))]
+    assert acts == ["iql", "iql"]
+    assert [found["lanes"] for found in read_figures(out)["results"] if found["what"] == "train"] == [1, 2, 4]
+
+
+def test_other_code_sizes_or_machines_are_measured_again() -> None:
+    figures = add_rows(empty_figures(), run(), [row()])
+    assert suite_module.is_measured(figures, run(), row())
+    for other in (
+        run(commit="def"),
+        run(size=4),
+        run(candidates="4"),
+        run() | {"machine": {}},
+        run() | {"precision": "bfloat16"},
+    ):
+        assert not suite_module.is_measured(figures, other, row())
+    assert not suite_module.is_measured(figures, run(), row(lanes=2))
+
+
+def test_newer_rows_take_the_place_of_older_ones() -> None:
+    old = add_rows(empty_figures(), run(), [row("iql"), row("dtql")])
+    assert [found["algorithm"] for found in old["results"]] == ["dtql", "iql"]  # the registry's order
+    new = add_rows(empty_figures(), run(commit="def"), [row("iql", seconds=0.5), row("iql", lanes=2)])
+    merged = merge_figures([old, new])
+    found = [
+        (r["algorithm"], r["lanes"], merged["runs"][r["run"]]["commit"], r["seconds_per_update"])
+        for r in merged["results"]
+    ]
+    assert found == [("dtql", 1, "abc", 0.01), ("iql", 1, "def", 0.5), ("iql", 2, "def", 0.01)]
+    both = merge_figures([merged, add_rows(empty_figures(), run(size=7), [row("iql")])])
+    assert len(both["results"]) == 4  # other sizes are another row
+    replaced = merge_figures([old, add_rows(empty_figures(), run(commit="def"), [row("iql"), row("dtql")])])
+    assert [kept["commit"] for kept in replaced["runs"]] == ["def"]  # nothing is left of the old run
+
+
+def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
+    sizes = {"batch_size": 256, "observation_size": 11, "action_size": 3, "lanes": 2}
+    rows = [{"algorithm": "bc", "what": "train", "updates_per_second": 9.0}, {"algorithm": "bc", "what": "act"}]
+    first = {"machine": {"cores": 2}, "versions": {}, "commit": None, "sizes": sizes, "results": rows}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(first))
+    figures = read_figures(path)
+    assert [(found["what"], found["lanes"]) for found in figures["results"]] == [("train", 2), ("act", 1)]
+    assert figures["results"][0]["seconds_per_update"] == pytest.approx(2 / 9)
+    assert figures["runs"][0]["sizes"] == {"batch_size": 256, "observation_size": 11, "action_size": 3}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": [], "results": [{}], "format_version": 2}'])
+def test_what_is_no_bench_file_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"other\.json"):
+        read_figures(path)
 
 
 def test_costs_are_committed_for_every_algorithm() -> None:
@@ -65,26 +216,37 @@ def test_costs_are_committed_for_every_algorithm() -> None:
     assert all(cost["gflop"] > 0.01 for cost in costs.values())
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"lanes": -1}, {"seconds": 0.0}])
-def test_bad_sizes_are_refused(bad):
-    sizes = {"batch_size": 8, "observation_size": 3, "action_size": 2, "lanes": 1, "seconds": 0.1} | bad
+def test_costs_are_those_of_one_lane_and_of_the_own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    act = {"algorithm": "dtql", "what": "act", "lanes": 1, "milliseconds_p50": 3.0}
+    rows = [row(), row(lanes=8, seconds=9.0), act, act | {"settings": {"candidates": 1}, "milliseconds_p50": 0.1}]
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(add_rows(empty_figures(), run(), rows)))
+    monkeypatch.setattr("tether.bench.results.COSTS", path)
+    assert committed_costs() == {"dtql": {"gflop": 1e-3, "updates": pytest.approx(100.0), "milliseconds": 3.0}}
+    assert COSTS.name == "costs.json"
+
+
+# --- bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"lanes": (1, -1)}, {"lanes": (1, 1)}, {"seconds": 0.0}])
+def test_bad_sizes_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
-        bench(["dtql"], **sizes, assignments=TINY)
+        BenchSettings(**bad)
 
 
-def test_unknown_algorithm_is_refused_with_the_nearest_name():
+def test_unknown_algorithm_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match="dtql"):
-        bench(["dtqll"], batch_size=8, observation_size=3, action_size=2, lanes=1, seconds=0.1, assignments={})
+        bench(["dtqll"], SMALL)
 
 
 @pytest.mark.usefixtures("_no_shape_checks")
-def test_what_looks_back_is_measured_on_windows_and_with_its_memory():
-    sizes = {"batch_size": 4, "observation_size": 3, "action_size": 2, "lanes": 1, "seconds": 0.1}
+def test_what_looks_back_is_measured_on_windows_and_with_its_memory() -> None:
     small = {"width": 8, "block_count": 1, "context_length": 3, "dropout": 0.0}
-    train, act = bench(["dt"], **sizes, assignments=small)["results"]
-    window = 3 * 3  # tokens
-    # Forwards: qkv and its output, attention's two products, the MLP's two; backwards twice as much. Embeddings and
-    # head are more, so the whole lies above it, but not far.
-    block = 2 * window * (4 * 8 * 8 + 2 * window * 8 + 8 * 8 * 8)
-    assert 3 * 4 * block < train["matmul_flops_per_update"] < 1.6 * 3 * 4 * block
+    train, act = bench(["dt"], BenchSettings(4, 3, 2, (1,), 0.1, changes=small))["results"]
+    tokens, wanted = 3 * 3, 3  # actions are read at the tokens of observations
+    # Forwards: keys and values of all tokens; queries, attention's two products, its output and the MLP of the wanted
+    # ones; backwards twice as much. Embeddings and head are more, so the whole lies above it, but not far.
+    block = 2 * (tokens * 2 * 8 * 8 + wanted * (2 * 8 * 8 + 2 * tokens * 8 + 8 * 8 * 8))
+    assert 3 * 4 * block < train["matmul_flops_per_update"] < 2 * 3 * 4 * block
     assert act["milliseconds_p50"] > 0

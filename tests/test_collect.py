@@ -435,9 +435,9 @@ def test_rollouts_go_on_exactly(tmp_path: Path) -> None:
 def test_ids_of_tasks_have_references() -> None:
     for name in ("hopper", "Hopper-v4"):
         place = find_place(name)
-        assert (place.label, place.has_references, place.task.horizon) == ("hopper", True, 1000)
+        assert (place.label, place.task.has_references, place.task.horizon) == ("hopper", True, 1000)
     place = find_place("Hopper-v5")
-    assert (place.label, place.has_references) == ("hopper-v5", False)  # another environment
+    assert (place.label, place.task.has_references) == ("hopper-v5", False)  # another environment
     place = find_place("Pendulum-v1")
     assert (place.task.observation_size, place.task.action_size, place.task.horizon) == (3, 1, 200)
     assert find_place("Pendulum-v1", horizon=50).task.horizon == 50

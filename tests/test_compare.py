@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from make_data import ENVIRONMENT, SCRATCH, columns, data_file, digest, rows, snapshot, tether, write_d4rl
 
 from tether import compare
@@ -81,8 +82,11 @@ def test_the_table_says_what_the_run_folders_say() -> None:
         assert row["total_seconds"] == result["wall_seconds"]
         last, written = result["last"], next(line for line in text.splitlines() if line.startswith(f"| {name} "))
         assert (
-            f"| {last['iqm']:.1f} [{last['ci95_low']:.1f}, {last['ci95_high']:.1f}] | {last['mean']:.1f} |" in written
+            f"| {last['iqm']:.1f} [{last['ci95_low']:.1f}, {last['ci95_high']:.1f}] | {last['mean']:.1f} [" in written
         )
+        seeds = [lane["score"] for lane in result["lanes"]]
+        low, high = scipy.stats.t.interval(0.95, 1, np.mean(seeds), scipy.stats.sem(seeds))  # two seeds
+        assert f"| {last['mean']:.1f} [{low:.1f}, {high:.1f}] |" in written
         assert catalogue()[name].family in written
         assert f"at {row['best_update']} |" in written
         evaluated = [r["normalized_score"] for r in rows(folder / name / "evaluations.jsonl") if r["update"] == UPDATES]

@@ -9,7 +9,9 @@ import pytest
 
 from tether.algorithms.dac import DAC, Noised, guided_loss, noise_error
 from tether.diffusion import vp
+from tether.diffusion_policy import ancestral_sampler
 from tether.losses import aggregate_heads
+from tether.networks import QEnsemble
 from tether.presets import load_presets
 from tether.types import Array, Spec, Transition
 
@@ -91,6 +93,46 @@ def test_target_reduces_actions_per_head_before_the_confidence_bound():
     np.testing.assert_allclose(aggregate_heads(heads, "lcb", 1.5), 3.0 - 1.5 * population, rtol=1e-5)
     np.testing.assert_allclose(aggregate_heads(heads, "min", 9.0), [1.0, 1.0])
     np.testing.assert_allclose(aggregate_heads(heads, "convex", 0.75), [2.0, 2.0])
+
+
+class LinearHeads(QEnsemble):
+    """Three heads, each linear in the action, with other slopes."""
+
+    def __init__(self):
+        self.heads = ()
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        return jnp.asarray([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0]]) @ action
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_every_head_picks_its_own_best_action(best):
+    """Max-Q backup: the largest per head, then the bound. Heads with opposite slopes pick opposite actions."""
+    algorithm = DAC(**TINY | {"next_actions": 50}, pessimism=0.5, discount=1.0, max_q_backup=best)
+    state, batch = algorithm.init(SPEC, jax.random.key(0)), make_batch(2)
+    state = state._replace(target_critic=LinearHeads())
+    batch = batch._replace(terminal=jnp.zeros(2), reward=jnp.zeros(2))
+    draw = ancestral_sampler(vp.vp_schedule(5), True)
+    for row, key in enumerate(jax.random.split(jax.random.key(1), 2)):
+        keys = jax.random.split(key, 50)
+        actions = jax.vmap(lambda k, row=row: draw(state.target_actor, batch.next_observation[row], k))(keys)
+        q = np.asarray(jax.vmap(lambda a: LinearHeads()(a, a))(actions))
+        heads = q.max(axis=0) if best else q.mean(axis=0)
+        expected = heads.mean() - 0.5 * heads.std()  # population
+        assert algorithm.critic_target(state, batch, jax.random.key(1))[row] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("guidance", ["soft", "denoised"])
+def test_actor_and_critic_learn_from_their_own_losses(guidance):
+    """Neither step moves the other network, nor what the target is made of."""
+    algorithm = DAC(**TINY, guidance=guidance)
+    state, batch = algorithm.init(SPEC, jax.random.key(0)), make_batch()
+    after, _ = jax.jit(algorithm._update_actor)(state, batch, jax.random.key(1), 1.0)
+    assert not leaves_equal(after.actor, state.actor)
+    assert leaves_equal((after.critic, after.target_critic), (state.critic, state.target_critic))
+    after, _ = jax.jit(algorithm._update_critic)(state, batch, jax.random.key(1), 1.0)
+    assert not leaves_equal(after.critic, state.critic)
+    assert leaves_equal((after.actor, after.target_actor, after.eta), (state.actor, state.target_actor, state.eta))
 
 
 def test_terminal_rows_and_discount_in_the_target():

@@ -126,7 +126,7 @@ def test_checks_are_not_found_where_there_are_none(tmp_path):
     (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"last": {"mean": 1.5}}))
     (tmp_path / "gallery").mkdir()
     rows = [{"method": "dac soft", "closed": 0.9}, {"method": "dac hard", "closed": -3.0}, {"method": "bdpo"}]
-    (tmp_path / "gallery" / "one.json").write_text(json.dumps(rows))
+    (tmp_path / "gallery" / "one.json").write_text(json.dumps({"rows": rows}))
     checks = module.checks()
     assert (checks["bc"]["mujoco"], checks["dac"]["bandit"], checks["bdpo"]["bandit"]) == (True, True, False)
 

@@ -1,6 +1,7 @@
 """Minari's data sets by id and by folder: the same rows, dictionaries in a fixed order, the robot's own actions."""
 
 import json
+import os
 import shutil
 import sys
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import minari
@@ -21,6 +23,7 @@ from tether.data import load_dataset, prepare
 from tether.data.minari import minari_scores
 from tether.data.schema import ActionBox
 from tether.errors import InputError
+from tether.evaluation.rollout import make_environment
 from tether.policy import LoadedPolicy, deploy
 
 DICTIONARY = spaces.Dict(
@@ -185,3 +188,66 @@ def test_actions_outside_the_stated_range(root: Path) -> None:
     document.write_text(document.read_text().replace("10.0", "5.0"))
     with pytest.raises(InputError, match="actions leave the range that the metadata state, first at row"):
         load_dataset(str(folder))
+
+
+# --- evaluation in the recorded environment -----------------------------------------------------------------
+
+BRIEF = "--updates", 10, "--batch-size", 32, "--eval-episodes", 2, "--set", "hidden_sizes=16,16", "--quiet"
+
+
+def written_in(environment: str, **references: float) -> None:
+    """A data set of Pendulum's sizes that says it was recorded in `environment`."""
+    write("mine/swing/random-v0", spaces.Box(-9, 9, (3,)), spaces.Box(-2, 2, (1,)))
+    change_metadata(env_spec=gymnasium.spec(environment).to_json(), **references)
+
+
+def change_metadata(**values: Any) -> None:
+    path = Path(os.environ["MINARI_DATASETS_PATH"]) / "mine/swing/random-v0/data/metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_data_set_is_evaluated_where_it_was_recorded_and_scored_by_minaris_references(root: Path) -> None:
+    written_in("Pendulum-v1", ref_min_score=-1500.0, ref_max_score=-100.0)
+    data = load_dataset("minari:mine/swing/random-v0")
+    task = data.recorded_in
+    assert task is not None
+    assert (task.gymnasium_id, task.horizon, task.score_name) == ("Pendulum-v1", 200, "Minari score")
+    np.testing.assert_allclose(task.score(data.episode_returns()), minari_scores(data))
+    code, printed, errors = tether("train", "bc", "minari:mine/swing/random-v0", *BRIEF, "--out", root / "run")
+    assert code == 0, errors
+    assert "run: Minari score" in printed
+    assert "normalised" not in printed
+    result = json.loads((root / "run" / "result.json").read_text())
+    returns = np.asarray(result["lanes"][0]["returns"])
+    assert result["score"] == "Minari score"
+    assert result["lanes"][0]["score"] == pytest.approx(np.mean(100 * (returns + 1500) / 1400))
+    assert tether("evaluate", root / "run", "--episodes", 1)[0] == 0  # the same environment after a restart
+
+
+def test_an_environment_that_is_not_here_or_names_a_module_is_not_made(root: Path) -> None:
+    written_in("Pendulum-v1")
+    spec = json.loads(json.loads((root / "mine/swing/random-v0/data/metadata.json").read_text())["env_spec"])
+    for name, reason in {"Nowhere-v7": "Nowhere", "os:Pendulum-v1": "no environment is known"}.items():
+        change_metadata(env_spec=json.dumps(spec | {"id": name}))
+        out = root / name.replace(":", "-")
+        code, _, progress = tether("train", "bc", str(root / "mine/swing/random-v0"), *BRIEF[:-1], "--out", out)
+        assert code == 0
+        said = [line for line in progress.splitlines() if "without evaluation" in line]
+        assert len(said) == 1
+        assert reason in said[0]
+    change_metadata(env_spec="{broken")  # which the package itself does not read
+    assert load_dataset(str(root / "mine/swing/random-v0")).recorded_in is None
+
+
+def test_the_door_set_of_minari_is_evaluated_in_its_hand(root: Path) -> None:
+    """AdroitHandDoor-v1 is gymnasium-robotics': known once that is imported."""
+    written_in("Pendulum-v1")
+    spec = {"id": "AdroitHandDoor-v1", "kwargs": {"reward_type": "dense"}, "max_episode_steps": 200}
+    change_metadata(env_spec=json.dumps(spec), ref_min_score=-45.8, ref_max_score=2940.6)
+    task = load_dataset(str(root / "mine/swing/random-v0")).recorded_in
+    assert task is not None
+    environment = make_environment(task)
+    assert (environment.observation_space.shape, environment.action_space.shape) == ((39,), (28,))
+    code, _, errors = tether("train", "bc", str(root / "mine/swing/random-v0"), *BRIEF, "--out", root / "run")
+    assert code == 2
+    assert "environment 'AdroitHandDoor-v1' has 39 and 28" in errors

@@ -64,6 +64,8 @@ def run_of(
         seconds={"compile": 1.0, "evaluation": 2.0, "wall": 3.0},
         updates_per_second=lambda: 7.0,
         memory_record=lambda: {},
+        compiled={"train": {"seconds": 1.0, "from_cache": False}},
+        seconds_to_first_update=4.0,
     )
 
 
@@ -88,6 +90,7 @@ def test_last_and_best(tmp_path: Path) -> None:
     assert result["lanes"][1] == {
         "seed": 1,
         "settings": {},
+        "score": 4.5,
         "normalized_score": 4.5,
         "returns": [40, 50],
         "diverged": None,

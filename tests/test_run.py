@@ -33,6 +33,7 @@ from tether.data import Dataset, Source
 from tether.environments import get_task
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.statistics import interquartile_mean
+from tether.training import evaluations
 from tether.training import run as run_module
 
 FROZEN_SWEEP = ["--sweep", "learning_rate=3e-4,1e30"]
@@ -51,6 +52,7 @@ def test_files_of_a_run() -> None:
         "config.json",
         "metrics.jsonl",
         "evaluations.jsonl",
+        "timeline.jsonl",
         "curve.png",
         "result.json",
         *(f"{folder}/{name}" for folder in checkpoints for name in ("state.safetensors", "manifest.json")),
@@ -189,6 +191,86 @@ def test_a_data_set_in_memory_trains_but_cannot_be_resumed(tmp_path: Path) -> No
         resume(tmp_path / "run")
 
 
+# --- an environment that is not in the table ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pendulum")
+    collect = "data", "collect", "Pendulum-v1", "--policy", "random", "--rows", 400, "--quiet", "--out", folder
+    assert tether(*collect)[0] == 0
+    return folder / "pendulum-v1-random.hdf5"
+
+
+BRIEF = "--updates", 20, "--batch-size", 32, "--eval-episodes", 2, "--set", "hidden_sizes=16,16"
+
+
+def test_collected_data_are_evaluated_where_they_were_collected_and_scored_by_returns(
+    pendulum: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, printed, progress = tether("train", "bc", pendulum, *BRIEF, "--out", out)
+    assert code == 0, progress
+    assert "run: return" in printed
+    assert "normalised" not in printed
+    assert json.loads((out / "config.json").read_text())["environment"] == "Pendulum-v1"
+    result, played = json.loads((out / "result.json").read_text()), rows(out / "evaluations.jsonl")
+    last = [row for row in played if row["update"] == 20]
+    assert {row["length"] for row in last} == {200}  # Pendulum's horizon
+    assert all(-200 * 17 < row["return"] < 0 and row["normalized_score"] is None for row in last)
+    assert result["last"]["mean"] == pytest.approx(np.mean([row["return"] for row in last]))
+    assert (result["lanes"][0]["score"], result["lanes"][0]["normalized_score"]) == (result["last"]["mean"], None)
+    behaviour = load_dataset(str(pendulum)).episode_returns()
+    assert result["behaviour"]["mean"] == pytest.approx(behaviour.mean())
+    assert (out / "curve.png").exists()
+    code, printed, _ = tether("evaluate", out, "--episodes", 2)
+    assert code == 0
+    renamed = tmp_path / "mine.hdf5"
+    renamed.write_bytes(pendulum.read_bytes())
+    task = load_dataset(str(renamed)).recorded_in
+    assert task is not None
+    assert (task.name, task.horizon) == ("Pendulum-v1", 200)
+    assert json.loads((out / "evaluate-20-2.json").read_text())["returns"] == [[row["return"] for row in last]]
+
+
+def test_any_gymnasium_id_can_be_asked_for(pendulum: Path, tmp_path: Path) -> None:
+    for name, problem in {
+        "Pendulum-v11": "unknown environment 'Pendulum-v11'",
+        "Hopper-v5": "environment 'Hopper-v5' has 11 and 3; name another",
+        "CartPole-v1": "a bounded box is needed",
+    }.items():
+        code, _, errors = tether("train", "bc", pendulum, *BRIEF, "--environment", name, "--out", tmp_path / "no")
+        assert (code, problem in errors, errors.count("\n")) == (2, True, 1), errors
+    code, _, progress = tether(
+        "train", "bc", pendulum, *BRIEF, "--environment", "Pendulum-v1", "--out", tmp_path / "run"
+    )
+    assert code == 0, progress
+    assert tether("compare", "--data", pendulum, "--algorithms", "bc", "--seeds", 1, "--updates", 20, "--eval-episodes",
+                  1, "--out", tmp_path / "compared")[0] == 0  # fmt: skip
+    assert "of the returns over seeds" in (tmp_path / "compared" / "comparison.md").read_text()
+
+
+def test_without_the_simulator_a_known_task_is_trained_and_one_line_says_why_it_is_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gymnasium
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed, run `pip install mujoco`")
+
+    monkeypatch.setattr(gymnasium, "make", missing)
+    out = tmp_path / "run"
+    code, _, progress = tether("train", "bc", data_file(), *BRIEF, "--out", out)
+    assert code == 0, progress
+    said = [line for line in progress.splitlines() if "without evaluation" in line]
+    assert len(said) == 1
+    assert "environment hopper: DependencyNotInstalled MuJoCo is not installed, run `pip install mujoco`" in said[0]
+    assert (out / "policy" / "policy.safetensors").exists()
+    code, _, errors = tether("train", "bc", data_file(), *BRIEF, "--environment", "hopper", "--out", tmp_path / "asked")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "MuJoCo is not installed" in errors
+
+
 # --- no environment -----------------------------------------------------------------------------------------
 
 
@@ -278,21 +360,22 @@ def test_all_lanes_diverge(tmp_path: Path) -> None:
 
 
 def test_a_return_that_is_no_number_freezes_the_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run_module.rollout
+    real = evaluations.rollout
 
-    def rollout(*arguments: Any) -> Episodes:
-        outcome = real(*arguments)
-        outcome.returns[1, 0] = np.nan
+    def rollout(*arguments: Any, **how: Any) -> Episodes:
+        outcome = real(*arguments, **how)
+        outcome.returns[1:, 0] = np.nan  # of the second lane, as long as it is played
         return outcome
 
-    monkeypatch.setattr(run_module, "rollout", rollout)
+    monkeypatch.setattr(evaluations, "rollout", rollout)
     report = train(algorithm(), str(data_file()), seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
     assert report.status == "partly-diverged"
     assert report.diverged == {1: "train update 100"}
     assert lane_policy(tmp_path / "run", 0) == lane_policy(finished_run(), 0)
     metrics = rows(tmp_path / "run" / "metrics.jsonl")
     last = max(row["update"] for row in metrics if row["lane"] == 1 and row["phase"] == "train")
-    assert last == 140  # the row of the interval in which the evaluation was
+    assert last == 250  # of the interval that ends where that evaluation is settled: at the second one after it
+    assert {row["lane"] for row in rows(tmp_path / "run" / "evaluations.jsonl")} == {0}
 
 
 def test_warnings_are_shown_when_quiet(tmp_path: Path) -> None:

@@ -16,17 +16,18 @@ import tether
 from tether import errors
 from tether.algorithms import ALGORITHMS
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
-from tether.environments import Task, find_task, get_task
+from tether.environments import Task, find_task
+from tether.environments.ids import find_environment
 from tether.errors import InputError
 from tether.evaluation.report import Report, write_report
 from tether.evaluation.rollout import Episodes, make_environment
 from tether.files import atomic_write_json
 from tether.policy import save_policy
 from tether.training.devices import any_process, is_primary, together
-from tether.training.lanes import Lane, make_lanes, parse_fields, settings_of
+from tether.training.lanes import Lane, change_acting, make_lanes, parse_fields, settings_of
 from tether.training.precision import check_precision
 from tether.training.records import Display
-from tether.training.run import Plan, Run, Settings
+from tether.training.run import EVAL_DEVICES, Plan, Run, Settings
 from tether.training.signals import StopSignals
 
 __all__ = [
@@ -72,7 +73,8 @@ def train(
     seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
-    environment: task to evaluate in (`tether tasks`), "none" for no evaluation; by default the data set's name tells.
+    environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
+        data set's name says, or the record of its collection.
     out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
     quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
@@ -89,7 +91,7 @@ def train(
     if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
         raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
-    task = task_for(data, environment)
+    task, why_not = task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if settings.batch_size > rows:
@@ -101,29 +103,39 @@ def train(
     _create_folder(folder, _config(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
     del data, prepared, dataset
-    return _finish(plan, quiet)
+    return _finish(plan, quiet, why_not=why_not)
 
 
-def resume(folder: str | Path, *, quiet: bool = False) -> Report:
+def resume(folder: str | Path, *, quiet: bool = False, eval_workers: int | None = None) -> Report:
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
     A run that is complete is only reported again.
+    eval_workers: processes that play evaluations, where not as the run began (another machine, say).
     Raises InputError where the folder is no run or the data set is not the one it trained on, CheckpointError where
     all checkpoints are damaged, otherwise as `train`.
     """
-    return _finish(_restored_plan(Path(folder), quiet), quiet, resumed=True)
+    plan = _restored_plan(Path(folder), quiet)
+    if eval_workers is not None:
+        plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, eval_workers=eval_workers))
+        check_counts(plan.algorithm, plan.settings)
+    return _finish(plan, quiet, resumed=True)
 
 
-def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> tuple[Episodes, np.ndarray]:
-    """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, normalised scores (lanes, episodes)).
+def evaluate(
+    folder: str | Path, *, episodes: int = 10, quiet: bool = False, settings: Mapping[str, Any] | None = None
+) -> tuple[Episodes, np.ndarray]:
+    """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
-    Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder.
-    Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, or no
-    environment is known for it; CheckpointError where all checkpoints are damaged.
+    settings: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
+    Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
+    settings in its name where there are any.
+    Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, no
+    environment is known for it, or a setting is one that training depends on; CheckpointError where all checkpoints
+    are damaged.
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _restored_plan(Path(folder), quiet)
+    plan = _acting_with(_restored_plan(Path(folder), quiet), settings or {})
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
@@ -136,26 +148,39 @@ def evaluate(folder: str | Path, *, episodes: int = 10, quiet: bool = False) -> 
         played = run.rollout(episodes, lambda step, horizon: display.advance(step))
     alive = run.alive[:, None]
     outcome = Episodes(np.where(alive, played.returns, np.nan), np.where(alive, played.lengths, 0))
-    scores = plan.task.normalized_score(outcome.returns)
+    scores = plan.task.score(outcome.returns)
     rows = {
         "update": run.updates,
         "task": plan.task.name,
         "returns": outcome.returns,
         "lengths": outcome.lengths,
-        "normalized_scores": scores,
+        "normalized_scores": scores if plan.task.has_references else None,
+        "settings": dict(settings or {}),
     }
-    atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}.json", rows)
+    changed = "".join(f"-{name}={value}" for name, value in (settings or {}).items())
+    atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json", rows)
     return outcome, scores
 
 
-def _finish(plan: Plan, quiet: bool, resumed: bool = False) -> Report:
-    """Train to the end, then write policies, result and picture."""
+def _acting_with(plan: Plan, settings: Mapping[str, Any]) -> Plan:
+    """The plan with policies that act otherwise."""
+    algorithm = change_acting(plan.algorithm_name, plan.algorithm, settings)
+    for name in settings:
+        if name in plan.lanes[0].settings:
+            raise InputError(f"{name!r} was swept over lanes: it cannot be changed for all of them")
+    return dataclasses.replace(plan, algorithm=algorithm)
+
+
+def _finish(
+    plan: Plan, quiet: bool, resumed: bool = False, why_not: str = "config.json names no environment"
+) -> Report:
+    """Train to the end, then write policies, result and picture. why_not: why nothing is evaluated, where it is not."""
     with Display(quiet, silent=not is_primary()) as display, StopSignals() as stop:
         lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
         what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
         display.message(f"{what}, {lanes} lane{'s' if lanes > 1 else ''}, in {plan.folder}")
         if plan.task is None:
-            display.message("no environment is known for these data: training without evaluation (see --environment)")
+            display.message(f"training without evaluation: {why_not}")
         run = Run(plan, display, stop)
         if resumed:
             if not run.restore():
@@ -231,6 +256,7 @@ def _config(plan: Plan) -> dict[str, Any]:
         "settings": dataclasses.asdict(plan.settings),
         "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
+        "score": plan.task.score_name if plan.task else None,
         "versions": versions(),
         "commit": commit(),
         "device": str(jax.devices()[0].device_kind),
@@ -269,7 +295,7 @@ def _restored_plan(folder: Path, quiet: bool) -> Plan:
             f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "
             f"{path} says {sha256[:12]}..."
         )
-    task = None if environment == NO_ENVIRONMENT else get_task(environment)
+    task = None if environment == NO_ENVIRONMENT else _known_task(data, environment)
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
     return _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
 
@@ -288,8 +314,11 @@ def check_counts(algorithm: Any, settings: Settings) -> None:
     one that there is."""
     check_precision(settings.precision)
     for name, value in dataclasses.asdict(settings).items():
-        if type(value) is int and value < 1:
-            raise InputError(f"{name} {value}: must be at least 1")
+        least = 0 if name == "eval_workers" else 1
+        if type(value) is int and value < least:
+            raise InputError(f"{name} {value}: must be at least {least}")
+    if settings.eval_device not in EVAL_DEVICES:
+        raise errors.unknown("eval_device", settings.eval_device, EVAL_DEVICES)
     *earlier, last = algorithm.phases()
     if last.updates < 1:
         raise InputError(f"updates {last.updates}: the {last.name} phase needs at least 1")
@@ -304,24 +333,43 @@ def check_counts(algorithm: Any, settings: Settings) -> None:
                 raise InputError(f"{name} {value}: must be at least 1")
 
 
-def task_for(data: Dataset, environment: str | None) -> Task | None:
-    """The task to evaluate in; None where there is none. Raises InputError where the data do not fit it."""
+def task_for(data: Dataset, environment: str | None) -> tuple[Task | None, str]:
+    """(the task to evaluate in, "") or (None, why nothing is evaluated).
+
+    environment: what the user asked for; None: what the data set's name or its record of collection says, as far as
+    that can be made here.
+    Raises InputError where an environment was asked for that does not exist or cannot be made, or the data do not fit.
+    """
     if environment == NO_ENVIRONMENT:
-        return None
-    task = find_task(data.name) if environment is None else get_task(environment)
-    if task is None or (task.gymnasium_id is None and environment is None):
-        return None
-    if task.gymnasium_id is None:
-        raise InputError(f"environment {task.name!r}: {task.unavailable}")
+        return None, "as asked"
+    try:
+        task = _known_task(data, environment)
+        if task is None:
+            return None, "no environment is known for these data (see --environment)"
+        made = make_environment(task)  # better now than at the first evaluation
+    except InputError as error:
+        if environment is not None:
+            raise
+        return None, str(error)
+    made.close()
     found = data.observations.shape[1], data.actions.shape[1]
-    wanted = task.observation_size, task.action_size
+    wanted = tuple(space.shape[0] for space in (made.observation_space, made.action_space) if space.shape)
     if found != wanted:
         raise InputError(
             f"data set {data.name!r} has observations of size {found[0]} and actions of size {found[1]}, "
             f"environment {task.name!r} has {wanted[0]} and {wanted[1]}; name another with --environment, or none"
         )
-    make_environment(task).close()  # better now than at the first evaluation
-    return task
+    return task, ""
+
+
+def _known_task(data: Dataset, environment: str | None) -> Task | None:
+    """What `environment` means for these data: their own record of it, if it is the one; None: nothing is known."""
+    recorded = data.recorded_in
+    if recorded is not None and environment in (recorded.name, recorded.gymnasium_id):
+        return recorded
+    if environment is not None:
+        return find_environment(environment)
+    return find_task(data.name) or recorded
 
 
 def fresh_folder(stem: str) -> Path:
@@ -372,11 +420,15 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit of the checkout that tether runs from, None where it is an installed package."""
-    root = Path(tether.__file__).parents[2]
+    git = Path(tether.__file__).parents[2] / ".git"
     try:
-        head = (root / ".git" / "HEAD").read_text().strip()
-        if head.startswith("ref: "):
-            head = (root / ".git" / head[5:]).read_text().strip()
+        if git.is_file():  # a work tree beside the repository: the file says where its own part is
+            git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        shared = git / "commondir"
+        common = (git / shared.read_text().strip()).resolve() if shared.exists() else git
+        return (common / head[5:]).read_text().strip()
     except OSError:
         return None
-    return head

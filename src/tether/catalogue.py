@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tether.algorithms import ALGORITHMS, FAMILIES
 from tether.bench import committed_costs
+from tether.evaluation.statistics import three_digits
 from tether.presets import preset_names
 
 __all__ = ["LEGEND", "Checks", "Entry", "algorithms_table", "catalogue", "committed_checks"]
@@ -38,7 +39,7 @@ class Entry(NamedTuple):
     """One algorithm, as the header of its file describes it."""
 
     name: str
-    what: str  # the header's first line, without references
+    what: str  # the first line of its file, or of its class where they share one, without references
     paper: str  # arXiv id, such as "2405.19690"; empty where there is none
     family: str
 
@@ -82,7 +83,7 @@ def algorithms_table() -> Table:
             table.add_section()
             table.add_row("", family, style="bold")
         cost = costs.get(name, {})
-        cells = (f"{cost[key]:.3g}" if key in cost else "-" for key in ("gflop", "updates", "milliseconds"))
+        cells = (three_digits(cost[key]) if key in cost else "-" for key in ("gflop", "updates", "milliseconds"))
         passed = checks.get(name, Checks()).letters()
         table.add_row(name, entry.what, entry.paper or "-", _presets(name), passed, *cells)
     return table
@@ -96,8 +97,10 @@ def _presets(name: str) -> str:
 
 
 def _entry(name: str, family: str) -> Entry:
-    header = sys.modules[ALGORITHMS[name].__module__].__doc__ or ""
-    what = header.splitlines()[0].split(": ", 1)[-1]
+    cls = ALGORITHMS[name]
+    header = sys.modules[cls.__module__].__doc__ or ""
+    shared = sum(other.__module__ == cls.__module__ for other in ALGORITHMS.values()) > 1
+    what = ((cls.__doc__ or "") if shared else header).splitlines()[0].split(": ", 1)[-1]
     what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what).removesuffix(".")
     # The text says whose the algorithm is; what is set in, beside the equations, whose form of it.
     text = "\n".join(line for line in header.splitlines() if not line.startswith(" "))

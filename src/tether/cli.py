@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from tether.cli_bench import Bench
 from tether.cli_compare import Compare
 from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
 from tether.cli_parts import assignments as _assignments
@@ -64,11 +65,15 @@ class Train:
     preset: Annotated[str, _default("auto, by the data set's name", "TASK")] = "auto"
     """A task whose published settings to take (`tether tasks`), or `none`."""
     environment: Annotated[str | None, _default("by the data set's name", "TASK")] = None
-    """Task to evaluate in (`tether tasks`), or `none`."""
+    """Task (`tether tasks`) or gymnasium id to evaluate in, or `none`."""
     eval_every_updates: Annotated[int | None, _default("the preset's, or a tenth of the training phase")] = None
     """Updates between evaluations."""
     eval_episodes: Annotated[int | None, _default("the preset's, or 10")] = None
     """Episodes of each lane in an evaluation."""
+    eval_workers: Annotated[int | None, _default("by spare cores; none on 2 cores")] = None
+    """Processes that play evaluations while training goes on; 0: training waits. Changes no number."""
+    eval_device: Literal["auto", "cpu", "accelerator"] = "auto"
+    """Where policies act in evaluations; auto measures where they are faster."""
     log_every_updates: Annotated[int, arg(metavar="N")] = 500
     """Updates between rows of metrics.jsonl."""
     lanes_per_group: Annotated[int | None, _default("as many as the device has room for")] = None
@@ -125,6 +130,8 @@ class Train:
             eval_episodes=chosen.get("eval_episodes", 10),
             log_every_updates=self.log_every_updates,
             lanes_per_group=self.lanes_per_group,
+            eval_workers=self.eval_workers,
+            eval_device=self.eval_device,
             precision=self.precision,
         )
         return algorithm, {
@@ -169,6 +176,8 @@ class Resume:
     """The run folder."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
+    eval_workers: Annotated[int | None, _default("as the run began")] = None
+    """Processes that play evaluations while training goes on."""
     distributed: Annotated[str | None, _default("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
     """As of `tether train`; the number of processes and devices may be another one."""
 
@@ -178,7 +187,7 @@ class Resume:
         from tether.training.devices import connect
 
         connect(self.distributed)
-        return _show(resume(self.folder, quiet=self.quiet))
+        return _show(resume(self.folder, quiet=self.quiet, eval_workers=self.eval_workers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,12 +198,15 @@ class Evaluate:
 
     Examples:
       tether evaluate runs/dtql-hopper-medium-20260101-120000 --episodes 100
+      tether evaluate runs/dtql-hopper-medium-20260101-120000 --set candidates=64
     """
 
     folder: Folder
     """The run folder."""
     episodes: Annotated[int, arg(metavar="N")] = 10
     """Episodes of each lane."""
+    set: Assignments = ()
+    """How the policies act, such as candidates=64: hyper-parameters that training does not depend on."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -205,7 +217,8 @@ class Evaluate:
 
         from tether.api import evaluate
 
-        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet)
+        settings = _assignments("--set", self.set)
+        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet, settings=settings)
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"
         for column in ("lane", "mean return", "mean length", "mean score", "IQM", "95 % interval"):
@@ -222,28 +235,38 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw score over updates of one or several runs of the same task.
+    """Draw score over updates of one or several runs of the same task, or what a run's processes did when.
 
     Examples:
       tether plot runs/dtql-hopper-medium-20260101-120000
+      tether plot runs/dtql-hopper-medium-20260101-120000 --timeline
       tether plot runs/first runs/second --out comparison.png
     """
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR ...")]
     """Run folders."""
-    out: Annotated[Path | None, _default("curve.png in the first folder", "PNG")] = None
+    timeline: bool = False
+    """Of one run: when it trained, waited and evaluated."""
+    out: Annotated[Path | None, _default("curve.png or timeline.png in the first folder", "PNG")] = None
     """The picture; replaced where it exists."""
 
     def run(self) -> int:
         """Write the picture and say where."""
         from tether.evaluation.report import plot_runs
+        from tether.evaluation.timeline import plot_timeline
 
-        if not self.folders:
+        folders = list(self.folders)
+        if not folders:
             raise InputError("plot: name at least one run folder")
-        path = self.out or self.folders[0] / "curve.png"
+        if self.timeline and len(folders) > 1:
+            raise InputError("plot --timeline: name one run folder")
+        path = self.out or folders[0] / ("timeline.png" if self.timeline else "curve.png")
         if self.out is not None and not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
-        plot_runs(list(self.folders), path)
+        if self.timeline:
+            plot_timeline(folders[0], path)
+        else:
+            plot_runs(folders, path)
         _print(str(path))
         return 0
 
@@ -322,6 +345,7 @@ class Bandit:
       tether bandit bdpo 8gaussians
       tether bandit dac dac-three --set guidance=hard --out hard.png
       tether bandit dtql 25gaussians-far --settings published
+      tether bandit gallery --out gallery
       tether bandit gallery --only dac-2 --out gallery
     """
 
@@ -341,6 +365,8 @@ class Bandit:
     """Hyper-parameters, over the settings; also batch_size, points, state, terminal, unit_scale, box."""
     only: tuple[str, ...] = ()
     """Of the gallery: these figures."""
+    fresh: bool = False
+    """Of the gallery: train and draw again what is there already."""
     out: Annotated[Path | None, _default("bandit-ALGORITHM-PROBLEM.png; of the gallery: gallery", "PATH")] = None
     """The picture; of the gallery, its folder."""
     quiet: bool = False
@@ -355,7 +381,7 @@ class Bandit:
             from tether.bandits.gallery import draw_gallery
 
             folder = self.out or Path("gallery")
-            draw_gallery(folder, self.only, self.quiet)
+            draw_gallery(folder, self.only, fresh=self.fresh, quiet=self.quiet)
             _print(f"gallery {folder}")
             return 0
         if self.problem is None:
@@ -386,50 +412,6 @@ def _problem_table() -> Any:
     return table
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """Measure updates per second and latency against the matmul rate of this machine."""
-
-    algorithms: Positional[tuple[str, ...]] = ()
-    """Names of algorithms [default: all]."""
-    batch_size: int = 256
-    """Transitions in a minibatch."""
-    observation_size: int = 11
-    """As Hopper's."""
-    action_size: int = 3
-    """As Hopper's."""
-    lanes: int = 1
-    """Seeds side by side."""
-    seconds: float = 5.0
-    """Time for each measurement."""
-    precision: Precision = "float32"
-    """Of the matmuls of the updates and of the reference."""
-    set: tuple[str, ...] = ()
-    """Hyper-parameters as name=value."""
-    out: Path | None = None
-    """JSON file to write the figures to."""
-
-    def run(self) -> int:
-        """Measure, print the table, write the JSON."""
-        from tether.bench import bench, bench_table
-        from tether.files import atomic_write_json
-
-        figures = bench(
-            self.algorithms,
-            batch_size=self.batch_size,
-            observation_size=self.observation_size,
-            action_size=self.action_size,
-            lanes=self.lanes,
-            seconds=self.seconds,
-            precision=self.precision,
-            assignments=_assignments("--set", self.set),
-        )
-        _print(bench_table(figures))
-        if self.out is not None:
-            atomic_write_json(self.out, figures)
-        return 0
-
-
 COMMANDS: dict[str, type] = {
     "train": Train,
     "resume": Resume,
@@ -452,7 +434,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Not Bench, which reports what compiling costs.
     if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data):
         from tether.cache import use_compilation_cache
+        from tether.start import note_command
 
+        note_command()
         use_compilation_cache()
     sys.exit(_guarded(command))
 

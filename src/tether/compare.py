@@ -24,7 +24,7 @@ from tether.api import NO_ENVIRONMENT, check_counts, commit, findable, fresh_fol
 from tether.bench import act_latency, update_flops
 from tether.catalogue import catalogue
 from tether.data import Dataset, Downloads, load_dataset
-from tether.environments import get_task
+from tether.environments.ids import find_environment
 from tether.errors import InputError
 from tether.evaluation import comparison as tables
 from tether.evaluation.comparison import Cost, Row
@@ -79,6 +79,7 @@ class Protocol:
     updates: int  # of the last phase
     eval_every_updates: int
     eval_episodes: int
+    score_name: str = "normalised score"  # `Task.score_name`
     precision: str = "float32"  # of the matmuls of training
 
 
@@ -216,7 +217,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         raise InputError(f"seeds {request.seeds}: at least 1 is needed")
     if request.preset not in ("auto", "none") and not any(request.preset in preset_names(name) for name in names):
         raise errors.unknown("preset", request.preset, {task for name in names for task in preset_names(name)})
-    task = task_for(data, request.environment)
+    task, _ = task_for(data, request.environment)
     every = request.eval_every_updates
     protocol = Protocol(
         source=findable(data.source.location),
@@ -225,6 +226,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         observation_size=data.observations.shape[1],
         action_size=data.actions.shape[1],
         environment=task.name if task else NO_ENVIRONMENT,
+        score_name=task.score_name if task else Protocol.score_name,
         seeds=tuple(range(request.seeds)),
         updates=request.updates,
         eval_every_updates=max(1, request.updates // 10) if every is None else every,
@@ -469,6 +471,7 @@ def _write(comparison: Comparison, cost: str) -> None:
                 "compute": "matmuls of training one seed, all phases (TFLOP)",
                 "time": "seconds: compiling, training and evaluating all seeds",
             }[cost],
+            score_label=protocol.score_name,
             title=f"{protocol.dataset}: {protocol.updates:,} updates",
             caption=f"{seeds} x {protocol.eval_episodes} episodes; IQM at the last evaluation, 95 % interval{hollow}",
             families=tuple(FAMILIES),
@@ -516,7 +519,7 @@ def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
         lines = [tables.behaviour_cells(comparison.behaviour), *lines]
     heads = tables.columns(scored)
     table = [heads, ["---"] * len(heads), *lines]
-    task = get_task(protocol.environment).evaluated_in if scored else ""
+    task = find_environment(protocol.environment).evaluated_in if scored else ""
     judged = (
         f"Evaluated in {task} every {protocol.eval_every_updates:,} updates: {protocol.eval_episodes} episodes of each "
         "seed, from the same starts for all."
@@ -528,7 +531,7 @@ def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
         f"Data: `{protocol.source}` (SHA-256 {protocol.sha256[:12]}). Seeds: {', '.join(map(str, protocol.seeds))}. "
         + judged,
         "\n".join("| " + " | ".join(cell.replace("|", "¦") for cell in line) + " |" for line in table),
-        "\n".join(f"- {line}" for line in tables.legend(scored)),
+        "\n".join(f"- {line}" for line in tables.legend(scored, comparison.protocol.score_name)),
         *(["![Score against the cost of training](comparison.png)"] if picture else []),
         f"```\n{comparison.command}\n```",
     ]

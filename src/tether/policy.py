@@ -9,9 +9,11 @@ golden observations: a policy that would act differently here from where it was 
 memory is made to act in a golden episode instead.
 """
 
+import functools
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from tether.data import Normaliser
 from tether.data.schema import Schema, join, size_of, summary
 from tether.errors import InputError
 from tether.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
-from tether.training.lanes import parse_fields, settings_of
+from tether.training.lanes import change_acting, parse_fields, settings_of
 from tether.types import Array, Float, Key, PRNGKey, Spec
 
 __all__ = ["DeployedPolicy", "LoadedPolicy", "act_each", "deploy", "load_policy", "save_policy", "step_each"]
@@ -181,8 +183,31 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-_step = eqx.filter_jit(DeployedPolicy.step)
 _step_batch = eqx.filter_jit(lambda policy, *rows: jax.vmap(policy.step)(*rows))
+
+
+@functools.partial(jax.jit, static_argnames=("structure", "generator"))
+def _step(
+    leaves: list[Array],
+    observation: Float[Array, " observation"],
+    key_data: Array,
+    from_stream: Array,
+    memory: Any,
+    reward: Float[Array, ""],
+    *,
+    structure: Any,
+    generator: Any,
+) -> tuple[Float[Array, " action"], Any, Array]:
+    """One step of the policy with these leaves -> (action, memory, the stream to go on with).
+
+    Made for latency: leaves in a list and keys as their numbers are handed to a program in microseconds, modules and
+    typed keys are not; and what a call draws from the stream it draws inside.
+    """
+    following, own = jax.random.split(jax.random.wrap_key_data(key_data, impl=generator))
+    numbers = jnp.where(from_stream, jax.random.key_data(own), key_data)
+    policy = jax.tree.unflatten(structure, leaves)
+    action, memory = policy.step(observation, jax.random.wrap_key_data(numbers, impl=generator), memory, reward)
+    return action, memory, jax.random.key_data(following)
 
 
 class LoadedPolicy:
@@ -190,6 +215,7 @@ class LoadedPolicy:
 
     Actions are random (the policy is a distribution). Without a `key`, calls draw from a stream that `seed`
     starts, so a run of a program can be repeated; with one, the call depends on its arguments alone.
+    The program for one observation is compiled ahead, by `load_policy`: the first call is as fast as the others.
 
     A policy that looks back (`has_memory`, the Decision Transformer's) is given what it remembers, step by step; others
     may be used in the same way:
@@ -205,7 +231,41 @@ class LoadedPolicy:
         self.document = document
         self.spec = Spec(**document["spec"])
         self.schema = _schema_of(document)
-        self._stream = jax.random.key(seed)
+        self._seed = seed
+        self._leaves, self._structure = jax.tree.flatten(module)
+        self._programs: dict[str, Any] = {}  # kind of key -> compiled for one observation
+        stream = jax.random.key(seed)
+        self._generator = str(jax.random.key_impl(stream))
+        self._stream: Any = np.asarray(jax.random.key_data(stream))
+        self._no_reward = np.zeros((), np.float32)
+
+    def compile(self) -> float:
+        """Compile the program for one observation where that is not done yet -> the seconds it took."""
+        started = time.perf_counter()
+        self._program(self._generator, self._stream)
+        return time.perf_counter() - started
+
+    def _program(self, generator: str, key_data: Any) -> Any:
+        if generator not in self._programs:
+            observation, reward = np.zeros(self.spec.observation_size, np.float32), np.zeros((), np.float32)
+            arguments = self._leaves, observation, key_data, np.bool_(True), self.initial_memory(), reward
+            how = {"structure": self._structure, "generator": generator}
+            self._programs[generator] = _step.lower(*arguments, **how).compile()
+        return self._programs[generator]
+
+    def with_settings(self, **changes: Any) -> "LoadedPolicy":
+        """The same networks acting with other settings, such as `candidates=64`; the stream starts anew.
+
+        Raises InputError for a hyper-parameter that training depends on, for one that the algorithm does not have, and
+        for a bad value.
+        """
+        name, hyperparameters = self.document["algorithm"], self.document["hyperparameters"]
+        before = ALGORITHMS[name](**parse_fields(name, hyperparameters))
+        after = change_acting(name, before, changes)
+        module = _with_algorithm(self.module, self.spec, before, after)
+        changed = LoadedPolicy(module, self.document | {"hyperparameters": settings_of(after)}, self._seed)
+        changed.compile()
+        return changed
 
     @property
     def has_memory(self) -> bool:
@@ -228,18 +288,33 @@ class LoadedPolicy:
         Raises InputError as a call, and for rewards of another shape or not finite.
         """
         observation = self._observation(observation)
-        if key is None:
-            self._stream, call_key = jax.random.split(self._stream)
-        else:
-            call_key = key
         reward = np.asarray(reward, np.float32)
         if reward.shape != observation.shape[:-1] or not np.isfinite(reward).all():
             raise InputError(f"reward {reward}: one finite number for each of the observations {observation.shape}")
         if observation.ndim == 1:
-            action, memory = _step(self.module, observation, call_key, memory, reward)
-        else:
-            keys = jax.random.split(call_key, len(observation))
-            action, memory = _step_batch(self.module, observation, keys, memory, reward)
+            return self._step_one(observation, memory, reward, key)
+        if key is None:
+            key = self._next_key()
+        action, memory = _step_batch(self.module, observation, jax.random.split(key, len(observation)), memory, reward)
+        return np.asarray(action), memory
+
+    def _next_key(self) -> PRNGKey:
+        """From the policy's own stream, which moves on."""
+        stream, key = jax.random.split(jax.random.wrap_key_data(self._stream, impl=self._generator))
+        self._stream = np.asarray(jax.random.key_data(stream))
+        return key
+
+    def _step_one(self, observation: np.ndarray, memory: Any, reward: Any, key: Any) -> tuple[np.ndarray, Any]:
+        """`step` for one observation that is checked."""
+        generator, numbers = self._generator, self._stream
+        if key is not None:
+            typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+            generator = str(jax.random.key_impl(key)) if typed else self._generator
+            numbers = np.asarray(jax.random.key_data(key))
+        program = self._program(generator, numbers)
+        action, memory, following = program(self._leaves, observation, numbers, np.bool_(key is None), memory, reward)
+        if key is None:
+            self._stream = following
         return np.asarray(action), memory
 
     def __call__(self, observation: Any, key: PRNGKey | None = None) -> np.ndarray:
@@ -254,6 +329,8 @@ class LoadedPolicy:
         if self.has_memory:
             raise InputError(f"{self.document['algorithm']}: this policy has a memory: use initial_memory() and step()")
         observation = self._observation(observation)
+        if observation.ndim == 1:
+            return self._step_one(observation, (), self._no_reward, key)[0]
         return self.step(observation, (), np.zeros(observation.shape[:-1]), key)[0]
 
     def _observation(self, observation: Any) -> np.ndarray:
@@ -285,11 +362,13 @@ class LoadedPolicy:
         )
 
 
-def load_policy(folder: str | Path, seed: int = 0) -> LoadedPolicy:
+def load_policy(folder: str | Path, seed: int = 0, **settings: Any) -> LoadedPolicy:
     """The policy in `folder` (a `policy/` folder, or a run folder that holds one).
 
-    Raises InputError where a file is missing or altered, the format is unknown, or the policy does not
-    reproduce its golden pairs.
+    settings: how it shall act, such as `candidates=64`, in the place of what it was saved with; only
+        hyper-parameters that training does not depend on (`LoadedPolicy.with_settings`).
+    Raises InputError where a file is missing or altered, the format is unknown, the policy does not
+    reproduce its golden pairs, or a setting cannot be changed.
     """
     folder = Path(folder)
     if not (folder / DOCUMENT).exists() and (folder / "policy" / DOCUMENT).exists():
@@ -309,7 +388,21 @@ def load_policy(folder: str | Path, seed: int = 0) -> LoadedPolicy:
         _verify_golden_pairs(policy, path)
     except (KeyError, TypeError, AttributeError) as error:  # entries of another kind than are written there
         raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
-    return policy
+    return policy.with_settings(**settings) if settings else policy
+
+
+def _with_algorithm(module: DeployedPolicy, spec: Spec, before: Any, after: Any) -> DeployedPolicy:
+    """The policy of algorithm `before` as `after` makes it of the same state; they differ in acting fields alone."""
+    shapes = jax.eval_shape(lambda key: before.init(spec, key), jax.random.key(0))
+    nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    old, new = before.policy(nothing), after.policy(nothing)
+    # What the two make differently of an empty state is what the settings decide; all else was trained.
+    leaves = [
+        trained if np.array_equal(a, b) else b
+        for trained, a, b in zip(*map(jax.tree.leaves, (module.policy, old, new)), strict=True)
+    ]
+    policy = jax.tree.unflatten(jax.tree.structure(new), leaves)
+    return eqx.tree_at(lambda deployed: deployed.policy, module, policy)
 
 
 def _read_document(path: Path) -> dict[str, Any]:

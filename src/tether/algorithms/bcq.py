@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.losses import aggregate_heads, polyak, q_regression, td_target
 from tether.networks import MLP, QEnsemble
 from tether.networks.vae import ActionVAE, vae_loss
@@ -81,7 +81,7 @@ class BCQ(eqx.Module):
     target_rate: Hyperparameter = 0.005  # Polyak step of both targets
 
     next_candidates: int = eqx.field(static=True, default=10)  # per next state
-    candidates: int = eqx.field(static=True, default=100)  # when acting
+    candidates: int = acting_field(100)  # when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(400, 300))  # Q and perturbation
     vae_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(750, 750))
     train_updates: int = eqx.field(static=True, default=1_000_000)

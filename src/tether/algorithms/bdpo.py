@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import vp
 from tether.diffusion_policy import NoiseSampler, noise_loss
 from tether.errors import InputError
@@ -111,7 +111,7 @@ class BDPO(eqx.Module):
     diffusion_steps: int = eqx.field(static=True, default=5)  # N
     ensemble_size: int = eqx.field(static=True, default=10)  # K, of Q and of V
     samples: int = eqx.field(static=True, default=10)  # M, in targets and actor loss
-    candidates: int = eqx.field(static=True, default=10)  # samples when acting
+    candidates: int = acting_field(10)  # samples when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critics
     noise_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=64)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.bdpo import q_loss
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import GaussianActor, QEnsemble, TanhGaussian, orthogonal
 from tether.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
@@ -96,7 +96,7 @@ class BDPOUnimodal(eqx.Module):
     actor_update_interval: int = eqx.field(static=True, default=5)
     ensemble_size: int = eqx.field(static=True, default=10)  # K
     samples: int = eqx.field(static=True, default=10)  # M, in target and actor loss; the deterministic actor needs 1
-    candidates: int = eqx.field(static=True, default=10)  # samples when acting
+    candidates: int = acting_field(10)  # samples when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # behaviour, too
     pretrain_updates: int = eqx.field(static=True, default=2_000_000)

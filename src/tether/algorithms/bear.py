@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.losses import aggregate_heads, mmd, polyak, q_regression, td_target
 from tether.networks import GaussianActor, QEnsemble, torch_uniform
 from tether.networks.vae import ActionVAE, vae_loss
@@ -63,7 +63,7 @@ class BEAR(eqx.Module):
     warmup_updates: int = eqx.field(static=True, default=40_000)  # with the MMD term alone
     mmd_samples: int = eqx.field(static=True, default=4)
     next_actions: int = eqx.field(static=True, default=10)
-    candidates: int = eqx.field(static=True, default=100)  # when acting
+    candidates: int = acting_field(100)  # when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and actor
     vae_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(750, 750))
     train_updates: int = eqx.field(static=True, default=1_000_000)

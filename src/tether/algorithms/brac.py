@@ -149,7 +149,10 @@ def update_policy(
 
 
 class BRACP(eqx.Module):
-    """Hyper-parameters of BRAC-p; the default weight is the middle of the authors' sweep."""
+    """BRAC-p: behaviour-regularised actor-critic, the divergence in the policy's loss alone.
+
+    The default weight is the middle of the authors' sweep.
+    """
 
     kl_weight: Hyperparameter = 1.0  # alpha
     entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action
@@ -208,7 +211,10 @@ class BRACP(eqx.Module):
 
 
 class BRACV(eqx.Module):
-    """Hyper-parameters of BRAC-v; the default weight is the middle of the authors' sweep."""
+    """BRAC-v: behaviour-regularised actor-critic, the divergence in the policy's loss and in the value.
+
+    The default weight is the middle of the authors' sweep.
+    """
 
     kl_weight: Hyperparameter = 1.0  # alpha
     entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import vp
 from tether.diffusion_policy import NoiseSampler, ancestral_sampler
 from tether.losses import aggregate_heads, clip_actions, polyak, td_target
@@ -113,7 +113,7 @@ class DAC(eqx.Module):
     diffusion_steps: int = eqx.field(static=True, default=5)  # T
     ensemble_size: int = eqx.field(static=True, default=10)  # H
     next_actions: int = eqx.field(static=True, default=10)  # samples per next state in the critic's target
-    candidates: int = eqx.field(static=True, default=10)  # samples when acting
+    candidates: int = acting_field(10)  # samples when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=16)
     train_updates: int = eqx.field(static=True, default=2_000_000)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import vp
 from tether.diffusion_policy import Draw, NoiseSampler, ancestral_sampler, noise_loss
 from tether.losses import polyak, q_regression, td_target
@@ -92,7 +92,7 @@ class DQL(eqx.Module):
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     diffusion_steps: int = eqx.field(static=True, default=5)  # T
     backup_samples: int = eqx.field(static=True, default=10)  # of the max-Q backup
-    candidates: int = eqx.field(static=True, default=50)  # chains when acting
+    candidates: int = acting_field(50)  # chains when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=2_000_000)
 

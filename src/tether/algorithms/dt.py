@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.errors import InputError
 from tether.networks import CausalTransformer, Dropout, Linear, dropout, torch_uniform
 from tether.optimisers import adam_init, adamw_step, clip_by_global_norm
@@ -156,7 +156,9 @@ class DT(eqx.Module):
 
     view: ClassVar[str] = "trajectories"
 
-    target_return: Hyperparameter = 3600.0  # asked for when it acts, in the environment's rewards; not trained with
+    target_return: Hyperparameter = acting_field(
+        3600.0, static=False
+    )  # asked for when it acts, in the environment's rewards
     return_scale: Hyperparameter = 1000.0  # what returns are divided by before they are embedded
     learning_rate: Hyperparameter = 1e-4  # AdamW
     weight_decay: Hyperparameter = 1e-4  # AdamW

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import edm
 from tether.errors import InputError
 from tether.losses import expectile_loss, polyak, td_target
@@ -156,7 +156,7 @@ class DTQL(eqx.Module):
     cosine_decay: bool = eqx.field(static=True, default=False)  # all rates fall to 0 over the train phase
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp D to the action box
-    candidates: int = eqx.field(static=True, default=1024)  # actions drawn when acting
+    candidates: int = acting_field(1024)  # actions drawn when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic and Gaussian actor
     denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=16)

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.dtql import Critic, DTQLPolicy, q_term, update_behaviour
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import edm
 from tether.losses import polyak
 from tether.networks import Denoiser, ImplicitActor, QEnsemble, ValueNetwork
@@ -90,7 +90,7 @@ class DTQLKL(eqx.Module):
     cosine_decay: bool = eqx.field(static=True, default=False)  # all rates fall to 0 over the train phase
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp both D to the action box
-    candidates: int = eqx.field(static=True, default=1024)  # actions drawn when acting
+    candidates: int = acting_field(1024)  # actions drawn when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic
     denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # policy, too
     time_embedding_size: int = eqx.field(static=True, default=16)

@@ -24,7 +24,7 @@ import optax
 
 from tether.acting import BestOfSamples
 from tether.algorithms.dql import chain_q_target, dql_noise_network
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import vp
 from tether.diffusion_policy import NoiseSampler, ancestral_sampler
 from tether.losses import advantage_weights, clip_actions, expectile_loss, polyak, q_regression, td_target
@@ -66,7 +66,7 @@ class EDP(eqx.Module):
     diffusion_steps: int = eqx.field(static=True, default=100)  # T
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `draws` next actions per head
     draws: int = eqx.field(static=True, default=10)  # of the max-Q backup and of crr's baseline
-    candidates: int = eqx.field(static=True, default=50)  # chains when acting
+    candidates: int = acting_field(50)  # chains when acting
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=2_000_000)
 

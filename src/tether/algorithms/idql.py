@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.diffusion import vp
 from tether.losses import clip_actions, polyak
@@ -84,7 +84,7 @@ class IDQL(eqx.Module):
     cosine_decay: bool = eqx.field(static=True, default=True)  # the behaviour's rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     diffusion_steps: int = eqx.field(static=True, default=5)  # T
-    candidates: int = eqx.field(static=True, default=64)  # N
+    candidates: int = acting_field(64)  # N
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and V
     width: int = eqx.field(static=True, default=256)  # of the behaviour's residual network
     block_count: int = eqx.field(static=True, default=3)

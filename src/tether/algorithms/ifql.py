@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import BestOfSamples
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.losses import polyak
@@ -63,8 +63,8 @@ class IFQL(eqx.Module):
     critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
     target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
-    flow_steps: int = eqx.field(static=True, default=10)
-    candidates: int = eqx.field(static=True, default=32)  # N
+    flow_steps: int = acting_field(10)
+    candidates: int = acting_field(32)  # N
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(512, 512, 512, 512))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 

@@ -8,12 +8,23 @@ Its methods are pure; keys are consumed.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import equinox as eqx
+
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
-__all__ = ["Algorithm", "Derive", "Hyperparameter", "Phase", "Policy", "PolicyWithMemory", "Update"]
+__all__ = ["Algorithm", "Derive", "Hyperparameter", "Phase", "Policy", "PolicyWithMemory", "Update", "acting_field"]
 
 Hyperparameter = float | Float[Array, "..."]
 """A number when an algorithm is written down, a scalar array when it is traced, [lanes] when it is stacked."""
+
+
+def acting_field(default: Any, *, static: bool = True) -> Any:
+    """A hyper-parameter that nothing but `policy` reads, so that it may be changed on a policy that is trained.
+
+    static: whether it is structural, such as a count.
+    """
+    return eqx.field(static=static, default=default, metadata={"acting": True})
+
 
 Update = Callable[[Any, Any, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]
 """(state, batch, key, step) -> (state, metrics); `batch` is a `Transition`, or what the algorithm's view takes;

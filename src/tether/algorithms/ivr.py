@@ -53,7 +53,10 @@ def eql_value_loss(value: Float[Array, " batch"], q: Float[Array, " batch"], alp
 
 
 class SQL(eqx.Module):
-    """Hyper-parameters of SQL; the default alpha is the authors' for locomotion."""
+    """SQL: in-sample learning by implicit value regularisation with the chi-square divergence.
+
+    The default alpha is the authors' for locomotion.
+    """
 
     alpha: Hyperparameter = 1.0  # the smaller, the nearer V is to the best action of the data
     discount: Hyperparameter = 0.99  # gamma
@@ -97,7 +100,10 @@ class SQL(eqx.Module):
 
 
 class EQL(eqx.Module):
-    """Hyper-parameters of EQL; the default alpha is the authors' for locomotion."""
+    """EQL: in-sample learning by implicit value regularisation with the KL divergence.
+
+    The default alpha is the authors' for locomotion.
+    """
 
     alpha: Hyperparameter = 2.0  # temperature of V; the smaller, the nearer V is to the best action of the data
     discount: Hyperparameter = 0.99  # gamma

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.acting import Sampled
-from tether.algorithms.interface import Derive, Hyperparameter, Phase
+from tether.algorithms.interface import Derive, Hyperparameter, Phase, acting_field
 from tether.diffusion import vp_sde
 from tether.diffusion_policy import SDESampler
 from tether.losses import polyak, q_regression, td_target
@@ -115,7 +115,7 @@ class QGPO(eqx.Module):
 
     inverse_temperature: Hyperparameter = 3.0  # beta
     value_inverse_temperature: Hyperparameter = 1.0  # kappa, of the critic's target
-    guidance: Hyperparameter = 1.0  # w, when acting only; the paper reports the best of several per task
+    guidance: Hyperparameter = acting_field(1.0, static=False)  # w; the paper reports the best of several per task
     discount: Hyperparameter = 0.99  # gamma
     learning_rate: Hyperparameter = 3e-4  # Adam, energy
     critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q

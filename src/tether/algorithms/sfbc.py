@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Derive, Hyperparameter, Phase
+from tether.algorithms.interface import Derive, Hyperparameter, Phase, acting_field
 from tether.algorithms.qgpo import soft_value
 from tether.diffusion import vp_sde
 from tether.diffusion_policy import SDESampler
@@ -98,14 +98,14 @@ class SfBC(eqx.Module):
     view: ClassVar[str] = "returns"  # critics regress returns, and V is planned along trajectories
 
     inverse_temperature: Hyperparameter = 20.0  # of V, per standard deviation of the returns
-    sharpness: Hyperparameter = 100.0  # of the choice when acting, likewise
+    sharpness: Hyperparameter = acting_field(100.0, static=False)  # of the choice when acting, likewise
     learning_rate: Hyperparameter = 1e-3  # Adam, both critics
     behaviour_learning_rate: Hyperparameter = 1e-4  # Adam, behaviour
 
     discount: float = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
     support_actions: int = eqx.field(static=True, default=16)  # per state, for V
-    candidates: int = eqx.field(static=True, default=32)  # when acting
-    chosen: int = eqx.field(static=True, default=4)  # of them, averaged; 1 outside locomotion
+    candidates: int = acting_field(32)  # when acting
+    chosen: int = acting_field(4)  # of them, averaged; 1 outside locomotion
     solver_calls: int = eqx.field(static=True, default=15)  # evaluations of the network per sample, a multiple of 3
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # critics
     score_widths: tuple[int, ...] = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U

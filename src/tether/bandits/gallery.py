@@ -1,10 +1,11 @@
 """`tether bandit gallery`: the papers' 2-D figures, redrawn from our own training, with the numbers beside them."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,19 @@ from tether.bandits.pictures import (
 )
 from tether.bandits.problems import Points, Problem, get_problem
 from tether.bandits.scores import reference_scores, score
-from tether.bandits.train import Trained, bandit_settings, train_bandit
+from tether.bandits.train import Trained, bandit_settings, load_trained, save_trained, train_bandit
 from tether.errors import unknown
-from tether.files import atomic_write_json, atomic_write_text
+from tether.files import atomic_write_json, atomic_write_text, to_json
+from tether.training.records import Display
 
 __all__ = ["FIGURES", "draw_gallery", "score_run"]
 
+Row = dict[str, Any]
+
 SAMPLES, DATA_POINTS = 2000, 10_000  # of a policy scored; of the data drawn
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)  # in units of the data's largest coordinate
+SAME = ("25gaussians-same", "roll-same")
+GUIDANCES = ("soft", "hard", "denoised")
 DTQL_COLUMNS = ("25gaussians-far", "25gaussians-hard", "25gaussians-near", "roll-far", "roll-near")
 DAC_PROBLEMS = ("dac-two", "dac-three", "dac-moons", "dac-circles")
 ENERGY_PROBLEMS = ("8gaussians", "moons", "2spirals", "swissroll", "rings", "checkerboard")
@@ -40,10 +46,10 @@ PATHS = 200
 VALUE_DRAWS = 1000
 
 
-def score_run(trained: Trained, samples: np.ndarray) -> dict[str, Any]:
+def score_run(trained: Trained, samples: np.ndarray) -> Row:
     """The scores of `samples` against the problem's ground truth, with V's error where there is a V_N. JSON-able."""
     rng = np.random.default_rng(0)
-    row: dict[str, Any] = score(samples, trained.problem, rng)._asdict()
+    row: Row = score(samples, trained.problem, rng)._asdict()
     row["value_error"] = value_error(trained)
     row["diverged_at"] = trained.diverged_at
     return row
@@ -60,111 +66,126 @@ def value_error(trained: Trained) -> float | None:
     return abs(float(values.mean()) - trained.problem.v_star(float(trained.algorithm.eta)))
 
 
+class Run(NamedTuple):
+    """One training that figures show; `changes` are laid over the settings of that kind."""
+
+    algorithm: str
+    problem: str
+    kind: str = "fair"
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join([self.algorithm, self.problem, self.kind, *(f"{name}={value}" for name, value in self.changes)])
+
+    def settings(self) -> dict[str, Any]:
+        """All settings in force, as JSON gives them back."""
+        return json.loads(to_json(bandit_settings(self.algorithm, self.problem, self.kind) | dict(self.changes)))
+
+
 @dataclasses.dataclass
-class Studio:
-    """Trains each (algorithm, problem, settings) once, however many figures show it."""
+class Shelf:
+    """Trains each run once, however many figures show it, and keeps it in `folder` for the next gallery.
 
+    A kept run is found again by its settings: where they have changed it is trained anew. `fresh` trains all anew.
+    """
+
+    folder: Path
+    fresh: bool
     quiet: bool
-    runs: dict[tuple, Trained] = dataclasses.field(default_factory=dict)
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    taken: dict[Run, Trained] = dataclasses.field(default_factory=dict)
 
-    def train(self, algorithm: str, problem: str, kind: str = "fair", **changes: Any) -> Trained:
-        """The trained policy; `changes` override settings."""
-        key = (algorithm, problem, kind, *sorted(changes.items()))
-        if key not in self.runs:
-            settings = bandit_settings(algorithm, problem, kind) | changes
-            self.runs[key] = train_bandit(algorithm, get_problem(problem), settings, quiet=self.quiet)
-        return self.runs[key]
-
-    def samples(self, label: str, trained: Trained) -> np.ndarray:
-        """2000 samples, scored into the figure's table under `label`."""
-        samples = trained.sample(SAMPLES)
-        self.rows.append({"problem": trained.problem.name, "method": label} | score_run(trained, samples))
-        return samples
-
-    def data(self, problem: Problem) -> Points:
-        """Points to draw and compare with."""
-        return problem.sample(min(problem.published_size, DATA_POINTS), np.random.default_rng(0))
-
-    def references(self, problem: Problem) -> None:
-        """The rows of data, ideal sampler and target itself."""
-        for method, row in reference_scores(problem, np.random.default_rng(0)).items():
-            self.rows.append({"problem": problem.name, "method": method} | row._asdict())
+    def take(self, run: Run, place: str) -> Trained:
+        """The trained run, from memory, disk or training; `place` says in the progress where we are."""
+        if run not in self.taken:
+            problem, settings = get_problem(run.problem), run.settings()
+            path = self.folder / kept_name(run.algorithm, run.problem, settings)
+            kept = None if self.fresh else load_trained(path, run.algorithm, problem, settings)
+            with Display(self.quiet) as display:
+                display.message(f"{place}: {run}" + ("" if kept is None else ", kept"))
+            if kept is None:
+                kept = train_bandit(run.algorithm, problem, settings, quiet=self.quiet)
+                save_trained(path, kept)
+            self.taken[run] = kept
+        return self.taken[run]
 
 
-def dtql_1(studio: Studio, path: Path) -> None:
-    """DTQL fig. 1: the trust-region loss over the plane at growing noise: low where the noised data are dense."""
+def kept_name(algorithm: str, problem: str, settings: dict[str, Any]) -> str:
+    """The file of a kept run; its settings are in the name, in any order."""
+    key = hashlib.sha256(to_json(sorted(settings.items())).encode()).hexdigest()[:16]
+    return f"{algorithm}-{problem}-{key}.safetensors"
+
+
+def _scored(label: str, trained: Trained) -> tuple[np.ndarray, Row]:
+    """2000 samples and their row of the figure's table."""
+    samples = trained.sample(SAMPLES)
+    return samples, {"problem": trained.problem.name, "method": label} | score_run(trained, samples)
+
+
+def _data(problem: Problem) -> Points:
+    """Points to draw and compare with."""
+    return problem.sample(min(problem.published_size, DATA_POINTS), np.random.default_rng(0))
+
+
+def _references(problem: Problem) -> list[Row]:
+    """The rows of data, ideal sampler and target itself."""
+    rows = reference_scores(problem, np.random.default_rng(0)).items()
+    return [{"problem": problem.name, "method": method} | row._asdict() for method, row in rows]
+
+
+# --- the figures: each draws its runs, given in the order of its `runs`, and returns the rows of its table ------------
+
+
+def _trust_region_maps(title: str, path: Path, runs: Sequence[Trained]) -> list[Row]:
+    """A row per run: the data, then the trust-region loss over the plane at growing noise."""
     rows = []
-    for name in ("25gaussians-same", "roll-same"):
-        trained = studio.train("dtql", name)
-        data = studio.data(trained.problem)
-        fields = [
-            Panel(trained.problem, f"L_TR, sigma {sigma:g}", data, field=trust_region_loss(trained, data, sigma))
-            for sigma in SIGMAS
+    for trained in runs:
+        data = _data(trained.problem)
+        fields = [  # logarithms: far from the data the loss is hundreds of times what it is between them
+            Panel(trained.problem, f"log L_TR, sigma {s:g}", data, field=np.log(trust_region_loss(trained, data, s)))
+            for s in SIGMAS
         ]
-        rows.append([Panel(trained.problem, name, data), *fields])
-    draw_grid(path, "DTQL fig. 1: trust-region loss of the learned denoiser (dark: low)", rows)
-
-
-def dtql_2(studio: Studio, path: Path) -> None:
-    """DTQL fig. 2: without Q, KL distillation covers the data, the trust region picks a mode."""
-    panels = []
-    for name in ("25gaussians-same", "roll-same"):
-        for algorithm in ("dtql-kl", "dtql"):
-            trained = studio.train(algorithm, name)
-            samples = studio.samples(f"{algorithm} (fair)", trained)
-            panels.append(Panel(trained.problem, f"{name}, {algorithm}", studio.data(trained.problem), [samples]))
-    draw_grid(path, "DTQL fig. 2: no reward; KL distillation beside the trust region", [panels])
-
-
-def dtql_3(studio: Studio, path: Path) -> None:
-    """DTQL fig. 3: trust region and KL with Q."""
-    _dtql_rows(studio, path, ("25gaussians-far", "roll-near"), "fair", "DTQL fig. 3: trust region and KL with Q")
-
-
-def dtql_6_published(studio: Studio, path: Path) -> None:
-    """DTQL fig. 6 with the published toy settings."""
-    _dtql_rows(studio, path, DTQL_COLUMNS, "published", "DTQL fig. 6, the published toy settings")
-
-
-def dtql_6_fair(studio: Studio, path: Path) -> None:
-    """DTQL fig. 6 with fair settings."""
-    _dtql_rows(studio, path, DTQL_COLUMNS, "fair", "DTQL fig. 6, settings of ours for which the claim holds")
-
-
-def _dtql_rows(studio: Studio, path: Path, problems: Sequence[str], kind: str, title: str) -> None:
-    """A row for the trust region, a row for KL."""
-    rows = []
-    for algorithm in ("dtql", "dtql-kl"):
-        row = []
-        for name in problems:
-            trained = studio.train(algorithm, name, kind)
-            samples = studio.samples(f"{algorithm} ({kind})", trained)
-            row.append(Panel(trained.problem, f"{algorithm}, {name}", studio.data(trained.problem), [samples]))
-        rows.append(row)
+        rows.append([Panel(trained.problem, trained.problem.name, data), *fields])
     draw_grid(path, title, rows)
+    return []
 
 
-def dac_2(studio: Studio, path: Path) -> None:
-    """DAC fig. 2: soft, hard and denoised guidance; the reward's peak (0.4, -0.4) lies off the data."""
-    panels = []
-    for name in DAC_PROBLEMS:
-        problem = get_problem(name)
-        studio.references(problem)
-        trained = {kind: studio.train("dac", name, guidance=kind) for kind in ("soft", "hard", "denoised")}
-        samples = [studio.samples(f"dac {kind}", run) for kind, run in trained.items()]
-        data = studio.data(problem)
-        field = q_value(trained["soft"], data)
-        panels.append(Panel(problem, name, data, [s[:200] for s in samples], tuple(trained), field=field))
-    draw_grid(path, "DAC fig. 2: guidance styles over the learned Q (soft stays on the data)", [panels])
+def _sample_rows(title: str, path: Path, runs: Sequence[Trained]) -> list[Row]:
+    """A row of panels per algorithm, a column per problem: samples over the data."""
+    panels: dict[str, list[Panel]] = {}
+    rows = [
+        row for problem in dict.fromkeys(run.problem.name for run in runs) for row in _references(get_problem(problem))
+    ]
+    for trained in runs:
+        samples, row = _scored(trained.name, trained)
+        rows.append(row)
+        panel = Panel(trained.problem, f"{trained.name}, {trained.problem.name}", _data(trained.problem), [samples])
+        panels.setdefault(trained.name, []).append(panel)
+    draw_grid(path, title, list(panels.values()))
+    return sorted(rows, key=lambda row: row["problem"])  # stable: references first, then the runs in their order
 
 
-def bdpo_4(studio: Studio, path: Path) -> None:
-    """BDPO figs. 4 and 13: sample paths (green start, red end) over the diffusion values V_n, and the samples."""
-    figure, axes = new_panels(len(ENERGY_PROBLEMS), len(PATH_STEPS))
-    for row, name in zip(axes, ENERGY_PROBLEMS, strict=True):
-        trained = studio.train("bdpo", name)
-        data, paths = studio.data(trained.problem), chain(trained, PATHS)
+def _guidance_panels(title: str, path: Path, runs: Sequence[Trained]) -> list[Row]:
+    """A panel per problem: samples of the three guidance styles, which follow each other in `runs`, over Q."""
+    panels, rows = [], []
+    for start in range(0, len(runs), len(GUIDANCES)):
+        trained = runs[start : start + len(GUIDANCES)]
+        problem, drawn = trained[0].problem, []
+        rows += _references(problem)
+        for guidance, run in zip(GUIDANCES, trained, strict=True):
+            samples, row = _scored(f"dac {guidance}", run)
+            rows.append(row)
+            drawn.append(samples[:200])
+        data = _data(problem)
+        panels.append(Panel(problem, problem.name, data, drawn, GUIDANCES, field=q_value(trained[0], data)))
+    draw_grid(path, title, [panels])
+    return rows
+
+
+def _paths_over_values(title: str, path: Path, runs: Sequence[Trained]) -> list[Row]:
+    """A row per run: sample paths (green start, red end) over the diffusion values V_n, and the samples."""
+    figure, axes = new_panels(len(runs), len(PATH_STEPS))
+    for row, trained in zip(axes, runs, strict=True):
+        name, data, paths = trained.problem.name, _data(trained.problem), chain(trained, PATHS)
         _, half = grid(trained.problem, data)
         for place, first, last in zip(row, PATH_STEPS[:-1], PATH_STEPS[1:], strict=False):
             field = diffusion_value(trained, data, last)
@@ -177,65 +198,118 @@ def bdpo_4(studio: Studio, path: Path) -> None:
             place.scatter(*piece[0].T, s=3, c="#D62728", linewidths=0)
         samples = trained.sample(SAMPLES)
         draw_panel(row[-1], Panel(trained.problem, f"{name}: samples", data, [samples]))
-    figure.suptitle(
-        "BDPO figs. 4 and 13: denoising paths over the diffusion value functions", fontsize=9, x=0.01, ha="left"
-    )
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     save(figure, path)
+    return []
 
 
-def bdpo_5(studio: Studio, path: Path) -> None:
-    """BDPO fig. 5: data by energy, the re-weighted target, BDPO's samples."""
-    _energy_rows(studio, path, "bdpo", "BDPO fig. 5: data by energy; target; BDPO")
-
-
-def bdpo_14(studio: Studio, path: Path) -> None:
-    """BDPO fig. 14: DAC at the same temperature."""
-    _energy_rows(studio, path, "dac", "BDPO fig. 14: data by energy; target; DAC at the same temperature")
-
-
-def _energy_rows(studio: Studio, path: Path, algorithm: str, title: str) -> None:
-    rows: list[list[Panel]] = [[], [], []]
-    for name in ENERGY_PROBLEMS:
-        trained = studio.train(algorithm, name)
-        problem, data = trained.problem, studio.data(trained.problem)
-        studio.references(problem)
-        samples = studio.samples(algorithm, trained)
+def _energy_rows(title: str, path: Path, runs: Sequence[Trained]) -> list[Row]:
+    """A column per run: data by energy, the re-weighted target, the samples."""
+    panels: list[list[Panel]] = [[], [], []]
+    rows = []
+    for trained in runs:
+        problem, data = trained.problem, _data(trained.problem)
+        samples, row = _scored(trained.name, trained)
+        rows += [*_references(problem), row]
         target = problem.target(SAMPLES, np.random.default_rng(1))
-        rows[0].append(Panel(problem, name, data, coloured_by_energy=True))
-        rows[1].append(Panel(problem, "target", data, [target.actions]))
-        rows[2].append(Panel(problem, algorithm, data, [samples]))
-    draw_grid(path, title, rows)
+        panels[0].append(Panel(problem, problem.name, data, coloured_by_energy=True))
+        panels[1].append(Panel(problem, "target", data, [target.actions]))
+        panels[2].append(Panel(problem, trained.name, data, [samples]))
+    draw_grid(path, title, panels)
+    return rows
 
 
-FIGURES: dict[str, Callable[[Studio, Path], None]] = {
-    "dtql-1": dtql_1,
-    "dtql-2": dtql_2,
-    "dtql-3": dtql_3,
-    "dtql-6-published": dtql_6_published,
-    "dtql-6-fair": dtql_6_fair,
-    "dac-2": dac_2,
-    "bdpo-4": bdpo_4,
-    "bdpo-5": bdpo_5,
-    "bdpo-14": bdpo_14,
+class Figure(NamedTuple):
+    """What a figure shows, what it must train, and how it is drawn."""
+
+    title: str
+    runs: tuple[Run, ...]
+    draw: Callable[[str, Path, Sequence[Trained]], list[Row]]
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of every run: a figure drawn with the same ones is not drawn again."""
+        return {str(run): run.settings() for run in self.runs}
+
+
+def _runs(algorithms: Sequence[str], problems: Sequence[str], kind: str = "fair") -> tuple[Run, ...]:
+    return tuple(Run(algorithm, problem, kind) for algorithm in algorithms for problem in problems)
+
+
+BOTH = ("dtql", "dtql-kl")
+FIGURES: dict[str, Figure] = {
+    "dtql-1": Figure(
+        "DTQL fig. 1: trust-region loss of the learned denoiser at growing noise (dark: low)",
+        _runs(["dtql"], SAME),
+        _trust_region_maps,
+    ),
+    "dtql-2": Figure(
+        "DTQL fig. 2: without reward KL distillation covers the data, the trust region picks a mode",
+        _runs(BOTH, SAME),
+        _sample_rows,
+    ),
+    "dtql-3": Figure(
+        "DTQL fig. 3: trust region and KL with Q", _runs(BOTH, ("25gaussians-far", "roll-near")), _sample_rows
+    ),
+    "dtql-6-published": Figure(
+        "DTQL fig. 6 with the published toy settings", _runs(BOTH, DTQL_COLUMNS, "published"), _sample_rows
+    ),
+    "dtql-6-fair": Figure(
+        "DTQL fig. 6 with settings of ours for which the claim holds", _runs(BOTH, DTQL_COLUMNS), _sample_rows
+    ),
+    "dac-2": Figure(
+        "DAC fig. 2: guidance styles over the learned Q; the reward's peak (0.4, -0.4) lies off the data",
+        tuple(Run("dac", name, changes=(("guidance", style),)) for name in DAC_PROBLEMS for style in GUIDANCES),
+        _guidance_panels,
+    ),
+    "bdpo-4": Figure(
+        "BDPO figs. 4 and 13: denoising paths over the diffusion value functions",
+        _runs(["bdpo"], ENERGY_PROBLEMS),
+        _paths_over_values,
+    ),
+    "bdpo-5": Figure("BDPO fig. 5: data by energy; target; BDPO", _runs(["bdpo"], ENERGY_PROBLEMS), _energy_rows),
+    "bdpo-14": Figure(
+        "BDPO fig. 14: data by energy; target; DAC at the same temperature",
+        _runs(["dac"], ENERGY_PROBLEMS),
+        _energy_rows,
+    ),
 }
 
 
-def draw_gallery(folder: Path, only: Sequence[str] = (), quiet: bool = False) -> None:
+def draw_gallery(folder: Path, only: Sequence[str] = (), *, fresh: bool = False, quiet: bool = False) -> None:
     """Draw the figures (all, or those in `only`) into `folder`: NAME.png, NAME.json with its scores, tables.md of all.
 
-    A figure is complete when its JSON is there, so a stopped gallery goes on with `only`.
-    Raises InputError for an unknown figure.
+    A figure whose picture is there, drawn with the settings now in force, is left alone, and a finished run is kept in
+    `folder`/.runs: a gallery that was stopped goes on where it was. fresh: train and draw everything anew.
+    Raises InputError for an unknown figure, OSError where the folder cannot be written.
     """
     for name in only:
         if name not in FIGURES:
             raise unknown("figure", name, FIGURES)
     folder.mkdir(parents=True, exist_ok=True)
-    studio = Studio(quiet)
-    for name in only or FIGURES:
-        studio.rows = []
-        FIGURES[name](studio, folder / f"{name}.png")
-        atomic_write_json(folder / f"{name}.json", studio.rows)
+    shelf = Shelf(folder / ".runs", fresh, quiet)
+    names = list(dict.fromkeys(only)) or list(FIGURES)
+    for index, name in enumerate(names, 1):
+        figure, place = FIGURES[name], f"figure {index} of {len(names)}, {name}"
+        if not fresh and is_drawn(folder, name):
+            with Display(quiet) as display:
+                display.message(f"{place}: drawn with these settings already")
+            continue
+        runs = [
+            shelf.take(run, f"{place}, run {number} of {len(figure.runs)}") for number, run in enumerate(figure.runs, 1)
+        ]
+        rows = figure.draw(figure.title, folder / f"{name}.png", runs)
+        seconds = {str(run): round(trained.seconds) for run, trained in zip(figure.runs, runs, strict=True)}
+        document = {"settings": figure.settings(), "processor_seconds": seconds, "rows": rows}
+        atomic_write_json(folder / f"{name}.json", document)
     atomic_write_text(folder / "tables.md", tables(folder))
+
+
+def is_drawn(folder: Path, name: str) -> bool:
+    """Whether the figure is there and was drawn with the settings that are now in force."""
+    picture, numbers = folder / f"{name}.png", folder / f"{name}.json"
+    if not (picture.exists() and numbers.exists()):
+        return False
+    return json.loads(numbers.read_text(encoding="utf-8")).get("settings") == FIGURES[name].settings()
 
 
 COLUMNS = {  # of the tables -> format
@@ -254,19 +328,25 @@ COLUMNS = {  # of the tables -> format
 def tables(folder: Path) -> str:
     """Markdown: a table per figure that has numbers."""
     parts = ["Written by `tether bandit gallery`; what the columns mean: README.md.\n"]
-    for name, draw in FIGURES.items():
+    for name, figure in FIGURES.items():
         path = folder / f"{name}.json"
-        rows = json.loads(path.read_text()) if path.exists() else []
-        if not rows:
+        document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not document.get("rows"):
             continue
         head = ["problem", "method", *(column.replace("_", " ") for column in COLUMNS)]
-        lines = [f"## {name}", "", (draw.__doc__ or "").splitlines()[0], "", _line(head), _line(["---"] * len(head))]
-        for row in rows:
+        lines = [f"## {name}", "", figure.title + "." + _cost(document), "", _line(head), _line(["---"] * len(head))]
+        for row in document["rows"]:
             cells = [_cell(text, row.get(column)) for column, text in COLUMNS.items()]
             diverged = "" if row.get("diverged_at") is None else f", diverged at {row['diverged_at']:,}"
             lines.append(_line([row["problem"], row["method"] + diverged, *cells]))
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _cost(document: dict[str, Any]) -> str:
+    """What the figure's runs took to train."""
+    seconds = document.get("processor_seconds", {}).values()
+    return f" Training: {len(seconds)} runs, {sum(seconds) / 60:.0f} minutes of processor time." if seconds else ""
 
 
 def _cell(text: str, value: float | None) -> str:

@@ -1,10 +1,12 @@
 """Train an algorithm on a 2-D problem: the compiled loop of real runs, one state, no environment."""
 
 import dataclasses
+import time
 import tomllib
 import typing
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 from tether.algorithms import ALGORITHMS
 from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
+from tether.files import load_arrays, save_arrays
 from tether.networks import unstack_heads
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, parse_fields, parse_values, stack_lanes, take_lane
@@ -22,11 +25,12 @@ from tether.training.precision import check_precision
 from tether.training.records import Display
 from tether.types import Array, Float, Spec, Transition
 
-__all__ = ["BANDIT_ALGORITHMS", "Setup", "Trained", "bandit_settings", "train_bandit"]
+__all__ = ["BANDIT_ALGORITHMS", "Setup", "Trained", "bandit_settings", "load_trained", "save_trained", "train_bandit"]
 
 PIECE_UPDATES = 100  # between two looks at the numbers and moves of the progress bar
 NOISE_COPIES = 64  # of every point, each with its own reward noise: as good as noise drawn anew at every batch
 OBSERVATION_SIZE, ACTION_SIZE = 1, 2
+NOT_DIVERGED = -1.0  # in a kept run's numbers
 BANDIT_ALGORITHMS = ("dtql", "dtql-kl", "dac", "bdpo")  # those with settings for 2-D problems
 
 
@@ -45,12 +49,14 @@ class Setup:
 class Trained(NamedTuple):
     """An algorithm after training on a problem."""
 
+    name: str  # of the algorithm
     problem: Problem
     algorithm: Any
     state: Any
     setup: Setup
     scale: float  # problem's units per unit of the networks
     diverged_at: int | None  # the update whose numbers were not finite; `state` is that of the piece before
+    seconds: float  # of processor time in training, compilation included
     data: Float[np.ndarray, "points action"]  # in the problem's units
 
     @property
@@ -98,25 +104,15 @@ def train_bandit(
     precision: of the matmuls (`training/precision.py`).
     Raises InputError for a name or value that neither knows. Where numbers turn non-finite training ends there.
     """
-    if algorithm_name not in BANDIT_ALGORITHMS:
-        raise unknown("algorithm with 2-D settings", algorithm_name, BANDIT_ALGORITHMS)
     check_precision(precision)
-    kinds = typing.get_type_hints(Setup)
-    chosen = {name: value for name, value in settings.items() if name in kinds}
-    setup = Setup(**parse_values("2-D setting", kinds, chosen))
-    hyperparameters = {name: value for name, value in settings.items() if name not in kinds}
-    algorithm = ALGORITHMS[algorithm_name](**parse_fields(algorithm_name, hyperparameters))
-    data, scale, spec, actions = _data(problem, setup, np.random.default_rng(seed))
-    if setup.batch_size > len(actions):
-        raise InputError(f"batch_size {setup.batch_size} is larger than the data: {len(actions)} points")
-
-    lanes = stack_lanes(algorithm, [Lane(seed, {})])
+    ready, started = _ready(algorithm_name, problem, settings, seed), time.process_time()
+    lanes = stack_lanes(ready.algorithm, [Lane(seed, {})])
     init_key, train_key = jax.random.split(jax.random.key(seed))
-    state, diverged_at = init_lanes(lanes, spec, init_key[None], stacked=True), None
+    state, diverged_at = init_lanes(lanes, ready.spec, init_key[None], stacked=True), None
     with Display(quiet) as display:
-        for index, phase in enumerate(algorithm.phases()):
+        for index, phase in enumerate(ready.algorithm.phases()):
             display.begin(f"{algorithm_name} {problem.name} {phase.name}", 0, phase.updates)
-            derived = derive_columns(lanes, state, train_key[None], data, phase=index)
+            derived = derive_columns(lanes, state, train_key[None], ready.data, phase=index)
             for start in range(0, phase.updates, PIECE_UPDATES):
                 count = min(PIECE_UPDATES, phase.updates - start)
                 progress = run_updates(
@@ -124,11 +120,11 @@ def train_bandit(
                     state,
                     train_key[None],
                     jnp.ones(1, bool),
-                    data,
+                    ready.data,
                     jnp.asarray(start, jnp.int32),
                     jnp.asarray(count, jnp.int32),
                     phase=index,
-                    batch_size=setup.batch_size,
+                    batch_size=ready.setup.batch_size,
                     sequential=True,
                     precision=precision,
                     derived=derived,
@@ -141,7 +137,61 @@ def train_bandit(
                 display.advance(start + count)
             if diverged_at is not None:
                 break
-    return Trained(problem, algorithm, unstack_heads(take_lane(state, 0)), setup, scale, diverged_at, actions)
+    return ready.trained(unstack_heads(take_lane(state, 0)), diverged_at, time.process_time() - started)
+
+
+def save_trained(path: Path, trained: Trained) -> None:
+    """Keep what training made, for `load_trained`. Raises: OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    diverged_at = NOT_DIVERGED if trained.diverged_at is None else trained.diverged_at
+    numbers = np.asarray([diverged_at, trained.seconds], np.float64)
+    save_arrays(path, {"state": trained.state, "numbers": numbers})
+
+
+def load_trained(
+    path: Path, algorithm_name: str, problem: Problem, settings: Mapping[str, Any], *, seed: int = 0
+) -> Trained | None:
+    """What `train_bandit` with the same arguments gave, from the file of `save_trained`; None where there is none."""
+    if not path.exists():
+        return None
+    ready = _ready(algorithm_name, problem, settings, seed)
+    state = jax.eval_shape(lambda key: ready.algorithm.init(ready.spec, key), jax.random.key(0))
+    kept = load_arrays(path, {"state": state, "numbers": np.zeros(2)})
+    diverged_at, seconds = kept["numbers"]
+    return ready.trained(kept["state"], None if diverged_at == NOT_DIVERGED else int(diverged_at), float(seconds))
+
+
+class _Ready(NamedTuple):
+    """A problem put before an algorithm."""
+
+    name: str
+    problem: Problem
+    algorithm: Any
+    setup: Setup
+    data: Transition
+    scale: float
+    spec: Spec
+    actions: Float[np.ndarray, "points action"]
+
+    def trained(self, state: Any, diverged_at: int | None, seconds: float) -> Trained:
+        """With the outcome of training."""
+        parts = self.name, self.problem, self.algorithm, state, self.setup, self.scale
+        return Trained(*parts, diverged_at, seconds, self.actions)
+
+
+def _ready(algorithm_name: str, problem: Problem, settings: Mapping[str, Any], seed: int) -> _Ready:
+    """Raises InputError for a name or value that neither algorithm nor `Setup` knows."""
+    if algorithm_name not in BANDIT_ALGORITHMS:
+        raise unknown("algorithm with 2-D settings", algorithm_name, BANDIT_ALGORITHMS)
+    kinds = typing.get_type_hints(Setup)
+    chosen = {name: value for name, value in settings.items() if name in kinds}
+    setup = Setup(**parse_values("2-D setting", kinds, chosen))
+    hyperparameters = {name: value for name, value in settings.items() if name not in kinds}
+    algorithm = ALGORITHMS[algorithm_name](**parse_fields(algorithm_name, hyperparameters))
+    data, scale, spec, actions = _data(problem, setup, np.random.default_rng(seed))
+    if setup.batch_size > len(actions):
+        raise InputError(f"batch_size {setup.batch_size} is larger than the data: {len(actions)} points")
+    return _Ready(algorithm_name, problem, algorithm, setup, data, scale, spec, actions)
 
 
 def _data(

@@ -12,12 +12,11 @@ import numpy as np
 
 from tether.collect.environments import Place
 from tether.collect.rows import Columns
-from tether.data.schema import SCHEMA_KEY
+from tether.data.schema import COLLECT_KEY, SCHEMA_KEY
 from tether.files import atomic_path, fsync_directory, to_json, write_synced
 
-__all__ = ["PROVENANCE_KEY", "write_d4rl", "write_minari"]
+__all__ = ["write_d4rl", "write_minari"]
 
-PROVENANCE_KEY = "metadata/collect"
 MINARI_VERSION = "0.5.3"  # whose files these are, where the package is not installed
 
 
@@ -28,7 +27,7 @@ def write_d4rl(path: Path, columns: Columns, place: Place, provenance: Mapping[s
             file[name] = column
         for name, value in _short(provenance).items():
             file[f"metadata/{name}"] = value
-        file[PROVENANCE_KEY] = json.dumps(provenance)
+        file[COLLECT_KEY] = json.dumps(provenance)
         if place.schema is not None:
             file[SCHEMA_KEY] = json.dumps(place.schema.to_json())
 

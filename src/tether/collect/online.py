@@ -188,11 +188,11 @@ class Online:
             self.diverged = True
             return False
         row = {"step": self.log.rows, "updates": self.updates, "return": float(np.mean(returns)), "returns": returns}
-        if self.place.has_references:
-            row["score"] = float(self.place.score(row["return"]))
+        if self.place.task.has_references:
+            row["score"] = float(self.place.task.score(row["return"]))
         self.evaluations.append([row | {name: _plain(value) for name, value in self._metrics.items()}])
-        measured = float(self.place.score(row["return"]))
-        self.display.score(self.log.rows, f"{measured:.1f}" + ("" if self.place.has_references else " (return)"))
+        measured = float(self.place.task.score(row["return"]))
+        self.display.score(self.log.rows, f"{measured:.1f}" + ("" if self.place.task.has_references else " (return)"))
         reached = [level for level in self._missing(levels) if measured >= level]
         for level in reached:
             self.levels[level_name(level)] = row

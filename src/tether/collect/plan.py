@@ -130,7 +130,7 @@ class _Collection:
         levels = sorted(self.options.checkpoint_at)
         wanted = {"medium", "medium-replay", "medium-expert"} & set(self.options.kinds)
         if not levels and wanted:
-            if not self.place.has_references:
+            if not self.place.task.has_references:
                 raise InputError(
                     f"{self.place.task.name} has no reference returns: say at which return a policy is medium, such as "
                     f"--checkpoint-at=-400 (needed for {', '.join(sorted(wanted))}; full-replay needs none)"
@@ -294,6 +294,6 @@ class _Collection:
         found |= {"environment": self.config["environment"], "seed": self.options.seed}
         found |= {"command": self.config["commands"][-1], "versions": versions(), "commit": commit()}
         found |= {"rows": len(columns["rewards"]), **summary(columns)}
-        if self.place.has_references and not self.place.task.recorded_returns:
-            found["mean_score"] = float(self.place.score(found["return_mean"]))
+        if self.place.task.has_references and not self.place.task.recorded_returns:
+            found["mean_score"] = float(self.place.task.score(found["return_mean"]))
         return json.loads(json.dumps(found, default=str))

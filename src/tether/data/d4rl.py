@@ -18,7 +18,8 @@ import numpy as np
 
 from tether.data.dataset import Dataset, FileDigest, Source
 from tether.data.parallel import in_parts
-from tether.data.schema import IMPORT_KEY, SCHEMA_KEY, Schema
+from tether.data.schema import COLLECT_KEY, IMPORT_KEY, SCHEMA_KEY, Schema
+from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.types import Bool
 
@@ -63,6 +64,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         optional = {k: read_array(file, k, path) for k in ("timeouts", "next_observations") if k in file}
         metadata = scalar_metadata(file)
         schema = read_schema(file, path)
+        recorded_in = _recorded_in(file, (columns["observations"].shape[-1], columns["actions"].shape[-1]))
     dataset = Dataset(
         name=path.stem,
         observations=columns["observations"],
@@ -74,6 +76,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         source=Source(str(path), digest),
         metadata=metadata,
         schema=schema,
+        recorded_in=recorded_in,
     )
     return dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
 
@@ -167,6 +170,16 @@ def read_schema(file: h5py.File, path: Path) -> Schema | None:
     except (TypeError, ValueError, AttributeError):
         raise InputError(f"{path}: {SCHEMA_KEY!r} is not the JSON that tether writes there") from None
     return Schema.from_json(value, str(path))
+
+
+def _recorded_in(file: h5py.File, sizes: tuple[int, int]) -> Task | None:
+    """The environment that `tether data collect` has noted; None in other files."""
+    node: Any = file.get(COLLECT_KEY)
+    try:
+        found = json.loads(node.asstr()[()])["environment"]
+        return recorded_task(found["id"], found["options"], found["horizon"], sizes)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return None
 
 
 def scalar_metadata(file: h5py.File) -> dict[str, str | float | int]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
+from tether.environments.tasks import Task
 from tether.errors import InputError
 from tether.files import sha256_file
 from tether.types import Float, Int, Transition
@@ -23,6 +24,7 @@ __all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "FileDigest", "Source
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
+NUMBERS_AT_ONCE = 2**20  # of one check
 ROWS_AT_ONCE = 50_000  # of copies and checks
 
 
@@ -91,6 +93,7 @@ class Dataset:
             tell episodes apart (OGBench: a trajectory is not stopped by success).
         successes: (N,) bool, the task stood solved after this row's action; None where that is not recorded.
         schema: names of the columns and the robot's own range of its actions; None where they have none.
+        recorded_in: the environment that the file says it was collected in; None where it does not say.
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
@@ -111,6 +114,7 @@ class Dataset:
     terminals_end_episodes: bool = True
     successes: np.ndarray | None = None
     schema: Schema | None = None
+    recorded_in: Task | None = None
 
     def __post_init__(self) -> None:
         where = self.source.location
@@ -209,12 +213,17 @@ class Dataset:
         Raises:
             InputError: `keep_timeouts` without stored next observations; no row is left.
         """
+        return self.transitions_and_rows(keep_timeouts)[0]
+
+    def transitions_and_rows(self, keep_timeouts: bool | None = None) -> tuple[Transition, Int[np.ndarray, " batch"]]:
+        """`transitions`, and which row of the file each of them is."""
         if self._keeps_timeouts(keep_timeouts):
             if self.next_observations is None:
                 where = self.source.location
                 raise InputError(f"{where}: keep_timeouts needs next_observations, which are not stored here")
-            return self.table(np.arange(len(self)), self.next_observations)
-        rows = self.transition_rows(keep_timeouts)
+            rows = np.arange(len(self))
+            return self.table(rows, self.next_observations), rows
+        rows = np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
         if len(rows) == 0:
             raise InputError(
                 f"{self.source.location}: no transition is left of {len(self)} rows: "
@@ -224,13 +233,7 @@ class Dataset:
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
-        return self.table(rows, next_observation)
-
-    def transition_rows(self, keep_timeouts: bool | None = None) -> Int[np.ndarray, " batch"]:
-        """Which row of the file each transition of `transitions` is."""
-        if self._keeps_timeouts(keep_timeouts):
-            return np.arange(len(self))
-        return np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+        return self.table(rows, next_observation), rows
 
     def _keeps_timeouts(self, asked: bool | None) -> bool:
         return self.exact_next_observations if asked is None else asked
@@ -262,7 +265,8 @@ def _surely_finite(values: np.ndarray) -> bool:
     """One pass without a temporary array settles the usual case: NaN and infinity pass through a sum of squares."""
     flat = values.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(flat, flat)))  # False also where finite numbers are beyond 1e19
+        squares = in_parts(len(flat), NUMBERS_AT_ONCE, lambda part: np.dot(flat[part], flat[part]))
+    return bool(np.isfinite(squares).all())  # False also where finite numbers are beyond 1e19
 
 
 def _range(array: np.ndarray) -> tuple[Any, Any]:

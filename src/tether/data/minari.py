@@ -21,6 +21,7 @@ from tether.data.d4rl import as_scalar, open_hdf5, read_array
 from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
 from tether.data.schema import ActionBox, Layout, Schema, layout_of
 from tether.data.tables import natural
+from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.files import sha256_file
 
@@ -79,10 +80,25 @@ def minari_scores(data: Dataset) -> np.ndarray | None:
 
     These are Minari's: scores on Minari data are not D4RL scores, even where the names agree.
     """
-    low, high = data.metadata.get("ref_min_score"), data.metadata.get("ref_max_score")
-    if data.source.collection != COLLECTION or not isinstance(low, float) or not isinstance(high, float) or low == high:
+    references = _references(data.metadata) if data.source.collection == COLLECTION else None
+    return None if references is None else 100.0 * (data.episode_returns() - references[0]) / np.ptp(references)
+
+
+def _references(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Returns that score 0 and 100."""
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if not isinstance(low, int | float) or not isinstance(high, int | float) or low >= high:
         return None
-    return 100.0 * (data.episode_returns() - low) / (high - low)
+    return float(low), float(high)
+
+
+def _recorded_in(document: Mapping[str, Any], sizes: tuple[int, int]) -> Task | None:
+    """The environment of Minari's `env_spec`: gymnasium's specification as JSON."""
+    try:
+        spec = json.loads(str(document.get("env_spec", "null")))
+        return recorded_task(spec["id"], spec["kwargs"], spec["max_episode_steps"], sizes, _references(document))
+    except (TypeError, ValueError, KeyError):
+        return None
 
 
 # --- by id, through the package -----------------------------------------------------------------------------
@@ -253,6 +269,7 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
     observations = [_joined([episode.observations]) for episode in episodes]
     return Dataset(
         name=str(document.get("dataset_id", stem)),
+        recorded_in=_recorded_in(document, (observations[0].shape[-1], actions.shape[-1])),
         observations=np.concatenate([rows[:-1] for rows in observations]),
         actions=actions,
         rewards=np.concatenate([episode.rewards for episode in episodes]),

@@ -14,14 +14,26 @@ import numpy as np
 from tether.errors import InputError
 from tether.types import Float
 
-__all__ = ["IMPORT_KEY", "SCHEMA_KEY", "ActionBox", "Layout", "Schema", "join", "layout_of", "size_of", "summary"]
+__all__ = [
+    "COLLECT_KEY",
+    "IMPORT_KEY",
+    "SCHEMA_KEY",
+    "ActionBox",
+    "Layout",
+    "Schema",
+    "join",
+    "layout_of",
+    "size_of",
+    "summary",
+]
 
 Layout = Mapping[str, tuple[int, int]]
 """Name -> (start, stop) of its numbers, in the order of the vector, without gaps."""
 
 SCHEMA_KEY = "metadata/schema"
 IMPORT_KEY = "metadata/import"
-"""Where an imported HDF5 data set keeps its schema, and how it was made, as JSON."""
+COLLECT_KEY = "metadata/collect"
+"""Where an HDF5 data set of tether's keeps its schema, and how it was imported or collected, as JSON."""
 SHOWN_NAMES = 6
 
 

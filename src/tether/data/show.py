@@ -18,7 +18,7 @@ BINS, BAR_LENGTH = 10, 30
 def summary_table(data: Dataset) -> Table:
     """Sizes, episodes, returns, rewards, flags and action range of `data`."""
     returns, lengths = data.episode_returns(), data.episode_lengths()
-    bounds, task = data.episode_bounds(), find_task(data.name)
+    bounds, task = data.episode_bounds(), find_task(data.name) or data.recorded_in
     table = Table(title=data.name, title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
@@ -41,7 +41,7 @@ def summary_table(data: Dataset) -> Table:
     }
     if task is not None and task.recorded_returns:
         rows["normalised score"] = f"none: {task.recorded_returns}"
-    elif task is not None and task.reference_min is not None:
+    elif task is not None and task.has_references and not task.references_by:
         scores = task.normalized_score(returns)
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
     minari = minari_scores(data)

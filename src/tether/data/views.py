@@ -105,8 +105,7 @@ def raw_table(
             where = dataset.source.location
             raise InputError(f"{where}: keep_timeouts: a timed-out row has no next action, which is asked for")
         keep_timeouts = False
-    rows = dataset.transition_rows(keep_timeouts)
-    return dataset.transitions(keep_timeouts), rows
+    return dataset.transitions_and_rows(keep_timeouts)
 
 
 def build(

@@ -9,7 +9,24 @@ import gymnasium
 
 from tether.errors import InputError
 
-__all__ = ["make_robotics"]
+__all__ = ["import_robotics", "know_robotics", "make_robotics"]
+
+
+def import_robotics() -> Any:
+    """The package, whose environments gymnasium knows from then on. Raises ImportError where it is not installed."""
+    # It greets on stderr.
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import gymnasium_robotics
+
+        return gymnasium_robotics
+
+
+def know_robotics(name: str) -> None:
+    """Make gymnasium-robotics' ids known, if it is installed and gymnasium does not know `name` without it."""
+    if name not in gymnasium.registry and ":" not in name:
+        with contextlib.suppress(ImportError):
+            import_robotics()
 
 
 def make_robotics(*ids: str, **options: Any) -> tuple[str, gymnasium.Env]:
@@ -19,10 +36,7 @@ def make_robotics(*ids: str, **options: Any) -> tuple[str, gymnasium.Env]:
         InputError: gymnasium-robotics is not installed, or has none of them.
     """
     try:
-        # It greets on stderr.
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import gymnasium_robotics
+        gymnasium_robotics = import_robotics()
     except ImportError as error:
         raise InputError(f'{ids[0]} needs gymnasium-robotics: pip install "tether-rl[robotics]" ({error})') from error
     for name in ids:

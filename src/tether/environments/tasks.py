@@ -11,7 +11,7 @@ import numpy as np
 
 from tether.errors import InputError, unknown
 
-__all__ = ["TASKS", "Task", "d4rl_datasets", "find_task", "get_task"]
+__all__ = ["TASKS", "Task", "d4rl_datasets", "find_task", "get_task", "recorded_task"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Task:
         recorded_returns: why returns of recorded episodes cannot be compared to those of evaluation, and so are
             no scores; empty where they can.
         reference_min, reference_max: raw returns that score 0 and 100; None where nobody published them.
+        references_by: whose references they are, where they are not D4RL's.
         aliases: other beginnings of file names that mean this task.
     """
 
@@ -45,6 +46,7 @@ class Task:
     recorded_returns: str = ""
     reference_min: float | None = None
     reference_max: float | None = None
+    references_by: str = ""
     aliases: tuple[str, ...] = ()
 
     @property
@@ -54,6 +56,22 @@ class Task:
             return self.unavailable
         values = {k: "+".join(map(str, v)) if isinstance(v, list) else v for k, v in self.options.items()}
         return " ".join([self.gymnasium_id, *(f"{name}={value}" for name, value in values.items())])
+
+    @property
+    def has_references(self) -> bool:
+        """Whether its scores are normalised; they are plain returns where nobody published references."""
+        return self.reference_min is not None and self.reference_max is not None
+
+    @property
+    def score_name(self) -> str:
+        """What its scores are, for axes and tables."""
+        if not self.has_references:
+            return "return"
+        return f"{self.references_by} score" if self.references_by else "normalised score"
+
+    def score(self, returns: Any) -> np.ndarray:
+        """Normalised scores where the task has references, else the returns as they are; float64."""
+        return self.normalized_score(returns) if self.has_references else np.asarray(returns, np.float64)
 
     def normalized_score(self, returns: Any) -> np.ndarray:
         """100 (R - R_min) / (R_max - R_min), float64, in the shape of `returns` (d4rl-facts section 1).
@@ -119,6 +137,30 @@ def get_task(name: str) -> Task:
     if task is None:
         raise unknown("task", name, TASKS)
     return task
+
+
+def recorded_task(
+    gymnasium_id: Any, options: Any, horizon: Any, sizes: tuple[int, int], references: tuple[float, float] | None = None
+) -> Task | None:
+    """The environment that a file says it was collected in; None where it says nothing of use.
+
+    sizes: of the file's observations and actions. references: Minari's own. Without them it is the task of the table
+    that has this environment, if there is just one. An id that names a module is not taken from a file: making it
+    would import whatever the file says.
+    """
+    if not isinstance(gymnasium_id, str) or ":" in gymnasium_id or not isinstance(options, Mapping):
+        return None
+    horizon = horizon if isinstance(horizon, int) and horizon > 0 else None
+    if references is not None:
+        low, high = references
+        how = {"reference_min": low, "reference_max": high, "references_by": "Minari"}
+        return Task(gymnasium_id, *sizes, horizon=horizon, gymnasium_id=gymnasium_id, options=options, **how)
+    known = [
+        task for task in TASKS.values() if (task.gymnasium_id, dict(task.options)) == (gymnasium_id, dict(options))
+    ]
+    if len(known) == 1 and known[0].horizon == horizon:
+        return known[0]
+    return Task(gymnasium_id, *sizes, horizon=horizon, gymnasium_id=gymnasium_id, options=options)
 
 
 def d4rl_datasets() -> dict[str, Task]:

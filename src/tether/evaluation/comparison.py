@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tether.errors import InputError
-from tether.evaluation.report import scores_by_update
-from tether.evaluation.statistics import Summary, aggregate
+from tether.evaluation.report import lane_score, scores_by_update
+from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval, three_digits
 from tether.evaluation.tradeoff import Point
 from tether.training.records import JsonLines
 
@@ -49,9 +49,10 @@ class Row:
     status: str  # done, partly-diverged, diverged (as in result.json), failed, stopped, waiting
     note: str = ""  # what is to be said about the status
     updates: int = 0  # of the last phase, done when it was last evaluated
-    last: Summary | None = None  # normalised scores at the last evaluation
+    last: Summary | None = None  # scores at the last evaluation
     best: Summary | None = None  # at the evaluation with the highest mean, chosen with hindsight
     best_update: int | None = None
+    seed_scores: tuple[float, ...] = ()  # the last ones, of the seeds that did not diverge, each a mean over episodes
     losses: dict[str, float] = dataclasses.field(default_factory=dict)  # the last ones, means over seeds
     updates_per_second: float | None = None  # as in result.json: of all seeds side by side
     total_seconds: float | None = None  # compiling, training and evaluating all seeds
@@ -96,6 +97,7 @@ def _outcome(result: dict[str, Any]) -> dict[str, Any]:
         "note": f"seeds {', '.join(map(str, lost))} diverged" if lost else "",
         "updates": result["updates"],
         "last": Summary(**result["last"]) if result["last"] else None,
+        "seed_scores": tuple(score for score in map(lane_score, result["lanes"]) if score is not None),
         "best": Summary(**best) if best else None,
         "best_update": best_update,
         "updates_per_second": result["updates_per_second"],
@@ -116,9 +118,11 @@ def _progress(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {}
     last = max(row["update"] for row in rows)
     lanes = sorted({row["lane"] for row in rows if row["update"] == last})
-    summaries = {update: aggregate(scores) for update, scores in scores_by_update(rows, lanes).items()}
+    scores = scores_by_update(rows, lanes)
+    summaries = {update: aggregate(values) for update, values in scores.items()}
     best = max(summaries, key=lambda update: summaries[update].mean)
-    return {"updates": last, "last": summaries[last], "best": summaries[best], "best_update": best}
+    seeds = {"seed_scores": tuple(scores[last].mean(axis=1).tolist())}
+    return {"updates": last, "last": summaries[last], "best": summaries[best], "best_update": best} | seeds
 
 
 def _last_losses(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -147,27 +151,31 @@ def best_first(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: -row.last.iqm if row.last else float("inf"))
 
 
+NUMBERS = ("updates/s", "total s", "GFLOP/update", "act ms")
+
+
 def columns(scored: bool) -> list[str]:
     """The heads of the table."""
-    result = ["last score", "mean", "best score"] if scored else ["last losses"]
-    return ["algorithm", "family", "paper", "settings", *result, "updates/s", "total s", "GFLOP/update", "act ms", ""]
+    result = ["last score", "over seeds", "best score"] if scored else ["last losses"]
+    return ["algorithm", "family", "paper", "settings", *result, *NUMBERS, ""]
 
 
 def cells(row: Row, scored: bool) -> list[str]:
     """A row under `columns`."""
     if scored:
-        best = f"{_describe(row.best)} at {row.best_update:,}" if row.best else "-"
-        result = [_describe(row.last), f"{row.last.mean:.1f}" if row.last else "-", best]
+        mean, low, high = mean_interval(row.seed_scores)
+        best = f"{row.best} at {row.best_update:,}" if row.best else "-"
+        result = [str(row.last or "-"), "-" if mean is None else interval_text(mean, low, high), best]
     else:
         result = [", ".join(f"{name} {value:.3g}" for name, value in row.losses.items()) or "-"]
     numbers = row.updates_per_second, row.total_seconds, row.gflop_per_update, row.act_ms
-    cost = ["-" if number is None else _three_digits(number) for number in numbers]
+    cost = ["-" if number is None else three_digits(number) for number in numbers]
     return [row.algorithm, row.family, row.paper or "-", row.settings, *result, *cost, _status(row)]
 
 
 def behaviour_cells(behaviour: Summary) -> list[str]:
     """The first row: the data's own episodes."""
-    result = [_describe(behaviour), f"{behaviour.mean:.1f}", "-"]
+    result = [str(behaviour), f"{behaviour.mean:.1f}", "-"]
     return ["the data", "behaviour", "-", f"{behaviour.episodes} episodes", *result, "-", "-", "-", "-", ""]
 
 
@@ -180,7 +188,14 @@ def rich_table(title: str, rows: Sequence[Row], behaviour: Summary | None, score
         names.pop()  # nothing is to be said about any of them
     for name in names:
         if name not in left_out:
-            folds = name in ("family", "last score", "best score", "last losses", "")  # on a narrow terminal
+            folds = name in (
+                "family",
+                "last score",
+                "over seeds",
+                "best score",
+                "last losses",
+                "",
+            )  # on a narrow terminal
             justify = "left" if name in ("algorithm", "family", "last losses", "") else "right"
             table.add_column(short.get(name, name), justify=justify, no_wrap=not folds, overflow="fold")
     lines = [cells(row, scored) for row in best_first(rows)]
@@ -191,12 +206,14 @@ def rich_table(title: str, rows: Sequence[Row], behaviour: Summary | None, score
     return table
 
 
-def legend(scored: bool) -> list[str]:
+def legend(scored: bool, score_name: str) -> list[str]:
     """What the columns mean, a line each."""
     score = (
-        "last, best score: interquartile mean [95 % bootstrap interval] of the normalised scores over seeds and "
+        f"last, best score: interquartile mean [95 % bootstrap interval] of the {score_name}s over seeds and "
         "episodes, at the last evaluation and at the one with the highest mean, which is chosen with hindsight. With "
-        "few seeds the interval is too narrow: it covers the truth in 74 of 100 cases with 3, in 89 with 10."
+        "few seeds the interval is too narrow: it covers the truth in 74 of 100 cases with 3, in 89 with 10. "
+        "over seeds: plain mean at the last evaluation [95 % interval by Student's t over the seeds' means], which is "
+        "as wide as few seeds make it."
     )
     losses = "last losses: of the last log interval, means over seeds. They do not compare between algorithms."
     return [
@@ -218,14 +235,6 @@ def points(rows: Sequence[Row], cost: str) -> list[Point]:
             score = row.last.iqm, row.last.ci95_low, row.last.ci95_high
             found.append(Point(label, spent, *score, row.family, finished))
     return found
-
-
-def _describe(summary: Summary | None) -> str:
-    return "-" if summary is None else f"{summary.iqm:.1f} [{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
-
-
-def _three_digits(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _status(row: Row) -> str:

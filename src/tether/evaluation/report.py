@@ -2,33 +2,44 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from tether.environments import Task, get_task
+from tether.environments import Task
 from tether.errors import InputError
-from tether.evaluation.plot import Curve, plot_curves, plot_panels
 from tether.evaluation.settings import Setting, as_text, describe_setting, settings_table, summarise_settings
 from tether.evaluation.statistics import Summary, aggregate
 from tether.files import atomic_write_json, atomic_write_text
 from tether.training.lanes import Lane
 from tether.training.records import JsonLines
 
-__all__ = ["Report", "behaviour_summary", "plot_runs", "report_table", "scores_by_update", "write_report"]
+# Pictures are drawn with matplotlib, which is imported where one is drawn: the start of a run does not wait for it.
+
+__all__ = [
+    "Report",
+    "behaviour_summary",
+    "lane_score",
+    "plot_runs",
+    "report_table",
+    "score_of",
+    "scores_by_update",
+    "write_report",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The outcome of a run. Scores are normalised; None where nothing was evaluated. Lanes that diverged are in no
-    summary."""
+    """The outcome of a run. Scores are normalised, or returns where the task has no references; None where nothing was
+    evaluated. Lanes that diverged are in no summary."""
 
     folder: Path
     status: str  # done, partly-diverged (some lanes), diverged (all lanes)
     updates: int  # done in the last phase
+    score_name: str  # what scores are: `Task.score_name`
     behaviour: Summary | None  # of the episodes in the data set
     last: Summary | None  # at the last evaluation
     last_by_settings: dict[str, Summary]  # the same for each swept combination, e.g. "expectile 0.9"; else empty
@@ -64,6 +75,7 @@ def write_report(run: Any) -> Report:
         folder=plan.folder,
         status="done" if run.alive.all() else "partly-diverged" if survivors else "diverged",
         updates=run.updates,
+        score_name=plan.task.score_name if plan.task else "",
         behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
         last=by_update[max(by_update)] if by_update else None,
         last_by_settings=_by_settings(plan.lanes, last_scores),
@@ -85,13 +97,13 @@ def write_report(run: Any) -> Report:
 
 
 def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
-    """The normalised scores of the data's own episodes, as one lane.
+    """The scores of the data's own episodes, as one lane.
 
     None without a task, and where recorded returns are no scores (`Task.recorded_returns`).
     """
     if task is None or task.recorded_returns:
         return None
-    return aggregate(task.normalized_score(returns)[None])
+    return aggregate(task.score(returns)[None])
 
 
 def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lane]) -> None:
@@ -99,16 +111,18 @@ def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lan
     atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.settings])
     atomic_write_text(report.folder / "sweep.txt", as_text(settings_table(report.settings)))
     if rows:
+        from tether.evaluation.plot import Curve, plot_panels
+
         curve = _curve("", rows, len(lanes))
         curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.settings]
         captions = [f"{s.name}\n{describe_setting(s)}" for s in report.settings]
         behaviour = None if report.behaviour is None else report.behaviour.mean
-        plot_panels(report.sweep, curves, captions, behaviour, "normalised score", report.folder.resolve().name)
+        plot_panels(report.sweep, curves, captions, behaviour, report.score_name, report.folder.resolve().name)
 
 
 def report_table(report: Report) -> Table:
     """Behaviour, last and best evaluation, a row each; with a sweep also one for each combination."""
-    table = Table(title=f"{report.folder.resolve().name}: normalised score", title_justify="left")
+    table = Table(title=f"{report.folder.resolve().name}: {report.score_name}", title_justify="left")
     table.add_column("")
     for column in ("IQM", "95 % interval", "mean", "episodes"):
         table.add_column(column, justify="right")
@@ -131,11 +145,12 @@ def plot_runs(folders: list[Path], path: Path) -> None:
 
     Raises InputError where a folder holds no evaluations, or the runs were scored on different tasks.
     """
-    curves, tasks, behaviours = [], [], []
+    curves, tasks, behaviours, score = [], [], [], ""
     for folder in folders:
         config, rows = _read_config(folder), JsonLines(folder / "evaluations.jsonl").read()
         if not rows:
             raise InputError(f"{folder}: holds no evaluations to plot")
+        score = config["score"]
         curves.append(_curve(config["label"], rows, config["lanes"]))
         tasks.append(config["environment"])
         behaviours.append(_stored_behaviour(folder))
@@ -144,18 +159,32 @@ def plot_runs(folders: list[Path], path: Path) -> None:
     if len({curve.label for curve in curves}) < len(curves):
         curves = [dataclasses.replace(c, label=f.resolve().name) for c, f in zip(curves, folders, strict=True)]
     behaviour = behaviours[0] if len(set(behaviours)) == 1 else None
-    title = curves[0].label if len(curves) == 1 else get_task(tasks[0]).name
-    plot_curves(path, curves, behaviour, "normalised score", title)
+    title = curves[0].label if len(curves) == 1 else tasks[0]
+    from tether.evaluation.plot import plot_curves
+
+    plot_curves(path, curves, behaviour, score, title)
 
 
-def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Curve:
+def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Any:
     updates = sorted({row["update"] for row in rows})
     episodes: dict[tuple[int, int], list[float]] = {}
     for row in rows:
-        episodes.setdefault((row["lane"], row["update"]), []).append(row["normalized_score"])
+        episodes.setdefault((row["lane"], row["update"]), []).append(score_of(row))
     missing = [float("nan")]
     scores = [[np.mean(episodes.get((lane, update), missing)) for update in updates] for lane in range(lanes)]
+    from tether.evaluation.plot import Curve
+
     return Curve(label, np.asarray(updates), np.asarray(scores))
+
+
+def score_of(row: Mapping[str, Any]) -> float:
+    """Of an episode's row in evaluations.jsonl: normalised, or where its task has no references the return."""
+    return float(row["return"] if row["normalized_score"] is None else row["normalized_score"])
+
+
+def lane_score(lane: Mapping[str, Any]) -> float | None:
+    """Of a lane of result.json; those of tether 0.1 had only normalised scores."""
+    return lane.get("score", lane["normalized_score"])
 
 
 def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
@@ -163,7 +192,7 @@ def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, 
     table: dict[int, dict[int, list[float]]] = {}
     for row in rows:
         if row["lane"] in lanes:
-            table.setdefault(row["update"], {}).setdefault(row["lane"], []).append(row["normalized_score"])
+            table.setdefault(row["update"], {}).setdefault(row["lane"], []).append(score_of(row))
     return {update: np.asarray([by_lane[lane] for lane in lanes]) for update, by_lane in table.items()}
 
 
@@ -179,12 +208,14 @@ def _by_settings(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[s
 def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The content of result.json (design section 4)."""
     plan, summary = run.plan, report.last
+    normalised = plan.task is not None and plan.task.has_references
     final = [row for row in rows if row["update"] == report.updates]
     lanes = [
         {
             "seed": lane.seed,
             "settings": dict(lane.settings),
-            "normalized_score": report.lane_scores.get(index),
+            "score": report.lane_scores.get(index),
+            "normalized_score": report.lane_scores.get(index) if normalised else None,
             "returns": [row["return"] for row in final if row["lane"] == index],
             "diverged": report.diverged.get(index),
         }
@@ -193,6 +224,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
     return {
         "algorithm": plan.algorithm_name,
         "dataset": plan.prepared.record["dataset"],
+        "score": report.score_name or None,
         "status": report.status,
         "lanes": lanes,
         "iqm": summary.iqm if summary else None,
@@ -203,18 +235,21 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "updates": report.updates,
         "updates_per_second": report.updates_per_second,
         "compile_seconds": run.seconds["compile"],
-        "evaluation_seconds": run.seconds["evaluation"],
+        "compiled": run.compiled,
+        "seconds_to_first_update": run.seconds_to_first_update,
+        **run.evaluation_record(),
         "wall_seconds": run.seconds["wall"],
         "memory": run.memory_record(),
     }
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """What a picture needs of config.json: label, lanes (how many), environment."""
+    """What a picture needs of config.json: label, lanes (how many), environment, what its scores are."""
     try:
         config = json.loads((folder / "config.json").read_text())
         label = f"{config['algorithm']}, {config['data']['dataset']}"
-        return {"label": label, "lanes": len(config["lanes"]), "environment": config["environment"]}
+        score = config.get("score") or "normalised score"  # runs of tether 0.1 do not say
+        return {"label": label, "lanes": len(config["lanes"]), "environment": config["environment"], "score": score}
     except OSError as error:
         raise InputError(f"{folder}: not a run folder: config.json: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,14 @@
-"""Episodes in a gymnasium environment: all lanes and episodes advance together, one policy call per step."""
+"""Episodes in a gymnasium environment: all lanes and episodes advance together, one policy call per step.
+
+Episode i of a lane has a start and random numbers of its own, which depend on the lane's key and i alone, and an
+action is computed by the same instructions whoever acts beside it. So on a CPU an episode is the same bit for bit in
+whatever company it is played: all lanes at once, or a part of them in another process (`evaluation/pool.py`). On
+an accelerator episodes act as a batch, whose size leaves the last bits of a matmul open.
+"""
 
 import contextlib
+import functools
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,13 +19,21 @@ import numpy as np
 
 from tether.environments import Task
 from tether.errors import InputError
-from tether.policy import DeployedPolicy, step_each
-from tether.types import Array, Float, Int, Key
+from tether.policy import DeployedPolicy
+from tether.types import Array, Bool, Float, Int, Key
 
 if TYPE_CHECKING:
     import gymnasium  # imported where an environment is made: training and policies work without any simulator
 
-__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "make_environment", "rollout", "silent_mujoco"]
+__all__ = [
+    "FIRST_EVALUATION_SEED",
+    "Episodes",
+    "bare_environment",
+    "make_environment",
+    "rollout",
+    "seconds_per_step",
+    "silent_mujoco",
+]
 
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
 
@@ -30,22 +46,39 @@ class Episodes(NamedTuple):
 
 
 def make_environment(task: Task) -> "gymnasium.Env":
-    """The environment that `task` is scored on, acted in by numbers in [-1, 1].
+    """The environment that `task` is scored on: it observes vectors and is acted in by numbers in [-1, 1].
 
-    Raises InputError where there is none, or a package that it needs is not installed.
+    Raises InputError where there is none, or what it needs is not installed.
     """
+    environment = bare_environment(task)
+    from tether.environments.actions import unit_actions
+    from tether.environments.observations import flat_observations
+
+    return unit_actions(flat_observations(environment))
+
+
+def bare_environment(task: Task) -> "gymnasium.Env":
+    """The same as gymnasium makes it, with its own observations and actions."""
     if task.gymnasium_id is None:
         raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
-    import gymnasium
+    try:
+        import gymnasium
 
-    import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
-    from tether.environments.actions import unit_actions
+        import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
+        from tether.environments.robotics import know_robotics
 
-    with warnings.catch_warnings(), silent_mujoco():
-        # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
-        return unit_actions(gymnasium.make(task.gymnasium_id, **horizon, **task.options))
+        know_robotics(task.gymnasium_id)
+        with warnings.catch_warnings(), silent_mujoco():
+            # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
+            return gymnasium.make(task.gymnasium_id, **horizon, **task.options)
+    except InputError:
+        raise
+    # Whatever a simulator's own package meets: a missing dependency, a display, a file.
+    except Exception as error:
+        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
+        raise InputError(f"environment {task.name}: {reason}") from error
 
 
 def rollout(
@@ -54,34 +87,38 @@ def rollout(
     episodes: int,
     keys: Key[Array, " lanes"],
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    first: int = 0,
+    device: Any = None,
 ) -> Episodes:
-    """`episodes` episodes of every lane's policy.
+    """Episodes number first .. first+episodes-1 of every lane's policy.
 
     policies: leading axis `lanes` on every array.
     keys: one per lane, consumed.
     on_step: called with (steps done, most steps) after each step; may raise to stop.
+    device: where policies act; None: where JAX computes by default.
 
-    Every environment plays one episode and is then left alone; its rows of the batched policy call are
-    ignored until the last one ends. Each lane meets the same starts (common random numbers), which takes
-    noise out of comparisons between lanes.
+    Every environment plays one episode and is then left alone. Each lane meets the same starts (common random
+    numbers), which takes noise out of comparisons between lanes; lanes with the same key also act with the same noise.
     """
-    lanes = len(keys)
+    lanes, numbers = len(keys), np.arange(first, first + episodes)
     with contextlib.ExitStack() as stack:
         environments = [
             stack.enter_context(contextlib.closing(make_environment(task))) for _ in range(lanes * episodes)
         ]
         stack.enter_context(silent_mujoco())
-        starts = [env.reset(seed=FIRST_EVALUATION_SEED + i % episodes)[0] for i, env in enumerate(environments)]
+        seeds = np.tile(FIRST_EVALUATION_SEED + numbers, lanes).tolist()
+        starts = [env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)]
         observations = np.stack(starts).astype(np.float32)
-        memories, rewards = _initial_memories(policies, episodes), np.zeros(len(environments), np.float32)
+        actor = _Actor(policies, keys, numbers, device)
+        rewards = np.zeros(len(environments), np.float32)
         returns = np.zeros(len(environments))
         lengths = np.zeros(len(environments), np.int64)
         running = np.ones(len(environments), bool)
         step, horizon = 0, task.horizon or 1
         while running.any():
-            seen = observations.reshape(lanes, episodes, -1), memories, rewards.reshape(lanes, episodes)
-            actions, memories, keys = _act(policies, *seen, keys)
-            actions = np.asarray(actions).reshape(len(environments), -1)
+            seen = [array.reshape(lanes, episodes, *array.shape[1:]) for array in (observations, rewards, running)]
+            actions = actor.act(seen[0], seen[1], seen[2], step).reshape(len(environments), -1)
             for i in np.flatnonzero(running):
                 observation, reward, terminated, truncated, _ = environments[i].step(actions[i])
                 observations[i], rewards[i] = observation, reward
@@ -93,6 +130,46 @@ def rollout(
     return Episodes(returns.reshape(lanes, episodes), lengths.reshape(lanes, episodes))
 
 
+def seconds_per_step(
+    policies: DeployedPolicy, episodes: int, keys: Key[Array, " lanes"], device: Any, calls: int = 5
+) -> float:
+    """How long one step of so many episodes of every lane waits for its actions on `device`: the fastest of a few
+    calls, the way of observations and actions to and from the device included, compilation not."""
+    actor = _Actor(policies, keys, np.arange(episodes), device)
+    observations = np.zeros((len(keys), episodes, policies.observation_mean.shape[-1]), np.float32)
+    rewards, seconds = np.zeros((len(keys), episodes), np.float32), []
+    for step in range(1 + calls):
+        started = time.perf_counter()
+        actor.act(observations, rewards, np.ones(rewards.shape, bool), step)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+class _Actor:
+    """The policies of some lanes, acting in some episodes each."""
+
+    def __init__(self, policies: DeployedPolicy, keys: Any, numbers: np.ndarray, device: Any):
+        self._device = device
+        self._policies = jax.device_put(policies, device)
+        self._keys = jax.device_put(_episode_keys(keys, numbers), device)
+        self._memories = jax.device_put(_initial_memories(self._policies, len(numbers)), device)
+        self._batched = next(iter(self._keys.devices())).platform != "cpu"
+
+    def act(self, observations: np.ndarray, rewards: np.ndarray, running: np.ndarray, step: int) -> np.ndarray:
+        """Actions (lanes, episodes, action), those of episodes that are not `running` mean nothing.
+
+        step: of the episodes, from 0.
+        """
+        seen = observations, self._memories, rewards, running
+        actions, self._memories = _act(self._policies, *seen, self._keys, np.int32(step), batched=self._batched)
+        return np.asarray(actions)
+
+
+@jax.jit
+def _episode_keys(keys: Key[Array, " lanes"], numbers: Int[Array, " episodes"]) -> Key[Array, "lanes episodes"]:
+    return jax.vmap(lambda key: jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers))(keys)
+
+
 def _initial_memories(policies: DeployedPolicy, episodes: int) -> Any:
     """Leading axes `lanes` and `episodes`."""
 
@@ -102,19 +179,52 @@ def _initial_memories(policies: DeployedPolicy, episodes: int) -> Any:
     return jax.vmap(one_lane)(policies)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="batched")
 def _act(
-    policies: DeployedPolicy, observations: Any, memories: Any, rewards: Any, keys: Key[Array, " lanes"]
-) -> tuple[Float[Array, "lanes episodes action"], Any, Key[Array, " lanes"]]:
-    """Actions and memories of all lanes and episodes, and the next keys."""
+    policies: DeployedPolicy,
+    observations: Float[Array, "lanes episodes observation"],
+    memories: Any,
+    rewards: Float[Array, "lanes episodes"],
+    running: Bool[Array, "lanes episodes"],
+    keys: Key[Array, "lanes episodes"],
+    step: Int[Array, ""],
+    *,
+    batched: bool,
+) -> tuple[Float[Array, "lanes episodes action"], Any]:
+    """Actions and memories of all lanes and episodes. `batched`: the episodes of a lane act together; otherwise one
+    after the other, as one already fills a CPU with its candidates, and those that are over cost nothing."""
 
-    def one_lane(lane):
-        policy, observations, memories, rewards, key = lane
-        next_key, key = jax.random.split(key)
-        keys = jax.random.split(key, observations.shape[0])
-        return *step_each(policy, observations, keys, memories, rewards), next_key
+    def one_lane(lane: Any) -> Any:
+        policy, keys, *rows, running = lane
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
 
-    return jax.lax.map(one_lane, (policies, observations, memories, rewards, keys))
+        def one(row: Any) -> Any:
+            key, observation, memory, reward = row
+            return policy.step(observation, key, memory, reward)
+
+        rows = keys, *rows
+        return jax.vmap(one)(rows) if batched else _one_by_one(one, rows, running)
+
+    lanes = policies, keys, observations, memories, rewards, running
+    return _one_by_one(one_lane, lanes, running.any(axis=1))
+
+
+def _one_by_one(function: Callable[[Any], Any], rows: Any, wanted: Bool[Array, " rows"]) -> Any:
+    """`function` of each row that is wanted, zeros for the others.
+
+    The branch also keeps the compiler from fusing the function with what is around it, which would change its last
+    bits where there is one row only and no loop is left.
+    """
+
+    def one(row: Any) -> Any:
+        wanted, row = row
+
+        def nothing(row: Any) -> Any:
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, row))
+
+        return jax.lax.cond(wanted, function, nothing, row)
+
+    return jax.lax.map(one, (wanted, rows))
 
 
 @contextlib.contextmanager

@@ -1,21 +1,20 @@
 """What each setting of a sweep came to: mean over its seeds, interval, and the lanes that do not count."""
 
 import io
-import math
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tether.evaluation.statistics import interval_text, mean_interval
 from tether.training.lanes import Lane
 
-__all__ = ["Setting", "as_text", "describe_setting", "mean_interval", "settings_table", "summarise_settings"]
+__all__ = ["Setting", "as_text", "describe_setting", "settings_table", "summarise_settings"]
 
 
 class Setting(NamedTuple):
-    """The lanes of one swept combination. Scores are normalised; None where nothing was evaluated."""
+    """The lanes of one swept combination. Scores (`Task.score`): None where nothing was evaluated."""
 
     settings: dict[str, float]
     lanes: tuple[int, ...]  # all of them
@@ -50,28 +49,9 @@ def summarise_settings(
     return tuple(found)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    """Mean of one number per seed, and the ends of its 95 % interval by Student's t.
-
-    Of few seeds a bootstrap would be too sure (see `stratified_bootstrap_interval`); this one is exact for scores that
-    are normal over seeds. None for what cannot be known.
-    """
-    if not len(values):
-        return None, None, None
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return mean, None, None
-    from scipy.special import stdtrit  # JAX needs SciPy, so it is there
-
-    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
 def describe_setting(setting: Setting) -> str:
     """`43.1 [41.0, 45.2], 1 of 4 diverged`."""
-    parts = [] if setting.mean is None else [f"{setting.mean:.1f}"]
-    if setting.low is not None:
-        parts[0] += f" [{setting.low:.1f}, {setting.high:.1f}]"
+    parts = [] if setting.mean is None else [interval_text(setting.mean, setting.low, setting.high)]
     if setting.diverged:
         parts.append(f"{len(setting.diverged)} of {len(setting.lanes)} diverged")
     return ", ".join(parts)

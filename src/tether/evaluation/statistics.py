@@ -4,7 +4,8 @@ Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Prec
 Unlike there, the interval resamples lanes *and* the episodes in them (`stratified_bootstrap_interval`).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -13,7 +14,15 @@ from jaxtyping import Float, Int
 
 from tether.errors import InputError
 
-__all__ = ["Summary", "aggregate", "interquartile_mean", "stratified_bootstrap_interval"]
+__all__ = [
+    "Summary",
+    "aggregate",
+    "interquartile_mean",
+    "interval_text",
+    "mean_interval",
+    "stratified_bootstrap_interval",
+    "three_digits",
+]
 
 Statistic = Callable[..., np.ndarray]
 """`statistic(scores, axis=1)`: scores (resamples, lanes * episodes) -> (resamples,), as `np.mean` does."""
@@ -31,6 +40,10 @@ class Summary:
     mean: float
     lanes: int
     episodes: int
+
+    def __str__(self) -> str:
+        """`43.1 [41.0, 45.2]`: interquartile mean and 95 % interval."""
+        return interval_text(self.iqm, self.ci95_low, self.ci95_high)
 
 
 def aggregate(scores: np.ndarray, resamples: int = 2000, seed: int = 0) -> Summary:
@@ -100,6 +113,33 @@ def stratified_bootstrap_interval(
     )
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """Mean of one number per seed, and the ends of its 95 % interval by Student's t.
+
+    Of few seeds a bootstrap would be too sure (see `stratified_bootstrap_interval`); this one is exact for scores that
+    are normal over seeds. None for what cannot be known.
+    """
+    if not len(values):
+        return None, None, None
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, None, None
+    from scipy.special import stdtrit  # JAX needs SciPy, so it is there
+
+    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def interval_text(value: float, low: float | None, high: float | None) -> str:
+    """`43.1 [41.0, 45.2]`; without the bracket where there is no interval."""
+    return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def three_digits(number: float) -> str:
+    """`1,369`, `88.1`, `0.123`."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _resample(

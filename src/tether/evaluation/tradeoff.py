@@ -48,6 +48,7 @@ def plot_tradeoff(
     behaviour_score: float | None,
     *,
     cost_label: str,
+    score_label: str = "normalised score",
     title: str,
     caption: str,
     families: Sequence[str] = (),
@@ -65,7 +66,7 @@ def plot_tradeoff(
             raise InputError(f"point {point.label!r}: cost {point.cost}, score {point.score}: cannot be drawn")
     figure = new_figure(SIZE_INCHES)
     axes = figure.add_subplot()
-    style_axes(axes, cost_label, "normalised score", title)
+    style_axes(axes, cost_label, score_label, title)
     colours = _colours([point.family for point in points], families)
     for point in points:
         _draw_point(axes, point, colours[point.family])

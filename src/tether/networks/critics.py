@@ -49,7 +49,7 @@ class QEnsemble(eqx.Module):
     Within the training loop many heads are one network with a leading axis (`stack_heads`).
     """
 
-    heads: tuple[MLP, ...] | MLP
+    heads: tuple[MLP, ...]  # within the training loop perhaps one MLP with a leading axis
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class DiffusionValue(eqx.Module):
 class DiffusionValueEnsemble(eqx.Module):
     """Independently initialised diffusion values."""
 
-    heads: tuple[DiffusionValue, ...] | DiffusionValue
+    heads: tuple[DiffusionValue, ...]  # within the training loop perhaps one with a leading axis
 
     def __init__(self, key: PRNGKey, *sizes: Any, ensemble_size: int, **how: Any):
         """`sizes` and `how`: those of `DiffusionValue`."""

@@ -1,12 +1,14 @@
 """A sweep on this machine without any engine: one process per job, some at a time."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tether.cores import CORES, usable_cores
 from tether.sweep.jobs import SweepFolder, job_result
 from tether.sweep.spec import Job
 
@@ -30,7 +32,7 @@ def run_locally(folder: SweepFolder, workers: int, say: Callable[[str], None]) -
                 job, attempt = waiting.pop(0)
                 folder.note(job, "started", attempt=attempt)
                 say(f"{job.name}: started" + (f" again, attempt {attempt + 1}" if attempt else ""))
-                running[_start(folder, job)] = (job, attempt)
+                running[_start(folder, job, max(1, usable_cores() // workers))] = (job, attempt)
             ended = [process for process in running if process.poll() is not None]
             for process in ended:
                 job, attempt = running.pop(process)
@@ -48,11 +50,13 @@ def run_locally(folder: SweepFolder, workers: int, say: Callable[[str], None]) -
     return failed
 
 
-def _start(folder: SweepFolder, job: Job) -> subprocess.Popen:
+def _start(folder: SweepFolder, job: Job, cores: int) -> subprocess.Popen:
+    """cores: that the job may count on where it begins processes of its own."""
     command = [sys.executable, "-m", "tether", "sweep", str(folder.path / "spec.toml")]
     command += ["--out", str(folder.path), "--job", str(job.number)]
     with _log(folder, job).open("a") as log:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+        environment = os.environ | {CORES: str(cores)}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def _log(folder: SweepFolder, job: Job) -> Path:

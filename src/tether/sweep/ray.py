@@ -4,9 +4,11 @@ Nodes need tether with the extra `ray` and see the sweep's folder under the same
 goes on elsewhere from its checkpoint.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from tether.cores import CORES
 from tether.errors import InputError
 from tether.sweep.jobs import SweepFolder, job_result, run_job
 from tether.sweep.spec import Job, load_spec
@@ -79,6 +81,7 @@ def _work(folder: str, number: int) -> None:
     use_compilation_cache()
     spec = load_spec(Path(folder) / "spec.toml")
     job = spec.jobs[number]
+    os.environ.setdefault(CORES, str(max(1, int(spec.resources["cpus"]))))  # other tasks have the others
     try:
         run_job(job, SweepFolder(Path(folder), spec).run_folder(job))
     except Interrupted as stop:  # as an ordinary fault: Ray takes KeyboardInterrupt for a wish of its own

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from tether.evaluation.settings import mean_interval
+from tether.evaluation.report import lane_score
+from tether.evaluation.statistics import mean_interval
 from tether.files import atomic_write_json, atomic_write_text
 from tether.sweep.jobs import SweepFolder, job_result
 
@@ -15,7 +16,7 @@ __all__ = ["Row", "collect", "sweep_table", "write_table"]
 
 
 class Row(NamedTuple):
-    """The lanes of one algorithm, data set and setting. Scores are normalised, of the last evaluation."""
+    """The lanes of one algorithm, data set and setting. Scores (`Task.score`) are those of the last evaluation."""
 
     algorithm: str
     dataset: str
@@ -53,7 +54,7 @@ def _lanes(folder: SweepFolder, job: Any) -> list[dict[str, Any]]:
                 "job": job.name,
                 "lane": index,
                 "status": "missing" if found is None else "diverged" if found["diverged"] else "done",
-                "score": None if found is None else found["normalized_score"],
+                "score": None if found is None else lane_score(found),
                 "diverged": None if found is None else found["diverged"],
             }
         )

@@ -13,6 +13,7 @@ after that. One process at a time writes to a folder of checkpoints.
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -90,10 +91,11 @@ def save_checkpoint(directory: Path, name: str, tree: PyTree, manifest: dict[str
     return target
 
 
-def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+def load_checkpoint(path: Path, like: Any) -> tuple[PyTree, dict[str, Any]]:
     """Read one checkpoint, every byte of it verified.
 
-    like: structure, shapes and dtypes of the state (see `tether.files.decode_arrays`).
+    like: structure, shapes and dtypes of the state (see `tether.files.decode_arrays`), or a function that gives them
+          for the caller's notes, where they depend on what was saved.
     Returns the state and the caller's notes that were given to `save_checkpoint`.
     Raises: CheckpointError naming the file and what is wrong with it.
     """
@@ -111,14 +113,12 @@ def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CheckpointError(f"{state}: altered: its SHA-256 is not the manifest's")
     try:
-        return decode_arrays(data, like, str(state)), run
+        return decode_arrays(data, like(run) if inspect.isfunction(like) else like, str(state)), run
     except InputError as error:
         raise CheckpointError(str(error)) from error
 
 
-def load_latest(
-    directory: Path, like: PyTree, on_refused: Callable[[str], None]
-) -> tuple[PyTree, dict[str, Any], Path]:
+def load_latest(directory: Path, like: Any, on_refused: Callable[[str], None]) -> tuple[PyTree, dict[str, Any], Path]:
     """Read the newest valid checkpoint; newer ones that are not go to `on_refused`, each with its reason.
 
     Returns state, notes and path. Raises: CheckpointError with all reasons where no checkpoint is valid.

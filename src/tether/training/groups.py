@@ -16,7 +16,8 @@ from tether.networks import stack_heads, unstack_heads
 from tether.training.derive import derive_columns
 from tether.training.devices import Devices, to_host
 from tether.training.lanes import take_lane
-from tether.training.loop import init_lanes, run_updates
+from tether.training.loop import Progress, init_lanes, run_updates
+from tether.training.programs import KeptProgram, kept_program
 from tether.types import Spec
 
 __all__ = ["Group", "LaneGroups", "cut_lanes"]
@@ -59,6 +60,7 @@ class LaneGroups:
         self.count = len(keys)
         self._algorithm, self._init_keys, self.keys = algorithm, init_keys, keys
         self.groups = self._cut(most)
+        self._kept: dict[Any, KeptProgram] = {}  # (how, size of a group) -> the program of the updates
 
     def _cut(self, most: int) -> list[Group]:
         cuts = cut_lanes(self.count, most, self.devices.total)
@@ -89,7 +91,22 @@ class LaneGroups:
             keys = self._init_keys
             if self.devices.mesh is not None or len(self.groups) > 1:
                 keys = self.devices.spread(self._init_keys[group.lanes])
-            group.state = self._park(init_lanes(group.algorithm, spec, keys, mesh=self.devices.mesh, stacked=True))
+            group.state = self._park(self._init(group.algorithm, spec, keys))
+
+    def _init(self, algorithm: Any, spec: Spec, keys: Any) -> Any:
+        """Fresh states of the lanes with these keys."""
+        arguments = algorithm, keys
+        if self.devices.mesh is None:
+            kept = kept_program(
+                lambda both: (init_lanes(both[0], spec, both[1], stacked=True), {}),
+                arguments,
+                algorithm,
+                {"program": "init", "spec": spec},
+                lambda: jax.tree.structure(jax.eval_shape(lambda: init_lanes(algorithm, spec, keys, stacked=True))),
+            )
+            if kept is not None:
+                return kept(arguments)[0]
+        return init_lanes(algorithm, spec, keys, mesh=self.devices.mesh, stacked=True)
 
     def state_shapes(self, spec: Spec) -> Any:
         """Shapes of the state of all lanes, leading axis `lanes`."""
@@ -177,7 +194,35 @@ class LaneGroups:
         group = self.groups[0]
         arguments = self.arguments(group, np.ones(self.count, bool), data, 0, 0)
         derived = self._fetch(group.derived)
+        if self.devices.mesh is None and (kept := self._kept_updates(group, (arguments, derived), how)) is not None:
+            self._kept = {_name(how, group): kept}  # that of the phase before is not needed any more
+            return kept
         return run_updates.lower(*arguments, **how, derived=derived, mesh=self.devices.mesh).compile()
+
+    def _kept_updates(self, group: Group, arguments: Any, how: dict[str, Any]) -> KeptProgram | None:
+        """`run_updates` without tracing it, where it was traced before."""
+
+        def function(arguments: Any) -> Any:
+            positional, derived = arguments
+            progress = run_updates(*positional, **how, derived=derived)
+            return (progress.state, progress.first_nonfinite), progress.metric_sums
+
+        # An update gives a state of the structure that it takes.
+        return kept_program(
+            function,
+            arguments,
+            group.algorithm,
+            {"program": "updates"} | how,
+            lambda: jax.tree.structure((group.state, 0)),
+        )
+
+    def _run_group(self, group: Group, arguments: Any, how: dict[str, Any]) -> Progress:
+        """`run_updates` by the program that was compiled for it."""
+        derived = self._fetch(group.derived)
+        if (kept := self._kept.get(_name(how, group))) is not None:
+            (state, first), sums = kept((arguments, derived))
+            return Progress(state, sums, first)
+        return run_updates(*arguments, **how, derived=derived, mesh=self.devices.mesh)
 
     def run(
         self, alive: np.ndarray, data: Any, start: int, count: int, **how: Any
@@ -193,12 +238,7 @@ class LaneGroups:
             real = group.lanes[: group.real]
             if not alive[real].any():
                 continue
-            progress = run_updates(
-                *self.arguments(group, alive, data, start, count),
-                **how,
-                derived=self._fetch(group.derived),
-                mesh=self.devices.mesh,
-            )
+            progress = self._run_group(group, self.arguments(group, alive, data, start, count), how)
             group.state = self._park(jax.block_until_ready(progress.state))
             found, bad = to_host((progress.metric_sums, progress.first_nonfinite))
             first[real] = np.asarray(bad)[: group.real]
@@ -218,6 +258,11 @@ class LaneGroups:
         if len(self.groups) == 1 or not _has_own_memory():
             return tree
         return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding.with_memory_kind(memory)), tree)
+
+
+def _name(how: dict[str, Any], group: Group) -> tuple[Any, ...]:
+    """Of a compiled program, among those of a run."""
+    return *sorted(how.items()), group.size
 
 
 def _has_own_memory() -> bool:

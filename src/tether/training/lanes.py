@@ -18,6 +18,8 @@ from tether.errors import InputError
 
 __all__ = [
     "Lane",
+    "acting_fields",
+    "change_acting",
     "make_lanes",
     "numeric_fields",
     "parse_fields",
@@ -47,6 +49,23 @@ class Lane:
 def numeric_fields(algorithm: Any) -> list[str]:
     """Names of the hyper-parameters that are leaves: those that can be swept over lanes."""
     return [field.name for field in dataclasses.fields(algorithm) if not field.metadata.get("static", False)]
+
+
+def acting_fields(algorithm: Any) -> list[str]:
+    """Names of the hyper-parameters that only the policy reads: those that may change once it is trained."""
+    return [field.name for field in dataclasses.fields(algorithm) if field.metadata.get("acting", False)]
+
+
+def change_acting(name: str, algorithm: T, changes: Mapping[str, Any]) -> T:
+    """The algorithm called `name` with other values of acting hyper-parameters, given as text or numbers.
+
+    Raises InputError for one that training depends on, one that does not exist, or a value of the wrong kind.
+    """
+    values, acting = parse_fields(name, changes), acting_fields(algorithm)
+    if refused := [field for field in values if field not in acting]:
+        allowed = f"only {', '.join(acting)} may change" if acting else f"of {name} nothing may change"
+        raise InputError(f"{refused[0]!r} was trained with: on a trained policy {allowed}")
+    return dataclasses.replace(algorithm, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def settings_of(algorithm: Any) -> dict[str, Any]:

@@ -5,27 +5,29 @@ comes next (state, keys, position, living lanes, sums of metrics not yet written
 number i depends on nothing but the lane's key and i, so a resumed run repeats the uninterrupted one bit for bit.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from tether.data import Prepared
 from tether.environments import Task
-from tether.evaluation.rollout import Episodes, rollout
-from tether.evaluation.statistics import Summary, aggregate
+from tether.evaluation.rollout import Episodes
+from tether.evaluation.timeline import TRAINING, Timeline
 from tether.policy import DeployedPolicy, deploy
+from tether.start import Compilations, compilations, is_command, since_process_start
 from tether.training.checkpoint import load_latest, save_checkpoint
 from tether.training.derive import derived_shapes
 from tether.training.devices import any_process, choose_devices, is_primary, together
+from tether.training.evaluations import QUEUE, Evaluations, How, evaluation_keys
 from tether.training.groups import LaneGroups
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER
@@ -33,10 +35,12 @@ from tether.training.memory import USABLE, Memory, device_limit, human_bytes, me
 from tether.training.records import Display, JsonLines
 from tether.training.signals import Interrupted, StopSignals
 
-__all__ = ["Frozen", "Plan", "Position", "Run", "Settings", "describe"]
+__all__ = ["EVAL_DEVICES", "Frozen", "Plan", "Position", "Run", "Settings"]
 
 PIECE_UPDATES = 100  # between two looks of the host: for signals, the bar, and freezing diverged lanes
-EVALUATION_STREAM = 1_000  # folded into a lane's key for rollouts; phases take 0, 1, ... for their updates
+
+
+EVAL_DEVICES = ("auto", "cpu", "accelerator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Settings:
     log_every_updates: int = 500
     checkpoint_every_updates: int = 10_000  # evaluations and the end of a phase save one, too
     lanes_per_group: int | None = None  # at most so many lanes at once; None: as many as fit. Changes no number
+    eval_workers: int | None = None  # processes that play evaluations; None: by spare cores. Changes no number
+    eval_device: str = "auto"  # where policies act then: cpu, accelerator, or measured; one of EVAL_DEVICES
     precision: str = "float32"  # of the matmuls of training (`training/precision.py`)
 
 
@@ -98,19 +104,23 @@ class Run:
         self.primary = is_primary()  # of several processes only this one writes
         self.metrics = JsonLines(plan.folder / "metrics.jsonl", write=self.primary)
         self.evaluations = JsonLines(plan.folder / "evaluations.jsonl", write=self.primary)
+        self.timeline = Timeline(JsonLines(plan.folder / "timeline.jsonl", write=self.primary))
+        self.queue = Evaluations(plan, self.evaluations, display, self.timeline)
         devices = choose_devices(len(plan.lanes))
         stacked = stack_lanes(plan.algorithm, plan.lanes)
+        self._stacked = stacked
         self.groups = LaneGroups(
             stacked, *_lane_keys(plan.lanes), devices, self._first_group_size(stacked, devices.total)
         )
         self.memory: dict[str, Memory] = {}  # by phase
         self._data = devices.everywhere(plan.prepared.transitions)
         self.position = Position(0, 0)
-        self.evaluated = -1  # updates of the last phase that were done when it was last evaluated
+        self.evaluated = -1  # updates of the last phase that were done when an evaluation was last asked for
         self.frozen: dict[int, Frozen] = {}  # by lane
-        self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "wall": 0.0}
+        self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "waiting": 0.0, "wall": 0.0}
         self.updates_timed = 0
-        self._started = time.perf_counter()  # restoring a run moves it back by the time already spent
+        self.compiled: dict[str, dict[str, Any]] = {}  # phase -> seconds, and whether they came from the cache
+        self.seconds_to_first_update: float | None = None  # since the process began, where that was for this run
         self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
         self._summed = np.zeros(len(plan.lanes), np.int64)  # (lanes,): over how many updates
 
@@ -137,12 +147,18 @@ class Run:
         """
         if not self.groups.initialised:
             self.groups.init(self.plan.prepared.spec)
-        if self._evaluation_due():  # it was interrupted
-            self._evaluate()
-            self._save()
-        for phase in range(self.position.phase, len(self.plan.phases())):
-            self._run_phase(phase)
-        self.seconds["wall"] = time.perf_counter() - self._started
+        try:
+            self._go_on_evaluating()
+            for phase in range(self.position.phase, len(self.plan.phases())):
+                self._run_phase(phase)
+            if self.queue.pending:
+                with self._standing_still():
+                    self._settle(0)
+                self._save()
+        finally:
+            self.queue.close()
+        self._count_seconds()
+        self.timeline.write()
 
     def _first_group_size(self, stacked: Any, devices: int) -> int:
         """How many lanes to begin with at once: those chosen, else all whose states fit on the devices, which is
@@ -168,15 +184,21 @@ class Run:
             return
         self.display.begin(name, self.position.update, updates)
         self._derive()
+        if self._evaluates():
+            everybody = list(range(len(self.plan.lanes)))
+            self.queue.prepare(lambda: self._snapshot(everybody), self.groups.keys)
         self._compile()
         while self.position.update < updates and self.alive.any():
             self._run_piece(min(PIECE_UPDATES, self._next_stop() - self.position.update))
             self._log_if_due()
+            self.queue.collect()
             if any_process(self.stop.number is not None):
                 self._interrupt()
             due = self._evaluation_due()
             if due:
                 self._evaluate()
+            if self._ended() and not self.queue.missing:
+                self._settle(0)
             if due or self._ended() or self.position.update % self.plan.settings.checkpoint_every_updates == 0:
                 self._save()
 
@@ -191,7 +213,7 @@ class Run:
 
     def _compile(self) -> None:
         """Compile the phase's program, with as many lanes at once as the device has room for."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), compilations()
         while True:
             self._measure(self.groups.program(self._data, **self._how()))
             memory = self.memory.get(self.plan.phases()[self.position.phase][0])
@@ -200,9 +222,27 @@ class Run:
                 break
             self.groups.regroup(most)
         release_freed_memory()
-        self.seconds["compile"] += time.perf_counter() - started
+        self._note_compiled(time.perf_counter() - started, compilations().since(before))
+        self.timeline.add(TRAINING, "compile", started, time.perf_counter())
         if memory is not None:
             self._describe_memory(memory)
+
+    def _note_compiled(self, seconds: float, programs: Compilations) -> None:
+        """Keep and tell how long the phase's program took, and whether it was on disk already."""
+        self.seconds["compile"] += seconds
+        name = self.plan.phases()[self.position.phase][0]
+        cached = programs.requested > 0 and programs.compiled == 0
+        self.compiled[name] = {"seconds": seconds, "from_cache": cached}
+        self.display.message(
+            f"{name}: " + (f"from the cache in {seconds:.1f} s" if cached else f"compiled in {seconds:.1f} s")
+        )
+
+    def _note_first_update(self, piece_seconds: float, count: int) -> None:
+        """When the first update was done, where this process was started to do it; a piece does `count`."""
+        now = since_process_start() if is_command() else None
+        if self.updates_timed == 0 and now is not None:
+            self.seconds_to_first_update = now - piece_seconds * (1 - 1 / count)
+            self.display.message(f"first update {self.seconds_to_first_update:.1f} s after the start")
 
     def _how(self) -> dict[str, Any]:
         """The static arguments of the current phase's program."""
@@ -257,18 +297,20 @@ class Run:
         started = time.perf_counter()
         (phase, before), alive = self.position, self.alive
         sums, first_nonfinite = self.groups.run(alive, self._data, before, count, **self._how())
+        self._note_first_update(time.perf_counter() - started, count)
         self.seconds["train"] += time.perf_counter() - started
+        self.timeline.add(TRAINING, "train", started, time.perf_counter())
         self.updates_timed += count
         for name, values in sums.items():
             self._sums[name] = self._sums.get(name, np.zeros(len(alive))) + np.where(alive, values, 0.0)
         self._summed += np.where(alive, count, 0)
         self.position = Position(phase, before + count)
         for lane in np.flatnonzero(alive & (first_nonfinite != NEVER)).tolist():
-            self._freeze(lane, int(first_nonfinite[lane]) + 1, f"it stays as it was at update {before}")
+            where = Frozen(self.plan.phases()[phase][0], int(first_nonfinite[lane]) + 1)
+            self._freeze(lane, where, f"it stays as it was at update {before}")
         self.display.advance(self.position.update, self.updates_per_second())
 
-    def _freeze(self, lane: int, update: int, consequence: str) -> None:
-        where = Frozen(self.plan.phases()[self.position.phase][0], update)
+    def _freeze(self, lane: int, where: Frozen, consequence: str) -> None:
         self.frozen[lane] = where
         name = self.plan.lanes[lane].name
         self.display.warn(f"lane {lane} ({name}) turned non-finite in {where}: {consequence}, the other lanes go on")
@@ -299,14 +341,12 @@ class Run:
         phase, done = self.position
         if not (done % self.plan.settings.log_every_updates == 0 or self._ended()):
             return
-        name, start = self.plan.phases()[phase][0], done - int(self._summed.max())
+        name = self.plan.phases()[phase][0]
         means = {metric: sums / np.maximum(self._summed, 1) for metric, sums in self._sums.items()}
         rows = []
-        for lane in range(len(self.plan.lanes)):
-            frozen = self.frozen.get(lane)
-            if frozen is None or (frozen.phase == name and frozen.update > start):
-                values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
-                rows.append({"phase": name, "update": done, "lane": lane, **values})
+        for lane in np.flatnonzero(self._summed).tolist():
+            values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
+            rows.append({"phase": name, "update": done, "lane": lane, **values})
         self.metrics.append(rows)
         self._sums, self._summed = {}, np.zeros_like(self._summed)
 
@@ -326,28 +366,31 @@ class Run:
         return deploy(policy, prepared.spec, prepared.normaliser, prepared.schema)
 
     def rollout(self, episodes: int, on_step: Callable[[int, int], None]) -> Episodes:
-        """Episodes of all lanes at the current position; the same position gives the same episodes."""
-        task = self.plan.task
-        assert task is not None
+        """Episodes of all lanes at the current position; the same position gives the same episodes. Those of frozen
+        lanes mean nothing."""
+        lanes = np.flatnonzero(self.alive)
+        keys = evaluation_keys(self.groups.keys, self.position.update)[lanes]
+        played = self.queue.play(self._snapshot(lanes.tolist()), keys, episodes, self._how_to_play(on_step))
+        shape = len(self.plan.lanes), episodes
+        whole = Episodes(np.full(shape, np.nan), np.zeros(shape, played.lengths.dtype))
+        for values, part in zip(whole, played, strict=True):
+            values[lanes] = part
+        return whole
 
-        def evaluation_key(key: Any) -> Any:
-            return jax.random.fold_in(jax.random.fold_in(key, EVALUATION_STREAM), self.position.update)
+    def _snapshot(self, lanes: Sequence[int]) -> DeployedPolicy:
+        """The policies of these lanes in main memory, where all of them have room; in all processes at the same
+        point."""
+        at_once = self._lanes_at_once()
+        shares = [lanes[start : start + at_once] for start in range(0, len(lanes), at_once)]
+        parts = [jax.device_get(self.policies(share)) for share in shares]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-        keys = jax.vmap(evaluation_key)(self.groups.keys)
-        played = []
-        for lanes in self._evaluation_shares():
-            played.append(rollout(self.policies(lanes), task, episodes, keys[np.asarray(lanes)], on_step))
-        outcome = Episodes(*(np.concatenate(parts) for parts in zip(*played, strict=True)))
-        return _gather_episodes(outcome, len(self.plan.lanes))
+    def _lanes_at_once(self) -> int:
+        """How many lanes the device has room for."""
+        return self.groups.groups[0].size if len(self.groups.groups) == 1 else self.groups.lanes_on_device
 
-    def _evaluation_shares(self) -> list[list[int]]:
-        """The lanes that this process evaluates at once, one list after the other; every process has as many, so
-        that of a number that does not divide some evaluate the last lane for nothing."""
-        count, processes = len(self.plan.lanes), jax.process_count()
-        each = -(-count // processes)
-        own = [min(jax.process_index() * each + i, count - 1) for i in range(each)]
-        at_once = self.groups.groups[0].size if len(self.groups.groups) == 1 else self.groups.lanes_on_device
-        return [own[start : start + at_once] for start in range(0, each, at_once)]
+    def _how_to_play(self, on_step: Callable[[int, int], None]) -> How:
+        return How(on_step, self._lanes_at_once())
 
     def _evaluates(self) -> bool:
         """Whether the phase is one that is evaluated: the last, where an environment is known."""
@@ -360,48 +403,73 @@ class Run:
         return done % self.plan.settings.eval_every_updates == 0 or self._ended()
 
     def _evaluate(self) -> None:
-        """Play episodes and write their rows; a lane whose returns are not finite is frozen."""
+        """Ask for an evaluation of all living lanes, after settling the one that is due."""
+        with self._standing_still():
+            self._settle(QUEUE - 1)
+            self.evaluated = self.position.update
+            lanes = np.flatnonzero(self.alive).tolist()
+            if lanes:
+                policies, how = self._snapshot(lanes), self._how_to_play(self._while_evaluating)
+                self.queue.ask(self.position.update, lanes, policies, self.groups.keys, how)
 
-        def on_step(step: int, horizon: int) -> None:
-            self.display.note(f"evaluating, step {step} of {horizon}")
-            self._interrupt_alone()
+    def _go_on_evaluating(self) -> None:
+        """What a checkpoint left to do: evaluations that were not in, and one that was not asked for yet."""
+        if self.queue.missing:
+            with self._standing_still():
+                self.queue.begin(self.groups.keys, self._how_to_play(self._while_evaluating))
+            if not self.queue.missing:
+                self._save()
+        if self._evaluation_due():
+            self._evaluate()
+            self._save()
 
+    def _settle(self, most: int) -> None:
+        """Wait until at most so many evaluations are not settled. Lanes whose return was not finite are frozen: here,
+        and not when that is known, so that it does not depend on how fast evaluations are played."""
+        while len(self.queue.pending) > most:
+            settled = self.queue.settle_first(self.groups.keys, self._how_to_play(self._while_evaluating))
+            for lane in settled.lost or ():
+                if lane not in self.frozen:
+                    where = Frozen(self.plan.phases()[-1][0], settled.update)
+                    self._freeze(lane, where, "its return is not a number")
+
+    @contextlib.contextmanager
+    def _standing_still(self) -> Iterator[None]:
+        """Count the time for which training waits for evaluations."""
         started = time.perf_counter()
-        outcome = self.rollout(self.plan.settings.eval_episodes, on_step)
-        self.seconds["evaluation"] += time.perf_counter() - started
-        self.evaluated = self.position.update
-        # A network can turn finite parameters into infinite actions, for which a reward is not a number.
-        for lane in np.flatnonzero(self.alive & ~np.isfinite(outcome.returns).all(axis=1)).tolist():
-            self._freeze(lane, self.position.update, "its return is not a number")
-        if not self.alive.any():
-            return
-        assert self.plan.task is not None
-        scores = self.plan.task.normalized_score(outcome.returns)
-        rows = [
-            {
-                "update": self.position.update,
-                "lane": lane,
-                "episode": episode,
-                "return": float(outcome.returns[lane, episode]),
-                "length": int(outcome.lengths[lane, episode]),
-                "normalized_score": float(scores[lane, episode]),
-            }
-            for lane, episode in np.ndindex(scores.shape)
-            if self.alive[lane]
-        ]
-        self.evaluations.append(rows)
-        self.display.score(self.position.update, describe(aggregate(scores[self.alive])))
+        try:
+            yield
+        finally:
+            self.seconds["waiting"] += time.perf_counter() - started
+            if self.queue.workers:
+                self.timeline.add(TRAINING, "wait", started, time.perf_counter())
+
+    def _while_evaluating(self, step: int, horizon: int) -> None:
+        """While training stands still for an evaluation."""
+        self.display.note(f"evaluating, step {step} of {horizon}" if step else "waiting for evaluations")
+        self._interrupt_alone()
+
+    def evaluation_record(self) -> dict[str, Any]:
+        """For result.json: what evaluating took."""
+        wall, waited = self.seconds["wall"], self.seconds["waiting"]
+        return {
+            "evaluation_seconds": self.seconds["evaluation"],  # of playing, all processes together
+            "evaluation_wait_seconds": waited,  # for which training stood still
+            "evaluation_wait_share": waited / wall if wall else 0.0,
+        }
 
     # --- checkpoints ---
 
     def _save(self) -> None:
+        started = time.perf_counter()
         phase, update = self.position
         phases = self.plan.phases()
-        self.seconds["wall"] = time.perf_counter() - self._started
+        self._count_seconds()
         notes = {
             "position": list(self.position),
             "global_update": sum(updates for _, updates in phases[:phase]) + update,
             "evaluated": self.evaluated,
+            "evaluations": self.queue.notes(),
             "frozen": {str(lane): list(where) for lane, where in self.frozen.items()},
             "sums": self._sums,  # JSON keeps float64 exactly; what is not finite becomes null, as in the rows
             "summed_updates": self._summed,
@@ -410,10 +478,17 @@ class Run:
             "memory": {name: list(memory) for name, memory in self.memory.items()},
         }
         name = f"{phases[phase][0]}-{update:09d}"
-        arrays = {"state": self.groups.state(), "keys": self.groups.keys}
+        arrays = {"state": self.groups.state(), "keys": self.groups.keys, "evaluations": self.queue.arrays()}
         if self.primary:
             save_checkpoint(self.plan.folder / "checkpoints", name, arrays, notes)
+        self.timeline.add(TRAINING, "save", started, time.perf_counter())
+        self.timeline.write()
         together("saved")
+
+    def _count_seconds(self) -> None:
+        """Bring the clocks up to date that run by themselves."""
+        self.seconds["wall"] = time.perf_counter() - self.timeline.began
+        self.seconds["evaluation"] = self.queue.seconds_played
 
     def restore(self) -> bool:
         """Go to the newest valid checkpoint; False, and nothing happens, where there is none at all.
@@ -426,7 +501,12 @@ class Run:
         shapes = self.groups.state_shapes(self.plan.prepared.spec)
         # NumPy arrays that take no memory: all lanes at once may be too many for the device.
         state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
-        like = {"state": state, "keys": self.groups.keys}
+
+        def like(notes: dict[str, Any]) -> dict[str, Any]:
+            missing = {str(update): len(lanes) for update, lanes, lost in _queued(notes) if lost is None}
+            policies = {update: self._policy_shapes(state, count) for update, count in missing.items()}
+            return {"state": state, "keys": self.groups.keys, "evaluations": policies}
+
         refused: list[str] = []  # shown only where another one is used, else they are in the error
         arrays, notes, used = load_latest(folder, like, refused.append)
         for reason in refused:
@@ -438,34 +518,38 @@ class Run:
         self._sums = {name: np.asarray(sums, np.float64) for name, sums in notes["sums"].items()}
         # One number in checkpoints of tether 0.1 until lanes had their own.
         self._summed = np.zeros_like(self._summed) + np.asarray(notes["summed_updates"], np.int64)
-        self.seconds, self.updates_timed = notes["seconds"], notes["updates_timed"]
+        self.seconds |= notes["seconds"]
+        self.updates_timed = notes["updates_timed"]
+        if "evaluations" in notes:
+            self.queue.restore(notes["evaluations"], arrays["evaluations"])
+        self.queue.seconds_played = self.seconds["evaluation"]
         self.memory = {name: Memory(*numbers) for name, numbers in notes.get("memory", {}).items()}
-        self._started -= self.seconds["wall"]
+        self.timeline.began -= self.seconds["wall"]
         return True
+
+    def _policy_shapes(self, state: Any, count: int) -> DeployedPolicy:
+        """What `_snapshot` gives for so many lanes, as arrays that take no memory; `state`: that of all lanes, so."""
+
+        def some(leaf: Any) -> Any:
+            return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
+
+        deploy_each = jax.vmap(lambda algorithm, state: self._deploy(algorithm.policy(state)))
+        shapes = jax.eval_shape(deploy_each, *jax.tree.map(some, (self._stacked, state)))
+        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
 
     def drop_later_rows(self) -> None:
         """Drop the rows written after the current position: training will write them again."""
         order = {name: index for index, (name, _) in enumerate(self.plan.phases())}
         self.metrics.keep(lambda row: (order[row["phase"]], row["update"]) <= self.position)
-        self.evaluations.keep(lambda row: row["update"] <= self.evaluated)
+        missing = self.queue.missing
+        self.evaluations.keep(lambda row: row["update"] <= self.evaluated and row["update"] not in missing)
+        self.timeline.rows.keep(lambda row: row["start"] <= self.seconds["wall"] + 1e-3)  # rows are rounded
 
 
-def _gather_episodes(own: Episodes, lanes: int) -> Episodes:
-    """The episodes of all processes, each of which played as many lanes, cut to `lanes`."""
-    if jax.process_count() == 1:
-        return own
-    # As 32-bit halves: JAX would round 64-bit numbers.
-    halves = [np.ascontiguousarray(values).view(np.int32) for values in (own.returns, own.lengths)]
-    whole = multihost_utils.process_allgather(halves)
-    returns, lengths = (np.asarray(values).reshape(-1, values.shape[-1])[:lanes] for values in whole)
-    return Episodes(
-        np.ascontiguousarray(returns).view(np.float64), np.ascontiguousarray(lengths).view(own.lengths.dtype)
-    )
-
-
-def describe(summary: Summary) -> str:
-    """`43.1 [41.0, 45.2]`: interquartile mean and 95 % interval."""
-    return f"{summary.iqm:.1f} [{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
+def _queued(notes: dict[str, Any]) -> list[Any]:
+    """(update, lanes, lost) of the evaluations that a checkpoint has not settled; those of tether 0.1 had settled all
+    until workers played them."""
+    return notes.get("evaluations", {"pending": []})["pending"]
 
 
 def _number_or_none(value: Any) -> float | None:
@@ -475,6 +559,11 @@ def _number_or_none(value: Any) -> float | None:
 
 def _lane_keys(lanes: tuple[Lane, ...]) -> tuple[Any, Any]:
     """Per lane a key for initialisation and one for everything after; equal seeds start equal."""
-    keys = jnp.stack([jax.random.key(lane.seed) for lane in lanes])
-    pairs = jax.vmap(jax.random.split)(keys)
+    return _keys_of(np.array([lane.seed for lane in lanes], np.int32))
+
+
+@jax.jit
+def _keys_of(seeds: Any) -> tuple[Any, Any]:
+    """One program: as single operations it would be six, each compiled."""
+    pairs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
     return pairs[:, 0], pairs[:, 1]

@@ -1,0 +1,43 @@
+"""Environments that the task table does not have: any gymnasium id with vectors in and a bounded Box of actions."""
+
+import dataclasses
+
+import gymnasium
+
+from tether.environments.observations import space_size
+from tether.environments.robotics import know_robotics
+from tether.environments.tasks import TASKS, Task, find_task
+from tether.errors import InputError, unknown
+from tether.evaluation.rollout import make_environment
+
+__all__ = ["find_environment", "task_of_id"]
+
+
+def find_environment(name: str) -> Task:
+    """The task called `name`, that of the D4RL data set called so, or one made up for the gymnasium id `name`.
+
+    Raises InputError: there is none, or it cannot be made here.
+    """
+    return find_task(name) or task_of_id(name)
+
+
+def task_of_id(name: str, horizon: int | None = None) -> Task:
+    """A row for a gymnasium id: without data sets and references, so scored by its returns.
+
+    horizon: steps until a time-out, for ids that register none.
+    Raises InputError: no such id; no time limit; not installed; actions or observations that tether has no use for.
+    """
+    know_robotics(name)
+    if ":" not in name and name not in gymnasium.registry:
+        raise unknown("environment", name, [*TASKS, *gymnasium.registry])
+    try:
+        registered = gymnasium.spec(name).max_episode_steps
+    except (gymnasium.error.Error, ImportError) as error:
+        raise InputError(f"environment {name}: {' '.join(str(error).split())}") from None
+    if horizon is None and registered is None:
+        raise InputError(f"environment {name} has no time limit; say where its episodes are cut: --horizon N")
+    task = Task(name, 0, 0, horizon=horizon or registered, gymnasium_id=name)
+    environment = make_environment(task)
+    sizes = space_size(environment.observation_space), space_size(environment.action_space)
+    environment.close()
+    return dataclasses.replace(task, observation_size=sizes[0], action_size=sizes[1])

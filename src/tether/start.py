@@ -1,0 +1,71 @@
+"""How long a start takes: from the beginning of the process to the first update, and what was compiled for it."""
+
+import functools
+import os
+import time
+from typing import Any, NamedTuple
+
+__all__ = ["Compilations", "compilations", "is_command", "note_command", "since_process_start"]
+
+REQUESTS, HITS = "/jax/compilation_cache/compile_requests_use_cache", "/jax/compilation_cache/cache_hits"
+
+_command = False
+
+
+def note_command() -> None:
+    """This process was started for one command: its own start is the command's."""
+    global _command
+    _command = True
+
+
+def is_command() -> bool:
+    """Whether `note_command` was called; else the process may have done other things before."""
+    return _command
+
+
+def since_process_start() -> float | None:
+    """Seconds since this process began; None where the system does not tell."""
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])  # field 22; the name in field 2 may hold anything
+        began = ticks / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    except (OSError, AttributeError, ValueError, IndexError):
+        return None
+
+
+class Compilations(NamedTuple):
+    """Programs that were asked for since the process began, and how many of them came from the cache on disk."""
+
+    requested: int = 0
+    from_cache: int = 0
+
+    @property
+    def compiled(self) -> int:
+        """How many were compiled anew."""
+        return self.requested - self.from_cache
+
+    def since(self, earlier: "Compilations") -> "Compilations":
+        """Those between two moments."""
+        return Compilations(self.requested - earlier.requested, self.from_cache - earlier.from_cache)
+
+
+_counts = Compilations()
+
+
+def compilations() -> Compilations:
+    """Until now, as far as JAX's cache on disk was asked; counting begins with the first call."""
+    _listen()
+    return _counts
+
+
+@functools.cache
+def _listen() -> None:
+    """Let JAX tell of every program, once."""
+    from jax import monitoring
+
+    def count(event: str, **_: Any) -> None:
+        global _counts
+        _counts = Compilations(_counts.requested + (event == REQUESTS), _counts.from_cache + (event == HITS))
+
+    monitoring.register_event_listener(count)
