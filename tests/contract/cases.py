@@ -100,7 +100,12 @@ CASES: dict[str, Case] = {
         },
         variants={
             "discounted": {"train_updates": 20},
-            "separate": {"penalty_order": "separate", "max_q_backup": True, "q_layer_norm": True},
+            "separate": {
+                "penalty_order": "separate",
+                "max_q_backup": True,
+                "q_layer_norm": True,
+                "value_layer_norm": False,
+            },
         },
         changes={
             "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour"},

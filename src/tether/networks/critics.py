@@ -80,7 +80,7 @@ class QEnsemble(eqx.Module):
 
 
 class DiffusionValue(eqx.Module):
-    """V_n(s, a_n): the value of a partly denoised action. LayerNorm before every Mish."""
+    """V_n(s, a_n): the value of a partly denoised action. LayerNorm before every Mish, unless left out."""
 
     time: MLP
     network: MLP
@@ -95,12 +95,13 @@ class DiffusionValue(eqx.Module):
         *,
         time_features: int,
         initialiser: Initialiser,
+        layer_norm: bool = True,
     ):
         time_key, network_key = jax.random.split(key)
         how = {"activation": mish, "initialiser": initialiser}
         self.time = MLP(time_key, time_features, (2 * time_features,), time_features, **how)
         in_size = observation_size + action_size + time_features
-        self.network = MLP(network_key, in_size, hidden_sizes, 1, layer_norm=True, **how)
+        self.network = MLP(network_key, in_size, hidden_sizes, 1, layer_norm=layer_norm, **how)
         self.time_features = time_features
 
     def __call__(
