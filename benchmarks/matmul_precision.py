@@ -1,6 +1,6 @@
 """How fast a [256, 256] @ [256, 256] matmul is here in float32 and in bfloat16, in alternating rounds of one process.
 
-    python benchmarks/matmul_precision.py --out benchmarks/results/matmul-precision.json
+python benchmarks/matmul_precision.py --out benchmarks/results/matmul-precision.json
 """
 
 import argparse

@@ -27,6 +27,8 @@ EQUATIONS = (  # the files that hold algorithms to their equations
 BOOKKEEPING = ("test_every_baseline_has_an_answer",)  # names all algorithms and tests none
 TRAINING = re.compile(r"\brun_updates\(|\blax\.(scan|fori_loop)\(")  # a test of equations that learns its answer
 GALLERY, CLOSED = ROOT / "docs" / "gallery", 0.8  # of the energy distance between data and exact target
+STATIC = re.compile(r"(?:eqx\.field\(static=True, default=|acting_field\()((?:(?!, static=False).)*)\)")
+SWEPT_ACTING = re.compile(r"acting_field\((.*), static=False\)")
 FIELD = re.compile(r"^    (\w+): [^=]+= (.+?)(?:  # (.*))?$")
 
 
@@ -69,8 +71,8 @@ def _rows(cls: type) -> list[str]:
             break
         if (match := FIELD.match(line)) and "ClassVar" not in line:
             field, default, meaning = match.groups()
-            static = re.fullmatch(r"eqx\.field\(static=True, default=(.*)\)", default)
-            value = static.group(1) if static else default
+            static = STATIC.fullmatch(default)
+            value = (static or SWEPT_ACTING.fullmatch(default) or re.fullmatch("(.*)", default)).group(1)
             rows.append(
                 f"| `{field}` | `{value}` | {'' if static else 'swept'} | {(meaning or '').replace('|', '¦')} |"
             )

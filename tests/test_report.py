@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tether.environments import get_task
 from tether.errors import InputError
-from tether.evaluation import report as report_module
+from tether.evaluation import plot as plot_module
 from tether.evaluation.report import behaviour_summary, plot_runs, report_table, write_report
 from tether.evaluation.statistics import aggregate
 from tether.training.lanes import Lane
@@ -64,6 +64,7 @@ def run_of(
         seconds={"compile": 1.0, "evaluation": 2.0, "wall": 3.0},
         updates_per_second=lambda: 7.0,
         memory_record=lambda: {},
+        evaluation_record=lambda: {"evaluation_seconds": 2.0},
         compiled={"train": {"seconds": 1.0, "from_cache": False}},
         seconds_to_first_update=4.0,
     )
@@ -152,7 +153,7 @@ def test_a_picture_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     first, second = copy_run(tmp_path / "first"), copy_run(tmp_path / "second")  # the first use trains, and draws
     drawn: list[Any] = []
     finished_run()  # which draws, too, if this test is the first to ask for it
-    monkeypatch.setattr(report_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
     plot_runs([first, second], tmp_path / "both.png")
     ((path, curves, behaviour, ylabel, title),) = drawn
     assert path == tmp_path / "both.png"
@@ -168,7 +169,7 @@ def test_a_picture_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_lane_that_ended_early_is_drawn_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(report_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
     run_of(tmp_path, {100: [[1, 1], [2, 4]], 200: [[3, 5], [None, None]]})
     plot_runs([tmp_path], tmp_path / "picture.png")
     ((_, (curve,), behaviour, _, _),) = drawn

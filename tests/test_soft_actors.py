@@ -103,7 +103,7 @@ def test_brac_divergence_of_a_law_from_itself_is_zero() -> None:
     state = BRACP(**SIZES).init(SPEC, jax.random.key(0))
     narrow = constant_law(state.actor, [0.2, -0.4], [-3.0, -3.0])  # inside the margin of the box
     noise = jax.random.normal(jax.random.key(1), (64, 2))
-    assert float(sampled_kl(narrow, narrow, jnp.ones(3), noise)) == pytest.approx(0.0, abs=1e-3)
+    assert float(sampled_kl(narrow(jnp.ones(3)), narrow(jnp.ones(3)), noise)) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_brac_divergence_is_that_of_the_normals_before_tanh() -> None:
@@ -121,7 +121,7 @@ def test_brac_divergence_is_that_of_the_normals_before_tanh() -> None:
         for m, s, n, t in zip(mean, std, other_mean, other_std, strict=True)
     ]
     noise = jax.random.normal(jax.random.key(1), (50_000, 2))
-    estimate = sampled_kl(law(mean, std), law(other_mean, other_std), jnp.ones(3), noise)
+    estimate = sampled_kl(law(mean, std)(jnp.ones(3)), law(other_mean, other_std)(jnp.ones(3)), noise)
     assert float(estimate) == pytest.approx(sum(terms), abs=0.01)
 
 
@@ -140,7 +140,7 @@ def test_brac_v_pays_the_divergence_in_the_target_and_brac_p_does_not() -> None:
     algorithm, key = BRACV(**SIZES, actor_hidden_sizes=(8,), kl_weight=2.0), jax.random.key(2)
     state = algorithm.init(SPEC, jax.random.key(0))
     noise = jax.random.normal(jax.random.split(key)[0], (ROWS, algorithm.samples, 2), jnp.float32)
-    kl = jax.vmap(lambda o, n: sampled_kl(state.actor, state.behaviour, o, n))(rows.next_observation, noise)
+    kl = jax.vmap(lambda o, n: sampled_kl(state.actor(o), state.behaviour(o), n))(rows.next_observation, noise)
     assert losses[BRACV, 2.0] == pytest.approx(2 * float(jnp.mean((0.99 * 2.0 * kl) ** 2)), rel=1e-5)  # two heads
 
 

@@ -278,7 +278,7 @@ def test_what_fails_is_tried_again_and_then_given_up(tmp_path: Path, monkeypatch
     folder = SweepFolder.open(tmp_path / "out", spec)
     ends = {0: ["kill -9 $$", "exit 1", "exit 1", "never"], 1: ["exit 2", "never"]}
 
-    def start(folder: SweepFolder, job: Any) -> subprocess.Popen:
+    def start(folder: SweepFolder, job: Any, cores: int) -> subprocess.Popen:
         return subprocess.Popen(["sh", "-c", ends[job.number].pop(0)])
 
     monkeypatch.setattr(local, "_start", start)

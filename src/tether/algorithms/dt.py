@@ -156,9 +156,7 @@ class DT(eqx.Module):
 
     view: ClassVar[str] = "trajectories"
 
-    target_return: Hyperparameter = acting_field(
-        3600.0, static=False
-    )  # asked for when it acts, in the environment's rewards
+    target_return: Hyperparameter = acting_field(3600.0, static=False)  # asked for when acting, in raw rewards
     return_scale: Hyperparameter = 1000.0  # what returns are divided by before they are embedded
     learning_rate: Hyperparameter = 1e-4  # AdamW
     weight_decay: Hyperparameter = 1e-4  # AdamW

@@ -2,10 +2,6 @@
 
 import dataclasses
 
-import gymnasium
-
-from tether.environments.observations import space_size
-from tether.environments.robotics import know_robotics
 from tether.environments.tasks import TASKS, Task, find_task
 from tether.errors import InputError, unknown
 from tether.evaluation.rollout import make_environment
@@ -27,6 +23,13 @@ def task_of_id(name: str, horizon: int | None = None) -> Task:
     horizon: steps until a time-out, for ids that register none.
     Raises InputError: no such id; no time limit; not installed; actions or observations that tether has no use for.
     """
+    try:  # here, as training and policies work without any simulator
+        import gymnasium
+
+        from tether.environments.observations import space_size
+        from tether.environments.robotics import know_robotics
+    except ImportError as error:
+        raise InputError(f"environment {name}: {error}") from None
     know_robotics(name)
     if ":" not in name and name not in gymnasium.registry:
         raise unknown("environment", name, [*TASKS, *gymnasium.registry])
