@@ -229,11 +229,13 @@ class Dataset:
                 f"{self.source.location}: no transition is left of {len(self)} rows: "
                 "rows with a time-out and the last row have no next observation"
             )
-        (next_observation,) = _taken([self.observations], rows + 1)
+        # One pass over the file's rows: what has just been read for o' is read again for the next o.
+        arrays = [self.observations, self.actions, self.rewards, self.observations[1:]]
+        *columns, next_observation = _taken(arrays, rows)
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
-        return self.table(rows, next_observation), rows
+        return _transition(*columns, next_observation, ended), rows
 
     def _keeps_timeouts(self, asked: bool | None) -> bool:
         return self.exact_next_observations if asked is None else asked
@@ -242,11 +244,13 @@ class Dataset:
         self, rows: Int[np.ndarray, " batch"], next_observation: Float[np.ndarray, "batch observation"]
     ) -> Transition:
         """These rows of the file as transitions to `next_observation`, NumPy arrays."""
-        # `Transition` is annotated for device arrays; on the host the same columns are NumPy arrays.
-        observation, action, reward = _taken([self.observations, self.actions, self.rewards], rows)
-        terminal = self.terminals[rows].astype(np.float32)
-        columns: tuple[Any, ...] = (observation, action, reward, next_observation, terminal)
-        return Transition(*columns)
+        columns = _taken([self.observations, self.actions, self.rewards], rows)
+        return _transition(*columns, next_observation, self.terminals[rows])
+
+
+def _transition(observation: Any, action: Any, reward: Any, next_observation: Any, terminal: Any) -> Transition:
+    """`Transition` is annotated for device arrays; on the host the same columns are NumPy arrays, flags float32."""
+    return Transition(observation, action, reward, next_observation, terminal.astype(np.float32))
 
 
 def _taken(arrays: list[np.ndarray], rows: Int[np.ndarray, " batch"]) -> list[np.ndarray]:

@@ -210,11 +210,12 @@ def prepare(
     table, rows = raw_table(view, dataset, keep_timeouts)
     observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
     transform, numbers = REWARD_TRANSFORMS[reward_transform](table)
-    rewards = transform(dataset.rewards.astype(np.float64))
+    plain = reward_transform == "none"
+    rewards = dataset.rewards if plain else transform(dataset.rewards.astype(np.float64))
     added = OBSERVATION_TRANSFORMS[observation_transform]
     normaliser = _fit_normaliser(observation, added)
     changed: dict[str, Any] = {}
-    if reward_transform != "none":
+    if not plain:
         changed["reward"] = rewards[rows].astype(np.float32)
     if added is not None:
         changed["observation"] = normaliser.normalise(observation)

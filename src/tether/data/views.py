@@ -118,7 +118,7 @@ def build(
     """What training reads, NumPy arrays: `table` with the view's columns, or trajectories.
 
     table: `raw_table`'s, transformed; rows: the file's row of each transition.
-    rewards: of *every* row of the file, transformed, float64: a time-out has lost its row in the table, not its reward.
+    rewards: of *every* row of the file, transformed: a time-out has lost its row in the table, not its reward.
     """
     if view.name == "sarsa":
         following = dataset.actions[np.minimum(rows + 1, len(dataset) - 1)]
