@@ -231,11 +231,11 @@ class Dataset:
             )
         # One pass over the file's rows: what has just been read for o' is read again for the next o.
         arrays = [self.observations, self.actions, self.rewards, self.observations[1:]]
-        *columns, next_observation = _taken(arrays, rows)
+        observation, action, reward, next_observation = _taken(arrays, rows)
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations
         next_observation[ended] = after_end[rows[ended]]
-        return _transition(*columns, next_observation, ended), rows
+        return _transition(observation, action, reward, next_observation, ended), rows
 
     def _keeps_timeouts(self, asked: bool | None) -> bool:
         return self.exact_next_observations if asked is None else asked
@@ -244,8 +244,8 @@ class Dataset:
         self, rows: Int[np.ndarray, " batch"], next_observation: Float[np.ndarray, "batch observation"]
     ) -> Transition:
         """These rows of the file as transitions to `next_observation`, NumPy arrays."""
-        columns = _taken([self.observations, self.actions, self.rewards], rows)
-        return _transition(*columns, next_observation, self.terminals[rows])
+        observation, action, reward = _taken([self.observations, self.actions, self.rewards], rows)
+        return _transition(observation, action, reward, next_observation, self.terminals[rows])
 
 
 def _transition(observation: Any, action: Any, reward: Any, next_observation: Any, terminal: Any) -> Transition:
