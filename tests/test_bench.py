@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,20 @@ def test_programs_take_turns() -> None:
     calls: list[str] = []
     alternate({"a": lambda count: calls.append("a"), "b": lambda count: calls.append("b")}, 1e-9, rounds=3)
     assert calls[-6:] == ["a", "b"] * 3
+
+
+def test_a_turn_holds_whole_intervals_of_delayed_updates() -> None:
+    """What runs in every fifth update alone was in each turn of a slow algorithm, and counted as if in each update."""
+    counts: list[int] = []
+
+    def run(count: int) -> None:
+        counts.append(count)
+        time.sleep(1e-4 * count)
+
+    alternate({"a": run}, 0.01, rounds=2, multiple=10)
+    assert counts[0] == 1  # warms up
+    assert all(count % 10 == 0 for count in counts[1:])
+    assert min(counts[1:]) == 10
 
 
 # --- the file -----------------------------------------------------------------------------------------------

@@ -486,6 +486,7 @@ def test_a_finished_run_begins_no_worker(tmp_path: Path, impostor: Callable[...,
     [
         (Settings(eval_workers=-1), "eval_workers -1: must be at least 0"),
         (Settings(eval_device="gpu"), "unknown eval_device 'gpu'"),
+        (Settings(eval_device="accelerator"), "eval_device 'accelerator': JAX finds none on this machine"),
     ],
 )
 def test_refused_settings(tmp_path: Path, settings: Settings, message: str) -> None:

@@ -319,6 +319,8 @@ def check_counts(algorithm: Any, settings: Settings) -> None:
             raise InputError(f"{name} {value}: must be at least {least}")
     if settings.eval_device not in EVAL_DEVICES:
         raise errors.unknown("eval_device", settings.eval_device, EVAL_DEVICES)
+    if settings.eval_device == "accelerator" and jax.default_backend() == "cpu":
+        raise InputError("eval_device 'accelerator': JAX finds none on this machine; choices here: auto, cpu")
     *earlier, last = algorithm.phases()
     if last.updates < 1:
         raise InputError(f"updates {last.updates}: the {last.name} phase needs at least 1")

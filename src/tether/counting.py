@@ -18,6 +18,7 @@ from tether.training.derive import derived_shapes
 from tether.types import Spec, Transition
 
 __all__ = [
+    "COUNTED_UPDATES",
     "FIRST_UPDATE",
     "Counted",
     "dot_types",

@@ -33,9 +33,15 @@ class Timing(NamedTuple):
     processor: float
 
 
-def alternate(programs: Mapping[K, Run], seconds: float, rounds: int = ROUNDS) -> dict[K, list[Timing]]:
-    """`rounds` rounds in which every program has its turn, about `seconds` in all for each."""
-    counts = {name: _calibrate(run, seconds / rounds) for name, run in programs.items()}
+def alternate(
+    programs: Mapping[K, Run], seconds: float, rounds: int = ROUNDS, multiple: int = 1
+) -> dict[K, list[Timing]]:
+    """`rounds` rounds in which every program has its turn, about `seconds` in all for each.
+
+    multiple: a turn is so many repetitions, or twice as many, and so on: what is due in every fifth repetition alone
+    is then in the time as often as it should be.
+    """
+    counts = {name: _calibrate(run, seconds / rounds, multiple) for name, run in programs.items()}
     found: dict[K, list[Timing]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, run in programs.items():
@@ -49,14 +55,14 @@ def _time(run: Run, count: int) -> Timing:
     return Timing((time.perf_counter() - wall) / count, (time.process_time() - processor) / count)
 
 
-def _calibrate(run: Run, seconds: float) -> int:
-    """How many repetitions take about `seconds`."""
+def _calibrate(run: Run, seconds: float, multiple: int) -> int:
+    """How many repetitions take about `seconds`, a multiple of `multiple`."""
     run(1)
-    count = 1
+    count = multiple
     while True:
         elapsed = count * _time(run, count).wall
         if elapsed > 0.1 * seconds:
-            return max(1, round(count * seconds / elapsed))
+            return multiple * max(1, round(count * seconds / elapsed / multiple))
         count *= 4
 
 

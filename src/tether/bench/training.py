@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tether.bench.rounds import Timing, alternate, matmul_program
+from tether.bench.rounds import Run, Timing, alternate, matmul_program
 from tether.bench.settings import BenchSettings
-from tether.counting import FIRST_UPDATE, synthetic, update_flops, xla_flops
+from tether.counting import COUNTED_UPDATES, FIRST_UPDATE, synthetic, update_flops, xla_flops
 from tether.data import view_of
 from tether.training.derive import derived_shapes
 from tether.training.lanes import make_lanes, stack_lanes, take_lane
@@ -45,9 +45,8 @@ def measure_phase(
         programs[count] = phase_program(algorithm, phase, settings, count, data)
     tell("measuring")
     matmul, matmul_flops = matmul_program(settings.batch_size, settings.precision)
-    rounds = alternate(
-        {**{count: program.run for count, program in programs.items()}, MATMUL: matmul}, settings.seconds
-    )
+    runs: dict[Any, Run] = {count: program.run for count, program in programs.items()} | {MATMUL: matmul}
+    rounds = alternate(runs, settings.seconds, multiple=COUNTED_UPDATES)
     tell("counting")
     flops = {
         "matmul_flops_per_update": update_flops(algorithm, phase, settings.spec, settings.batch_size),

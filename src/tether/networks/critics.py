@@ -135,20 +135,21 @@ def _make_heads(make: Callable[[PRNGKey], T], key: PRNGKey, count: int) -> tuple
 
 
 def _of_each(heads: Any, function: Callable[[Any], Scalar]) -> Float[Array, " ensemble"]:
-    """What `function` makes of each head. Stacked ones take turns on a CPU, where one fills all cores; elsewhere
-    their matmuls are one batched matmul."""
-    if isinstance(heads, tuple):
-        return jnp.stack([function(head) for head in heads])
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(function, heads)
-    return jax.vmap(function)(heads)
+    """What `function` makes of each head. Of stacked ones a CPU makes plain matmuls, each with both cores' caches full
+    of one head (a sixth faster than a loop over heads); elsewhere their matmuls are one batched matmul."""
+    if not isinstance(heads, tuple):
+        if jax.default_backend() != "cpu":
+            return jax.vmap(function)(heads)
+        heads = _unstacked(heads)
+    return jnp.stack([function(head) for head in heads])
 
 
 def stack_heads(tree: T, axis: int = 0) -> T:
     """`tree` with the heads of every ensemble of three or more as one network with an axis of heads.
 
-    A program of ten heads has a tenth of the operations then, and compiles in a tenth of the time. The moments of an
-    optimiser have the form of their network and are stacked with it. axis: 1 where there is one of lanes before it.
+    What does not look into a head (clipping, Adam, averages, lanes, loops that carry the state) is a tenth of the
+    operations for ten of them: BDPO's program compiles in half a minute instead of hours. The moments of an optimiser
+    have the form of their network and are stacked with it. axis: 1 where there is one of lanes before it.
     What is stacked already stays as it is; NumPy arrays stay NumPy arrays.
     """
 

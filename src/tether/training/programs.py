@@ -1,8 +1,8 @@
 """Programs that are not traced twice: kept on disk as JAX exports them, beside JAX's own cache of compiled ones.
 
 That cache spares the compiler's work, but finding a program in it takes tracing and lowering it first, which is most of
-what is left of a start. What is kept here is the lowered program (StableHLO), under a key that needs no tracing: the
-sources of tether, the versions of what they call, JAX's settings, the algorithm's structural hyper-parameters, and
+what is left of a start. What is kept here is the lowered program (`jax.export`), under a key that needs no tracing:
+the sources of tether, the versions of what they call, JAX's settings, the algorithm's structural hyper-parameters, and
 shapes. Every start, the first one too, runs what it read from there, so that all compile the same program. Whatever is
 wrong with a file, a folder or an export, the program is traced as if nothing were kept.
 """
@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import platform
 import re
@@ -19,10 +18,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import export
 
 import tether
@@ -30,23 +28,15 @@ from tether.files import atomic_write_bytes
 
 __all__ = ["KeptProgram", "keep_programs_in", "kept_program"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DECIDING = ("jax", "jaxlib", "equinox", "optax", "numpy")
 UNUSED_DAYS = 30  # after which a file goes
+DIGEST_BYTES = 32
 
 # Custom calls may mean something else in another version of jaxlib; that is in the key.
 ANYTHING = export.DisabledSafetyCheck.custom_call("ALL")
 
 _folder: Path | None = None
-
-
-class _Kept(NamedTuple):
-    """What a file holds."""
-
-    module: bytes  # StableHLO
-    names: tuple[str, ...]  # of the arrays that come last
-    used: tuple[int, ...]  # which of the arguments the module has
-    outputs: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype of each
 
 
 def keep_programs_in(folder: Path | None) -> None:
@@ -59,7 +49,7 @@ class KeptProgram:
     """A compiled program of a flat list of arrays, called with a tree of them."""
 
     def __init__(self, compiled: Any, structure: Any, result: Any):
-        """structure, result: of the arguments and of what comes out."""
+        """structure, result: of the arguments, and of the first of the two things that come out."""
         self._compiled, self._structure, self._result = compiled, structure, result
 
     def __call__(self, arguments: Any) -> Any:
@@ -67,7 +57,8 @@ class KeptProgram:
         leaves, structure = jax.tree.flatten(arguments)
         if structure != self._structure:
             raise ValueError("the program was compiled for other arguments")
-        return jax.tree.unflatten(self._result, self._compiled(*leaves))
+        tree, named = self._compiled(*leaves)
+        return jax.tree.unflatten(self._result, tree), named
 
     def memory_analysis(self) -> Any:
         """As of a compiled program of JAX."""
@@ -93,52 +84,25 @@ def kept_program(
     leaves, structure = jax.tree.flatten(arguments)
     path = folder / f"{_key(algorithm, about, leaves, structure)}.program"
     try:
-        kept = _read(path)
-        if kept is None:
+        if (exported := _read(path)) is None:
             _write(path, _export(function, leaves, structure))
-            kept = _read(path)
-        if kept is None:
+            exported = _read(path)
+        if exported is None:
             return None
-        program = jax.jit(functools.partial(_call, _restore(kept, leaves).call))
-        compiled = program.lower(*leaves).compile()
-        names = dict.fromkeys(kept.names, 0)
-        return KeptProgram(compiled, structure, jax.tree.structure((_placeholders(result()), names)))
+        compiled = jax.jit(exported.call).lower(*leaves).compile()
+        return KeptProgram(compiled, structure, result())
     except Exception:  # whatever it is (a full disk, what cannot be exported): the program is traced as ever
         return None
 
 
-def _call(exported: Callable[..., Any], *leaves: Any) -> Any:
-    return exported(*leaves)
+def _export(function: Callable[[Any], Any], leaves: list[Any], structure: Any) -> export.Exported:
+    """Trace and lower, as a function of flat lists: no class of ours is in the file."""
 
-
-def _placeholders(structure: Any) -> Any:
-    return jax.tree.unflatten(structure, [0] * structure.num_leaves)
-
-
-def _export(function: Callable[[Any], Any], leaves: list[Any], structure: Any) -> _Kept:
-    """Trace and lower, as a function of flat lists; the dictionary's arrays come last."""
-    names: list[str] = []
-
-    def flat(*leaves: Any) -> list[Any]:
+    def flat(*leaves: Any) -> Any:
         tree, named = function(jax.tree.unflatten(structure, leaves))
-        names[:] = sorted(named)
-        return [*jax.tree.leaves(tree), *(named[name] for name in names)]
+        return jax.tree.leaves(tree), dict(named)
 
-    exported = export.export(jax.jit(flat), disabled_checks=[ANYTHING])(*_shapes(leaves))
-    outputs = tuple((aval.shape, str(aval.dtype)) for aval in exported.out_avals)
-    used = tuple(exported.module_kept_var_idx)
-    return _Kept(exported.mlir_module_serialized, tuple(names), used, outputs)
-
-
-def _restore(kept: _Kept, leaves: list[Any]) -> export.Exported:
-    """What `_export` made. JAX's own way to write it to a file needs another package, so that only the lowered text is
-    kept: it takes the place of that of a program with the same arguments and results."""
-
-    def nothing(*leaves: Any) -> list[Any]:
-        return [jnp.zeros(shape, dtype) for shape, dtype in kept.outputs]
-
-    like = export.export(jax.jit(nothing), disabled_checks=[ANYTHING])(*_shapes(leaves))
-    return dataclasses.replace(like, mlir_module_serialized=kept.module, module_kept_var_idx=kept.used)
+    return export.export(jax.jit(flat), disabled_checks=[ANYTHING])(*_shapes(leaves))
 
 
 def _shapes(leaves: list[Any]) -> list[jax.ShapeDtypeStruct]:
@@ -175,28 +139,25 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> _Kept | None:
-    """What is in a file; None where there is none, or not a whole one."""
+def _read(path: Path) -> export.Exported | None:
+    """What is in a file: a SHA-256 and what it is of; None where there is none, or not a whole one."""
     try:
-        header, module = path.read_bytes().split(b"\n", 1)
-        stated = json.loads(header)
-        if stated["sha256"] != hashlib.sha256(module).hexdigest():
-            return None
-        outputs = tuple((tuple(shape), dtype) for shape, dtype in stated["outputs"])
-        kept = _Kept(module, tuple(stated["names"]), tuple(stated["used"]), outputs)
-    except (OSError, ValueError, KeyError, TypeError):
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, program = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if digest != hashlib.sha256(program).digest():
         return None
     with contextlib.suppress(OSError):
         os.utime(path)  # it is in use
-    return kept
+    return export.deserialize(bytearray(program))
 
 
-def _write(path: Path, kept: _Kept) -> None:
+def _write(path: Path, exported: export.Exported) -> None:
     """Keep a program, and drop those that nobody has used for long. Raises: OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = {"sha256": hashlib.sha256(kept.module).hexdigest(), "names": kept.names, "used": kept.used}
-    text = json.dumps(header | {"outputs": kept.outputs})
-    atomic_write_bytes(path, text.encode() + b"\n" + kept.module)
+    program = bytes(exported.serialize())
+    atomic_write_bytes(path, hashlib.sha256(program).digest() + program)
     oldest = time.time() - UNUSED_DAYS * 86_400
     for other in path.parent.glob("*.program"):
         with contextlib.suppress(OSError):  # another process may be as quick
