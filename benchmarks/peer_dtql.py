@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 BATCH, CANDIDATES, ROWS = 256, 1024, 50_000
+PAUSE_SECONDS = 0.5  # PyTorch's threads wait for more work by spinning, 0.2 s by default
 SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6)}  # observation, action
 
 
@@ -102,7 +103,7 @@ def compare(peer: Path, observation_size: int, action_size: int, seconds: float)
         "ours": phase_program(algorithm, 1, settings, 1, data).run,
     }
     acting = {"theirs": repeat(lambda: agent.sample_action(observation)), "ours": repeat(lambda: policy(observation))}
-    found = {what: alternate(pair, seconds) for what, pair in (("train", training), ("act", acting))}
+    found = {what: alternate(pair, seconds, pause_seconds=PAUSE_SECONDS) for what, pair in (("train", training), ("act", acting))}
     return {
         "sizes": {"batch_size": BATCH, "observation_size": observation_size, "action_size": action_size},
         "parameters": counts,

@@ -32,6 +32,7 @@ from tether.evaluation.report import behaviour_summary
 from tether.evaluation.statistics import Summary
 from tether.evaluation.tradeoff import plot_tradeoff
 from tether.files import atomic_write_json, atomic_write_text
+from tether.markdown import markdown_table
 from tether.presets import preset_names
 from tether.recipes import find_recipe
 from tether.training.lanes import parse_fields, settings_of
@@ -517,8 +518,6 @@ def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
     lines = [tables.cells(row, scored) for row in tables.best_first(rows)]
     if comparison.behaviour and scored:
         lines = [tables.behaviour_cells(comparison.behaviour), *lines]
-    heads = tables.columns(scored)
-    table = [heads, ["---"] * len(heads), *lines]
     task = find_environment(protocol.environment).evaluated_in if scored else ""
     judged = (
         f"Evaluated in {task} every {protocol.eval_every_updates:,} updates: {protocol.eval_episodes} episodes of each "
@@ -530,7 +529,7 @@ def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
         f"# {_title(comparison)}",
         f"Data: `{protocol.source}` (SHA-256 {protocol.sha256[:12]}). Seeds: {', '.join(map(str, protocol.seeds))}. "
         + judged,
-        "\n".join("| " + " | ".join(cell.replace("|", "¦") for cell in line) + " |" for line in table),
+        markdown_table(tables.columns(scored), lines),
         "\n".join(f"- {line}" for line in tables.legend(scored, comparison.protocol.score_name)),
         *(["![Score against the cost of training](comparison.png)"] if picture else []),
         f"```\n{comparison.command}\n```",

@@ -1,12 +1,15 @@
 """Learning is unharmed by matmuls in bfloat16: the same answers as in float32, for a regression and for a climb."""
 
 import functools
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tether import Settings, train
 from tether.algorithms import ALGORITHMS
 from tether.bandits.problems import get_problem
 from tether.bandits.scores import energy_distance
@@ -24,6 +27,7 @@ DATA = Transition(
     next_observation=jnp.ones((ROWS, 1)),
     terminal=jnp.ones(ROWS),
 )
+HALFCHEETAH = Path(__file__).parents[3] / "shared" / "data" / "halfcheetah-medium.hdf5"
 SETTINGS = {"bc": {}, "td3-bc": {"q_weight": 50.0, "critic_learning_rate": 1e-3, "learning_rate": 1e-3}}
 ANSWERS = {"bc": float(ACTIONS.mean()), "td3-bc": BEST}  # of this weight cloning has hardly a say
 
@@ -68,3 +72,21 @@ def test_bandits_score_alike(name: str) -> None:
     one, other = found.values()
     noise = np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 3)
     assert abs(one.mean() - other.mean()) < 3 * noise + 0.02, found
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not HALFCHEETAH.exists(), reason="the shared data are not here")
+def test_halfcheetah_scores_alike(tmp_path: Path) -> None:
+    """Scores of four seeds after 25,000 updates on 200,000 real transitions: means within the noise over seeds."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        settings = Settings(eval_every_updates=25_000, eval_episodes=5, precision=precision)
+        algorithm = ALGORITHMS["td3-bc"](train_updates=25_000)
+        train(algorithm, str(HALFCHEETAH), seeds=4, settings=settings, out=tmp_path / precision, quiet=True)
+        rows = [json.loads(line) for line in (tmp_path / precision / "evaluations.jsonl").read_text().splitlines()]
+        scores = np.array([row["normalized_score"] for row in sorted(rows, key=lambda row: row["lane"])])
+        found[precision] = scores.reshape(4, 5).mean(axis=1)
+    one, other = found.values()
+    noise = np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 4)
+    assert abs(one.mean() - other.mean()) < 3 * noise + 1, found
+    assert min(one.mean(), other.mean()) > 35, found

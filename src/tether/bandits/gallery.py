@@ -28,6 +28,7 @@ from tether.bandits.scores import reference_scores, score
 from tether.bandits.train import Trained, bandit_settings, load_trained, save_trained, train_bandit
 from tether.errors import unknown
 from tether.files import atomic_write_json, atomic_write_text, to_json
+from tether.markdown import markdown_table
 from tether.training.records import Display
 
 __all__ = ["FIGURES", "draw_gallery", "score_run"]
@@ -334,12 +335,8 @@ def tables(folder: Path) -> str:
         if not document.get("rows"):
             continue
         head = ["problem", "method", *(column.replace("_", " ") for column in COLUMNS)]
-        lines = [f"## {name}", "", figure.title + "." + _cost(document), "", _line(head), _line(["---"] * len(head))]
-        for row in document["rows"]:
-            cells = [_cell(text, row.get(column)) for column, text in COLUMNS.items()]
-            diverged = "" if row.get("diverged_at") is None else f", diverged at {row['diverged_at']:,}"
-            lines.append(_line([row["problem"], row["method"] + diverged, *cells]))
-        parts.append("\n".join(lines) + "\n")
+        table = markdown_table(head, map(_cells, document["rows"]))
+        parts.append(f"## {name}\n\n{figure.title}.{_cost(document)}\n\n{table}\n")
     return "\n".join(parts)
 
 
@@ -349,9 +346,10 @@ def _cost(document: dict[str, Any]) -> str:
     return f" Training: {len(seconds)} runs, {sum(seconds) / 60:.0f} minutes of processor time." if seconds else ""
 
 
+def _cells(row: Row) -> list[str]:
+    diverged = "" if row.get("diverged_at") is None else f", diverged at {row['diverged_at']:,}"
+    return [row["problem"], row["method"] + diverged, *(_cell(text, row.get(name)) for name, text in COLUMNS.items())]
+
+
 def _cell(text: str, value: float | None) -> str:
     return "" if value is None or not np.isfinite(value) else text.format(value)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

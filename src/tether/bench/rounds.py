@@ -34,17 +34,19 @@ class Timing(NamedTuple):
 
 
 def alternate(
-    programs: Mapping[K, Run], seconds: float, rounds: int = ROUNDS, multiple: int = 1
+    programs: Mapping[K, Run], seconds: float, rounds: int = ROUNDS, multiple: int = 1, pause_seconds: float = 0.0
 ) -> dict[K, list[Timing]]:
     """`rounds` rounds in which every program has its turn, about `seconds` in all for each.
 
     multiple: a turn is so many repetitions, or twice as many, and so on: what is due in every fifth repetition alone
-    is then in the time as often as it should be.
+    is then in the time as often as it should be. pause_seconds: before each turn, for threads of other libraries that
+    spin on for a while after their work.
     """
     counts = {name: _calibrate(run, seconds / rounds, multiple) for name, run in programs.items()}
     found: dict[K, list[Timing]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, run in programs.items():
+            time.sleep(pause_seconds)
             found[name].append(_time(run, counts[name]))
     return found
 

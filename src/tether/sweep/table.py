@@ -10,6 +10,7 @@ from rich.table import Table
 from tether.evaluation.report import lane_score
 from tether.evaluation.statistics import mean_interval
 from tether.files import atomic_write_json, atomic_write_text
+from tether.markdown import markdown_table
 from tether.sweep.jobs import SweepFolder, job_result
 
 __all__ = ["Row", "collect", "sweep_table", "write_table"]
@@ -79,7 +80,7 @@ def write_table(folder: SweepFolder) -> list[Row]:
     atomic_write_text(
         folder.path / "lanes.csv", _csv([{**lane, "settings": _settings_text(lane["settings"])} for lane in lanes])
     )
-    atomic_write_text(folder.path / "table.md", _markdown(rows))
+    atomic_write_text(folder.path / "table.md", markdown_table(HEADINGS, map(_cells, rows)) + "\n")
     return rows
 
 
@@ -102,11 +103,6 @@ def sweep_table(rows: Sequence[Row], title: str) -> Table:
     for row in rows:
         table.add_row(*_cells(row))
     return table
-
-
-def _markdown(rows: Sequence[Row]) -> str:
-    lines = [list(HEADINGS), ["---"] * len(HEADINGS), *map(_cells, rows)]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
