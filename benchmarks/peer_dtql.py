@@ -103,7 +103,8 @@ def compare(peer: Path, observation_size: int, action_size: int, seconds: float)
         "ours": phase_program(algorithm, 1, settings, 1, data).run,
     }
     acting = {"theirs": repeat(lambda: agent.sample_action(observation)), "ours": repeat(lambda: policy(observation))}
-    found = {what: alternate(pair, seconds, pause_seconds=PAUSE_SECONDS) for what, pair in (("train", training), ("act", acting))}
+    pairs = {"train": training, "act": acting}
+    found = {what: alternate(pair, seconds, pause_seconds=PAUSE_SECONDS) for what, pair in pairs.items()}
     return {
         "sizes": {"batch_size": BATCH, "observation_size": observation_size, "action_size": action_size},
         "parameters": counts,
