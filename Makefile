@@ -42,7 +42,7 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## speed of six algorithms and of acting against this machine's limits (10 minutes); into bench/
+bench: $(READY)  ## speed of six algorithms and of acting against this machine's limits (6 minutes); into bench/
 	@mkdir -p bench
 	$(BIN)/tether bench dtql dac bdpo iql td3-bc bc --lanes 1,4 --seconds 3 --out bench/bench.json --pictures bench
 	$(BIN)/tether bench --act dtql --candidates 1,16,64,256,1024 --out bench/act.json
