@@ -11,7 +11,7 @@ from tether.minimal import MINIMAL, minimal_work
 from tether.types import Spec
 
 SPEC = Spec(11, 3)
-FEW_HEADS = dict.fromkeys(("dac", "bdpo", "bdpo-unimodal"), {"ensemble_size": 3})  # ten take three times as long
+FEW_HEADS = {name: {"ensemble_size": 3} for name in ("dac", "bdpo", "bdpo-unimodal")}  # ten take three times as long
 BATCH = 252  # no layer's width is a multiple of it, so that sums over rows can be told from others
 
 
