@@ -24,7 +24,7 @@ from tether.evaluation.rollout import Episodes, make_environment
 from tether.files import atomic_write_json
 from tether.policy import save_policy
 from tether.training.devices import any_process, is_primary, together
-from tether.training.lanes import Lane, change_acting, make_lanes, parse_fields, settings_of
+from tether.training.lanes import Lane, change_acting, make_algorithm, make_lanes, settings_of
 from tether.training.precision import check_precision
 from tether.training.records import Display
 from tether.training.run import EVAL_DEVICES, Plan, Run, Settings
@@ -274,9 +274,7 @@ def _restored_plan(folder: Path, quiet: bool) -> Plan:
         if found != CONFIG_FORMAT:
             raise InputError(f"format {found!r}; this version of tether reads {CONFIG_FORMAT}")
         name, record = config["algorithm"], config["data"]
-        if name not in ALGORITHMS:
-            raise errors.unknown("algorithm", name, ALGORITHMS)
-        algorithm = ALGORITHMS[name](**parse_fields(name, config["hyperparameters"]))
+        algorithm = make_algorithm(name, config["hyperparameters"])
         lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
         settings = Settings(**config["settings"])  # of runs from before there was a precision: the default
         check_precision(settings.precision)

@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 from tether.cli_bench import Bench
 from tether.cli_compare import Compare
 from tether.cli_data import DATA_VERBS, DEFAULT_DATASET
+from tether.cli_parts import Precision
 from tether.cli_parts import assignments as _assignments
 from tether.cli_parts import hint as _default
 from tether.cli_parts import print_out as _print
@@ -28,7 +29,6 @@ from tether.errors import InputError, unknown
 DEFAULT_ALGORITHM = "dtql"
 
 Folder = Annotated[Positional[Path], arg(metavar="DIR")]
-Precision = Literal["float32", "bfloat16", "tf32"]
 Assignments = Annotated[tuple[str, ...], _default("none", "NAME=VALUE ...")]
 
 
@@ -118,11 +118,11 @@ class Train:
         if self.seeds < 1:
             raise InputError(f"seeds {self.seeds}: at least 1 is needed")
 
-        from tether.training.lanes import parse_fields
+        from tether.training.lanes import make_algorithm
         from tether.training.run import Settings
 
         preset, hyperparameters, chosen = self._values()
-        algorithm = ALGORITHMS[self.algorithm](**parse_fields(self.algorithm, hyperparameters))
+        algorithm = make_algorithm(self.algorithm, hyperparameters)
         every = chosen.get("eval_every_updates", max(1, algorithm.phases()[-1].updates // 10))
         settings = Settings(
             batch_size=chosen.get("batch_size", 256),

@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tether.cli_parts import assignments, hint, print_out
+from tether.cli_parts import Precision, assignments, hint, print_out
 from tether.errors import InputError
 
 __all__ = ["Bench"]
@@ -40,7 +40,7 @@ class Bench:
     """Seeds side by side: how many, each measured; several are compared in rounds."""
     seconds: Annotated[float, arg(metavar="S")] = 5.0
     """Time for each measurement."""
-    precision: Literal["float32", "bfloat16", "tf32"] = "float32"
+    precision: Precision = "float32"
     """Of the matmuls of the updates and of the reference."""
     set: Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")] = ()
     """Hyper-parameters."""
@@ -149,7 +149,9 @@ def _keep_to_one_core() -> None:
 
 def _advice(name: str, found: Any, budget: float) -> str:
     """One line: what to do with what was found."""
-    words = ", ".join(f"{field} {value}" for field, value in found.settings.items()) or "its own settings"
+    from tether.bench.table import settings_text
+
+    words = settings_text(found.settings) or "its own settings"
     time = f"p50 {found.row['milliseconds_p50']:.3f} ms, p99 {found.row['milliseconds_p99']:.3f} ms"
     if not found.met:
         return f"{name}: nothing keeps within {budget:g} ms; the fastest is {words}: {time}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from tether.cli_parts import hint, print_out
+from tether.cli_parts import Precision, hint, print_out
 from tether.errors import InputError
 
 if TYPE_CHECKING:  # it imports JAX, which --help does not wait for
@@ -60,7 +60,7 @@ class Compare:
     """Updates between evaluations."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 10
     """Episodes of each seed in an evaluation, from the same starts for all."""
-    precision: Literal["float32", "bfloat16", "tf32"] = "float32"
+    precision: Precision = "float32"
     """Of the matmuls of training; parameters, optimiser and targets stay float32."""
     cost: Literal["compute", "time"] = "compute"
     """What the picture draws the score against: FLOP of training, or seconds."""

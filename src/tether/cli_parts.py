@@ -1,12 +1,15 @@
 """What the files of the command line share: hints for defaults, and printing to stdout."""
 
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import arg
 
 from tether.errors import InputError
 
-__all__ = ["assignments", "hint", "print_out"]
+__all__ = ["Precision", "assignments", "hint", "print_out"]
+
+Precision = Literal["float32", "bfloat16", "tf32"]
+"""`tether.training.precision.PRECISIONS`, which this must not import: it starts JAX."""
 
 
 def hint(text: str, metavar: str = "N") -> Any:

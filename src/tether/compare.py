@@ -35,7 +35,7 @@ from tether.files import atomic_write_json, atomic_write_text
 from tether.markdown import markdown_table
 from tether.presets import preset_names
 from tether.recipes import find_recipe
-from tether.training.lanes import parse_fields, settings_of
+from tether.training.lanes import make_algorithm, settings_of
 from tether.training.records import Display
 from tether.training.run import Settings
 from tether.training.signals import Interrupted
@@ -127,7 +127,7 @@ class Comparison:
 
     def algorithm(self, name: str) -> Any:
         """The algorithm called `name` with its hyper-parameters here."""
-        return ALGORITHMS[name](**parse_fields(name, self.entrants[name].hyperparameters))
+        return make_algorithm(name, self.entrants[name].hyperparameters)
 
     def rows(self) -> list[Row]:
         """One per algorithm, from the run folders as they are now."""
@@ -274,7 +274,7 @@ def _entrant(name: str, request: Request, assigned: dict[str, str]) -> Entrant:
     *earlier, _ = ALGORITHMS[name]().phases()
     if request.pretrain_updates is not None:
         values |= {f"{phase.name}_updates": request.pretrain_updates for phase in earlier}
-    algorithm = ALGORITHMS[name](**parse_fields(name, values | {"train_updates": request.updates}))
+    algorithm = make_algorithm(name, values | {"train_updates": request.updates})
     batch_size = recipe.settings.get("batch_size", 256) if request.batch_size is None else request.batch_size
     transforms = ("reward_transform", "observation_transform", "data_filter")
     chosen = {key: recipe.settings.get(key, "none") for key in transforms}

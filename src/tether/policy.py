@@ -24,13 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import tether
-from tether import errors
-from tether.algorithms import ALGORITHMS, Policy, PolicyWithMemory
+from tether.algorithms import Policy, PolicyWithMemory
 from tether.data import Normaliser
 from tether.data.schema import Schema, join, size_of, summary
 from tether.errors import InputError
 from tether.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
-from tether.training.lanes import change_acting, parse_fields, settings_of
+from tether.training.lanes import change_acting, make_algorithm, settings_of
 from tether.types import Array, Float, Key, PRNGKey, Spec
 
 __all__ = ["DeployedPolicy", "LoadedPolicy", "act_each", "deploy", "load_policy", "save_policy", "step_each"]
@@ -260,7 +259,7 @@ class LoadedPolicy:
         for a bad value.
         """
         name, hyperparameters = self.document["algorithm"], self.document["hyperparameters"]
-        before = ALGORITHMS[name](**parse_fields(name, hyperparameters))
+        before = make_algorithm(name, hyperparameters)
         after = change_acting(name, before, changes)
         module = _with_algorithm(self.module, self.spec, before, after)
         changed = LoadedPolicy(module, self.document | {"hyperparameters": settings_of(after)}, self._seed)
@@ -437,10 +436,8 @@ def _skeleton(document: dict[str, Any], path: Path) -> DeployedPolicy:
     """The policy's structure, without arrays."""
     name = document["algorithm"]
     try:
-        if name not in ALGORITHMS:
-            raise errors.unknown("algorithm", name, ALGORITHMS)
+        algorithm = make_algorithm(str(name), document["hyperparameters"])
         spec = Spec(**document["spec"])
-        algorithm = ALGORITHMS[name](**parse_fields(name, document["hyperparameters"]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (TypeError, AttributeError) as error:

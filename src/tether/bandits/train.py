@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.algorithms import ALGORITHMS
 from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
 from tether.files import load_arrays, save_arrays
 from tether.networks import unstack_heads
 from tether.training.derive import derive_columns
-from tether.training.lanes import Lane, parse_fields, parse_values, stack_lanes, take_lane
+from tether.training.lanes import Lane, make_algorithm, parse_values, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
 from tether.training.precision import check_precision
 from tether.training.records import Display
@@ -185,7 +184,7 @@ def _ready(algorithm_name: str, problem: Problem, settings: Mapping[str, Any], s
     chosen = {name: value for name, value in settings.items() if name in kinds}
     setup = Setup(**parse_values("2-D setting", kinds, chosen))
     hyperparameters = {name: value for name, value in settings.items() if name not in kinds}
-    algorithm = ALGORITHMS[algorithm_name](**parse_fields(algorithm_name, hyperparameters))
+    algorithm = make_algorithm(algorithm_name, hyperparameters)
     data, scale, spec, actions = _data(problem, setup, np.random.default_rng(seed))
     if setup.batch_size > len(actions):
         raise InputError(f"batch_size {setup.batch_size} is larger than the data: {len(actions)} points")

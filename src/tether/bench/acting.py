@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from tether.bench.settings import BenchSettings
+from tether.bench.table import settings_text
 from tether.data import Normaliser
 from tether.errors import InputError
 from tether.policy import LoadedPolicy, deploy, load_policy
-from tether.training.lanes import acting_fields, change_acting, settings_of
+from tether.training.lanes import acting_fields, change_acting, make_algorithm, settings_of
 from tether.types import Spec
 
 __all__ = ["Chosen", "act_latency", "bench_acting", "find_setting", "measure_acting", "untrained_policy"]
@@ -117,7 +118,7 @@ def bench_acting(
         policy = _policy_of(name, settings)
 
         def measure(changes: Mapping[str, int], name: str = name, policy: LoadedPolicy = policy) -> dict[str, Any]:
-            tell(f"{name}: {_words(changes) or 'its own settings'}")
+            tell(f"{name}: {settings_text(changes) or 'its own settings'}")
             row = measure_acting(name, policy, changes)
             tell(f"{name}: p50 {row['milliseconds_p50']:.3f} ms, p99 {row['milliseconds_p99']:.3f} ms")
             keep([row])
@@ -217,13 +218,8 @@ def _policy_of(what: str, settings: BenchSettings) -> LoadedPolicy:
 
 
 def _algorithm_of(policy: LoadedPolicy) -> Any:
-    document = policy.document
-    return BenchSettings(changes=document["hyperparameters"]).algorithm(document["algorithm"])
+    return make_algorithm(policy.document["algorithm"], policy.document["hyperparameters"])
 
 
 def _budget_row(name: str, budget_ms: float, chosen: Chosen) -> dict[str, Any]:
     return {**chosen.row, "what": "budget", "budget_milliseconds": budget_ms, "met": chosen.met}
-
-
-def _words(settings: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())

@@ -8,10 +8,9 @@ from typing import Any
 
 import jax
 
-from tether.algorithms import ALGORITHMS
 from tether.api import commit, versions
-from tether.errors import InputError, unknown
-from tether.training.lanes import parse_fields
+from tether.errors import InputError
+from tether.training.lanes import make_algorithm
 from tether.training.precision import check_precision
 from tether.types import Spec
 
@@ -50,9 +49,7 @@ class BenchSettings:
 
     def algorithm(self, name: str) -> Any:
         """The algorithm with the changes. Raises InputError for an unknown name or a bad value."""
-        if name not in ALGORITHMS:
-            raise unknown("algorithm", name, ALGORITHMS)
-        return ALGORITHMS[name](**parse_fields(name, self.changes))
+        return make_algorithm(name, self.changes)
 
 
 def describe_run(settings: BenchSettings, command: str) -> dict[str, Any]:

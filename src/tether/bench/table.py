@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["acting_table", "bench_table"]
+__all__ = ["acting_table", "bench_table", "settings_text"]
 
 COLUMNS = (
     *("algorithm", "what", "lanes", "per second", "of matmul rate", "x one lane", "matmul GFLOP", "compile s"),
@@ -49,6 +49,11 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """`candidates 64, flow_steps 5`; empty where there are none."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
 def acting_table(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
     """Rows of `bench_acting`; what a budget chose is marked."""
     table = Table(title=title, title_justify="left")
@@ -59,7 +64,7 @@ def acting_table(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
     for row in found:
         if row["what"] != "act":
             continue
-        settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+        settings = settings_text(row["settings"])
         if not settings:
             settings = "its own" + (f": candidates {row['candidates']}" if row["candidates"] else "")
         times = [f"{row[f'milliseconds_{which}']:.3f}" for which in ("p50", "p95", "p99")]

@@ -97,14 +97,12 @@ def _skeleton(request: dict[str, Any]) -> Any:
     import jax
     import numpy as np
 
-    from tether.algorithms import ALGORITHMS
     from tether.data import Normaliser
     from tether.policy import deploy
-    from tether.training.lanes import Lane, parse_fields, stack_lanes
+    from tether.training.lanes import Lane, make_algorithm, stack_lanes
     from tether.types import Spec
 
-    name, spec = request["algorithm"], Spec(*request["spec"])
-    algorithm = ALGORITHMS[name](**parse_fields(name, request["hyperparameters"]))
+    spec, algorithm = Spec(*request["spec"]), make_algorithm(request["algorithm"], request["hyperparameters"])
     lanes = len(request["keys"])
     zeros = np.zeros(spec.observation_size, np.float32)
 

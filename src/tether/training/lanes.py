@@ -20,6 +20,7 @@ __all__ = [
     "Lane",
     "acting_fields",
     "change_acting",
+    "make_algorithm",
     "make_lanes",
     "numeric_fields",
     "parse_fields",
@@ -108,6 +109,16 @@ def stack_lanes(algorithm: T, lanes: Sequence[Lane]) -> T:
 def take_lane(tree: T, index: Any) -> T:
     """Lane `index` of a tree whose array leaves are [lanes, ...]; for an array of them those lanes."""
     return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)
+
+
+def make_algorithm(name: str, hyperparameters: Mapping[str, Any]) -> Any:
+    """The registered algorithm called `name`, with these hyper-parameters as text or TOML/JSON values.
+
+    Raises InputError for an unknown algorithm, and as `parse_fields`.
+    """
+    if name not in ALGORITHMS:
+        raise errors.unknown("algorithm", name, ALGORITHMS)
+    return ALGORITHMS[name](**parse_fields(name, hyperparameters))
 
 
 def parse_fields(algorithm_name: str, assignments: Mapping[str, Any]) -> dict[str, Any]:

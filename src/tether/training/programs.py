@@ -8,7 +8,6 @@ wrong with a file, a folder or an export, the program is traced as if nothing we
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
@@ -25,6 +24,7 @@ from jax import export
 
 import tether
 from tether.files import atomic_write_bytes
+from tether.training.lanes import numeric_fields, settings_of
 
 __all__ = ["KeptProgram", "keep_programs_in", "kept_program"]
 
@@ -115,11 +115,8 @@ def _shapes(leaves: list[Any]) -> list[jax.ShapeDtypeStruct]:
 def _key(algorithm: Any, about: Mapping[str, Any], leaves: Iterable[Any], structure: Any) -> str:
     """64 hexadecimal digits for all that decides the lowered program."""
     settings = {name: value for name, value in jax.config.values.items() if "cache" not in name and "dump" not in name}
-    fields = {
-        field.name: getattr(algorithm, field.name)
-        for field in dataclasses.fields(algorithm)
-        if field.metadata.get("static", False)
-    }
+    numbers = numeric_fields(algorithm)
+    fields = {name: value for name, value in settings_of(algorithm).items() if name not in numbers}
     parts = [
         *(FORMAT_VERSION, _sources(), platform.python_version(), [metadata.version(name) for name in DECIDING]),
         *(jax.default_backend(), jax.devices()[0].device_kind, sorted(settings.items(), key=str)),
