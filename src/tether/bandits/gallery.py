@@ -22,6 +22,7 @@ from tether.bandits.pictures import (
     q_value,
     save,
     trust_region_loss,
+    write_title,
 )
 from tether.bandits.problems import Points, Problem, get_problem
 from tether.bandits.scores import reference_scores, score
@@ -199,7 +200,7 @@ def _paths_over_values(title: str, path: Path, runs: Sequence[Trained]) -> list[
             place.scatter(*piece[0].T, s=3, c="#D62728", linewidths=0)
         samples = trained.sample(SAMPLES)
         draw_panel(row[-1], Panel(trained.problem, f"{name}: samples", data, [samples]))
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    write_title(figure, title)
     save(figure, path)
     return []
 

@@ -1,5 +1,6 @@
 """Pictures of 2-D policies: where the data lie, what was learned, where the samples go."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +29,11 @@ __all__ = [
     "q_value",
     "save",
     "trust_region_loss",
+    "write_title",
 ]
 
 PANEL_INCHES, DOTS_PER_INCH = 2.6, 130
+TITLE_CHARACTERS_PER_INCH = 15
 POINTS_SHOWN, SAMPLES_SHOWN = 2000, 1000
 GRID_POINTS = 90  # a side, of a colour map
 SAMPLE_COLOURS = ("#D6219C", "#0072B2", "#E69F00")
@@ -120,6 +123,12 @@ def new_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def write_title(figure: Figure, title: str) -> None:
+    """At the upper left, in as many lines as the figure is narrow."""
+    lines = textwrap.fill(title, int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
+    figure.suptitle(lines, fontsize=9, x=0.01, ha="left")
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the PNG atomically."""
     atomic_write_bytes(path, png_bytes(figure))
@@ -169,7 +178,7 @@ def draw_grid(path: Path, title: str, panels: Sequence[Sequence[Panel | None]]) 
                 place.set_axis_off()
             else:
                 draw_panel(place, panel)
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    write_title(figure, title)
     save(figure, path)
 
 

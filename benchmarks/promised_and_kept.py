@@ -1,0 +1,125 @@
+"""What a critic promises for its policy's actions, and what the simulator keeps of it.
+
+python benchmarks/promised_and_kept.py RUN --states 24 --out benchmarks/results/promised-and-kept.json
+
+The simulator is put into states of the data set and plays on from there with the run's newest policy. Beside that, what
+the same critic says of the data's own action in that state, and what the data earned from there. All four are sums of
+rewards as training saw them, discounted, over so many steps that nothing worth mentioning follows.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tether.acting import BestOfSamples
+from tether.api import _restored_plan
+from tether.data import load_dataset
+from tether.environments import Task
+from tether.evaluation.rollout import make_environment, silent_mujoco
+from tether.files import atomic_write_json
+from tether.policy import DeployedPolicy, act_each
+from tether.training.records import Display
+from tether.training.run import Run
+
+STEPS = 400  # 0.99^400 is 0.018
+OUTSIDE = 1  # coordinates of the position that a MuJoCo locomotion task does not show: how far it has run
+
+
+def put_into(environment: Any, observation: np.ndarray) -> None:
+    """Of a MuJoCo locomotion task whose observation is position and velocity."""
+    simulator = environment.unwrapped
+    shown = simulator.model.nq - OUTSIDE
+    position = np.concatenate([np.zeros(OUTSIDE), observation[:shown]])
+    simulator.set_state(position, observation[shown:])
+
+
+def play(task: Task, policy: DeployedPolicy, observations: np.ndarray, discount: float, seed: int) -> tuple:
+    """(first actions, discounted returns, share that fell over) of one episode from each observation."""
+    environments = [make_environment(task) for _ in observations]
+    current, returns = observations.copy(), np.zeros(len(observations))
+    running, first = np.ones(len(observations), bool), None
+    key = jax.random.key(seed)
+    with silent_mujoco():
+        for environment, observation in zip(environments, observations, strict=True):
+            environment.reset(seed=seed)
+            put_into(environment, observation)
+        for step in range(STEPS):
+            key, draw = jax.random.split(key)
+            actions = np.asarray(act_each(policy, jnp.asarray(current), jax.random.split(draw, len(current))))
+            first = actions if first is None else first
+            for i in np.flatnonzero(running):
+                current[i], reward, terminated, _, _ = environments[i].step(actions[i])
+                returns[i] += discount**step * float(reward)
+                running[i] = not terminated
+    for environment in environments:
+        environment.close()
+    return first, returns, float(np.mean(~running))
+
+
+def measure(folder: Path, states: int, within: int, seed: int) -> dict[str, Any]:
+    """The four numbers of one run."""
+    plan = _restored_plan(folder, quiet=True)
+    run = Run(plan, Display(True))
+    if not run.restore():
+        raise SystemExit(f"{folder}: no checkpoint")
+    policy, discount = run.policy(0), float(plan.algorithm.discount)
+    factor = plan.prepared.record["reward_transform"].get("factor", 1.0)
+    if not isinstance(policy.policy, BestOfSamples):
+        raise SystemExit(f"{folder}: this policy is not chosen by a critic")
+    critic = policy.policy.critic
+    data = load_dataset(plan.prepared.record["source"])
+    ends = np.cumsum(data.episode_lengths())  # of episodes, exclusive
+    episode = np.searchsorted(ends, np.arange(len(data)), side="right")
+    left = ends[episode] - np.arange(len(data))
+    played = data.episode_lengths()[episode] - left
+    candidates = np.flatnonzero((left >= STEPS) & (played < within))
+    rows = np.random.default_rng(seed).choice(candidates, states, replace=False)
+    observations, actions = data.observations[rows], data.actions[rows]
+    by_data = np.array([discount ** np.arange(STEPS) @ data.rewards[row : row + STEPS] for row in rows])
+    first, by_policy, fell = play(plan.task, policy, observations, discount, seed)
+
+    def promised(actions: np.ndarray) -> np.ndarray:
+        seen = (observations - np.asarray(policy.observation_mean)) / np.asarray(policy.observation_std)
+        return np.asarray(jax.vmap(critic)(seen, actions).mean(axis=1))
+
+    def text(values: np.ndarray) -> dict[str, float]:
+        return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / states**0.5)}
+
+    return {
+        "algorithm": plan.algorithm_name,
+        "dataset": data.name,
+        "update": run.updates,
+        "states": states,
+        "within": within,
+        "promised for the data's action": text(promised(actions)),
+        "kept by the data": text(by_data * factor),
+        "promised for the policy's action": text(promised(first)),
+        "kept by the policy": text(by_policy * factor),
+        "distance of the two actions": text(np.linalg.norm(first - actions, axis=1)),
+        "share that fell": fell,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--states", type=int, default=24)
+    parser.add_argument("--within", type=int, default=1000, help="states of the first so many steps of an episode")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    rows = [measure(folder, arguments.states, arguments.within, arguments.seed) for folder in arguments.runs]
+    for row in rows:
+        print(row)
+    command = " ".join(["python", "benchmarks/promised_and_kept.py", *sys.argv[1:]])
+    atomic_write_json(arguments.out, {"command": command, "steps": STEPS, "results": rows})
+
+
+if __name__ == "__main__":
+    main()
