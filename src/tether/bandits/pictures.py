@@ -160,6 +160,10 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
         inside = np.clip(samples[:SAMPLES_SHOWN], -half * 0.985, half * 0.985)
         label = panel.labels[index] if index < len(panel.labels) else None
         axes.scatter(*inside.T, s=5, c=SAMPLE_COLOURS[index], alpha=0.6, linewidths=0, label=label)
+    outside = [float(np.mean(~(np.abs(samples) <= half).all(axis=1))) for samples in panel.samples]
+    if max(outside, default=0.0) >= 0.01:
+        shares = " and ".join(f"{share:.0%}" for share in outside)
+        axes.set_xlabel(f"{shares} of the samples are outside: on the edge", fontsize=7)
     axes.set_title(panel.title, fontsize=8)
     axes.set_xlim(-half, half)
     axes.set_ylim(-half, half)
