@@ -10,7 +10,7 @@ import pytest
 from tether.algorithms import ALGORITHMS
 from tether.bandits import PROBLEMS, gallery, get_problem
 from tether.bandits.gallery import FIGURES, score_run, tables, value_error
-from tether.bandits.pictures import chain, grid, q_value
+from tether.bandits.pictures import Panel, chain, draw_panel, grid, new_panels, q_value, write_title
 from tether.bandits.train import BANDIT_ALGORITHMS, Setup, bandit_settings, load_trained, save_trained, train_bandit
 from tether.cli import main
 from tether.errors import InputError
@@ -237,3 +237,28 @@ def test_gallery_tables_show_every_figures_numbers(tmp_path):
     assert "other, diverged at 1,200" in text
     assert "Training: 2 runs, 3 minutes of processor time." in text
     assert all(name not in text for name in FIGURES if name != "bdpo-5")
+
+
+def test_a_panel_says_how_many_samples_left_it():
+    problem = get_problem("8gaussians")
+    data = problem.sample(200, np.random.default_rng(0))
+    _, half = grid(problem, data)
+    samples = np.zeros((10, 2), np.float32)
+    samples[:3, 1] = -2 * half
+    _, axes = new_panels(1, 2)
+    draw_panel(axes[0, 0], Panel(problem, "policy", data, [samples]))
+    draw_panel(axes[0, 1], Panel(problem, "policy", data, [np.zeros((10, 2), np.float32)]))
+    assert axes[0, 0].get_xlabel().startswith("30%")
+    assert axes[0, 1].get_xlabel() == ""
+    drawn = np.asarray(axes[0, 0].collections[-1].get_offsets())
+    assert len(drawn) == 10
+    assert (np.abs(drawn) < half).all()
+
+
+def test_a_title_wider_than_its_figure_is_wrapped():
+    title = "a title of so many words that no panel alone is wide enough for all of them"
+    narrow, _ = new_panels(1, 1)
+    wide, _ = new_panels(1, 6)
+    for figure, lines in ((narrow, 2), (wide, 1)):
+        write_title(figure, title)
+        assert len(figure.get_suptitle().splitlines()) == lines
