@@ -17,9 +17,12 @@ import pytest
 from make_data import (
     ENVIRONMENT,
     OPTIONS,
+    SETTINGS,
     TRAIN,
+    algorithm,
     copy_run,
     data_file,
+    digest,
     finished_run,
     last_state,
     outcome,
@@ -382,6 +385,47 @@ def test_resuming_a_finished_run_shows_it_again(tmp_path: Path, monkeypatch: pyt
     changed = {name for name in after | before if after.get(name) != before.get(name)}
     # the time it took, and the number of updates per second to the last digit, are all that may differ
     assert changed <= {"result.json"}
+
+
+def test_a_finished_run_trained_on_is_the_longer_run(tmp_path: Path) -> None:
+    folder, longer = copy_run(tmp_path / "run"), tmp_path / "longer"
+    code, printed, _ = tether("resume", folder, "--updates", 300)
+    assert code == 0
+    assert "policy, last (update 300)" in printed
+    api.train(algorithm(train_updates=300), str(data_file()), seeds=2, settings=SETTINGS, out=longer, quiet=True)
+    for path in ("checkpoints/train-000000300/state.safetensors", "policy/policy.safetensors"):
+        assert digest(folder / path) == digest(longer / path)
+    ends = [[row for row in rows(run / "evaluations.jsonl") if row["update"] == 300] for run in (folder, longer)]
+    assert ends[0] == ends[1] != []
+    configs = [json.loads((run / "config.json").read_text()) for run in (folder, longer)]
+    for name in ("hyperparameters", "phases"):
+        assert configs[0][name] == configs[1][name]
+    code, printed, _ = tether("resume", folder)  # the length is the run's from now on
+    assert code == 0
+    assert "policy, last (update 300)" in printed
+
+
+def test_a_stopped_run_ends_early_with_its_policies(tmp_path: Path) -> None:
+    folder = copy_run(tmp_path / "run")
+    for name in ("policy", "policies", "checkpoints/train-000000250"):
+        shutil.rmtree(folder / name)
+    code, printed, _ = tether("resume", folder, "--updates", 210)
+    assert code == 0
+    assert "policy, last (update 210)" in printed
+    assert [row["update"] for row in rows(folder / "evaluations.jsonl")][-1] == 210
+    assert (folder / "policies" / "lane-1" / "policy.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("updates", "message"), [(249, "250 updates of train are done; --updates 249"), (0, "updates 0")]
+)
+def test_a_length_that_is_behind_is_refused_and_nothing_changes(tmp_path: Path, updates: int, message: str) -> None:
+    folder = copy_run(tmp_path / "run")
+    code, printed, errors = tether("resume", folder, "--updates", updates)
+    assert (code, printed) == (2, "")
+    assert message in errors
+    assert errors.splitlines()[-1].startswith("tether: error: ")
+    assert snapshot(folder) == snapshot(finished_run())
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -106,15 +106,22 @@ def train(
     return _finish(plan, quiet, why_not=why_not)
 
 
-def resume(folder: str | Path, *, quiet: bool = False, eval_workers: int | None = None) -> Report:
+def resume(
+    folder: str | Path, *, quiet: bool = False, eval_workers: int | None = None, updates: int | None = None
+) -> Report:
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
     A run that is complete is only reported again.
     eval_workers: processes that play evaluations, where not as the run began (another machine, say).
-    Raises InputError where the folder is no run or the data set is not the one it trained on, CheckpointError where
-    all checkpoints are damaged, otherwise as `train`.
+    updates: another length of the training phase, from now on the run's: to train on after the end, or to end early
+        and have the policies. A rate that decays over the phase then decays over the new length.
+    Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
+    done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
     """
     plan = _restored_plan(Path(folder), quiet)
+    if updates is not None:
+        plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
+        check_counts(plan.algorithm, plan.settings)
     if eval_workers is not None:
         plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, eval_workers=eval_workers))
         check_counts(plan.algorithm, plan.settings)
@@ -185,6 +192,7 @@ def _finish(
         if resumed:
             if not run.restore():
                 display.message("no checkpoint was written yet: starting over")
+            _note_length(run)
             run.drop_later_rows()
         run.execute()
         together("trained")
@@ -400,6 +408,23 @@ def _create_folder(folder: Path, config: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
+
+
+def _note_length(run: Run) -> None:
+    """Where the training phase shall have another length than config.json says: write it there."""
+    path = run.plan.folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    phases = [{"name": phase, "updates": updates} for phase, updates in run.plan.phases()]
+    together("read")  # nobody reads what the first has written
+    if phases == config["phases"]:
+        return
+    name, updates = run.plan.phases()[-1]
+    if run.position.phase == len(phases) - 1 and run.position.update >= updates:
+        raise InputError(
+            f"{run.plan.folder}: {run.position.update:,} updates of {name} are done; --updates {updates} must be more"
+        )
+    if is_primary():
+        atomic_write_json(path, config | {"hyperparameters": settings_of(run.plan.algorithm), "phases": phases})
 
 
 def findable(location: str) -> str:

@@ -170,12 +170,16 @@ class Resume:
 
     Examples:
       tether resume runs/dtql-hopper-medium-20260101-120000
+      tether resume runs/dtql-hopper-medium-20260101-120000 --updates 2000000
     """
 
     folder: Folder
     """The run folder."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
+    updates: Annotated[int | None, _default("the run's", "N")] = None
+    """Another length of the training phase: to train on after the end, or to end early and have the policies. A rate
+    that decays over the phase then decays over the new length."""
     eval_workers: Annotated[int | None, _default("as the run began")] = None
     """Processes that play evaluations while training goes on."""
     distributed: Annotated[str | None, _default("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
@@ -187,7 +191,8 @@ class Resume:
         from tether.training.devices import connect
 
         connect(self.distributed)
-        return _show(resume(self.folder, quiet=self.quiet, eval_workers=self.eval_workers))
+        report = resume(self.folder, quiet=self.quiet, eval_workers=self.eval_workers, updates=self.updates)
+        return _show(report)
 
 
 @dataclasses.dataclass(frozen=True)
