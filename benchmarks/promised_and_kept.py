@@ -73,11 +73,8 @@ def measure(folder: Path, states: int, within: int, seed: int) -> dict[str, Any]
         raise SystemExit(f"{folder}: this policy is not chosen by a critic")
     critic = policy.policy.critic
     data = load_dataset(plan.prepared.record["source"])
-    ends = np.cumsum(data.episode_lengths())  # of episodes, exclusive
-    episode = np.searchsorted(ends, np.arange(len(data)), side="right")
-    left = ends[episode] - np.arange(len(data))
-    played = data.episode_lengths()[episode] - left
-    candidates = np.flatnonzero((left >= STEPS) & (played < within))
+    episodes = zip(*data.complete_episodes(), strict=True)
+    candidates = np.concatenate([np.arange(start, min(start + within, end - STEPS + 1)) for start, end in episodes])
     rows = np.random.default_rng(seed).choice(candidates, states, replace=False)
     observations, actions = data.observations[rows], data.actions[rows]
     by_data = np.array([discount ** np.arange(STEPS) @ data.rewards[row : row + STEPS] for row in rows])

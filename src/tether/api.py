@@ -118,14 +118,13 @@ def resume(
     Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
     done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
     """
-    plan = _restored_plan(Path(folder), quiet)
+    plan = before = _restored_plan(Path(folder), quiet)
     if updates is not None:
         plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
-        check_counts(plan.algorithm, plan.settings)
     if eval_workers is not None:
         plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, eval_workers=eval_workers))
-        check_counts(plan.algorithm, plan.settings)
-    return _finish(plan, quiet, resumed=True)
+    check_counts(plan.algorithm, plan.settings)
+    return _finish(plan, quiet, resumed=True, new_length=plan.phases() != before.phases())
 
 
 def evaluate(
@@ -179,9 +178,17 @@ def _acting_with(plan: Plan, settings: Mapping[str, Any]) -> Plan:
 
 
 def _finish(
-    plan: Plan, quiet: bool, resumed: bool = False, why_not: str = "config.json names no environment"
+    plan: Plan,
+    quiet: bool,
+    resumed: bool = False,
+    new_length: bool = False,
+    why_not: str = "config.json names no environment",
 ) -> Report:
-    """Train to the end, then write policies, result and picture. why_not: why nothing is evaluated, where it is not."""
+    """Train to the end, then write policies, result and picture.
+
+    new_length: the training phase has another one than config.json says.
+    why_not: why nothing is evaluated, where it is not.
+    """
     with Display(quiet, silent=not is_primary()) as display, StopSignals() as stop:
         lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
         what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
@@ -192,7 +199,8 @@ def _finish(
         if resumed:
             if not run.restore():
                 display.message("no checkpoint was written yet: starting over")
-            _note_length(run)
+            if new_length:
+                _note_length(run)
             run.drop_later_rows()
         run.execute()
         together("trained")
@@ -258,8 +266,7 @@ def _config(plan: Plan) -> dict[str, Any]:
     return {
         "format_version": CONFIG_FORMAT,
         "algorithm": plan.algorithm_name,
-        "hyperparameters": settings_of(plan.algorithm),
-        "phases": [{"name": phase, "updates": updates} for phase, updates in plan.phases()],
+        **_length(plan),
         "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
         "settings": dataclasses.asdict(plan.settings),
         "data": record | {"source": findable(record["source"]), "sha256": sha256},
@@ -410,21 +417,24 @@ def _create_folder(folder: Path, config: dict[str, Any]) -> None:
         raise
 
 
+def _length(plan: Plan) -> dict[str, Any]:
+    """The entries of config.json that say how long the phases are."""
+    phases = [{"name": phase, "updates": updates} for phase, updates in plan.phases()]
+    return {"hyperparameters": settings_of(plan.algorithm), "phases": phases}
+
+
 def _note_length(run: Run) -> None:
-    """Where the training phase shall have another length than config.json says: write it there."""
-    path = run.plan.folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    phases = [{"name": phase, "updates": updates} for phase, updates in run.plan.phases()]
-    together("read")  # nobody reads what the first has written
-    if phases == config["phases"]:
-        return
-    name, updates = run.plan.phases()[-1]
-    if run.position.phase == len(phases) - 1 and run.position.update >= updates:
+    """Write the training phase's new length into config.json; InputError where so many updates are done already."""
+    plan, position = run.plan, run.position
+    *earlier, (name, updates) = plan.phases()
+    if position.phase == len(earlier) and position.update >= updates:
         raise InputError(
-            f"{run.plan.folder}: {run.position.update:,} updates of {name} are done; --updates {updates} must be more"
+            f"{plan.folder}: {position.update:,} updates of {name} are done; --updates {updates} must be more"
         )
+    together("read config.json")  # nobody reads what the first has written
     if is_primary():
-        atomic_write_json(path, config | {"hyperparameters": settings_of(run.plan.algorithm), "phases": phases})
+        path = plan.folder / "config.json"
+        atomic_write_json(path, json.loads(path.read_text(encoding="utf-8")) | _length(plan))
 
 
 def findable(location: str) -> str:

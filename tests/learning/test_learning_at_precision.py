@@ -89,4 +89,4 @@ def test_halfcheetah_scores_alike(tmp_path: Path) -> None:
     one, other = found.values()
     noise = np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 4)
     assert abs(one.mean() - other.mean()) < 3 * noise + 1, found
-    assert min(one.mean(), other.mean()) > 25, found  # it learned
+    assert min(one.mean(), other.mean()) > 35, found
