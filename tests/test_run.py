@@ -5,8 +5,10 @@ import gc
 import json
 import math
 import shutil
+import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,8 @@ from tether.evaluation.rollout import Episodes
 from tether.evaluation.statistics import interquartile_mean
 from tether.training import evaluations
 from tether.training import run as run_module
+from tether.training.groups import LaneGroups
+from tether.training.records import Display
 
 FROZEN_SWEEP = ["--sweep", "learning_rate=3e-4,1e30"]
 
@@ -149,6 +153,7 @@ def test_policy_is_that_of_the_best_lane() -> None:
 
 def test_cutting_into_pieces_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "PIECE_UPDATES", 33)
+    paces = slow_training(monkeypatch, piece_seconds=(10.0, 100.0))
     settings = Settings(32, eval_every_updates=1000, eval_episodes=1, log_every_updates=41, checkpoint_every_updates=60)
     train(algorithm(), str(data_file()), seeds=2, settings=settings, out=tmp_path / "run", quiet=True)
     assert last_state(tmp_path / "run") == last_state(finished_run())
@@ -160,6 +165,24 @@ def test_cutting_into_pieces_changes_nothing(tmp_path: Path, monkeypatch: pytest
         weights = [min(every, row["update"]) if row["update"] % every == 0 else row["update"] % every for row in kept]
         total[name] = np.dot(weights, [row["critic/q_loss"] for row in kept])
     assert total["ours"] == pytest.approx(total["theirs"], rel=1e-4)  # every update is in exactly one row
+    assert max(paces) > 1, paces
+    assert paces[-1] < 33 / 100, paces  # the pace shown is the phase's own, not a mean over both
+
+
+def slow_training(monkeypatch: pytest.MonkeyPatch, piece_seconds: tuple[float, ...]) -> list[float]:
+    """A run's clock says that a piece of each phase took so long -> the paces shown, as they come."""
+    passed, paces = [0.0], list[float]()
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + passed[0])
+    run_piece = LaneGroups.run
+
+    def run(self: LaneGroups, *arguments: Any, phase: int, **options: Any) -> Any:
+        passed[0] += piece_seconds[phase]
+        return run_piece(self, *arguments, phase=phase, **options)
+
+    monkeypatch.setattr(run_module, "time", clock)
+    monkeypatch.setattr(LaneGroups, "run", run)
+    monkeypatch.setattr(Display, "advance", lambda self, done, pace=None: paces.append(pace))
+    return paces
 
 
 def test_seeds_and_sweeps_are_lanes(tmp_path: Path) -> None:

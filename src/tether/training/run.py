@@ -297,9 +297,10 @@ class Run:
         started = time.perf_counter()
         (phase, before), alive = self.position, self.alive
         sums, first_nonfinite = self.groups.run(alive, self._data, before, count, **self._how())
-        self._note_first_update(time.perf_counter() - started, count)
-        self.seconds["train"] += time.perf_counter() - started
-        self.timeline.add(TRAINING, "train", started, time.perf_counter())
+        ended = time.perf_counter()
+        self._note_first_update(ended - started, count)
+        self.seconds["train"] += ended - started
+        self.timeline.add(TRAINING, "train", started, ended)
         self.updates_timed += count
         for name, values in sums.items():
             self._sums[name] = self._sums.get(name, np.zeros(len(alive))) + np.where(alive, values, 0.0)
@@ -308,7 +309,7 @@ class Run:
         for lane in np.flatnonzero(alive & (first_nonfinite != NEVER)).tolist():
             where = Frozen(self.plan.phases()[phase][0], int(first_nonfinite[lane]) + 1)
             self._freeze(lane, where, f"it stays as it was at update {before}")
-        self.display.advance(self.position.update, self.updates_per_second())
+        self.display.advance(self.position.update, count / (ended - started))
 
     def _freeze(self, lane: int, where: Frozen, consequence: str) -> None:
         self.frozen[lane] = where
