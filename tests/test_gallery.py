@@ -74,3 +74,5 @@ def test_bdpo_reaches_its_targets() -> None:
     assert len(found) == 6
     for problem, row in found.items():
         assert row["closed"] >= (0.8 if problem == "rings" else 0.95), problem
+        assert abs(row["mean_energy"] - row["target_mean_energy"]) <= 0.03, problem
+        assert row["value_error"] <= 0.05, problem
