@@ -102,7 +102,7 @@ class BDPO(eqx.Module):
     behaviour_in_training: Literal["fixed", "continuing"] = eqx.field(static=True, default="fixed")
     max_q_backup: bool = eqx.field(static=True, default=False)  # best instead of mean of the next actions (AntMaze)
     q_layer_norm: bool = eqx.field(static=True, default=False)  # on for AntMaze
-    value_layer_norm: bool = eqx.field(static=True, default=True)  # off, V_n can grow beyond where data are dense
+    value_layer_norm: bool = eqx.field(static=True, default=True)  # off: sharper, can grow beyond where data are dense
     bootstrap: bool = eqx.field(static=True, default=True)  # False: one-step problems, the target is the reward alone
     cosine_decay: bool = eqx.field(static=True, default=True)  # actor's and critics' rates fall to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
