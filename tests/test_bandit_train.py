@@ -1,5 +1,6 @@
 """Training on the 2-D problems, their settings, pictures and command."""
 
+import functools
 import json
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ NETWORKS = {
 }
 
 
+@functools.cache  # compiling takes seconds, and what was trained is never changed
 def tiny(algorithm, problem="8gaussians", **changes):
     settings = bandit_settings(algorithm, problem, "fair") | TINY | NETWORKS[algorithm] | changes
     return train_bandit(algorithm, get_problem(problem), settings, quiet=True)

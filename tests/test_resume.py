@@ -101,20 +101,31 @@ def newest_checkpoint(folder: Path) -> Path:
 # --- SIGKILL ------------------------------------------------------------------------------------------------
 
 
-def test_sigkill_at_many_moments(tmp_path: Path) -> None:
-    """Killed while writing the second checkpoint, in an evaluation, halfway through a row, and at a random moment."""
-    expected, out = outcome(finished_run()), tmp_path / "run"
+def test_sigkill_in_the_middle_of_writing(tmp_path: Path) -> None:
+    """Killed while writing the second checkpoint, and halfway through a row."""
+    out = tmp_path / "run"
     assert_killed(run_victim("checkpoint", 3, *TRAIN_ARGUMENTS, data_file(), "--out", out))
     assert [path.name for path in (out / "checkpoints").iterdir() if path.name[0] != "."] == ["pretrain-000000150"]
-    assert_killed(run_victim("evaluation", 7, "resume", out))
     assert_killed(run_victim("rows", 2, "resume", out))
     with pytest.raises(json.JSONDecodeError):  # or else the moment was badly chosen
         rows(out / "evaluations.jsonl"), rows(out / "metrics.jsonl")
+    _assert_it_ends_as_if_never_killed(out)
+
+
+@pytest.mark.long
+def test_sigkill_while_computing(tmp_path: Path) -> None:
+    """Killed in an evaluation, and at a random moment."""
+    out = tmp_path / "run"
+    assert_killed(run_victim("evaluation", 7, *TRAIN_ARGUMENTS, data_file(), "--out", out))
     _kill_at_random(out)
+    _assert_it_ends_as_if_never_killed(out)
+
+
+def _assert_it_ends_as_if_never_killed(out: Path) -> None:
     code, printed, _ = tether("resume", out)
     assert code == 0
     assert "policy, last (update 250)" in printed
-    assert outcome(out) == expected
+    assert outcome(out) == outcome(finished_run())
     result, clean = (json.loads((folder / "result.json").read_text()) for folder in (out, finished_run()))
     timed = {name for name in result if "second" in name or "share" in name} | {"compiled"}
     assert {name: result[name] for name in result.keys() - timed} == {
