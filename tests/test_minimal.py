@@ -36,6 +36,7 @@ def test_the_formula_of_cloning_by_hand() -> None:
     assert (work.forward, work.weights, work.inputs) == (forward, forward, forward - first)
 
 
+# BDPO's count takes four times as long as any other's; that of its one-step variant stays with the short tests.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.long) if name == "bdpo" else name for name in ALGORITHMS]
 )
