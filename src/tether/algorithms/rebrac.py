@@ -9,7 +9,9 @@ Squared norms are sums over coordinates. a'_data is the data's own next action.
 
 baselines.md 5 leaves open which head the actor maximises: the lower one, as in CORL's code.
 
-Deviation. 1. Last layers start as all others do; CORL draws them 10 to 100 times smaller.
+Deviations. 1. Last layers start as all others do; CORL draws them 10 to 100 times smaller. 2. LayerNorm stands before
+each ReLU, as in tether's other critics; the authors' code has it after. With both as theirs, 5,000 updates on
+halfcheetah-medium gave the same |pi(s) - a|^2 (3.8 against 3.8 and 3.9) and the same Q (74 against 75 and 75).
 """
 
 from typing import ClassVar
