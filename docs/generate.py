@@ -56,7 +56,7 @@ def page(name: str) -> str:
         "| field | default | | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(cls)),
         "## Presets",
         _presets(name),
-        f"```\ntether train {name} hopper-medium.hdf5 --preset {_example(name)}\n```",
+        f"```\ntether train {name} {_example(name).rsplit('-', 1)[0]}.hdf5 --preset {_example(name)}\n```",
         "## Results",
         _results(name),
     ]

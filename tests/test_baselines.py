@@ -27,6 +27,7 @@ from tether.types import Array, Spec, Transition
 
 SPEC, ROWS = Spec(observation_size=3, action_size=2), 16
 SIZES: dict[str, Any] = {"hidden_sizes": (8,)}
+BOTH_SIZES = SIZES | {"actor_hidden_sizes": (8,)}
 
 
 def batch(**changes: Any) -> Transition:
@@ -273,7 +274,7 @@ def test_conservative_gap_is_a_log_sum() -> None:
 
 
 def test_cql_proposals_carry_their_densities_and_no_gradient() -> None:
-    algorithm = CQL(**SIZES, proposals=3)
+    algorithm = CQL(**BOTH_SIZES, proposals=3)
     actor = algorithm.init(SPEC, jax.random.key(0)).actor
     proposals = algorithm.propose(actor, batch(), jax.random.key(1))
     assert proposals.actions.shape == (ROWS, 9, 2)
@@ -287,7 +288,7 @@ def test_cql_proposals_carry_their_densities_and_no_gradient() -> None:
 
 
 def test_cql_without_penalty_is_sac_without_entropy_in_the_backup() -> None:
-    algorithm = CQL(**SIZES, penalty_weight=0.0, proposals=2)
+    algorithm = CQL(**BOTH_SIZES, penalty_weight=0.0, proposals=2)
     state = algorithm.init(SPEC, jax.random.key(0))
     target = algorithm.critic_target(state, batch(), jax.random.key(2))
     proposals = algorithm.propose(state.actor, batch(), jax.random.key(3))
@@ -308,7 +309,7 @@ def test_rows_below_the_floor_of_the_gap_count_as_it_and_push_nothing() -> None:
 
 @pytest.mark.parametrize(("target", "direction"), [(-1e3, 1), (1e3, -1)])
 def test_the_multiplier_of_cql_rises_while_the_weighted_gap_is_above_its_target(target: float, direction: int) -> None:
-    algorithm = CQL(**SIZES, lagrange=True, penalty_weight=2.0, penalty_target=target, proposals=2)
+    algorithm = CQL(**BOTH_SIZES, lagrange=True, penalty_weight=2.0, penalty_target=target, proposals=2)
     state = algorithm.init(SPEC, jax.random.key(0))
     y, proposals = jnp.zeros(ROWS), algorithm.propose(state.actor, batch(), jax.random.key(3))
     gap = 2.0 * gap_of(state.critic, proposals)
@@ -503,7 +504,7 @@ def test_dpm_solver_maps_noise_to_a_gaussian(std: float) -> None:
 def test_srpo_fixed_point() -> None:
     """Behaviour N(mu, v) with exact noise, Q = q.a: a = mu + beta q / E_t[sigma^3 alpha / (alpha^2 v + sigma^2)]."""
     mu, v, beta, slope = 0.1, 0.09, 0.05, np.asarray([0.8, -0.4])
-    algorithm = SRPO(**SIZES, q_weight=beta, width=8, block_count=1)
+    algorithm = SRPO(**BOTH_SIZES, q_weight=beta, width=8, block_count=1)
     state = algorithm.init(SPEC, jax.random.key(0))
 
     class Exact(eqx.Module):

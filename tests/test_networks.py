@@ -19,11 +19,13 @@ from tether.networks import (
     QEnsemble,
     TanhGaussian,
     ValueNetwork,
+    fan_in_uniform,
     mish,
     orthogonal,
     sinusoidal_embedding,
     stack_heads,
     torch_uniform,
+    uniform,
     unstack_heads,
 )
 from tether.types import Array
@@ -82,6 +84,17 @@ def test_torch_uniform() -> None:
     assert len(np.unique(weight)) > 60_000  # independent numbers, but for 24-bit coincidences
 
 
+def test_a_last_layer_that_starts_small() -> None:
+    """Hidden weights in ±1/sqrt(fan in), hidden biases the constant, the last layer within its own bound."""
+    how: dict[str, Any] = {"initialiser": fan_in_uniform(0.1), "last_initialiser": uniform(0.003)}
+    *hidden, last = MLP(jax.random.key(0), 16, (100, 100), 50, activation=jax.nn.relu, **how).layers
+    for layer, bound in zip(hidden, (0.25, 0.1), strict=True):
+        assert 0.98 * bound < jnp.abs(layer.weight).max() <= bound
+        assert (layer.bias == jnp.float32(0.1)).all()
+    for values in last.weight, last.bias:
+        assert 0.9 * 0.003 < jnp.abs(values).max() <= 0.003
+
+
 @pytest.mark.parametrize("shape", [(5, 8), (8, 5)])
 def test_orthogonal(shape: tuple[int, int]) -> None:
     weight, bias = orthogonal(2.0)(jax.random.key(0), *shape)
@@ -105,9 +118,10 @@ def by_hand(network: MLP, x: np.ndarray, activation: Any) -> np.ndarray:
         if index < len(network.layers) - 1:
             if network.norms:
                 norm = network.norms[index]
+                x = activation(x) if network.norm_last else x
                 x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
                 x = x * np.asarray(norm.weight, np.float64) + np.asarray(norm.bias, np.float64)
-            x = activation(x)
+            x = x if network.norms and network.norm_last else activation(x)
     return x
 
 
@@ -118,8 +132,10 @@ def numpy_mish(z: np.ndarray) -> np.ndarray:
 # --- critics ---
 
 
-def test_q_heads_are_independent_and_normalise_before_mish() -> None:
-    critic, generator = filled(QEnsemble, 3, 2, (8, 8)), np.random.default_rng(1)
+@pytest.mark.parametrize("norm_last", [False, True])
+def test_q_heads_are_independent_and_normalise_on_the_asked_side_of_mish(norm_last: bool) -> None:
+    critic = filled(lambda key, *sizes: QEnsemble(key, *sizes, norm_last=norm_last), 3, 2, (8, 8))
+    generator = np.random.default_rng(1)
     observation, action = generator.normal(size=(5, 3)), generator.normal(size=(5, 2))
     q = jax.jit(jax.vmap(critic))(jnp.asarray(observation, jnp.float32), jnp.asarray(action, jnp.float32))
     assert q.shape == (5, 2)

@@ -133,6 +133,20 @@ def test_algorithms_declare_views() -> None:
         view_of(Wrong())
 
 
+def test_returns_end_with_a_terminal_row_though_recording_goes_on() -> None:
+    """OGBench's way: successes in the midst of an episode."""
+    terminals = np.isin(np.arange(ROWS), [1, 4])
+    data = dataset(terminals=terminals, terminals_end_episodes=False)
+    table = prepare(data, view=View("returns", discount=1.0)).transitions
+    kept = (table.observation[:, 0] / 10).astype(int)
+    assert {1, 4} < set(kept)
+    for row, value, end in zip(kept, table.return_to_go, table.trajectory_end, strict=True):
+        following = [i for i in range(row, ROWS) if terminals[i] or TIMEOUTS[i]]
+        last = following[0] if following else ROWS - 1
+        assert value == REWARDS[row : last + 1].sum()
+        assert end == (row == last or row + 1 not in kept)
+
+
 def test_trajectory_ends_are_the_last_rows_that_are_left() -> None:
     """A time-out loses its row, so the row before it ends the trajectory."""
     terminals, timeouts = np.zeros(7, bool), np.zeros(7, bool)

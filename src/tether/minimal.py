@@ -282,7 +282,7 @@ def idql(a: Any, spec: Spec, rows: int) -> Passes:
 
 def srpo(a: Any, spec: Spec, rows: int) -> Passes:
     behaviour = residual_network(spec, a.width, a.block_count, frequencies_train=False)
-    actor, q = actor_network(spec, a.hidden_sizes), q_network(spec, a.hidden_sizes)
+    actor, q = actor_network(spec, a.actor_hidden_sizes), q_network(spec, a.hidden_sizes)
     return {
         "behaviour": [behaviour.train(rows)],
         "critic": in_sample_critic(a, spec, rows),
@@ -389,7 +389,7 @@ def brac_v(a: Any, spec: Spec, rows: int) -> Passes:
 
 def cql(a: Any, spec: Spec, rows: int) -> Passes:
     """The policy at s serves its own loss and the proposals, that at s' the target and the proposals."""
-    q, actor = q_network(spec, a.hidden_sizes), actor_network(spec, a.hidden_sizes, 2)
+    q, actor = q_network(spec, a.hidden_sizes), actor_network(spec, a.actor_hidden_sizes, 2)
     judged = rows * (a.proposals if a.max_q_backup else 1)
     critic = [actor.forward(rows), q.forward(judged), q.train(rows * (1 + 3 * a.proposals))]
     return {"train": [*critic, actor.train(rows), q.slope(rows)]}

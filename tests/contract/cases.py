@@ -205,7 +205,7 @@ CASES: dict[str, Case] = {
         targets=(("target_critic", "critic.q", "target_rate"), ("target_actor", "actor", "actor_target_rate")),
     ),
     "srpo": Case(
-        sizes={"hidden_sizes": (8,), "width": 8, "block_count": 1},
+        sizes={"hidden_sizes": (8,), "actor_hidden_sizes": (8,), "width": 8, "block_count": 1},
         variants={"main": {"train_updates": 20}, "normalized": {"normalize_gradient": True}},
         changes={
             "behaviour": {"behaviour", "behaviour_optimiser"},
@@ -432,7 +432,7 @@ CASES: dict[str, Case] = {
         deterministic=frozenset(["main"]),
     ),
     "cql": Case(
-        sizes={"hidden_sizes": (8,), "proposals": 2},
+        sizes={"hidden_sizes": (8,), "actor_hidden_sizes": (8,), "proposals": 2},
         variants={"main": {}, "lagrange": {"lagrange": True, "max_q_backup": True, "gap_floor": -200.0}},
         changes={
             "train": {

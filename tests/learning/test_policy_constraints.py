@@ -18,7 +18,8 @@ from tether.training.loop import NEVER, init_lanes, run_updates
 from tether.types import Spec, Transition
 
 ROWS, BATCH, UPDATES = 1024, 128, 1000
-FAST: dict[str, Any] = {"hidden_sizes": (32, 32), "learning_rate": 3e-3, "critic_learning_rate": 3e-3}
+SMALL: dict[str, Any] = {"hidden_sizes": (32, 32), "actor_hidden_sizes": (32, 32)}
+FAST = SMALL | {"learning_rate": 3e-3, "critic_learning_rate": 3e-3}
 ONE = jnp.ones(1)  # the state
 
 

@@ -4,11 +4,14 @@
     gaussian       E[ alpha log pi(b|s) - log pi(a|s) ],  b ~ pi(.|s)               (the form of BRAC, arXiv 1911.11361)
                    alpha >= 0 by dual descent, so that the entropy stays near -A
 
-Both act without noise: the mode. The gaussian form is the behaviour model of BRAC (hidden sizes 200-200, rate 5e-4).
+Both act without noise: the mode. The gaussian form is the behaviour model of BRAC, which trains it with hidden sizes
+200-200 and 5e-4 for both rates: `--set actor_kind=gaussian hidden_sizes=200,200 learning_rate=5e-4
+entropy_learning_rate=5e-4`.
 On the best episodes alone it is %BC: `tether train bc ... --data-filter top=0.1`.
 
 Deviations.
   1. The Gaussian's alpha is the exponential of the trained number; BRAC's code clips a trained number at 0.
+  2. Its entropy is estimated once per update, for both steps; BRAC's code draws anew after the policy's.
 """
 
 from typing import Literal, NamedTuple
@@ -21,7 +24,7 @@ import optax
 from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import entropy_weight_step
-from tether.networks import DeterministicActor, GaussianActor, torch_uniform
+from tether.networks import DeterministicActor, GaussianActor, glorot_uniform
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -73,7 +76,7 @@ class BC(eqx.Module):
             actor, entropy = DeterministicActor(key, *sizes), None
         else:
             how = {"log_std_range": (-5.0, 0.0), "squashed_log_std": True}
-            actor = GaussianActor(key, *sizes, initialiser=torch_uniform, **how)
+            actor = GaussianActor(key, *sizes, initialiser=glorot_uniform, **how)
             log_weight = jnp.zeros((), jnp.float32)
             entropy = Entropy(log_weight, adam_init(log_weight))
         return BCState(actor, adam_init(actor), entropy)

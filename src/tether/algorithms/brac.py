@@ -15,6 +15,7 @@ Deviations.
      authors' code does the same. Clipped in both, as baselines.md 4 can be read, K would fall without bound as the
      policy's mean leaves the box.
   2. The first of the 4 actions of K is also the one that Q sees; the code draws one more.
+  3. Targets move after the critic's step, in the code before it.
 """
 
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from tether.algorithms.bc import DATA_MARGIN, gaussian_cloning_loss
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import entropy_weight_step
 from tether.losses import polyak, q_regression, td_target
-from tether.networks import GaussianActor, QEnsemble, TanhGaussian, torch_uniform
+from tether.networks import GaussianActor, QEnsemble, TanhGaussian, glorot_uniform
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -56,11 +57,12 @@ def init_state(
     """Fresh networks; the target starts as a copy."""
     behaviour_key, critic_key, actor_key = jax.random.split(key, 3)
     sizes = spec.observation_size, spec.action_size
-    critic = QEnsemble(critic_key, *sizes, hidden_sizes, activation=jax.nn.relu, layer_norm=False)
+    how = {"activation": jax.nn.relu, "layer_norm": False, "initialiser": glorot_uniform}
+    critic = QEnsemble(critic_key, *sizes, hidden_sizes, **how)
 
     def gaussian(key: PRNGKey) -> GaussianActor:
         how = {"log_std_range": (-5.0, 0.0), "squashed_log_std": True}
-        return GaussianActor(key, *sizes, actor_hidden_sizes, spec.max_action, initialiser=torch_uniform, **how)
+        return GaussianActor(key, *sizes, actor_hidden_sizes, spec.max_action, initialiser=glorot_uniform, **how)
 
     behaviour, actor, zero = gaussian(behaviour_key), gaussian(actor_key), jnp.zeros((), jnp.float32)
     moments = adam_init(behaviour), adam_init(zero), adam_init(critic), adam_init(actor)

@@ -14,9 +14,13 @@ Deviations. Settings are CORL's where they differ from the authors' script (base
   2. tau is in the authors' units, those of the weighted gap. CORL subtracts it before it multiplies by w: its 0.8 is 4.
   3. `max_q_backup` takes each head's best action and then the lower head, as the authors do; CORL the best lower head.
   4. The warm start by cloning is left out: CORL ships with 0 such updates, and a wrong density in them.
+  5. On AntMaze both critics have 5 layers; CORL's argument for it reaches the first one alone.
+  6. alpha descends as SAC's does here, its slope times alpha; CORL's is without. The multiplier alpha' starts at 1 as
+     the authors', CORL's at e.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,13 +31,14 @@ from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
 from tether.losses import polyak, q_regression, td_target
-from tether.networks import GaussianActor, QEnsemble, orthogonal, torch_uniform
+from tether.networks import GaussianActor, QEnsemble, glorot_uniform, orthogonal, torch_uniform
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["CQL", "CQLState", "Proposals", "conservative_gap"]
 
 LAGRANGE_LIMIT = 1e6
+SMALL = 0.01  # gain of last layers
 
 
 class Multiplier(NamedTuple):
@@ -99,17 +104,19 @@ class CQL(eqx.Module):
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `proposals` actions per head (AntMaze)
     gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts (AntMaze)
     proposals: int = eqx.field(static=True, default=10)  # n of each of the three kinds
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # Q
+    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> CQLState:
         """Fresh networks, multipliers 1; the target starts as a copy."""
         critic_key, actor_key = jax.random.split(key)
-        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        how = {"activation": jax.nn.relu, "layer_norm": False, "initialiser": orthogonal(2.0**0.5)}
-        critic = QEnsemble(critic_key, *sizes, **how)
-        how = {"initialiser": torch_uniform, "log_std_range": LOG_STD_RANGE}
-        actor = GaussianActor(actor_key, *sizes, spec.max_action, **how)
+        sizes = spec.observation_size, spec.action_size
+        how: dict[str, Any] = {"initialiser": orthogonal(2.0**0.5), "last_initialiser": orthogonal(SMALL)}
+        critic = QEnsemble(critic_key, *sizes, self.hidden_sizes, activation=jax.nn.relu, layer_norm=False, **how)
+        how = {"initialiser": torch_uniform, "last_initialiser": partial(glorot_uniform, gain=SMALL)}
+        how |= {"log_std_range": LOG_STD_RANGE}
+        actor = GaussianActor(actor_key, *sizes, self.actor_hidden_sizes, spec.max_action, **how)
         log_weight = jnp.zeros((), jnp.float32)
         multiplier = Multiplier(log_weight, adam_init(log_weight)) if self.lagrange else None
         moments = adam_init(critic), adam_init(actor), adam_init(log_weight)

@@ -2,10 +2,10 @@
 
     actor   E[ (eps(a_k, k, s) - eps)^2 ]
 
-One sample per state when acting: the data's own variety. Diffusion-QL with eta = 0 and IDQL with one candidate must
-agree with it.
+One sample per state when acting: the data's own variety. It is Diffusion-QL with eta = 0. IDQL with one candidate
+learns the same law with another network.
 
-Deviation. 1. The samples come from the actor's Polyak average, as DAC's cloning does; Diffusion-QL's code has none.
+Deviation. 1. The samples come from the actor's Polyak average; neither Diffusion-QL's cloning nor DAC's has one.
 """
 
 from typing import NamedTuple

@@ -13,6 +13,8 @@ Deviations.
   2. Acting samples 50 ancestral chains of all T = 100 steps; the 15-call solver of the authors' 1000-step variant is
      not built. One is chosen with probability softmax(min Q) of the online critic, as published.
   3. x0 + N_j is not clipped to the box, as baselines.md 8.2 writes it.
+  4. The target actor moves from the first update, in the authors' code after 1,000. The actor's loss sees the critic
+     after its step, theirs before it.
 """
 
 from typing import Literal, NamedTuple

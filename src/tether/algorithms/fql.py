@@ -5,7 +5,9 @@
     actor     flow + alpha distil - E[ mean_i Q_i(s, clip mu(s, z)) ],  one Adam for both networks
     critic    mean_i E[ (Q_i(s, a) - y)^2 ],  y = r + gamma (1 - d) agg_i Q_i,target(s', clip mu(s', z'))
 
-Acting: mu with fresh noise. agg is the mean; the minimum on Adroit and the large mazes.
+Acting: mu with fresh noise. agg is the mean; the minimum on Adroit and OGBench's large and giant ant mazes.
+
+As in the authors' code, LayerNorm follows the GELU in the critics, and all layers start Glorot-uniform.
 """
 
 from typing import Literal, NamedTuple
@@ -19,7 +21,7 @@ from tether.acting import Sampled
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.losses import polyak, q_regression, td_target
-from tether.networks import QEnsemble, VelocityNetwork
+from tether.networks import QEnsemble, VelocityNetwork, glorot_uniform
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -86,7 +88,7 @@ class FQL(eqx.Module):
     def init(self, spec: Spec, key: PRNGKey) -> FQLState:
         """Fresh networks; the target starts as a copy."""
         critic_key, flow_key, one_step_key = jax.random.split(key, 3)
-        how = {"activation": jax.nn.gelu, "layer_norm": True}
+        how = {"activation": jax.nn.gelu, "layer_norm": True, "norm_last": True, "initialiser": glorot_uniform}
         critic = QEnsemble(critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, **how)
         actors = Actors(
             VelocityNetwork(flow_key, spec, self.hidden_sizes, timed=True),

@@ -8,6 +8,8 @@ Samples are drawn in the paper's dialect: the clean action is never formed, the 
 
 Deviations. 1. No dropout (networks/residual.py) and no validation split. 2. Behaviour and critic see the same
 minibatch. 3. The theory's implicit policy (weights tau and 1 - tau) is not offered: the tabulated one is the argmax.
+4. y takes V from before its update (iql.py: update_critic), the authors' code from after it. 5. Layers start as
+PyTorch's do, theirs Xavier-uniform. 6. Adam without their weight decay of 1e-4, 4 % of a weight over a whole run.
 """
 
 from typing import NamedTuple

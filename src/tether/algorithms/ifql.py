@@ -3,6 +3,8 @@
 flow     E[ |v(s, x_t, t) - (a - x_0)|^2 ]: pure cloning, independent of the critic
 critic   IQL's Q and V (expectile tau)
 acting   argmax over N samples of the flow of min_i Q_i
+
+As in the authors' code, LayerNorm follows the GELU in Q and V, and all layers start Glorot-uniform.
 """
 
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.losses import polyak
-from tether.networks import QEnsemble, VelocityNetwork
+from tether.networks import QEnsemble, VelocityNetwork, glorot_uniform
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
@@ -71,7 +73,8 @@ class IFQL(eqx.Module):
     def init(self, spec: Spec, key: PRNGKey) -> IFQLState:
         """Fresh networks; the target starts as a copy."""
         critic_key, actor_key = jax.random.split(key)
-        critic = init_critic(spec, critic_key, self.hidden_sizes, jax.nn.gelu, layer_norm=True)
+        how = {"layer_norm": True, "norm_last": True, "initialiser": glorot_uniform}
+        critic = init_critic(spec, critic_key, self.hidden_sizes, jax.nn.gelu, **how)
         actor = VelocityNetwork(actor_key, spec, self.hidden_sizes, timed=True)
         return IFQLState(critic, critic.q, actor, adam_init(critic), adam_init(actor))
 

@@ -7,11 +7,8 @@
 
 Squared norms are sums over coordinates. a'_data is the data's own next action.
 
-baselines.md 5 leaves open which head the actor maximises: the lower one, as in CORL's code.
-
-Deviations. 1. Last layers start as all others do; CORL draws them 10 to 100 times smaller. 2. LayerNorm stands before
-each ReLU, as in tether's other critics; the authors' code has it after. With both as theirs, 5,000 updates on
-halfcheetah-medium gave the same |pi(s) - a|^2 (3.8 against 3.8 and 3.9) and the same Q (74 against 75 and 75).
+baselines.md 5 leaves these open, they are as in the authors' code: the actor maximises the lower head; the critics'
+LayerNorm follows the ReLU; hidden biases start at 0.1, last layers within 0.001 (actor) and 0.003 (critics).
 """
 
 from typing import ClassVar
@@ -24,7 +21,7 @@ from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.td3_bc import TD3BCState
 from tether.losses import polyak, q_regression, smoothed_action, td_target
-from tether.networks import DeterministicActor, QEnsemble
+from tether.networks import DeterministicActor, QEnsemble, fan_in_uniform, uniform
 from tether.optimisers import adam_init, adam_step, update_when_due
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -53,8 +50,10 @@ class ReBRAC(eqx.Module):
         """Fresh networks, the critics with LayerNorm; targets start as copies."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=True)
-        actor = DeterministicActor(actor_key, *sizes, spec.max_action)
+        hidden, how = fan_in_uniform(bias=0.1), {"activation": jax.nn.relu, "layer_norm": True, "norm_last": True}
+        critic = QEnsemble(critic_key, *sizes, initialiser=hidden, last_initialiser=uniform(0.003), **how)
+        last = uniform(0.001)
+        actor = DeterministicActor(actor_key, *sizes, spec.max_action, initialiser=hidden, last_initialiser=last)
         return TD3BCState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:

@@ -9,6 +9,7 @@ A deterministic policy distilled from a diffusion model that is frozen by then, 
 
 Deviations. 1. No dropout (networks/residual.py). 2. All phases use one batch size; the published behaviour phase has
 2048. 3. `normalize_gradient` (AntMaze) divides grad_a Q by its root mean square plus 1e-8; the code adds nothing.
+4. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
 """
 
 from typing import NamedTuple
@@ -24,12 +25,13 @@ from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.diffusion import vp_sde
 from tether.losses import polyak
 from tether.networks import DeterministicActor, QEnsemble, ResidualNoiseNetwork
-from tether.optimisers import adam_init, adam_step, decay_factor
+from tether.optimisers import adam_init, adam_step, adamw_step, decay_factor
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["SRPO", "SRPOState"]
 
 EARLIEST, LATEST = 0.02, 0.98
+WEIGHT_DECAY = 0.01  # of the behaviour: PyTorch's default of AdamW
 
 
 class SRPOState(NamedTuple):
@@ -52,13 +54,14 @@ class SRPO(eqx.Module):
     discount: Hyperparameter = 0.99  # gamma
     learning_rate: Hyperparameter = 3e-4  # Adam, policy
     critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
-    behaviour_learning_rate: Hyperparameter = 3e-4  # Adam, behaviour
+    behaviour_learning_rate: Hyperparameter = 3e-4  # AdamW, behaviour
     target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
     normalize_gradient: bool = eqx.field(static=True, default=False)  # of Q; on for AntMaze
     cosine_decay: bool = eqx.field(static=True, default=True)  # the policy's rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q, V and policy
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and V
+    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # policy
     width: int = eqx.field(static=True, default=256)  # of the behaviour's residual network
     block_count: int = eqx.field(static=True, default=3)
     behaviour_updates: int = eqx.field(static=True, default=2_000_000)
@@ -71,7 +74,7 @@ class SRPO(eqx.Module):
         how = {"frequency_scale": 30.0, "frequencies_train": False}
         behaviour = ResidualNoiseNetwork(behaviour_key, spec, width=self.width, block_count=self.block_count, **how)
         critic = init_critic(spec, critic_key, self.hidden_sizes)
-        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        sizes = spec.observation_size, spec.action_size, self.actor_hidden_sizes
         actor = DeterministicActor(actor_key, *sizes, spec.max_action)
         moments = adam_init(behaviour), adam_init(critic), adam_init(actor)
         return SRPOState(behaviour, critic, critic.q, actor, *moments)
@@ -92,7 +95,7 @@ class SRPO(eqx.Module):
         grad = eqx.filter_value_and_grad(vp_sde.noise_loss)
         loss, gradients = grad(state.behaviour, batch.observation, diffused)
         rate = self.behaviour_learning_rate
-        behaviour, optimiser = adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
+        behaviour, optimiser = adamw_step(state.behaviour, gradients, state.behaviour_optimiser, rate, WEIGHT_DECAY)
         return state._replace(behaviour=behaviour, behaviour_optimiser=optimiser), {"behaviour/loss": loss}
 
     def critic_update(

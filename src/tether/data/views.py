@@ -125,8 +125,10 @@ def build(
         following[dataset.terminals[rows]] = 0.0
         return table._replace(next_action=following)
     if view.name == "returns":
-        returns = returns_to_go(rewards, dataset.episode_bounds().ends, view.discount)
-        episode = np.searchsorted(dataset.episode_bounds().ends, rows, side="right")
+        # Nothing follows a terminal row, though recording may go on (OGBench marks successes in the midst of episodes).
+        ends = np.union1d(dataset.episode_bounds().ends, np.flatnonzero(dataset.terminals) + 1)
+        returns = returns_to_go(rewards, ends, view.discount)
+        episode = np.searchsorted(ends, rows, side="right")
         last = np.append(episode[1:] != episode[:-1], True)  # of the rows that are left of an episode
         return table._replace(return_to_go=returns[rows].astype(np.float32), trajectory_end=last.astype(np.float32))
     if view.name == "trajectories":

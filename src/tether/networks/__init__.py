@@ -10,7 +10,16 @@ from tether.networks.critics import (
     unstack_heads,
 )
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
-from tether.networks.layers import MLP, Linear, glorot_uniform, mish, orthogonal, torch_uniform
+from tether.networks.layers import (
+    MLP,
+    Linear,
+    fan_in_uniform,
+    glorot_uniform,
+    mish,
+    orthogonal,
+    torch_uniform,
+    uniform,
+)
 from tether.networks.noise import NoiseNetwork
 from tether.networks.policies import (
     DeterministicActor,
@@ -47,11 +56,13 @@ __all__ = [
     "ValueNetwork",
     "VelocityNetwork",
     "dropout",
+    "fan_in_uniform",
     "glorot_uniform",
     "mish",
     "orthogonal",
     "sinusoidal_embedding",
     "stack_heads",
     "torch_uniform",
+    "uniform",
     "unstack_heads",
 ]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.networks.denoiser import sinusoidal_embedding
-from tether.networks.layers import MLP, Initialiser, mish, torch_uniform
+from tether.networks.layers import MLP, Initialiser, mish
 from tether.types import Array, Float, Int, PRNGKey, Scalar
 
 __all__ = ["DiffusionValue", "DiffusionValueEnsemble", "QEnsemble", "ValueNetwork", "stack_heads", "unstack_heads"]
@@ -33,9 +33,9 @@ class ValueNetwork(eqx.Module):
         activation: Callable = mish,
         *,
         layer_norm: bool = False,
-        initialiser: Initialiser = torch_uniform,
+        **how: Any,  # of the MLP
     ):
-        how = {"activation": activation, "layer_norm": layer_norm, "initialiser": initialiser}
+        how |= {"activation": activation, "layer_norm": layer_norm}
         self.network = MLP(key, observation_size, hidden_sizes, 1, **how)
 
     def __call__(self, observation: Float[Array, " observation"]) -> Scalar:
@@ -61,9 +61,9 @@ class QEnsemble(eqx.Module):
         ensemble_size: int = 2,
         activation: Callable = mish,
         layer_norm: bool = True,
-        initialiser: Initialiser = torch_uniform,
+        **how: Any,  # of the MLPs
     ):
-        how = {"activation": activation, "layer_norm": layer_norm, "initialiser": initialiser}
+        how |= {"activation": activation, "layer_norm": layer_norm}
         in_size = observation_size + action_size
         self.heads = _make_heads(lambda k: MLP(k, in_size, hidden_sizes, 1, **how), key, ensemble_size)
 

@@ -12,7 +12,17 @@ import jax.numpy as jnp
 
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["MLP", "Initialiser", "Linear", "glorot_uniform", "mish", "orthogonal", "torch_uniform"]
+__all__ = [
+    "MLP",
+    "Initialiser",
+    "Linear",
+    "fan_in_uniform",
+    "glorot_uniform",
+    "mish",
+    "orthogonal",
+    "torch_uniform",
+    "uniform",
+]
 
 Activation = Callable[[Array], Array]
 Initialiser = Callable[[PRNGKey, int, int], tuple[Array, Array]]
@@ -21,10 +31,27 @@ Initialiser = Callable[[PRNGKey, int, int], tuple[Array, Array]]
 
 def torch_uniform(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
     """PyTorch's default for `Linear`: weight and bias uniform in ±1/sqrt(in_features)."""
-    weight_key, bias_key = jax.random.split(key)
-    bound = in_features**-0.5
-    weight = jax.random.uniform(weight_key, (out_features, in_features), jnp.float32, minval=-bound, maxval=bound)
-    return weight, jax.random.uniform(bias_key, (out_features,), jnp.float32, minval=-bound, maxval=bound)
+    return uniform(in_features**-0.5)(key, in_features, out_features)
+
+
+def fan_in_uniform(bias: float) -> Initialiser:
+    """Weight as `torch_uniform`, every bias the same."""
+
+    def initialise(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+        return torch_uniform(key, in_features, out_features)[0], jnp.full(out_features, bias, jnp.float32)
+
+    return initialise
+
+
+def uniform(bound: float) -> Initialiser:
+    """Weight and bias uniform in ±bound: for last layers that shall start near 0."""
+
+    def initialise(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+        weight_key, bias_key = jax.random.split(key)
+        weight = jax.random.uniform(weight_key, (out_features, in_features), jnp.float32, minval=-bound, maxval=bound)
+        return weight, jax.random.uniform(bias_key, (out_features,), jnp.float32, minval=-bound, maxval=bound)
+
+    return initialise
 
 
 def orthogonal(gain: float = 1.0) -> Initialiser:
@@ -37,9 +64,9 @@ def orthogonal(gain: float = 1.0) -> Initialiser:
     return initialise
 
 
-def glorot_uniform(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
-    """Flax's Xavier uniform: weight uniform in ±sqrt(6/(in_features + out_features)), zero bias."""
-    bound = (6.0 / (in_features + out_features)) ** 0.5
+def glorot_uniform(key: PRNGKey, in_features: int, out_features: int, gain: float = 1.0) -> tuple[Array, Array]:
+    """Flax's Xavier uniform: weight uniform in ±gain sqrt(6/(in_features + out_features)), zero bias."""
+    bound = gain * (6.0 / (in_features + out_features)) ** 0.5
     return jax.random.uniform(key, (out_features, in_features), jnp.float32, minval=-bound, maxval=bound), jnp.zeros(
         out_features, jnp.float32
     )
@@ -91,11 +118,15 @@ mish.defvjp(_mish_and_slope, _mish_backward)
 
 
 class MLP(eqx.Module):
-    """Linear -> [LayerNorm ->] activation for every hidden size, then a Linear without activation."""
+    """Linear -> [LayerNorm ->] activation for every hidden size, then a Linear without activation.
+
+    `norm_last`: LayerNorm follows the activation. `last_initialiser`: of the last layer, where it differs.
+    """
 
     layers: tuple[Linear, ...]
     norms: tuple[eqx.nn.LayerNorm, ...]  # one per hidden layer, or none
     activation: Activation = eqx.field(static=True)
+    norm_last: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -106,13 +137,17 @@ class MLP(eqx.Module):
         *,
         activation: Activation,
         initialiser: Initialiser = torch_uniform,
+        last_initialiser: Initialiser | None = None,
         layer_norm: bool = False,
+        norm_last: bool = False,
     ):
         sizes = (in_size, *hidden_sizes, out_size)
         keys = jax.random.split(key, len(sizes) - 1)
-        self.layers = tuple(Linear(k, m, n, initialiser) for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=True))
+        initialisers = (*(initialiser for _ in hidden_sizes), last_initialiser or initialiser)
+        self.layers = tuple(map(Linear, keys, sizes[:-1], sizes[1:], initialisers))
         self.norms = tuple(eqx.nn.LayerNorm(size, dtype=jnp.float32) for size in hidden_sizes) if layer_norm else ()
         self.activation = activation
+        self.norm_last = norm_last
 
     def __call__(
         self, x: Float[Array, " in"], dropout_rate: float = 0.0, key: PRNGKey | None = None
@@ -121,9 +156,11 @@ class MLP(eqx.Module):
         keys = None if key is None or dropout_rate == 0.0 else jax.random.split(key, len(self.layers) - 1)
         for index, layer in enumerate(self.layers[:-1]):
             x = layer(x)
-            if self.norms:
+            if self.norms and not self.norm_last:
                 x = self.norms[index](x)
             x = self.activation(x)
+            if self.norms and self.norm_last:
+                x = self.norms[index](x)
             if keys is not None:
                 x = _dropout(x, dropout_rate, keys[index])
         return self.layers[-1](x)

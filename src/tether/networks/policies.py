@@ -1,13 +1,14 @@
 """Policy networks: one observation in, a distribution or a sample of actions out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from tether.networks.denoiser import Denoiser
-from tether.networks.layers import MLP, Initialiser, orthogonal, torch_uniform
+from tether.networks.layers import MLP, Initialiser, orthogonal
 from tether.types import Array, Float, PRNGKey, Scalar
 
 __all__ = ["DeterministicActor", "FreeGaussianActor", "GaussianActor", "ImplicitActor", "TanhGaussian"]
@@ -81,12 +82,14 @@ class GaussianActor(eqx.Module):
         max_action: float,
         *,
         initialiser: Initialiser | None = None,
+        last_initialiser: Initialiser | None = None,
         log_std_range: tuple[float, float] = LOG_STD_RANGE,
         squashed_log_std: bool = False,
         mean_limit: float | None = None,
     ):
         sizes = observation_size, hidden_sizes, 2 * action_size
-        self.network = MLP(key, *sizes, activation=jax.nn.relu, initialiser=initialiser or orthogonal(1.0))
+        how = {"initialiser": initialiser or orthogonal(1.0), "last_initialiser": last_initialiser}
+        self.network = MLP(key, *sizes, activation=jax.nn.relu, **how)
         self.max_action = max_action
         self.log_std_range = log_std_range
         self.squashed_log_std = squashed_log_std
@@ -127,12 +130,9 @@ class DeterministicActor(eqx.Module):
         action_size: int,
         hidden_sizes: Sequence[int],
         max_action: float,
-        *,
-        initialiser: Initialiser = torch_uniform,
-        layer_norm: bool = False,
+        **how: Any,  # of the MLP
     ):
-        how = {"activation": jax.nn.relu, "initialiser": initialiser, "layer_norm": layer_norm}
-        self.network = MLP(key, observation_size, hidden_sizes, action_size, **how)
+        self.network = MLP(key, observation_size, hidden_sizes, action_size, activation=jax.nn.relu, **how)
         self.max_action = max_action
 
     def __call__(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:

@@ -6,14 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.networks.layers import MLP, torch_uniform
+from tether.networks.layers import MLP, glorot_uniform
 from tether.types import Array, Float, PRNGKey, Scalar, Spec
 
 __all__ = ["VelocityNetwork"]
 
 
 class VelocityNetwork(eqx.Module):
-    """A GELU network on (observation, x, t); FQL's code initialises it as Flax does, here it is PyTorch's law."""
+    """A GELU network on (observation, x, t), Glorot-uniform as in FQL's code."""
 
     network: MLP
     action_size: int = eqx.field(static=True)
@@ -22,7 +22,7 @@ class VelocityNetwork(eqx.Module):
     def __init__(self, key: PRNGKey, spec: Spec, hidden_sizes: Sequence[int], *, timed: bool):
         in_size = spec.observation_size + spec.action_size + int(timed)
         self.network = MLP(
-            key, in_size, hidden_sizes, spec.action_size, activation=jax.nn.gelu, initialiser=torch_uniform
+            key, in_size, hidden_sizes, spec.action_size, activation=jax.nn.gelu, initialiser=glorot_uniform
         )
         self.action_size, self.max_action = spec.action_size, spec.max_action
 
