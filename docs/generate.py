@@ -56,7 +56,7 @@ def page(name: str) -> str:
         "| field | default | | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(cls)),
         "## Presets",
         _presets(name),
-        f"```\ntether train {name} {_example(name).rsplit('-', 1)[0]}.hdf5 --preset {_example(name)}\n```",
+        f"```\n{_example(name)}\n```",
         "## Results",
         _results(name),
     ]
@@ -91,8 +91,10 @@ def _presets(name: str) -> str:
 
 
 def _example(name: str) -> str:
+    """A command that trains with a preset, on the data that the preset is for."""
     names = preset_names(name)
-    return "hopper-medium-v2" if "hopper-medium-v2" in names else names[0]
+    task = "hopper-medium-v2" if "hopper-medium-v2" in names else names[0]
+    return f"tether train {name} {task.rsplit('-', 1)[0]}.hdf5 --preset {task}"
 
 
 def _results(name: str) -> str:

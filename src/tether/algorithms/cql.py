@@ -20,7 +20,7 @@ Deviations. Settings are CORL's where they differ from the authors' script (base
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -112,11 +112,24 @@ class CQL(eqx.Module):
         """Fresh networks, multipliers 1; the target starts as a copy."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size
-        how: dict[str, Any] = {"initialiser": orthogonal(2.0**0.5), "last_initialiser": orthogonal(SMALL)}
-        critic = QEnsemble(critic_key, *sizes, self.hidden_sizes, activation=jax.nn.relu, layer_norm=False, **how)
-        how = {"initialiser": torch_uniform, "last_initialiser": partial(glorot_uniform, gain=SMALL)}
-        how |= {"log_std_range": LOG_STD_RANGE}
-        actor = GaussianActor(actor_key, *sizes, self.actor_hidden_sizes, spec.max_action, **how)
+        critic = QEnsemble(
+            critic_key,
+            *sizes,
+            self.hidden_sizes,
+            activation=jax.nn.relu,
+            layer_norm=False,
+            initialiser=orthogonal(2.0**0.5),
+            last_initialiser=orthogonal(SMALL),
+        )
+        actor = GaussianActor(
+            actor_key,
+            *sizes,
+            self.actor_hidden_sizes,
+            spec.max_action,
+            initialiser=torch_uniform,
+            last_initialiser=partial(glorot_uniform, gain=SMALL),
+            log_std_range=LOG_STD_RANGE,
+        )
         log_weight = jnp.zeros((), jnp.float32)
         multiplier = Multiplier(log_weight, adam_init(log_weight)) if self.lagrange else None
         moments = adam_init(critic), adam_init(actor), adam_init(log_weight)

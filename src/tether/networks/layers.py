@@ -144,7 +144,8 @@ class MLP(eqx.Module):
         sizes = (in_size, *hidden_sizes, out_size)
         keys = jax.random.split(key, len(sizes) - 1)
         initialisers = (*(initialiser for _ in hidden_sizes), last_initialiser or initialiser)
-        self.layers = tuple(map(Linear, keys, sizes[:-1], sizes[1:], initialisers))
+        shapes = zip(keys, sizes[:-1], sizes[1:], initialisers, strict=True)
+        self.layers = tuple(Linear(*shape) for shape in shapes)
         self.norms = tuple(eqx.nn.LayerNorm(size, dtype=jnp.float32) for size in hidden_sizes) if layer_norm else ()
         self.activation = activation
         self.norm_last = norm_last
