@@ -1,6 +1,9 @@
 """Strict arrays, under pytest only: broadcasting over ranks and mixing dtypes are errors, as they hide bugs."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 
 # Tests compile hundreds of small programs and run each for moments: without LLVM's optimisation that takes two thirds
@@ -8,6 +11,12 @@ from collections.abc import Callable
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Each worker of `make test` has a core of its own: NumPy's threads of all of them would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What one test has compiled no other compiles again, in whichever process: pytest starts the workers, they the rest.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="tether-programs-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest

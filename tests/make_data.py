@@ -1,7 +1,7 @@
 """Small data sets in D4RL's layout, and the one tiny configuration that the tests of runs share.
 
 Compiling a training program takes seconds, its few hundred updates here take milliseconds. So all tests train the
-same program (two lanes, these sizes) and share what was compiled, subprocesses through JAX's cache on the disk.
+same program (two lanes, these sizes) and share what was compiled (conftest.py).
 """
 
 import atexit
@@ -10,30 +10,18 @@ import functools
 import hashlib
 import io
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import h5py
-import jax
 import numpy as np
 
 from tether import DTQL, Settings, cli, train
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="tether-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
-
-CACHE = {
-    "jax_compilation_cache_dir": str(SCRATCH / "compiled"),
-    "jax_persistent_cache_min_compile_time_secs": 0.2,
-    "jax_persistent_cache_min_entry_size_bytes": 0,
-}
-for option, value in CACHE.items():
-    jax.config.update(option, value)
-ENVIRONMENT = os.environ | {option.upper(): str(value) for option, value in CACHE.items()}
-"""For subprocesses: the same cache."""
 
 PRETRAIN, TRAIN = 150, 250
 SETTINGS = Settings(batch_size=32, eval_every_updates=100, eval_episodes=2, log_every_updates=70)

@@ -104,6 +104,7 @@ def test_value_error_is_that_of_the_networks_constant():
     assert value_error(trained._replace(state=state)) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.long
 def test_chain_ends_where_the_schedule_ends():
     trained = tiny("bdpo")
     paths = chain(trained, 5)
@@ -184,6 +185,7 @@ def small_gallery(monkeypatch):
     return changes, trained
 
 
+@pytest.mark.long
 def test_the_gallery_goes_on_where_it_was_and_redraws_what_has_changed(tmp_path, small_gallery, capsys):
     changes, trained = small_gallery
     gallery.draw_gallery(tmp_path, ["one"])

@@ -375,7 +375,7 @@ def test_ideal_sampler_of_two_points() -> None:
     assert index.mean() == pytest.approx(0.5, abs=0.06)
 
 
-LONG = set(BDPO_DISTANCES) - {"8gaussians", "rings"}  # of these two one has modes and one has not; all take as long
+LONG = set(BDPO_DISTANCES) - {"8gaussians"}  # all take as long
 
 
 @pytest.mark.parametrize(

@@ -400,6 +400,7 @@ def test_warm_up_hand_over_and_interval():
         assert same(after.target_behaviour, first.target_behaviour)  # fixed is the default
 
 
+@pytest.mark.long
 def test_a_continuing_behaviour_learns_on_with_the_actor():
     fixed = BDPO(**TINY, samples=2, actor_warmup_updates=0)
     continuing = BDPO(**TINY, samples=2, actor_warmup_updates=0, behaviour_in_training="continuing")

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from make_data import ENVIRONMENT
 
 PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own-data.md"
 
@@ -45,7 +44,6 @@ def test_the_page_can_be_followed(tmp_path: Path) -> None:
         [sys.executable, "-c", FOLLOW],
         input=json.dumps(short),
         cwd=tmp_path,
-        env=ENVIRONMENT | {"TETHER_COMPILATION_CACHE": "off"},
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from make_data import ENVIRONMENT, OPTIONS, copy_run, data_file, finished_run, rows, snapshot, tether, write_d4rl
+from make_data import OPTIONS, copy_run, data_file, finished_run, rows, snapshot, tether, write_d4rl
 
 import tether as package
 from tether import api, cli
@@ -332,7 +332,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         "    display._progress.refresh()\n"
     )
     command = f'{sys.executable} -c "{program}"'
-    environment = {**ENVIRONMENT, "TERM": "xterm-256color", "COLUMNS": "100"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
     result = subprocess.run(
         ["script", "-qec", command, "/dev/null"], env=environment, capture_output=True, text=True, check=True
     )

@@ -16,7 +16,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from make_data import ENVIRONMENT, snapshot, tether
+from make_data import snapshot, tether
 
 from tether import load_policy
 from tether.collect import Options, collect
@@ -386,7 +386,7 @@ def test_a_stopped_collection_goes_on_exactly(
         "online.CHECKPOINT_STEPS = 200; plan.SAVE_ROWS = 200; cli.main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", program, *COMMAND, "--out", str(folder)]
-    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not any(folder.glob("training/checkpoints/train-*/manifest.json")):
             time.sleep(0.005)

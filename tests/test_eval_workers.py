@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import pytest
 from make_data import (
-    ENVIRONMENT,
     OPTIONS,
     SETTINGS,
     algorithm,
@@ -272,7 +271,7 @@ def test_a_worker_heeds_its_parent_alone(tmp_path: Path) -> None:
         "print(worker.process.pid, flush=True)\n"
         "time.sleep(600)"
     )
-    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     worker = int(process.stdout.readline())
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -461,7 +460,7 @@ def test_killed_again_and_again(tmp_path: Path, attempt: int) -> None:
     arguments = ["train", "dtql", *OPTIONS, "--seeds", "2", "--eval-workers", "2", data_file(), "--out", out]
     for _ in range(6):
         command = [sys.executable, "-m", "tether", *map(str, arguments), "--quiet"]
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         time.sleep(generator.uniform(4, 25))
         process.kill()
         process.communicate()

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from make_data import (
-    ENVIRONMENT,
     OPTIONS,
     SCRATCH,
     SETTINGS,
@@ -237,7 +236,7 @@ def on_devices(count: int, what: str) -> None:
     """Some lines of Python, in a process that has so many CPU devices."""
     program = DEVICES.format(paths=[SOURCE, str(Path(__file__).parent)], count=count, what=what)
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
-    environment = ENVIRONMENT | {"XLA_FLAGS": flags, DATA: str(data_file())}
+    environment = os.environ | {"XLA_FLAGS": flags, DATA: str(data_file())}
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
 
@@ -320,7 +319,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = []
     for index in range(2):
-        environment = ENVIRONMENT | {DATA: str(data_file()), "TETHER_DISTRIBUTED": f"127.0.0.1:{port},2,{index}"}
+        environment = os.environ | {DATA: str(data_file()), "TETHER_DISTRIBUTED": f"127.0.0.1:{port},2,{index}"}
         processes.append(subprocess.Popen([sys.executable, "-c", program], env=environment, **how))
     try:
         spoken = [process.communicate(timeout=1200) for process in processes]

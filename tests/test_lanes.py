@@ -229,6 +229,7 @@ def test_lanes_start_from_their_seeds_alone() -> None:
         np.testing.assert_allclose(compiled, plain, atol=1e-6)  # XLA may fuse what stands apart uncompiled
 
 
+@pytest.mark.long
 def test_large_ensembles_train_alike_stacked_or_not() -> None:
     """Three heads as one network with an axis of heads, in the program of two lanes: the same numbers."""
     algorithm = ALGORITHMS["dac"](

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickletools
 import re
 import shutil
@@ -17,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from make_data import (
-    ENVIRONMENT,
     SETTINGS,
     algorithm,
     columns,
@@ -164,7 +164,7 @@ def test_loading_needs_nothing_else(tmp_path: Path) -> None:
     program = (
         "import numpy as np, tether\npolicy = tether.load_policy('policy', seed=3)\nprint(policy(np.ones(11)).tolist())"
     )
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(tether.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(tether.__file__).parents[1])}
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )

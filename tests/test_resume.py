@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from make_data import (
-    ENVIRONMENT,
     OPTIONS,
     SETTINGS,
     TRAIN,
@@ -86,7 +85,7 @@ cli.main(arguments)
 
 def run_victim(where: str, count: int, *arguments: Any) -> subprocess.Popen:
     command = [sys.executable, "-c", VICTIM, where, str(count), *map(str, arguments), "--quiet"]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def assert_killed(process: subprocess.Popen) -> None:

@@ -198,6 +198,7 @@ def test_brac_reaches_the_kl_regularised_optimum() -> None:
     assert float(state.actor(ONE).mean[0]) == pytest.approx(expected, abs=0.06)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "penalised"), [("brac-p", 0.0), ("brac-v", 1.0)])
 def test_only_brac_v_charges_the_kl_to_values(name: str, penalised: float) -> None:
     """first -> second -> end without rewards and an actor that stands still: Q(first) is -gamma alpha KL(second)."""
