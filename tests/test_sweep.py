@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_data import ENVIRONMENT, PRETRAIN, TRAIN, data_file, digest, finished_run, rows, tether
+from make_data import PRETRAIN, TRAIN, data_file, digest, finished_run, rows, tether
 
 import tether as package
 from tether import InputError
@@ -247,7 +247,7 @@ def sweep_with_a_kill(tmp_path: Path, *options: str) -> tuple[Path, list[int], s
     watcher = threading.Thread(target=kill_once, args=(folder, killed), daemon=True)
     watcher.start()
     command = [sys.executable, "-m", "tether", "sweep", str(spec), "--out", str(folder), *options]
-    environment = ENVIRONMENT | {"PYTHONPATH": SOURCE, "RAY_ADDRESS": "local"}
+    environment = os.environ | {"PYTHONPATH": SOURCE, "RAY_ADDRESS": "local"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, (result.stdout[-3000:], result.stderr[-3000:])
     return folder, killed, result.stdout
