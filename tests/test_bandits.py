@@ -375,11 +375,9 @@ def test_ideal_sampler_of_two_points() -> None:
     assert index.mean() == pytest.approx(0.5, abs=0.06)
 
 
-LONG = set(BDPO_DISTANCES) - {"8gaussians"}  # all take as long
-
-
+# All take as long; one stays with the short tests.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in BDPO_DISTANCES]
+    "name", [name if name == "8gaussians" else pytest.param(name, marks=pytest.mark.long) for name in BDPO_DISTANCES]
 )
 def test_bdpo_reference_distances(name: str) -> None:
     """bdpo.md 14.4 (c). Between draws of 2000 points the data's distances spread by up to 9 and 5 %."""

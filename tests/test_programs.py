@@ -170,7 +170,7 @@ main(sys.argv[1:])
         out = tmp_path / name
         options = ["--updates", "2", "--batch-size", "8", "--environment", "none", "--set", "hidden_sizes=8"]
         command = [sys.executable, "-c", code, "train", "bc", str(data_file()), *options, "--out", str(out)]
-        environment = {name: value for name, value in os.environ.items() if "_CACHE_" not in name}
+        environment = {variable: value for variable, value in os.environ.items() if "_CACHE_" not in variable}
         environment |= {"TETHER_COMPILATION_CACHE": "on", "TETHER_CACHE": str(tmp_path / "cache")}
         run = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
