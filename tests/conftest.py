@@ -9,10 +9,10 @@ from collections.abc import Callable
 # Tests compile hundreds of small programs and run each for moments. Without LLVM's optimisation, with XLA's older code
 # generator for fusions, and with one module of code per program in place of 32, that takes a third of the time. Set
 # before JAX starts; processes of the tests inherit it.
-QUICK_TO_COMPILE = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
-os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 # Each worker of `make test` has a core of its own: NumPy's threads of all of them would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # What one test has compiled no other compiles again, in whichever process: pytest starts the workers, they the rest.
