@@ -161,7 +161,8 @@ def _last_layers(q: QEnsemble) -> list[Linear]:
 
 @pytest.mark.parametrize(("normalization", "invariant"), [("mean-abs", True), ("none", False)])
 def test_mean_abs_makes_the_scale_of_rewards_irrelevant(normalization: str, invariant: bool) -> None:
-    """Q multiplied by 50 gives the policy the same gradient, or else another."""
+    """Q multiplied by 50 gives the policy the same gradient, or else another. It was NaN, with the compiler options of
+    conftest.py, when it was that of `min` over the heads."""
     state, batch = start()
     algorithm = DTQL(**TINY, q_normalization=normalization)
 

@@ -36,9 +36,12 @@ def test_the_formula_of_cloning_by_hand() -> None:
     assert (work.forward, work.weights, work.inputs) == (forward, forward, forward - first)
 
 
-# BDPO's count takes four times as long as any other's; that of its one-step variant stays with the short tests.
+# At every run those that the others share most with.
+QUICK = ("dtql", "dac", "bdpo-unimodal", "dql", "iql", "td3-bc", "cql")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name == "bdpo" else name for name in ALGORITHMS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in ALGORITHMS]
 )
 def test_nothing_is_computed_that_need_not_be(name: str) -> None:
     """Gradients of weights are those of the networks that train in the phase, to the last operation: none of a frozen

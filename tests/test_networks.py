@@ -267,3 +267,26 @@ def test_stacked_heads_are_the_same_ensemble(count):
         slopes = [jax.jacobian(lambda a, t=t, f=function: f(t, a))(action) for t in (stacked, tree)]
         np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-6)
     assert stacked["q"].first(observation, action) == pytest.approx(float(q.first(observation, action)), rel=1e-6)
+    assert stacked["q"].least(observation, action) == pytest.approx(float(q(observation, action).min()), rel=1e-6)
+
+
+def test_the_gradient_of_the_least_head_is_that_heads(getkey: Any) -> None:
+    q = QEnsemble(getkey(), 3, 2, (8,), ensemble_size=4)
+    observation = jnp.arange(3.0)
+    least = set()
+    for action in jax.random.normal(getkey(), (20, 2)):
+        values, slopes = q(observation, action), jax.jacobian(lambda a: q(observation, a))(action)
+        least.add(int(jnp.argmin(values)))
+        value, slope = jax.value_and_grad(lambda a: q.least(observation, a))(action)
+        np.testing.assert_allclose(value, values.min(), rtol=1e-6)
+        np.testing.assert_allclose(slope, slopes[jnp.argmin(values)], rtol=1e-5, atol=1e-7)
+    assert len(least) > 1
+
+    same = eqx.tree_at(lambda q: q.heads, q, (q.heads[0],) * 4)  # a tie has the gradient of any of them, too
+    np.testing.assert_allclose(
+        jax.grad(same.least, argnums=1)(observation, action),
+        jax.grad(q.first, argnums=1)(observation, action),
+        rtol=1e-5,
+    )
+    broken = eqx.tree_at(lambda q: q.heads[1].layers[-1].bias, q, jnp.full(1, jnp.nan))  # shows, as with min
+    assert jnp.isnan(broken.least(observation, action))

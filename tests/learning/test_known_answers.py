@@ -146,6 +146,7 @@ def exact_trust_region(action: float, share: float) -> float:
     return np.mean((denoised - action) ** 2 @ weight / weight.sum() * (1 + 0.25 / sigma[:, 0] ** 2) / 0.25)
 
 
+@pytest.mark.long
 def test_the_better_mode_is_found_and_not_left() -> None:
     """Reward grows beyond the mode, up to the bound 1. With Q = a divided by its mean size, slope 1/|a|, and a
     trust region of 1 there is one place of rest, wherever training starts: the least of L_TR - ln a, at 0.55."""
@@ -158,6 +159,7 @@ def test_the_better_mode_is_found_and_not_left() -> None:
         assert (np.abs(actions - 0.5) < 0.2).mean() > 0.99  # the mode's support, two deviations
 
 
+@pytest.mark.long
 def test_trust_region_alone_seeks_the_larger_mode() -> None:
     """With a weight of 1000 Q does not count, though it favours the smaller mode; nor is the mean (-0.25) sought."""
     trained = Trained(two_modes(0.75), "pretrain", "train", trust_region_weight=1000.0)

@@ -93,8 +93,8 @@ class AWAC(eqx.Module):
     def critic_target(self, state: AWACState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
         """y, from one action of the actor per next state."""
         action = sample_each(state.actor, batch.next_observation, key)
-        q = jax.vmap(state.target_critic)(batch.next_observation, action)
-        return td_target(batch.reward, self.discount, batch.terminal, q.min(axis=1))
+        q = jax.vmap(state.target_critic.least)(batch.next_observation, action)
+        return td_target(batch.reward, self.discount, batch.terminal, q)
 
     def actor_loss(
         self, actor: FreeGaussianActor, critic: QEnsemble, batch: Transition, key: PRNGKey
@@ -111,5 +111,5 @@ class AWAC(eqx.Module):
         self, critic: QEnsemble, batch: Transition, own: Float[Array, "batch action"]
     ) -> Float[Array, " batch"]:
         """A of the data's actions, against one action of the actor in each state."""
-        q = jax.vmap(critic)(batch.observation, batch.action).min(axis=1)
-        return q - jax.vmap(critic)(batch.observation, own).min(axis=1)
+        q = jax.vmap(critic.least)(batch.observation, batch.action)
+        return q - jax.vmap(critic.least)(batch.observation, own)

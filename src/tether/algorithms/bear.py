@@ -152,7 +152,7 @@ class BEAR(eqx.Module):
             noise = jax.random.normal(noise_key, (self.mmd_samples, law.mean.shape[0]), jnp.float32)
             own = jax.vmap(lambda n: law.mean + jnp.exp(law.log_std) * n)(noise)
             distance = mmd(behaviour, own, self.kernel, self.kernel_width)
-            return distance, state.critic(observation, law.transform(noise[0])).min()
+            return distance, state.critic.least(observation, law.transform(noise[0]))
 
         distances, q = jax.vmap(row)(observation, jax.random.split(key, len(observation)))
         distance, multiplier = jnp.mean(distances), jnp.exp(state.log_multiplier)

@@ -117,7 +117,7 @@ def update_policy(
 
     def row_target(observation: Array, noise: Array) -> Scalar:
         law = state.actor(observation)
-        q = state.target_critic(observation, law.transform(noise[0])).min()
+        q = state.target_critic.least(observation, law.transform(noise[0]))
         if value_penalty == 0.0:
             return q
         return q - value_penalty * kl_weight * sampled_kl(law, state.behaviour(observation), noise)
@@ -131,7 +131,7 @@ def update_policy(
         def row(observation: Array, noise: Array) -> tuple[Scalar, Scalar]:
             law = actor(observation)
             kl = sampled_kl(law, state.behaviour(observation), noise)
-            return kl, critic(observation, law.transform(noise[0])).min()
+            return kl, critic.least(observation, law.transform(noise[0]))
 
         noise = jax.random.normal(actor_key, shape, jnp.float32)
         kl, values = jax.vmap(row)(batch.observation, noise)

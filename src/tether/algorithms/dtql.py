@@ -239,7 +239,7 @@ class DTQL(eqx.Module):
         trust_region = edm.denoising_loss(
             self._schedule(), denoiser, action, observation, diffusion_key, self._bound(actor)
         )
-        q_of_policy: Float[Array, " batch"] = jax.vmap(q)(observation, action).min(axis=1)
+        q_of_policy: Float[Array, " batch"] = jax.vmap(q.least)(observation, action)
         loss = self.trust_region_weight * trust_region - q_term(q_of_policy, self.q_normalization)
         loss = loss + self.log_likelihood_weight * negative_log_likelihood
         return loss, metrics | {

@@ -159,7 +159,7 @@ class DTQLKL(eqx.Module):
         action: Float[Array, "batch action"] = jax.vmap(actor)(observation, noise)
         gradient = self.score_difference(jax.lax.stop_gradient(action), state, observation, sigma_key, noise_key)
         distillation = distillation_loss(action, gradient)
-        q: Float[Array, " batch"] = jax.vmap(state.critic.q)(observation, action).min(axis=1)
+        q: Float[Array, " batch"] = jax.vmap(state.critic.q.least)(observation, action)
         loss = self.kl_weight * distillation - q_term(q, self.q_normalization)
         metrics = {"actor/loss": loss, "actor/kl_loss": distillation, "actor/q": jnp.mean(q)}
         return loss, (jax.lax.stop_gradient(action), metrics)

@@ -149,12 +149,12 @@ class EDP(eqx.Module):
     def _weights(self, clean: Array, state: EDPState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
         """Of the data's actions, in the modes crr and iql; without gradient."""
         if self.mode == "iql":
-            q = jax.vmap(state.target_critic)(batch.observation, batch.action).min(axis=1)
+            q = jax.vmap(state.target_critic.least)(batch.observation, batch.action)
             advantage = q - jax.vmap(state.value)(batch.observation)
             return advantage_weights(advantage, IQL_INVERSE_TEMPERATURE, IQL_LIMIT)
         noise = jax.random.normal(key, (self.draws, *clean.shape), clean.dtype)
-        around = jax.vmap(lambda n: jax.vmap(state.critic)(batch.observation, clean + n).min(axis=1))(noise)
-        q = jax.vmap(state.critic)(batch.observation, batch.action).min(axis=1)
+        around = jax.vmap(lambda n: jax.vmap(state.critic.least)(batch.observation, clean + n))(noise)
+        q = jax.vmap(state.critic.least)(batch.observation, batch.action)
         return advantage_weights(q - around.mean(axis=0), 1.0, CRR_LIMIT)
 
     def _critic_target(
@@ -166,7 +166,7 @@ class EDP(eqx.Module):
             samples = self.draws if self.max_q_backup else 1
             target = chain_q_target(draw, state.target_actor, state.target_critic, batch, self.discount, samples, key)
             return state, target
-        q = jax.vmap(state.target_critic)(batch.observation, batch.action).min(axis=1)
+        q = jax.vmap(state.target_critic.least)(batch.observation, batch.action)
 
         def value_loss(value: ValueNetwork) -> Scalar:
             return expectile_loss(q - jax.vmap(value)(batch.observation), self.expectile)

@@ -78,7 +78,7 @@ def init_in_sample(
 
 def least_q(state: IQLState, batch: Transition) -> Float[Array, " batch"]:
     """min_i Q_i,target(s, a) at the data's actions."""
-    return jax.vmap(state.target_critic)(batch.observation, batch.action).min(axis=1)
+    return jax.vmap(state.target_critic.least)(batch.observation, batch.action)
 
 
 def step_value(
@@ -167,7 +167,7 @@ def update_critic(
     rate: Hyperparameter,
 ) -> tuple[InSampleCritic, optax.OptState, Metrics]:
     """One Adam step of V and Q. y takes V from before its update, so that one gradient serves both."""
-    goal = jax.vmap(target_q)(batch.observation, batch.action).min(axis=1)
+    goal = jax.vmap(target_q.least)(batch.observation, batch.action)
 
     def loss(critic: InSampleCritic) -> tuple[Scalar, Metrics]:
         value: Float[Array, " batch"] = jax.vmap(critic.value)(batch.observation)

@@ -65,8 +65,7 @@ def support_q(
     critic: QEnsemble, observation: Float[Array, "batch observation"], actions: Float[Array, "batch support action"]
 ) -> Float[Array, "batch support"]:
     """min_i Q_i(s, a_j)."""
-    each = jax.vmap(jax.vmap(critic, in_axes=(None, 0)))
-    return each(observation, actions).min(axis=-1)
+    return jax.vmap(jax.vmap(critic.least, in_axes=(None, 0)))(observation, actions)
 
 
 def contrastive_loss(

@@ -82,14 +82,14 @@ class ReBRAC(eqx.Module):
         assert batch.next_action is not None
         action, limit = jax.vmap(state.target_actor)(batch.next_observation), state.actor.max_action
         action = smoothed_action(action, key, self.target_noise * limit, self.target_noise_limit * limit, limit)
-        q = jax.vmap(state.target_critic)(batch.next_observation, action).min(axis=1)
+        q = jax.vmap(state.target_critic.least)(batch.next_observation, action)
         penalty = jnp.sum((action - batch.next_action) ** 2, axis=1)
         return td_target(batch.reward, self.discount, batch.terminal, q - self.critic_penalty * penalty)
 
     def actor_loss(self, actor: DeterministicActor, critic: QEnsemble, batch: Transition) -> tuple[Scalar, Metrics]:
         """beta_1 |pi - a|^2 - normalised Q."""
         action: Float[Array, "batch action"] = jax.vmap(actor)(batch.observation)
-        q = jax.vmap(critic)(batch.observation, action).min(axis=1)
+        q = jax.vmap(critic.least)(batch.observation, action)
         scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
         cloning = jnp.mean(jnp.sum((action - batch.action) ** 2, axis=1))
         loss = self.actor_penalty * cloning - jnp.mean(q) / scale

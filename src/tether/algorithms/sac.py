@@ -46,7 +46,7 @@ def soft_q_target(
     """y, from one action of the actor per next state."""
     law = jax.vmap(state.actor)(batch.next_observation)
     noise = jax.random.normal(key, batch.action.shape, batch.action.dtype)
-    q = jax.vmap(state.target_critic)(batch.next_observation, law.transform(noise)).min(axis=1)
+    q = jax.vmap(state.target_critic.least)(batch.next_observation, law.transform(noise))
     entropy_term = entropy_weight * law.log_density_of_noise(noise)
     return td_target(batch.reward, discount, batch.terminal, q - entropy_term)
 
@@ -58,7 +58,7 @@ def soft_actor_loss(
     law = jax.vmap(actor)(batch.observation)
     noise = jax.random.normal(key, batch.action.shape, batch.action.dtype)
     log_density = law.log_density_of_noise(noise)
-    q = jax.vmap(critic)(batch.observation, law.transform(noise)).min(axis=1)
+    q = jax.vmap(critic.least)(batch.observation, law.transform(noise))
     return jnp.mean(entropy_weight * log_density - q), jnp.mean(log_density)
 
 

@@ -86,8 +86,8 @@ class TD3BC(eqx.Module):
         action = jax.vmap(state.target_actor)(batch.next_observation)
         limit = state.actor.max_action
         action = smoothed_action(action, key, self.target_noise * limit, self.target_noise_limit * limit, limit)
-        q = jax.vmap(state.target_critic)(batch.next_observation, action)
-        return td_target(batch.reward, self.discount, batch.terminal, q.min(axis=1))
+        q = jax.vmap(state.target_critic.least)(batch.next_observation, action)
+        return td_target(batch.reward, self.discount, batch.terminal, q)
 
     def actor_loss(self, actor: DeterministicActor, critic: QEnsemble, batch: Transition) -> tuple[Scalar, Metrics]:
         """E[(pi - a)^2] - lambda E[Q_1(s, pi)]."""

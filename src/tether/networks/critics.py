@@ -73,6 +73,15 @@ class QEnsemble(eqx.Module):
         x = jnp.concatenate([observation, action])
         return _of_each(self.heads, lambda head: head(x)[0])
 
+    def least(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
+        """min_i Q_i(s, a), with the gradient of that head.
+
+        Not `min`: its gradient divides by the number of heads that equal the minimum. That is none, and the gradient
+        NaN, where XLA computes Q once for the minimum and once for the comparison and rounds the two differently.
+        """
+        q = self(observation, action)
+        return jnp.sum(jnp.where(jnp.arange(len(q)) == jnp.argmin(q), q, 0.0))
+
     def first(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
         """The first head alone."""
         head = self.heads[0] if isinstance(self.heads, tuple) else jax.tree.map(lambda leaf: leaf[0], self.heads)
