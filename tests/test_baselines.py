@@ -11,14 +11,14 @@ import pytest
 
 from tether.acting import BestOfSamples
 from tether.algorithms import ALGORITHMS, AWAC, BC, BCQ, BEAR, CQL, DQL, EDP, FQL, IQL, SRPO, TD3BC, Onestep, ReBRAC
-from tether.algorithms.cql import Proposals, conservative_gap
+from tether.algorithms.cql import PART_ROWS, Proposals, conservative_gap
 from tether.algorithms.ivr import eql_value_loss, sql_value_loss
 from tether.algorithms.rem import mixture_weights
 from tether.algorithms.xql import gumbel_loss
 from tether.diffusion import vp, vp_sde
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.diffusion_policy import NoiseSampler, noise_loss
-from tether.losses import advantage_weights, expectile_loss, mmd, smoothed_action
+from tether.losses import advantage_weights, expectile_loss, mean_over_parts, mmd, smoothed_action
 from tether.networks import DeterministicActor, FreeGaussianActor, GaussianActor, QEnsemble, ValueNetwork, orthogonal
 from tether.networks.vae import vae_loss
 from tether.presets import load_presets
@@ -319,6 +319,26 @@ def test_the_multiplier_of_cql_rises_while_the_weighted_gap_is_above_its_target(
     assert float(weighted) == pytest.approx(expected, rel=1e-5)
     after, _ = algorithm._update_critic(state, batch(), y, proposals)
     assert np.sign(after.multiplier.log_value - state.multiplier.log_value) == direction
+
+
+@pytest.mark.parametrize("rows", [3 * PART_ROWS, 3 * PART_ROWS + 1])
+def test_parts_of_a_minibatch_have_the_gradient_of_all_of_it(rows: int) -> None:
+    algorithm = CQL(**BOTH_SIZES, lagrange=True, proposals=2)
+    state = algorithm.init(SPEC, jax.random.key(0))
+    whole = jax.tree.map(lambda x: jax.random.normal(jax.random.key(7), (rows, *x.shape[1:])), batch())
+    y, proposals = 3.0 * whole.reward, algorithm.propose(state.actor, whole, jax.random.key(3))
+
+    def grad(rows: tuple) -> tuple:
+        return eqx.filter_grad(algorithm.critic_loss, has_aux=True)(state.critic, *rows, jnp.asarray(3.0))
+
+    everything = (whole, y, proposals)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        mean_over_parts(grad, everything, PART_ROWS),
+        grad(everything),
+    )
+    loops = "scan" in str(jax.make_jaxpr(lambda rows: mean_over_parts(grad, rows, PART_ROWS))(everything))
+    assert loops == (rows % PART_ROWS == 0)
 
 
 # --- BCQ, BEAR, REM ---
