@@ -22,13 +22,10 @@ from tether.environments import Task, get_task
 from tether.evaluation.rollout import make_environment
 
 EPOCH_UPDATES = 1000  # theirs
-EPISODE_STEPS = 1000
 
 
 class OldEnvironment:
     """A gymnasium environment and a data file behind what their file calls of gym's and D4RL's interface of 2021."""
-
-    _max_episode_steps = EPISODE_STEPS
 
     def __init__(self, task: Task, path: Path):
         self.task, self.path, self.next_seed = task, path, 0
@@ -41,7 +38,7 @@ class OldEnvironment:
             return {name: file[name][()] for name in ("observations", "actions", "rewards", "terminals", "timeouts")}
 
     def seed(self, seed: int) -> None:
-        """Of the next episode; each after it has the next one."""
+        """Episodes from here on start from seed + 1, seed + 2, ..."""
         self.next_seed = seed
 
     def reset(self) -> np.ndarray:
@@ -56,7 +53,7 @@ class OldEnvironment:
 
     def get_normalized_score(self, returns: np.ndarray) -> np.ndarray:
         """Of 1, as D4RL's."""
-        return np.asarray(self.task.normalized_score(returns)) / 100
+        return self.task.normalized_score(returns) / 100
 
 
 def stand_in(task: Task, data: Path, out: Path) -> None:
@@ -78,7 +75,7 @@ def stand_in(task: Task, data: Path, out: Path) -> None:
     modules["wandb"].mark_preempting = lambda: None
     modules["wandb"].log = log
     sys.modules |= modules
-    jax.tree_map = jax.tree.map  # gone since jax 0.4.26
+    jax.tree_map = jax.tree.map  # its name in the jax of then
 
 
 def main() -> None:
