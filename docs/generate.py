@@ -99,11 +99,11 @@ def _example(name: str) -> str:
 
 def _results(name: str) -> str:
     """What benchmarks/results holds of it: a table, or that there is nothing."""
+    runs = [(folder, run) for folder, run in measured().get(name, []) if run["last"]]
     rows = [
         f"| {run['dataset']} | {run['updates']:,} | {len(run['lanes'])} | {_score(run['behaviour'])} "
         f"| {_score(run['last'])} | {_score(run['best'])} | [{folder.name}](../../{folder.relative_to(ROOT)}) |"
-        for folder, run in measured().get(name, [])
-        if run["last"]
+        for folder, run in runs
     ]
     if not rows:
         return "Not measured on MuJoCo yet; `tether compare` does it ([how](../compare.md))."
@@ -111,6 +111,8 @@ def _results(name: str) -> str:
         "Interquartile mean [95 % interval] of normalised scores, at the last evaluation and at the best, which is "
         "chosen with hindsight. The command of each is in its `config.json`."
     )
+    if any(run["behaviour"] and run["last"]["iqm"] < run["behaviour"]["iqm"] for _, run in runs):
+        note += " Why a last score is below the behaviour's: [what we know](../../benchmarks/README.md#learning)."
     heads = "| data | updates | seeds | behaviour | last | best | run |\n|---|---|---|---|---|---|---|"
     return f"{note}\n\n{heads}\n" + "\n".join(rows)
 
