@@ -463,6 +463,24 @@ def test_names_do_not_hide_each_other(tmp_path: Path, monkeypatch: pytest.Monkey
     assert _overlap(boxes[0], boxes[1][None]).sum() == 0
 
 
+def test_the_legend_has_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tether.evaluation import tradeoff
+
+    figures, encode = [], tradeoff.png_bytes
+    monkeypatch.setattr(tradeoff, "png_bytes", lambda figure: figures.append(figure) or encode(figure))
+    draw(tmp_path / "picture.png", random_points(32))  # every family
+    (figure,) = figures
+    (legend,) = figure.legends
+    words = [legend.get_title(), *legend.get_texts()]
+    assert [text.get_text() for text in words] == ["a caption", *FAMILIES]
+    boxes = np.array([text.get_window_extent().extents for text in words])
+    for index, box in enumerate(boxes):
+        assert _overlap(box, boxes[:index]).sum() == 0
+    assert boxes[:, 1].min() >= 0
+    assert boxes[:, 2].max() <= figure.bbox.width
+    assert boxes[:, 3].max() <= figure.axes[0].get_tightbbox().y0
+
+
 def test_points_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no score to plot"):
         draw(tmp_path / "picture.png", [])

@@ -75,8 +75,9 @@ def plot_tradeoff(
         axes.axhline(behaviour_score, color=TEXT, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
     axes.margins(y=0.12)
     marks = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in colours.items()]
-    figure.legend(handles=marks, loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=MUTED)
-    figure.supxlabel(caption, fontsize=7.5, color=MUTED, x=0.99, ha="right")
+    words = {"title": caption, "title_fontsize": 8, "fontsize": 8, "labelcolor": MUTED}
+    legend = figure.legend(handles=marks, loc="outside lower left", ncols=2, frameon=False, alignment="left", **words)
+    legend.get_title().set_color(MUTED)
     figure.draw_without_rendering()  # now everything has its place
     figure.set_layout_engine("none")
     _label_points(axes, points, colours, behaviour_score)
