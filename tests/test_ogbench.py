@@ -1,5 +1,6 @@
 """OGBench's single-task data: small files, recorded in the package's own environments, against what those pay."""
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -11,8 +12,12 @@ import ogbench
 import pytest
 from make_data import tether
 
+from tether.algorithms import FQL, IFQL
 from tether.data import load_dataset
+from tether.environments.ids import find_environment
 from tether.errors import InputError
+from tether.presets import preset_names
+from tether.recipes import find_recipe
 
 STEPS = 30
 Columns = dict[str, np.ndarray]
@@ -144,7 +149,9 @@ def test_where_files_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "-val" not in tether("data", "list")[1]
     code, out, err = tether("data", "show", f"ogbench:{name}")
     assert (code, err) == (0, "")
-    assert "none known" in out
+    assert "ogbench:pointmaze-medium-singletask-v0" in out
+    assert "normalised score" in out
+    assert "none: trajectories head for many goals" in " ".join(out.split())
     assert "50.0% of the episodes" in out
 
 
@@ -184,6 +191,78 @@ def test_damaged_files(tmp_path: Path, maze: Any) -> None:
     write(tmp_path, "pointmaze-medium-navigate-v0", open_end)
     with pytest.raises(InputError, match="rows"):
         load_dataset(source)
+
+
+# --- training ---
+
+
+def test_policies_are_evaluated_where_the_rewards_are_paid(tmp_path: Path, maze: Any) -> None:
+    folder, run = write(tmp_path / "data", "pointmaze-medium-navigate-v0", maze[0]), tmp_path / "run"
+    source = f"ogbench:{folder}/pointmaze-medium-navigate-singletask-task3-v0"
+    how = ("--batch-size", "16", "--updates", "4", "--eval-episodes", "2", "--eval-every-updates", "4", "--out", run)
+    code, _, err = tether("train", "bc", source, *map(str, how))
+    assert code == 0, err
+    config = json.loads((run / "config.json").read_text())
+    assert config["environment"] == "ogbench:pointmaze-medium-singletask-task3-v0"
+    rows = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    for row in rows:  # -1 a step until the goal
+        assert -row["length"] <= row["return"] <= 1 - row["length"]
+        assert 0 < row["length"] <= 1000
+    assert tether("evaluate", str(run), "--episodes", "1")[0] == 0
+
+
+def test_environments_by_module_and_id() -> None:
+    task = find_environment("ogbench:cube-single-singletask-v0")
+    assert (task.horizon, task.observation_size, task.action_size) == (200, 28, 5)
+    for name in ("ogbench:cube-singel-singletask-v0", "no_such_module:cube-single-singletask-v0"):
+        with pytest.raises(InputError, match=f"environment {name}"):
+            find_environment(name)
+
+
+# Spec baselines 8.8: alpha, aggregation, discount.
+OGBENCH = {
+    "antmaze-large-navigate": (10, "min", 0.99),
+    "antmaze-giant-navigate": (10, "min", 0.995),
+    "humanoidmaze-medium-navigate": (30, "mean", 0.995),
+    "humanoidmaze-large-navigate": (30, "mean", 0.995),
+    "antsoccer-arena-navigate": (10, "mean", 0.995),
+    "cube-single-play": (300, "mean", 0.99),
+    "cube-double-play": (300, "mean", 0.99),
+    "scene-play": (300, "mean", 0.99),
+    "puzzle-3x3-play": (1000, "mean", 0.99),
+    "puzzle-4x4-play": (1000, "mean", 0.99),
+}
+
+
+@pytest.mark.parametrize("name", OGBENCH)
+def test_presets(name: str) -> None:
+    alpha, aggregation, discount = OGBENCH[name]
+    for task in ("", "-task1", "-task5"):
+        source = f"ogbench:{name}-singletask{task}-v0"
+        recipe = find_recipe("fql", source)
+        assert recipe == find_recipe("fql", f"ogbench:/a/folder/{name}-singletask{task}-v0")
+        assert recipe.preset == f"{name}-singletask-v0"
+        algorithm = FQL(**recipe.hyperparameters)
+        assert (algorithm.distillation_weight, algorithm.aggregation) == (alpha, aggregation)
+        assert (algorithm.discount, algorithm.train_updates) == (discount, 1_000_000)
+        assert recipe.settings["reward_transform"] == "none"
+        flow = find_recipe("ifql", source)
+        algorithm = IFQL(**flow.hyperparameters)
+        assert (algorithm.discount, algorithm.candidates, algorithm.expectile) == (discount, 32, 0.9)
+        assert (algorithm.train_updates, flow.settings["reward_transform"]) == (1_000_000, "none")
+
+
+def test_presets_are_for_environments_that_exist() -> None:
+    for algorithm in ("fql", "ifql"):
+        tasks = [task for task in preset_names(algorithm) if "-singletask-" in task]
+        assert tasks == [f"{name}-singletask-v0" for name in OGBENCH]
+    for name in OGBENCH:
+        assert f"{name.rpartition('-')[0]}-singletask-task5-v0" in gymnasium.registry
+    # D4RL's maze of nearly the same name has settings of its own
+    d4rl = find_recipe("fql", "d4rl:antmaze-large-play-v2")
+    assert d4rl.settings["reward_transform"] == "iql_antmaze"
+    assert FQL(**d4rl.hyperparameters).aggregation == "mean"
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ BENCHMARKS = {  # the first word of a preset's task -> the letter of its benchma
 NUMBERS = ("GFLOP", "upd/s", "act ms")
 
 LEGEND = (
-    "presets: tasks with published settings; L locomotion, A AntMaze, D Adroit, K Kitchen, M Maze2D.",
+    "presets: tasks with published settings; L locomotion, A AntMaze, D Adroit, K Kitchen, M Maze2D, O OGBench.",
     "checks: C contract suite, E its equations against exact values, B a known answer in 1-D or 2-D, "
     "M scored at or above its data in MuJoCo; . not yet.",
     "GFLOP: matmuls of an update of the last phase. upd/s: updates a second. act ms: median time to choose an action.",
@@ -92,8 +92,8 @@ def algorithms_table() -> Table:
 def _presets(name: str) -> str:
     """`26 LADK`: how many, and of which benchmarks."""
     tasks = preset_names(name)
-    found = {BENCHMARKS.get(task.split("-")[0], "?") for task in tasks}
-    return f"{len(tasks):>2} {''.join(letter for letter in 'LADKM?' if letter in found)}"
+    found = {"O" if "-singletask-" in task else BENCHMARKS.get(task.split("-")[0], "?") for task in tasks}
+    return f"{len(tasks):>2} {''.join(letter for letter in 'LADKMO?' if letter in found)}"
 
 
 def _entry(name: str, family: str) -> Entry:

@@ -1,6 +1,7 @@
 """What a run is trained with where nothing else is said: the preset that is in force for an algorithm and its data."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,5 +40,6 @@ def _find_preset(algorithm: str, source: str, preset: str) -> tuple[str | None, 
     if source in bundled_names():
         values = demo_preset(algorithm)
         return ("demo", values) if values else (None, {})
-    name = Path(source.removeprefix("d4rl:")).stem
+    name = Path(source.removeprefix("d4rl:").removeprefix("ogbench:")).stem
+    name = re.sub(r"-singletask-task\d+-", "-singletask-", name)  # an OGBench environment's five tasks share settings
     return (name, get_preset(algorithm, name)) if name in preset_names(algorithm) else (None, {})

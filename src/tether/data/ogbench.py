@@ -1,7 +1,8 @@
 """Reader of OGBench's single-task data sets (d4rl-facts section 8) with the `ogbench` package.
 
 A file holds T+1 observation rows for each trajectory and no rewards; the package's regular view makes T transitions
-of them and computes rewards and masks for the task's goal from the simulator states, with its own environment.
+of them and computes rewards and masks for the task's goal from the simulator states, with its own environment, which
+is also the one that policies are evaluated in.
 `masks` becomes `terminals` (0 and 1 exchanged), so nothing is bootstrapped from a success; the package's `terminals`,
 which mark where a trajectory ends, become `timeouts`. The recording goes on after a success.
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset, Source
 from tether.data.tables import open_table
+from tether.environments import Task
 from tether.errors import InputError, unknown
 from tether.files import sha256_file
 
@@ -75,6 +77,7 @@ def read_ogbench(name: str) -> Dataset:
         next_observations=columns["next_observations"],
         source=Source(source, sha256_file(path), COLLECTION),
         metadata={"environment": environment_id, "file": file_name},
+        recorded_in=_evaluated_in(environment_id, columns),
         exact_next_observations=True,
         terminals_end_episodes=False,
         successes=success,
@@ -88,6 +91,21 @@ def _parts(source: str, name: str) -> tuple[str, str]:
         raise InputError(f"{source}: without a single task there are no rewards; name one: ogbench:{_with_task(name)}")
     place = words.index(SINGLETASK)
     return "-".join(words[: place - 1] + words[place:]), "-".join([*words[:place], words[-1]])
+
+
+def _evaluated_in(environment_id: str, columns: dict[str, np.ndarray]) -> Task:
+    """The environment of the single task, under a name with which gymnasium imports the package first."""
+    import gymnasium
+
+    name = f"ogbench:{environment_id}"
+    return Task(
+        name,
+        *(columns[key].shape[-1] for key in ("observations", "actions")),
+        horizon=gymnasium.spec(environment_id).max_episode_steps,
+        gymnasium_id=name,
+        extra="ogbench",
+        recorded_returns="trajectories head for many goals, go on after a success, and have lengths of their own",
+    )
 
 
 def _with_task(name: str) -> str:

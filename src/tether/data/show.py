@@ -7,7 +7,7 @@ from tether.data.dataset import Dataset
 from tether.data.minari import minari_scores
 from tether.data.schema import Layout, Schema
 from tether.data.sources import local_sources
-from tether.environments import find_task
+from tether.environments import Task, find_task
 from tether.errors import InputError
 
 __all__ = ["local_table", "summary_table"]
@@ -37,7 +37,7 @@ def summary_table(data: Dataset) -> Table:
         "episode length": f"mean {lengths.mean():.0f}, {_range(lengths)}",
         "return": f"mean {returns.mean():.1f}, {_range(returns)}",
         "returns": _histogram(returns),
-        "task": "none known" if task is None else f"{task.name} ({task.evaluated_in})",
+        "task": _task(task),
     }
     if task is not None and task.recorded_returns:
         rows["normalised score"] = f"none: {task.recorded_returns}"
@@ -106,6 +106,12 @@ def _success_rate(data: Dataset) -> float:
     assert data.successes is not None
     starts, ends, _ = data.episode_bounds()
     return float(np.mean(np.logical_or.reduceat(data.successes[: ends[-1]], starts)))
+
+
+def _task(task: Task | None) -> str:
+    if task is None:
+        return "none known"
+    return task.name if task.name == task.evaluated_in else f"{task.name} ({task.evaluated_in})"
 
 
 def _transitions(data: Dataset) -> str:

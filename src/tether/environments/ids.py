@@ -1,6 +1,7 @@
 """Environments that the task table does not have: any gymnasium id with vectors in and a bounded Box of actions."""
 
 import dataclasses
+import importlib
 
 from tether.environments.tasks import TASKS, Task, find_task
 from tether.errors import InputError, unknown
@@ -33,8 +34,11 @@ def task_of_id(name: str, horizon: int | None = None) -> Task:
     know_robotics(name)
     if ":" not in name and name not in gymnasium.registry:
         raise unknown("environment", name, [*TASKS, *gymnasium.registry])
+    module, _, bare = name.rpartition(":")
     try:
-        registered = gymnasium.spec(name).max_episode_steps
+        if module:  # `gymnasium.make` imports it, `gymnasium.spec` does not
+            importlib.import_module(module)
+        registered = gymnasium.spec(bare).max_episode_steps
     except (gymnasium.error.Error, ImportError) as error:
         raise InputError(f"environment {name}: {' '.join(str(error).split())}") from None
     if horizon is None and registered is None:
