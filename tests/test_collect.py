@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -494,3 +495,23 @@ def test_success_that_is_told_late() -> None:
         )
     assert columns["infos/success"].dtype == bool
     assert len(columns["rewards"]) <= 30
+
+
+def test_a_simulator_that_warns_is_heard_once() -> None:
+    class Cold(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        action_space = observation_space
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+            warnings.warn("the motors are cold", stacklevel=1)
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+            return np.zeros(1, np.float32), 0.0, True, False, {}
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("default")  # once for each place that warns, as users have it
+        for episode in range(3):
+            random = np.random.default_rng(episode)
+            play_episode(Cold(), random, lambda e, r: lambda o, reward: np.zeros(1, np.float32))
+    assert [str(warning.message) for warning in heard] == ["the motors are cold"]

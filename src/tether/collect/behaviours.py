@@ -18,7 +18,7 @@ from tether.collect.mazes import MAZE_ID, play_stream
 from tether.collect.rows import Columns, Recorder
 from tether.data.columns import function_of
 from tether.errors import InputError
-from tether.evaluation.rollout import quiet_simulators
+from tether.evaluation.rollout import silent_mujoco
 from tether.policy import DeployedPolicy, load_policy
 
 __all__ = ["PLANNER", "Behaviour", "Episode", "controlled", "play_episode", "random_actions", "rollouts_of"]
@@ -127,7 +127,7 @@ def _episodes(record: dict[str, Any], begin: Episode) -> Behaviour:
 def play_episode(environment: gymnasium.Env, random: np.random.Generator, begin: Episode) -> Columns:
     """One episode from a start that `random` draws."""
     recorder, reward, over = Recorder(), 0.0, False
-    with quiet_simulators():
+    with silent_mujoco():
         observation, _ = environment.reset(seed=int(random.integers(2**31)))
         act = begin(environment, random)
         while not over:

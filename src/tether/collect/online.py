@@ -26,7 +26,7 @@ from tether.algorithms import SAC
 from tether.collect.environments import Place
 from tether.collect.rows import Columns, Log, Recorder
 from tether.data import Normaliser
-from tether.evaluation.rollout import FIRST_EVALUATION_SEED, quiet_simulators
+from tether.evaluation.rollout import FIRST_EVALUATION_SEED, silent_mujoco
 from tether.policy import deploy, save_policy
 from tether.training.checkpoint import load_latest, save_checkpoint
 from tether.training.records import Display, JsonLines
@@ -127,7 +127,7 @@ class Online:
         """One episode and the updates that are due after its steps."""
         random = np.random.default_rng([self.training.seed, TRAINING_STREAM, self.log.blocks])
         recorder, first, taken, over = Recorder(), self.log.rows, 0, False
-        with quiet_simulators():
+        with silent_mujoco():
             observation, _ = environment.reset(seed=int(random.integers(2**31)))
             while not over:
                 action = self._action(observation, first + len(recorder.rows), random)
@@ -174,7 +174,7 @@ class Online:
         """Play episodes without noise, note them, keep the policy of levels that were reached for the first time."""
         self.display.note("evaluating")
         policy, returns = self.algorithm.policy(self.state), []
-        with quiet_simulators():
+        with silent_mujoco():
             for episode in range(self.training.eval_episodes):
                 observation, _ = environment.reset(seed=FIRST_EVALUATION_SEED + episode)
                 total, over = 0.0, False

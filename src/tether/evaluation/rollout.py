@@ -30,9 +30,9 @@ __all__ = [
     "Episodes",
     "bare_environment",
     "make_environment",
-    "quiet_simulators",
     "rollout",
     "seconds_per_step",
+    "silent_mujoco",
 ]
 
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
@@ -68,7 +68,8 @@ def bare_environment(task: Task) -> "gymnasium.Env":
         from tether.environments.robotics import know_robotics
 
         know_robotics(task.gymnasium_id)
-        with warnings.catch_warnings(), quiet_simulators():
+        with warnings.catch_warnings(), silent_mujoco():
+            _ignore_ogbench()
             # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
             warnings.simplefilter("ignore", DeprecationWarning)
             horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
@@ -109,7 +110,9 @@ def rollout(
         environments = [
             stack.enter_context(contextlib.closing(make_environment(task))) for _ in range(lanes * episodes)
         ]
-        stack.enter_context(quiet_simulators())
+        stack.enter_context(silent_mujoco())
+        stack.enter_context(warnings.catch_warnings())
+        _ignore_ogbench()
         seeds = np.tile(FIRST_EVALUATION_SEED + numbers, lanes).tolist()
         starts = [env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)]
         observations = np.stack(starts).astype(np.float32)
@@ -231,22 +234,22 @@ def _one_by_one(function: Callable[[Any], Any], rows: Any, wanted: Bool[Array, "
 
 
 @contextlib.contextmanager
-def quiet_simulators() -> Iterator[None]:
-    """Without what nobody can do anything about.
-
-    MuJoCo warns on stderr and into a file in the working folder: of an attribute in gymnasium's model files, and of
-    unstable simulations when a policy sends numbers that are not finite (the return tells that, too). OGBench's arms
-    are drawn without a display, and round the bounds of their actions at every reset.
-    """
+def silent_mujoco() -> Iterator[None]:
+    """MuJoCo warns on stderr and into a file in the working folder: of an attribute in gymnasium's model files,
+    and of unstable simulations when a policy sends numbers that are not finite (the return tells that, too)."""
     import mujoco
 
     # Made by MuJoCo's C bindings, so type checkers do not see it.
     set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
     set_handler(lambda message: None)
     try:
-        with warnings.catch_warnings():
-            for message in (".*precision lowered by casting to float32", ".*DISPLAY environment variable is missing"):
-                warnings.filterwarnings("ignore", message, UserWarning)
-            yield
+        yield
     finally:
         set_handler(None)
+
+
+def _ignore_ogbench() -> None:
+    """Until the surrounding `catch_warnings` ends: OGBench's arms miss a display that they do not need, and round the
+    bounds of their actions at every reset."""
+    for message in (".*precision lowered by casting to float32", ".*DISPLAY environment variable is missing"):
+        warnings.filterwarnings("ignore", message, UserWarning)
