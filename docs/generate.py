@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.algorithms import ALGORITHMS
-from tether.presets import preset_names
+from tether.presets import domain_of, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 HAND_WRITTEN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
@@ -82,7 +82,7 @@ def _rows(cls: type) -> list[str]:
 def _presets(name: str) -> str:
     path = ROOT / "src" / "tether" / "presets" / f"{name}.toml"
     tomllib.loads(path.read_text(encoding="utf-8"))  # a page must not name a broken file
-    families = sorted({task.split("-")[0] for task in preset_names(name)})
+    families = sorted({domain_of(task) for task in preset_names(name)})
     count = len(preset_names(name))
     return (
         f"{count} tasks ({', '.join(families)}), the source of every number beside it: "

@@ -12,15 +12,15 @@ from rich.table import Table
 from tether.algorithms import ALGORITHMS, FAMILIES
 from tether.bench import committed_costs
 from tether.evaluation.statistics import three_digits
-from tether.presets import preset_names
+from tether.presets import domain_of, preset_names
 
 __all__ = ["LEGEND", "Checks", "Entry", "algorithms_table", "catalogue", "committed_checks"]
 
 CHECKS = Path(__file__).parent / "algorithms" / "checks.json"
-BENCHMARKS = {  # the first word of a preset's task -> the letter of its benchmark
+BENCHMARKS = {  # the domain of a preset's task -> the letter of its benchmark
     **dict.fromkeys(("halfcheetah", "hopper", "walker2d", "ant"), "L"),
     **dict.fromkeys(("pen", "door", "hammer", "relocate"), "D"),
-    **{"antmaze": "A", "kitchen": "K", "maze2d": "M"},
+    **{"antmaze": "A", "kitchen": "K", "maze2d": "M", "ogbench": "O"},
 }
 
 NUMBERS = ("GFLOP", "upd/s", "act ms")
@@ -92,7 +92,7 @@ def algorithms_table() -> Table:
 def _presets(name: str) -> str:
     """`26 LADK`: how many, and of which benchmarks."""
     tasks = preset_names(name)
-    found = {"O" if "-singletask-" in task else BENCHMARKS.get(task.split("-")[0], "?") for task in tasks}
+    found = {BENCHMARKS.get(domain_of(task), "?") for task in tasks}
     return f"{len(tasks):>2} {''.join(letter for letter in 'LADKMO?' if letter in found)}"
 
 

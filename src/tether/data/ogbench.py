@@ -103,7 +103,6 @@ def _evaluated_in(environment_id: str, columns: dict[str, np.ndarray]) -> Task:
         *(columns[key].shape[-1] for key in ("observations", "actions")),
         horizon=gymnasium.spec(environment_id).max_episode_steps,
         gymnasium_id=name,
-        extra="ogbench",
         recorded_returns="trajectories head for many goals, go on after a success, and have lengths of their own",
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tether.errors import unknown
 
-__all__ = ["demo_preset", "get_preset", "load_presets", "preset_names"]
+__all__ = ["demo_preset", "domain_of", "get_preset", "load_presets", "preset_names"]
 
 
 def get_preset(algorithm: str, task: str) -> dict[str, Any]:
@@ -28,12 +28,17 @@ def preset_names(algorithm: str) -> tuple[str, ...]:
 def load_presets(algorithm: str) -> dict[str, dict[str, Any]]:
     """Task -> settings, in the file's order: `[common]`, overridden by the task's domain, then by its row.
 
-    The domain is the task's name up to the first hyphen. The dictionaries are the caller's to change.
+    The dictionaries are the caller's to change.
     Raises: InputError for an algorithm without presets.
     """
     table = _read(algorithm)
     common, domains = table["common"], table.get("domains", {})
-    return {task: common | domains.get(task.split("-")[0], {}) | row for task, row in table["tasks"].items()}
+    return {task: common | domains.get(domain_of(task), {}) | row for task, row in table["tasks"].items()}
+
+
+def domain_of(task: str) -> str:
+    """`ogbench` for OGBench's single tasks, whose mazes begin with the names of D4RL's; else the first word."""
+    return "ogbench" if "-singletask-" in task else task.split("-")[0]
 
 
 def demo_preset(algorithm: str) -> dict[str, Any]:
