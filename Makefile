@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # A process per core; tests that share compiled programs stay together (tests/conftest.py).
-WORKERS := -n auto --dist loadgroup
+# A process that ends in a test (it crashed, or hung too long) ends them all: a new one would only run that test again.
+WORKERS := -n auto --dist loadgroup --max-worker-restart 0
 READY  := $(VENV)/.ready
 # Everything that the tests use; a user needs none of them to train.
 EXTRAS := dev,minari,ogbench,ray,robotics,tables
@@ -31,7 +32,7 @@ test: $(READY)   ## run the tests
 	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-long: $(READY) ## run the tests that take minutes, too
-	$(BIN)/python -m pytest -q $(WORKERS) -m 'long or not long'
+	$(BIN)/python -m pytest -q $(WORKERS) -m 'long or not long' -o faulthandler_timeout=0
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

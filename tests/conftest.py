@@ -25,6 +25,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 import pytest
 
+LONG_SECONDS = 7200  # the limit of a test marked `long`; others have pyproject.toml's
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 os.environ["TETHER_CORES"] = "2"  # no evaluation workers where a test does not ask for them, whatever the machine
@@ -34,11 +36,13 @@ os.environ["TETHER_COMPILATION_CACHE"] = "off"  # tests leave the user's cache a
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs in one process under `--dist loadgroup`: a file, whose tests share compiled programs; of files that
-    test every algorithm, the tests of one algorithm."""
+    test every algorithm, the tests of one algorithm. And long tests may take long."""
     for item in items:
         parameters = getattr(item, "callspec", None)
         name = parameters.params.get("name") if parameters else None
         by_algorithm = item.path.parent.name in ("contract", "learning") and isinstance(name, str)
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{name}" if by_algorithm else item.path.stem))
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -321,8 +323,25 @@ def test_a_long_run_without_a_terminal_shows_that_it_lives(
     assert capsys.readouterr().err.splitlines() == ["train: 2,000 updates", "1,200 of 2,000  10 updates/s"]
 
 
+def on_a_terminal(program: str) -> str:
+    """What a Python program prints there, without the terminal's codes."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        printed = b""
+        with suppress(OSError):  # how Linux says that the other side is closed
+            while part := os.read(ours, 4096):
+                printed += part
+        os.close(ours)
+    assert process.returncode == 0, printed
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode())
+
+
 def test_on_a_terminal_there_is_a_bar() -> None:
-    program = (
+    text = on_a_terminal(
         "from tether.training.records import Display\n"
         "with Display(False) as display:\n"
         "    display.begin('train', 0, 4000)\n"
@@ -331,12 +350,6 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         "    display.advance(2000, 123.4)\n"
         "    display._progress.refresh()\n"
     )
-    command = f'{sys.executable} -c "{program}"'
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    result = subprocess.run(
-        ["script", "-qec", command, "/dev/null"], env=environment, capture_output=True, text=True, check=True
-    )
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stdout)
     assert "2000/4000 123 updates/s  score 12.3 [11.0, 13.0]" in text
     assert "update     1,000  score 12.3 [11.0, 13.0]" in text
 

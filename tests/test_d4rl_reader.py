@@ -1,6 +1,8 @@
 """The D4RL HDF5 reader on small files in the real layouts (d4rl-facts sections 3 and 9)."""
 
+import gc
 import hashlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +270,35 @@ def test_large_arrays_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(d4rl, "PARALLEL_BYTES", 1000)
     for name in (path, tmp_path / "b.hdf5"):
         with h5py.File(name) as file:
-            for key, node in file.items():
+            for key in list(file):  # not items(), which holds HDF5's lock: see read_array
+                node = file[key]
+                assert isinstance(node, h5py.Dataset)
                 np.testing.assert_array_equal(d4rl.read_array(file, key, name), node[()], err_msg=key)
                 found = d4rl._read_contiguous(node, name)
                 assert (found is None) == (name == path or key in ("packed", "empty", "big-endian"))
+
+
+@pytest.mark.timeout(60)
+def test_threads_that_read_may_free_what_is_hdf5s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python collects garbage in whichever thread it runs, and HDF5's objects take HDF5's lock when they go: a reader
+    that held the lock while it waits for its threads would wait for ever, now and then; here it would every time."""
+    path = write(tmp_path / "some.hdf5", layout([60, 40], [True, False]))
+    collected: list[int] = []
+    open_file = Path.open
+
+    def collect_and_open(self: Path, *arguments: Any, **options: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            collected.append(gc.collect())
+        return open_file(self, *arguments, **options)
+
+    monkeypatch.setattr(d4rl, "PARALLEL_BYTES", 100)
+    monkeypatch.setattr(Path, "open", collect_and_open)
+    gc.disable()  # or the garbage is gone before the threads begin
+    try:
+        garbage: list[Any] = [h5py.File(tmp_path / "other.hdf5", "w")]
+        garbage.append(garbage)
+        del garbage
+        read_d4rl_hdf5(path)
+    finally:
+        gc.enable()
+    assert max(collected) > 0

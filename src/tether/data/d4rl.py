@@ -127,7 +127,12 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def read_array(group: h5py.File | h5py.Group, key: str, path: Path) -> np.ndarray:
-    """The whole array `key` of `group`; refuses a group or a scalar in its place."""
+    """The whole array `key` of `group`; refuses a group or a scalar in its place.
+
+    Not to be called where HDF5's lock is held, so not inside `for ... in group.items()`, `values()` or `visititems`:
+    large arrays are read by threads, and a thread that happens to collect garbage with HDF5 objects in it waits for
+    the lock, as the caller does for the thread.
+    """
     node = group[key]
     if not isinstance(node, h5py.Dataset) or node.shape is None or len(node.shape) == 0:
         kind = "a group" if isinstance(node, h5py.Group) else "not an array"
