@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import scipy.stats
 from make_data import SCRATCH, columns, data_file, digest, rows, snapshot, tether, write_d4rl
 
-from tether import compare
+from tether import compare, start
 from tether.algorithms import ALGORITHMS, FAMILIES
 from tether.catalogue import catalogue
 from tether.data import load_dataset
@@ -228,6 +229,18 @@ def test_sigkill_and_on(tmp_path: Path) -> None:
     assert code == 0, err
     for name in NAMES:
         assert outcome(out, name) == outcome(finished(), name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell when a process began")
+def test_each_start_counts_from_its_own_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "_began", 0.0)  # as in a process of the command's own
+    began = time.perf_counter()
+    code, _, err = tether(*arguments(tmp_path / "out"))
+    assert code == 0, err
+    results = [json.loads((tmp_path / "out" / name / "result.json").read_text()) for name in NAMES]
+    starts = [result["seconds_to_first_update"] for result in results]
+    assert min(starts) > 0
+    assert sum(starts) < time.perf_counter() - began + 0.1  # the system counts in hundredths
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

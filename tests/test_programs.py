@@ -153,6 +153,21 @@ def test_seconds_since_the_process_began() -> None:
         assert 0.3 <= float(run.stdout) < 60
 
 
+def test_seconds_since_a_command_or_its_last_run_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 5.0
+    monkeypatch.setattr(start, "since_process_start", lambda: seconds)
+    monkeypatch.setattr(start, "_began", None)
+    start.note_next_run()
+    assert start.since_start() is None  # a library in somebody else's process
+    start.note_command()
+    assert start.since_start() == 5.0
+    start.note_next_run()
+    seconds = 7.5
+    assert start.since_start() == 2.5
+    monkeypatch.setattr(start, "since_process_start", lambda: None)
+    assert start.since_start() is None
+
+
 def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
     """The `tether` command as users run it, twice: the second one finds every program on disk."""
     counts = tmp_path / "counts.json"

@@ -35,6 +35,7 @@ from tether.files import atomic_write_json, atomic_write_text
 from tether.markdown import markdown_table
 from tether.presets import preset_names
 from tether.recipes import find_recipe
+from tether.start import note_next_run
 from tether.training.lanes import make_algorithm, settings_of
 from tether.training.records import Display
 from tether.training.run import Settings
@@ -343,6 +344,7 @@ def _finished(run: Path) -> bool:
 
 
 def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) -> None:
+    note_next_run()
     run = comparison.folder / name
     if (run / "config.json").exists():
         _check_run(comparison, name)

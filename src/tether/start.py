@@ -5,22 +5,31 @@ import os
 import time
 from typing import Any, NamedTuple
 
-__all__ = ["Compilations", "compilations", "is_command", "note_command", "since_process_start"]
+__all__ = ["Compilations", "compilations", "note_command", "note_next_run", "since_process_start", "since_start"]
 
 REQUESTS, HITS = "/jax/compilation_cache/compile_requests_use_cache", "/jax/compilation_cache/cache_hits"
 
-_command = False
+_began: float | None = None  # in seconds of this process; None: it was not started for a command
 
 
 def note_command() -> None:
     """This process was started for one command: its own start is the command's."""
-    global _command
-    _command = True
+    global _began
+    _began = 0.0
 
 
-def is_command() -> bool:
-    """Whether `note_command` was called; else the process may have done other things before."""
-    return _command
+def note_next_run() -> None:
+    """Of the several runs that this process's command makes, another one begins now."""
+    global _began
+    if _began is not None:
+        _began = since_process_start()
+
+
+def since_start() -> float | None:
+    """Seconds since the command, or the last of its runs, began; None where the process was not started for a command,
+    as it may have done other things before, or the system does not tell."""
+    now = since_process_start()
+    return None if _began is None or now is None else now - _began
 
 
 def since_process_start() -> float | None:

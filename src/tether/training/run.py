@@ -23,7 +23,7 @@ from tether.environments import Task
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.timeline import TRAINING, Timeline
 from tether.policy import DeployedPolicy, deploy
-from tether.start import Compilations, compilations, is_command, since_process_start
+from tether.start import Compilations, compilations, since_start
 from tether.training.checkpoint import load_latest, save_checkpoint
 from tether.training.derive import derived_shapes
 from tether.training.devices import any_process, choose_devices, is_primary, together
@@ -120,7 +120,7 @@ class Run:
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "waiting": 0.0, "wall": 0.0}
         self.updates_timed = 0
         self.compiled: dict[str, dict[str, Any]] = {}  # phase -> seconds, and whether they came from the cache
-        self.seconds_to_first_update: float | None = None  # since the process began, where that was for this run
+        self.seconds_to_first_update: float | None = None  # since the command or, of several, this run began
         self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
         self._summed = np.zeros(len(plan.lanes), np.int64)  # (lanes,): over how many updates
 
@@ -239,7 +239,7 @@ class Run:
 
     def _note_first_update(self, piece_seconds: float, count: int) -> None:
         """When the first update was done, where this process was started to do it; a piece does `count`."""
-        now = since_process_start() if is_command() else None
+        now = since_start()
         if self.updates_timed == 0 and now is not None:
             self.seconds_to_first_update = now - piece_seconds * (1 - 1 / count)
             self.display.message(f"first update {self.seconds_to_first_update:.1f} s after the start")
