@@ -4,8 +4,8 @@ Counted in the program, not measured: the numbers do not depend on the machine.
 """
 
 import collections
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -62,19 +62,18 @@ def update_work(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> Coun
 
     batch_size: a number that no layer's width is a multiple of, else `weights` means nothing.
     """
-    function, (state, batch, key, step) = single_update(algorithm, phase, spec, batch_size)
-    programs = [jax.make_jaxpr(function)(state, batch, key, step).jaxpr]
-    # Without branches all updates cost the same, and this one tracing tells (BDPO's takes seconds).
-    if _branches(programs[0]):
-        steps = [np.int32(FIRST_UPDATE + i) for i in range(COUNTED_UPDATES)]
-        # With `step` a number, `step % interval == 0` is one too: the jaxpr says which branches this update takes.
-        programs = [jax.make_jaxpr(functools.partial(function, step=step))(state, batch, key).jaxpr for step in steps]
+    function, arguments = single_update(algorithm, phase, spec, batch_size)
+    program = jax.make_jaxpr(function)(*arguments).jaxpr  # once: BDPO's takes seconds
 
     def sums_over_rows(equation: Any) -> bool:
         return any(size % batch_size == 0 for size in _contracted(equation))
 
-    total = sum(_dot_flops(program) for program in programs) / len(programs)
-    return Counted(total, sum(_dot_flops(program, sums_over_rows) for program in programs) / len(programs))
+    def mean(counts: Callable[[Any], bool]) -> float:
+        """Over updates, which take different branches."""
+        steps = [np.int32(FIRST_UPDATE + i) for i in range(COUNTED_UPDATES)]
+        return float(np.mean([_dot_flops(program, counts, {program.invars[-1]: step}) for step in steps]))
+
+    return Counted(mean(lambda equation: True), mean(sums_over_rows))
 
 
 def update_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float:
@@ -110,20 +109,52 @@ def _contracted(equation: Any) -> list[int]:
     return [equation.invars[0].aval.shape[axis] for axis in contracted]
 
 
-def _dot_flops(jaxpr: Any, counts: Callable[[Any], bool] = lambda equation: True) -> float:
-    """Of those matmuls that `counts`."""
-    total = 0.0
+def _dot_flops(
+    jaxpr: Any, counts: Callable[[Any], bool] = lambda equation: True, numbers: Mapping[Any, Any] = MappingProxyType({})
+) -> float:
+    """Of those matmuls that `counts`, where variables are these whole `numbers`: they tell which branches are taken."""
+    total, known = 0.0, dict(numbers)
     for equation in jaxpr.eqns:
+        inputs = [variable.val if hasattr(variable, "val") else known.get(variable) for variable in equation.invars]
         if equation.primitive.name == "dot_general" and counts(equation):
             total += 2.0 * np.prod(_contracted(equation)) * np.prod(equation.outvars[0].aval.shape)
-        if equation.primitive.name == "cond":
-            index = equation.invars[0]
-            if hasattr(index, "val"):
-                total += _dot_flops(equation.params["branches"][int(index.val)].jaxpr, counts)
-            continue
-        trips = equation.params.get("length", 1)
-        total += sum(trips * _dot_flops(program, counts) for program in _nested(equation))
+        elif equation.primitive.name == "cond":
+            index, *rest = inputs
+            if index is not None:
+                taken = equation.params["branches"][int(index)].jaxpr
+                total += _dot_flops(taken, counts, _numbers_in(taken, rest))
+        elif _makes_numbers(equation, inputs):
+            known |= zip(equation.outvars, _evaluated(equation, inputs), strict=True)
+        else:
+            trips, given = equation.params.get("length", 1), _constant(equation, inputs)
+            total += sum(trips * _dot_flops(each, counts, _numbers_in(each, given)) for each in _nested(equation))
     return float(total)
+
+
+def _numbers_in(jaxpr: Any, inputs: Sequence[Any]) -> dict[Any, Any]:
+    """Those that a nested program is given."""
+    return {variable: value for variable, value in zip(jaxpr.invars, inputs, strict=False) if value is not None}
+
+
+def _constant(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+    """The first inputs of the programs in an equation, without what a loop carries: it changes from trip to trip."""
+    if equation.primitive.name == "while":
+        return ()
+    return inputs[: equation.params["num_consts"]] if equation.primitive.name == "scan" else inputs
+
+
+def _makes_numbers(equation: Any, inputs: Sequence[Any]) -> bool:
+    """Whether an equation makes single whole numbers or truth values of inputs that are known."""
+    made = [variable.aval for variable in equation.outvars]
+    whole = all(
+        each.shape == () and (each.dtype == np.bool_ or jnp.issubdtype(each.dtype, np.integer)) for each in made
+    )
+    return whole and bool(inputs) and all(value is not None for value in inputs)
+
+
+def _evaluated(equation: Any, inputs: Sequence[Any]) -> list[Any]:
+    found = equation.primitive.bind(*inputs, **equation.params)
+    return found if equation.primitive.multiple_results else [found]
 
 
 def dot_types(jaxpr: Any) -> collections.Counter[tuple[str, str, str]]:
@@ -146,12 +177,6 @@ def _nested(equation: Any) -> list[Any]:
             program = getattr(each, "jaxpr", each)
             found += [program] if hasattr(program, "eqns") else []
     return found
-
-
-def _branches(jaxpr: Any) -> bool:
-    """Whether a program contains a `cond`, at any depth."""
-    inside = any(_branches(program) for equation in jaxpr.eqns for program in _nested(equation))
-    return inside or any(equation.primitive.name == "cond" for equation in jaxpr.eqns)
 
 
 def xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float | None:
