@@ -10,8 +10,8 @@ import numpy as np
 
 from tether import load_policy
 from tether.environments import get_task
-from tether.evaluation.rollout import make_environment
-from tether.files import atomic_write_json
+from tether.environments.make import make_environment
+from tether.machine.files import atomic_write_json
 
 FIRST_SEED = 1000  # of the episodes; not those of evaluations
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from tether.data import Dataset, read_d4rl_hdf5
-from tether.files import sha256_file
+from tether.machine.files import sha256_file
 
 CHUNK_ROWS = 8192
 PUBLIC = "The public agents are MIT-licensed."

@@ -24,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from tether.api import commit, versions
 from tether.data import load_dataset, prepare
-from tether.data.importing import Options, import_logs
-from tether.files import atomic_write_json
+from tether.data.logs.importing import Options, import_logs
+from tether.machine.files import atomic_write_json
+from tether.runs.config import commit, versions
 
 OBSERVATION, ACTION, EPISODE = 17, 6, 1000
 CSV = Options(("q_*",), ("tau_*",), "r", "run_id", "done")
@@ -94,7 +94,7 @@ def alternate(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -
 PEAK = """
 import sys
 from pathlib import Path
-from tether.data.importing import Options, import_logs
+from tether.data.logs.importing import Options, import_logs
 def peak():
     return Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
 before = peak()

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 from tether.algorithms import ALGORITHMS
-from tether.api import commit, versions
-from tether.counting import update_bytes, update_work, xla_flops
-from tether.minimal import minimal_work
+from tether.bench.counting import update_bytes, update_work, xla_flops
+from tether.runs.config import commit, versions
 from tether.types import Spec
+from tools.minimal import minimal_work
 
 SPEC, BATCH = Spec(11, 3), 256  # Hopper's sizes
 

@@ -78,9 +78,9 @@ def compare(peer: Path, observation_size: int, action_size: int, seconds: float)
     from tether.algorithms import DTQL
     from tether.bench import BenchSettings
     from tether.bench.acting import untrained_policy
+    from tether.bench.counting import synthetic
     from tether.bench.rounds import alternate
     from tether.bench.training import phase_program
-    from tether.counting import synthetic
 
     settings = BenchSettings(BATCH, observation_size, action_size)
     algorithm, spec = DTQL(q_normalization="none"), settings.spec
@@ -144,7 +144,7 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     from tether.bench.settings import BenchSettings, describe_run
-    from tether.files import atomic_write_json
+    from tether.machine.files import atomic_write_json
 
     command = "python benchmarks/peer_dtql.py --peer FOLDER " + " ".join(sys.argv[3:])
     run = describe_run(BenchSettings(), command)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from tether.environments import Task, get_task
-from tether.evaluation.rollout import make_environment
+from tether.environments.make import make_environment
 
 EPOCH_UPDATES = 1000  # theirs
 

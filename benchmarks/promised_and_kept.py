@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.acting import BestOfSamples
-from tether.api import _restored_plan
 from tether.data import load_dataset
 from tether.environments import Task
-from tether.evaluation.rollout import make_environment, silent_mujoco
-from tether.files import atomic_write_json
-from tether.policy import DeployedPolicy, act_each
-from tether.training.records import Display
-from tether.training.run import Run
+from tether.environments.make import make_environment, silent_mujoco
+from tether.machine.files import atomic_write_json
+from tether.policies.acting import BestOfSamples
+from tether.policies.deployed import DeployedPolicy, act_each
+from tether.runs.config import _restored_plan
+from tether.runs.records import Display
+from tether.runs.run import Run
 
 STEPS = 400  # 0.99^400 is 0.018
 OUTSIDE = 1  # coordinates of the position that a MuJoCo locomotion task does not show: how far it has run

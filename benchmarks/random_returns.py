@@ -9,7 +9,8 @@ import time
 import numpy as np
 
 from tether.environments import TASKS, get_task
-from tether.evaluation.rollout import FIRST_EVALUATION_SEED, make_environment
+from tether.environments.make import make_environment
+from tether.evaluation.rollout import FIRST_EVALUATION_SEED
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tether.data.doctor import Finding, RawColumns
-from tether.data.doctor.checks import run_checks
-from tether.data.doctor.logged import Logged
+from tether.doctor import Finding, RawColumns
+from tether.doctor.checks import run_checks
+from tether.doctor.logged import Logged
 
 Columns = dict[str, np.ndarray]
 

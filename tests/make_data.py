@@ -18,7 +18,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tether import DTQL, Settings, cli, train
+from tether import DTQL, Settings, train
+from tether.cli.main import main as cli
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="tether-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)

@@ -14,10 +14,10 @@ from make_data import copy_run, finished_run, tether
 
 from tether import InputError, load_policy
 from tether.algorithms import ALGORITHMS
+from tether.algorithms.registry import acting_fields
 from tether.bench import BenchSettings, bench_acting
 from tether.bench import acting as acting_module
 from tether.bench.acting import find_setting, untrained_policy
-from tether.training.lanes import acting_fields
 from tether.types import Spec
 
 SPEC = Spec(3, 2)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from make_data import OPTIONS, columns, data_file, rows, tether, write_d4rl
 
-from tether import api, files
+from tether import api
+from tether.machine import files
 
 COLUMNS = columns()
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS
+from tether.algorithms.registry import parse_fields
 from tether.bandits import PROBLEMS, gallery, get_problem
 from tether.bandits.gallery import FIGURES, score_run, tables, value_error
 from tether.bandits.pictures import Panel, chain, draw_panel, grid, new_panels, q_value, write_title
 from tether.bandits.train import BANDIT_ALGORITHMS, Setup, bandit_settings, load_trained, save_trained, train_bandit
-from tether.cli import main
+from tether.cli.main import main
 from tether.errors import InputError
-from tether.training.lanes import parse_fields
 
 TINY = {"train_updates": 12, "hidden_sizes": (8, 8), "batch_size": 16, "points": 200}
 NETWORKS = {

@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tether.acting import BestOfSamples
 from tether.algorithms import ALGORITHMS, AWAC, BC, BCQ, BEAR, CQL, DQL, EDP, FQL, IQL, SRPO, TD3BC, Onestep, ReBRAC
 from tether.algorithms.cql import PART_ROWS, Proposals, conservative_gap
 from tether.algorithms.ivr import eql_value_loss, sql_value_loss
+from tether.algorithms.registry import parse_fields
 from tether.algorithms.rem import mixture_weights
+from tether.algorithms.shared.losses import advantage_weights, expectile_loss, mean_over_parts, mmd, smoothed_action
 from tether.algorithms.xql import gumbel_loss
 from tether.diffusion import vp, vp_sde
 from tether.diffusion.flow import euler_flow, flow_loss
-from tether.diffusion_policy import NoiseSampler, noise_loss
-from tether.losses import advantage_weights, expectile_loss, mean_over_parts, mmd, smoothed_action
 from tether.networks import DeterministicActor, FreeGaussianActor, GaussianActor, QEnsemble, ValueNetwork, orthogonal
 from tether.networks.vae import vae_loss
+from tether.policies.acting import BestOfSamples
+from tether.policies.samplers import NoiseSampler, noise_loss
 from tether.presets import load_presets
-from tether.training.lanes import parse_fields
 from tether.types import Array, Spec, Transition
 
 SPEC, ROWS = Spec(observation_size=3, action_size=2), 16

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tether.algorithms.bdpo import BDPO
+from tether.algorithms.registry import parse_fields
+from tether.algorithms.shared.losses import polyak
 from tether.bandits.problems import EIGHT_CENTRES, EIGHT_DEVIATION, EIGHT_ENERGIES
 from tether.diffusion import vp
-from tether.losses import polyak
 from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble
 from tether.presets import load_presets
-from tether.training.lanes import parse_fields
 from tether.types import Array, Spec, Transition
 
 KINDS = ("medium", "medium-replay", "medium-expert")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tether.algorithms.bdpo_unimodal import BDPOUnimodal, gaussian_kl, squared_distance
+from tether.algorithms.registry import parse_fields
 from tether.networks import QEnsemble, TanhGaussian
 from tether.presets import load_presets
-from tether.training.lanes import parse_fields
 from tether.types import Array, Spec, Transition
 
 SPEC = Spec(observation_size=1, action_size=2)

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from tether.errors import InputError
-from tether.files import (
+from tether.machine.files import (
     atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
@@ -30,7 +30,7 @@ from tether.files import (
     sha256_file,
     to_json,
 )
-from tether.training.checkpoint import CheckpointError, load_checkpoint, load_latest, save_checkpoint
+from tether.runs.checkpoint import CheckpointError, load_checkpoint, load_latest, save_checkpoint
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 
@@ -307,7 +307,7 @@ def test_swapped_files_are_refused(tmp_path: Path, file: str) -> None:
 
 
 def test_other_format_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tether.training import checkpoint
+    from tether.runs import checkpoint
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT_VERSION", 2)
@@ -447,7 +447,7 @@ SAVE_FOREVER = """
     import os, sys, time
     from pathlib import Path
     import numpy as np
-    from tether.training.checkpoint import save_checkpoint
+    from tether.runs.checkpoint import save_checkpoint
 
     directory = Path(sys.argv[1])
     for line in sys.stdin:  # one line per child: JAX is imported once, the children are forked
@@ -502,7 +502,7 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
     assert newest > 5
 
 
-# --- tether.files -------------------------------------------------------------------------------------------
+# --- tether.machine.files -------------------------------------------------------------------------------------------
 
 
 def test_atomic_writes_replace_or_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,13 @@ import pytest
 from make_data import OPTIONS, copy_run, data_file, finished_run, rows, snapshot, tether, write_d4rl
 
 import tether as package
-from tether import api, cli
+from tether import api
 from tether.algorithms import ALGORITHMS, FAMILIES
-from tether.cli import COMMANDS
-from tether.cli_data import DATA_VERBS
+from tether.cli.data import DATA_VERBS
+from tether.cli.main import COMMANDS
+from tether.cli.main import main as cli
 from tether.environments import TASKS
-from tether.training.records import Display, JsonLines
+from tether.runs.records import Display, JsonLines
 
 PNG = b"\x89PNG\r\n"
 
@@ -111,7 +112,7 @@ def test_examples_in_the_help_parse() -> None:
 
 def test_the_entry_point_is_installed() -> None:
     project = tomllib.loads((Path(package.__file__).parents[2] / "pyproject.toml").read_text())
-    assert project["project"]["scripts"]["tether"] == "tether.cli:main"
+    assert project["project"]["scripts"]["tether"] == "tether.cli.main:main"
 
 
 def test_python_m_tether_is_the_command() -> None:
@@ -342,7 +343,7 @@ def on_a_terminal(program: str) -> str:
 
 def test_on_a_terminal_there_is_a_bar() -> None:
     text = on_a_terminal(
-        "from tether.training.records import Display\n"
+        "from tether.runs.records import Display\n"
         "with Display(False) as display:\n"
         "    display.begin('train', 0, 4000)\n"
         "    display.advance(1000, 123.4)\n"

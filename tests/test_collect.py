@@ -26,7 +26,7 @@ from tether.collect.environments import find_place
 from tether.collect.mazes import NOISE, Planner, cell_of, play_stream, shortest_way
 from tether.collect.rows import Log, joined
 from tether.data import load_dataset
-from tether.data.doctor import check
+from tether.doctor import check
 from tether.environments.mazes import cells, layout
 from tether.environments.pointmaze import GOAL_RADIUS, GOALS
 from tether.errors import InputError

@@ -17,15 +17,16 @@ import pytest
 import scipy.stats
 from make_data import SCRATCH, columns, data_file, digest, rows, snapshot, tether, write_d4rl
 
-from tether import compare, start
 from tether.algorithms import ALGORITHMS, FAMILIES
-from tether.catalogue import catalogue
+from tether.cli.catalogue import catalogue
 from tether.data import load_dataset
 from tether.errors import InputError
-from tether.evaluation.comparison import Cost, Row, best_first, points, read_row
 from tether.evaluation.statistics import aggregate
-from tether.evaluation.tradeoff import Point, _overlap, plot_tradeoff
-from tether.training.run import Run
+from tether.machine import start
+from tether.plots.tradeoff import Point, _overlap, plot_tradeoff
+from tether.runs.run import Run
+from tether.studies import compare
+from tether.studies.comparison import Cost, Row, best_first, points, read_row
 
 UPDATES = 60
 TINY = ["--updates", UPDATES, "--batch-size", 32, "--seeds", 2, "--eval-episodes", 2, "--eval-every-updates", 30]
@@ -207,8 +208,8 @@ def test_ctrl_c_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 VICTIM = """
 import os, signal, sys
-from tether import cli
-from tether.training.run import Run
+from tether.cli.main import main as cli
+from tether.runs.run import Run
 evaluate, calls = Run._evaluate, []
 def killed(self):
     calls.append(1)
@@ -463,7 +464,7 @@ def test_pictures(tmp_path: Path, count: int) -> None:
 
 
 def test_names_do_not_hide_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tether.evaluation import tradeoff
+    from tether.plots import tradeoff
 
     boxes, place = [], tradeoff._place
     monkeypatch.setattr(tradeoff, "_place", lambda *args: boxes.append(place(*args)[0]) or boxes[-1][None])
@@ -477,7 +478,7 @@ def test_names_do_not_hide_each_other(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_legend_has_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tether.evaluation import tradeoff
+    from tether.plots import tradeoff
 
     figures, encode = [], tradeoff.png_bytes
     monkeypatch.setattr(tradeoff, "png_bytes", lambda figure: figures.append(figure) or encode(figure))

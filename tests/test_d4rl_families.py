@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tether import load_dataset
 from tether.data import Dataset, Downloads
-from tether.data.d4rl_names import d4rl_file
+from tether.data.readers.d4rl_names import d4rl_file
 from tether.data.show import summary_table
 from tether.environments import get_task
 

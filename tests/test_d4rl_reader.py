@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tether.data import d4rl, read_d4rl_hdf5
-from tether.data.d4rl import METADATA_TEXT_LIMIT
+from tether.data import read_d4rl_hdf5
+from tether.data.readers import d4rl
+from tether.data.readers.d4rl import METADATA_TEXT_LIMIT
 from tether.errors import InputError
 
 

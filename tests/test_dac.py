@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tether.algorithms.dac import DAC, Noised, guided_loss, noise_error
+from tether.algorithms.shared.losses import aggregate_heads
 from tether.diffusion import vp
-from tether.diffusion_policy import ancestral_sampler
-from tether.losses import aggregate_heads
 from tether.networks import QEnsemble
+from tether.policies.samplers import ancestral_sampler
 from tether.presets import load_presets
 from tether.types import Array, Spec, Transition
 

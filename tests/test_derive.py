@@ -15,7 +15,8 @@ from make_data import data_file, tether
 
 from tether import load_policy
 from tether.algorithms.interface import Derive, Phase
-from tether.training import derive, groups, run
+from tether.runs import run
+from tether.training import derive, groups
 from tether.training.derive import derive_columns, derived_shapes
 from tether.types import Array, Transition
 

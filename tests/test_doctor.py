@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from doctor_data import Columns, put, raw, shift, take, without
 
-from tether.data.doctor import CODES, Finding, RawColumns, read_raw
-from tether.data.doctor.checks import run_checks
-from tether.data.doctor.episodes import block_rows, horizon_terminal_rows, jump_rows, mismatched_rows
-from tether.data.doctor.findings import KEPT_ROWS
-from tether.data.doctor.logged import Logged
+from tether.doctor import CODES, Finding, RawColumns, read_raw
+from tether.doctor.checks import run_checks
+from tether.doctor.episodes import block_rows, horizon_terminal_rows, jump_rows, mismatched_rows
+from tether.doctor.findings import KEPT_ROWS
+from tether.doctor.logged import Logged
 
 
 def findings(data: RawColumns) -> dict[str, Finding]:

@@ -15,12 +15,12 @@ from make_data import digest, tether
 from test_doctor import FAULTS, write_minari
 
 from tether.data import load_dataset
-from tether.data.doctor import CODES, check, fix, read_raw
-from tether.data.doctor.checks import run_checks
-from tether.data.doctor.fixes import FIXES, apply_fixes
-from tether.data.doctor.logged import Logged
-from tether.data.doctor.pictures import PICTURES, draw_pictures
-from tether.data.doctor.report import OVERALL
+from tether.doctor import CODES, check, fix, read_raw
+from tether.doctor.checks import run_checks
+from tether.doctor.fixes import FIXES, apply_fixes
+from tether.doctor.logged import Logged
+from tether.doctor.pictures import PICTURES, draw_pictures
+from tether.doctor.report import OVERALL
 from tether.errors import InputError
 
 
@@ -200,7 +200,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("tether.files.os.fsync", full)
+    monkeypatch.setattr("tether.machine.files.os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         fix(source, tmp_path / "out.hdf5")
     assert [path.name for path in tmp_path.iterdir()] == ["source.hdf5"]

@@ -17,7 +17,7 @@ from test_doctor import FAULTS, write_minari
 from test_doctor_report import write
 
 from tether.data import load_dataset
-from tether.data.doctor import check, fix, read_raw
+from tether.doctor import check, fix, read_raw
 from tether.errors import InputError
 
 NAMES = {"rewards": "reward", "terminals": "terminal", "timeouts": "timeout"}

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from tether import InputError, load_dataset
-from tether.data import Downloads, download
-from tether.data.d4rl_names import D4RL_FILES, d4rl_file
+from tether.data import Downloads
+from tether.data.readers import download
+from tether.data.readers.d4rl_names import D4RL_FILES, d4rl_file
 from tether.environments import d4rl_datasets, find_task
 
 NAME = "hopper-medium-v2"

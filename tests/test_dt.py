@@ -17,11 +17,14 @@ from make_data import data_file, rows, tether
 
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.dt import DT, DTPolicy, DTState, cloning_loss
+from tether.algorithms.shared.optimisers import adam_init, adamw_step
 from tether.data import Normaliser
 from tether.errors import InputError
 from tether.networks import CausalTransformer, Dropout, dropout
-from tether.optimisers import adam_init, adamw_step
-from tether.policy import DeployedPolicy, LoadedPolicy, _verify_golden_pairs, deploy, load_policy, save_policy
+from tether.policies.deployed import DeployedPolicy, deploy
+from tether.policies.folder import load_policy, save_policy
+from tether.policies.golden import _verify_golden_pairs
+from tether.policies.loaded import LoadedPolicy
 from tether.presets import load_presets
 from tether.types import Array, Spec, Windows
 

@@ -30,19 +30,20 @@ from make_data import (
 
 from tether import InputError, Settings, resume, train
 from tether.algorithms import ALGORITHMS
-from tether.cores import usable_cores
+from tether.algorithms.registry import settings_of
 from tether.data import Normaliser
 from tether.environments import Task
 from tether.evaluation import pool as pool_module
 from tether.evaluation.pool import Evaluation, Piece, WorkerPool, automatic_workers, cut
 from tether.evaluation.rollout import Episodes, rollout
-from tether.evaluation.timeline import Timeline, plot_timeline
-from tether.policy import DeployedPolicy, deploy
-from tether.training import evaluations
-from tether.training.evaluations import QUEUE
-from tether.training.lanes import Lane, settings_of, stack_lanes
-from tether.training.records import Display, JsonLines
-from tether.training.run import Run
+from tether.machine.cores import usable_cores
+from tether.policies.deployed import DeployedPolicy, deploy
+from tether.runs import evaluations
+from tether.runs.evaluations import QUEUE
+from tether.runs.records import Display, JsonLines
+from tether.runs.run import Run
+from tether.runs.timeline import Timeline, plot_timeline
+from tether.training.lanes import Lane, stack_lanes
 from tether.types import Spec
 
 PENDULUM = Task("pendulum", 3, 1, horizon=6, gymnasium_id="Pendulum-v1")

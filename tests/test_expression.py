@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tether.data.expression import parse_expression
+from tether.data.logs.expression import parse_expression
 from tether.errors import InputError
 
 SIZES = {"a": 1, "b": 1, "joint.1": 1, "pose": 3}

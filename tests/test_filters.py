@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from make_data import data_file, tether
 
-from tether.api import _restored_plan
 from tether.data import Dataset, Source, View, filter_episodes, load_dataset, prepare
 from tether.errors import InputError
+from tether.runs.config import _restored_plan
 
 # Episodes of 2, 3, 2, 3 rows and an unfinished one of 1; returns 4, 9, 4, -3 and (unfinished) 100.
 REWARDS = [1.0, 3.0, 3.0, 3.0, 3.0, 2.0, 2.0, -1.0, -1.0, -1.0, 100.0]

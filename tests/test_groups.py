@@ -32,12 +32,13 @@ from make_data import (
 import tether as package
 from tether import InputError, Settings, load_policy, resume, train
 from tether.algorithms import BC
+from tether.machine import memory
+from tether.machine.memory import Memory
+from tether.runs import run
 from tether.training import groups as groups_module
-from tether.training import memory, run
 from tether.training.devices import Devices, connect
 from tether.training.groups import LaneGroups, cut_lanes
 from tether.training.lanes import make_lanes, stack_lanes
-from tether.training.memory import Memory
 from tether.types import Spec, Transition
 
 SOURCE = str(Path(package.__file__).parents[1])

@@ -17,8 +17,9 @@ import pyarrow.parquet
 import pytest
 from make_data import tether
 
-from tether.data import load_dataset, tables
-from tether.data.importing import Import, Options, import_logs, import_report
+from tether.data import load_dataset
+from tether.data.logs import tables
+from tether.data.logs.importing import Import, Options, import_logs, import_report
 from tether.errors import InputError
 
 ROWS = 40
@@ -458,7 +459,7 @@ def test_the_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tether.files.os.fsync", full)
+        patch.setattr("tether.machine.files.os.fsync", full)
         with pytest.raises(OSError, match="No space"):
             run(path, out)
     assert [file.name for file in tmp_path.iterdir()] == ["log.npz"]

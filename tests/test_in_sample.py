@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tether.acting import sample_each
 from tether.algorithms import AWAC, AWR, BC, EQL, IQL, SQL, XQL, Onestep
 from tether.algorithms.awr import lambda_returns
 from tether.algorithms.iql import weighted_cloning_loss
+from tether.algorithms.shared.losses import clip_actions, limited_exponent
 from tether.algorithms.xql import gumbel_loss, huber_loss
-from tether.losses import clip_actions, limited_exponent
 from tether.networks import MLP, BoxGaussian, BoxGaussianActor, FreeGaussianActor, QEnsemble, torch_uniform
+from tether.policies.acting import sample_each
 from tether.presets import load_presets
 from tether.types import Array, Spec, Transition
 

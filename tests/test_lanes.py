@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS, DTQL
-from tether.counting import synthetic
+from tether.algorithms.registry import numeric_fields, parse_fields, settings_of
+from tether.bench.counting import synthetic
 from tether.data import view_of
 from tether.errors import InputError
 from tether.networks import unstack_heads
-from tether.training.lanes import Lane, make_lanes, numeric_fields, parse_fields, settings_of, stack_lanes, take_lane
+from tether.training.lanes import Lane, make_lanes, stack_lanes, take_lane
 from tether.training.loop import NEVER, Progress, init_lanes, run_updates
 from tether.types import Array, Spec, Transition
 

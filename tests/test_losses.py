@@ -6,8 +6,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from tether.losses import expectile_loss, polyak, td_target
-from tether.selection import sample_by_q
+from tether.algorithms.shared.losses import expectile_loss, polyak, td_target
+from tether.policies.selection import sample_by_q
 
 
 def test_expectile_loss_by_hand() -> None:

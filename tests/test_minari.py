@@ -20,11 +20,12 @@ from make_data import tether
 from minari.data_collector import EpisodeBuffer
 
 from tether.data import load_dataset, prepare
-from tether.data.minari import minari_scores
+from tether.data.readers.minari import minari_scores
 from tether.data.schema import ActionBox
+from tether.environments.make import make_environment
 from tether.errors import InputError
-from tether.evaluation.rollout import make_environment
-from tether.policy import LoadedPolicy, deploy
+from tether.policies.deployed import deploy
+from tether.policies.loaded import LoadedPolicy
 
 DICTIONARY = spaces.Dict(
     {

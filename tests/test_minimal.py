@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS
-from tether.counting import _dot_flops, update_bytes, update_work
-from tether.minimal import MINIMAL, minimal_work
+from tether.bench.counting import _dot_flops, update_bytes, update_work
 from tether.types import Spec
+from tools.minimal import MINIMAL, minimal_work
 
 SPEC = Spec(11, 3)
 BATCH = 252  # no layer's width is a multiple of it, so that sums over rows can be told from others

@@ -17,7 +17,7 @@ from tether.data import load_dataset
 from tether.environments.ids import find_environment
 from tether.errors import InputError
 from tether.presets import preset_names
-from tether.recipes import find_recipe
+from tether.presets.recipes import find_recipe
 
 STEPS = 30
 Columns = dict[str, np.ndarray]

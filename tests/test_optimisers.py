@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.optimisers import adam_init, adam_step, cosine_decay, update_when_due
+from tether.algorithms.shared.optimisers import adam_init, adam_step, cosine_decay, update_when_due
 from tether.types import Array, Metrics
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tether.errors import InputError
-from tether.evaluation.plot import Curve, _apart, plot_curves, short_count
+from tether.plots.curves import Curve, _apart, plot_curves, short_count
 
 NAN = float("nan")
 
@@ -91,5 +91,5 @@ def testshort_counts(value: float, text: str) -> None:
 
 
 def test_pyplot_is_not_imported() -> None:
-    code = "import sys, tether.evaluation.plot; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tether.plots.curves; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -29,11 +29,15 @@ from make_data import (
 )
 
 import tether
-from tether import InputError, load_policy, policy, train
+from tether import InputError, load_policy, train
 from tether.data import Normaliser
 from tether.data.schema import ActionBox, Schema, layout_of
-from tether.files import to_json
-from tether.policy import GOLDEN_PAIRS, LoadedPolicy, deploy, save_policy
+from tether.machine.files import to_json
+from tether.policies import folder as policy
+from tether.policies.deployed import deploy
+from tether.policies.folder import save_policy
+from tether.policies.golden import GOLDEN_PAIRS
+from tether.policies.loaded import LoadedPolicy
 from tether.types import Spec
 
 OBSERVATION = columns()["observations"][7]

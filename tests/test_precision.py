@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS
-from tether.counting import dot_types, single_update
+from tether.bench.counting import dot_types, single_update
 from tether.errors import InputError
 from tether.training.precision import at_precision, check_precision
 from tether.types import Spec

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from make_data import data_file
 
-from tether import start
 from tether.algorithms import BC
-from tether.counting import synthetic
+from tether.bench.counting import synthetic
 from tether.data import view_of
-from tether.training import programs
+from tether.machine import programs, start
+from tether.runs.run import _lane_keys
 from tether.training.devices import Devices
 from tether.training.groups import LaneGroups
 from tether.training.lanes import make_lanes, stack_lanes
-from tether.training.run import _lane_keys
 from tether.types import Spec
 
 SPEC, BATCH = Spec(3, 2), 8
@@ -147,7 +146,7 @@ def test_compilations_are_counted() -> None:
 
 
 def test_seconds_since_the_process_began() -> None:
-    code = "import time; time.sleep(0.3); from tether.start import since_process_start as s; print(s())"
+    code = "import time; time.sleep(0.3); from tether.machine.start import since_process_start as s; print(s())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     if sys.platform == "linux":
         assert 0.3 <= float(run.stdout) < 60
@@ -174,10 +173,10 @@ def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
     # Counts from before the first program on: those that JAX compiles for single operations, too.
     code = f"""
 import atexit, json, sys
-from tether import start
+from tether.machine import start
 start.compilations()
 atexit.register(lambda: json.dump(list(start.compilations()), open({str(counts)!r}, "w")))
-from tether.cli import main
+from tether.cli.main import main
 main(sys.argv[1:])
 """
     found = []

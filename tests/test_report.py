@@ -13,12 +13,12 @@ from rich.console import Console
 
 from tether.environments import get_task
 from tether.errors import InputError
-from tether.evaluation import plot as plot_module
-from tether.evaluation.report import behaviour_summary, plot_runs, report_table, write_report
 from tether.evaluation.statistics import aggregate
+from tether.plots import curves as plot_module
+from tether.runs.records import JsonLines
+from tether.runs.report import behaviour_summary, plot_runs, report_table, write_report
+from tether.runs.run import Frozen
 from tether.training.lanes import Lane
-from tether.training.records import JsonLines
-from tether.training.run import Frozen
 
 
 def run_of(

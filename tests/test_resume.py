@@ -32,16 +32,18 @@ from make_data import (
 )
 
 from tether import api
-from tether.training import checkpoint, evaluations
-from tether.training.run import Run
+from tether.runs import checkpoint, evaluations
+from tether.runs.run import Run
 
 TRAIN_ARGUMENTS = ("train", "dtql", *OPTIONS, "--seeds", "2")
 
 # Runs the command line and kills itself, with no chance to clean up, at a moment that the first arguments choose.
 VICTIM = """
 import os, signal, sys
-from tether import cli
-from tether.training import checkpoint, evaluations, records
+from tether.cli.main import main as cli
+from tether.runs import checkpoint
+from tether.runs import evaluations
+from tether.runs import records
 
 where, count, *arguments = sys.argv[1:]
 left = int(count)

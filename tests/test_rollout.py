@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from tether.environments import TASKS, Task, get_task
+from tether.environments.make import make_environment
 from tether.errors import InputError
-from tether.evaluation.rollout import FIRST_EVALUATION_SEED, make_environment, rollout
-from tether.policy import DeployedPolicy
+from tether.evaluation.rollout import FIRST_EVALUATION_SEED, rollout
+from tether.policies.deployed import DeployedPolicy
 
 ENVIRONMENT = "tether-tests/Countdown-v0"
 TASK = Task("countdown", observation_size=2, action_size=1, horizon=9, gymnasium_id=ENVIRONMENT)

@@ -35,10 +35,10 @@ from tether.data import Dataset, Source
 from tether.environments import get_task
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.statistics import interquartile_mean
-from tether.training import evaluations
-from tether.training import run as run_module
+from tether.runs import evaluations
+from tether.runs import run as run_module
+from tether.runs.records import Display
 from tether.training.groups import LaneGroups
-from tether.training.records import Display
 
 FROZEN_SWEEP = ["--sweep", "learning_rate=3e-4,1e30"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tether.networks import QEnsemble
-from tether.selection import SHORTLIST, sample_by_min_q, sample_by_q, sample_without_replacement
+from tether.policies.selection import SHORTLIST, sample_by_min_q, sample_by_q, sample_without_replacement
 
 CANDIDATES = 4 * SHORTLIST
 

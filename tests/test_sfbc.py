@@ -12,9 +12,9 @@ import pytest
 from tether.algorithms.sfbc import SfBC, SfBCPolicy, SfBCState, planned_returns, standardised
 from tether.data.views import returns_to_go
 from tether.diffusion import vp_sde
-from tether.diffusion_policy import SDESampler
 from tether.errors import InputError
 from tether.networks import QEnsemble, ScoreNetwork
+from tether.policies.samplers import SDESampler
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.types import Array, Spec, Transition

@@ -13,9 +13,9 @@ from tether.algorithms import BRACP, BRACV, DQL, IFQL, IQL, SAC, DiffusionBC
 from tether.algorithms.brac import sampled_kl
 from tether.algorithms.iql import update_critic
 from tether.algorithms.sac import entropy_weight_step, soft_actor_loss, soft_q_target
+from tether.algorithms.shared.optimisers import adam_init
 from tether.diffusion.flow import flow_loss
 from tether.networks import QEnsemble
-from tether.optimisers import adam_init
 from tether.types import Array, Spec, Transition
 
 SPEC, ROWS = Spec(observation_size=3, action_size=2), 16

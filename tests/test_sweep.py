@@ -16,11 +16,11 @@ from make_data import PRETRAIN, TRAIN, data_file, digest, finished_run, rows, te
 
 import tether as package
 from tether import InputError
-from tether.sweep import jobs as jobs_module
-from tether.sweep import load_spec, local
-from tether.sweep.jobs import Busy, SweepFolder, run_job
-from tether.sweep.slurm import write_script
-from tether.sweep.table import collect, write_table
+from tether.studies.sweep import jobs as jobs_module
+from tether.studies.sweep import load_spec, local
+from tether.studies.sweep.jobs import Busy, SweepFolder, run_job
+from tether.studies.sweep.slurm import write_script
+from tether.studies.sweep.table import collect, write_table
 
 SOURCE = str(Path(package.__file__).parents[1])
 

@@ -11,7 +11,7 @@ action = policy(observation)
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tether._version import __version__ as __version__
 
 __all__ = [
     "ALGORITHMS",
@@ -36,10 +36,10 @@ _HOMES = {
     "DTQL": "tether.algorithms",
     "Dataset": "tether.data",
     "InputError": "tether.errors",
-    "Settings": "tether.training.run",
+    "Settings": "tether.runs.run",
     "evaluate": "tether.api",
     "load_dataset": "tether.data",
-    "load_policy": "tether.policy",
+    "load_policy": "tether.policies.folder",
     "resume": "tether.api",
     "train": "tether.api",
 }
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from tether.api import evaluate, resume, train
     from tether.data import Dataset, load_dataset
     from tether.errors import InputError
-    from tether.policy import load_policy
-    from tether.training.run import Settings
+    from tether.policies.folder import load_policy
+    from tether.runs.plan import Settings
 
 
 def __getattr__(name: str) -> Any:

@@ -1,52 +1,41 @@
 """From Python: `train`, `resume`, `evaluate`. The command line calls these and nothing else."""
 
-import contextlib
 import dataclasses
-import json
-import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-import tether
-from tether import errors
 from tether.algorithms import ALGORITHMS
-from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
-from tether.environments import Task, find_task
-from tether.environments.ids import find_environment
+from tether.algorithms.registry import change_acting
+from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
+from tether.environments.choose import task_for
 from tether.errors import InputError
-from tether.evaluation.report import Report, write_report
-from tether.evaluation.rollout import Episodes, make_environment
-from tether.files import atomic_write_json
-from tether.policy import save_policy
-from tether.training.devices import any_process, is_primary, together
-from tether.training.lanes import Lane, change_acting, make_algorithm, make_lanes, settings_of
-from tether.training.precision import check_precision
-from tether.training.records import Display
-from tether.training.run import EVAL_DEVICES, Plan, Run, Settings
-from tether.training.signals import StopSignals
+from tether.evaluation.rollout import Episodes
+from tether.machine.files import atomic_write_json
+from tether.machine.signals import StopSignals
+from tether.policies.folder import save_policy
+from tether.runs.config import (
+    check_counts,
+    config_of,
+    create_folder,
+    fresh_folder,
+    make_plan,
+    note_length,
+    restored_plan,
+)
+from tether.runs.plan import Plan, Settings
+from tether.runs.records import Display
+from tether.runs.report import Report, write_report
+from tether.runs.run import Run
+from tether.training.devices import is_primary, together
+from tether.training.lanes import Lane, make_lanes
 
-__all__ = [
-    "NO_ENVIRONMENT",
-    "check_counts",
-    "commit",
-    "evaluate",
-    "findable",
-    "fresh_folder",
-    "resume",
-    "task_for",
-    "train",
-    "versions",
-]
+__all__ = ["evaluate", "resume", "train"]
 
-CONFIG_FORMAT = 1
-NO_ENVIRONMENT = "none"
 SEEDS_END = 2**31
-SAMPLED_OBSERVATIONS = 256  # kept of the data set for the golden pairs of policies
 
 
 def train(
@@ -99,8 +88,8 @@ def train(
     if out is None and jax.process_count() > 1:
         raise InputError("several processes train this run together: name its folder with --out")
     folder = Path(out) if out is not None else fresh_folder(f"{name}-{data.name}")
-    plan = _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
-    _create_folder(folder, _config(plan) | {"notes": dict(notes or {})})
+    plan = make_plan(folder, name, algorithm, lanes, settings, data, prepared, task)
+    create_folder(folder, config_of(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
     del data, prepared, dataset
     return _finish(plan, quiet, why_not=why_not)
@@ -118,7 +107,7 @@ def resume(
     Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
     done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
     """
-    plan = before = _restored_plan(Path(folder), quiet)
+    plan = before = restored_plan(Path(folder), quiet)
     if updates is not None:
         plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
     if eval_workers is not None:
@@ -141,7 +130,7 @@ def evaluate(
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _acting_with(_restored_plan(Path(folder), quiet), settings or {})
+    plan = _acting_with(restored_plan(Path(folder), quiet), settings or {})
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
@@ -200,7 +189,7 @@ def _finish(
             if not run.restore():
                 display.message("no checkpoint was written yet: starting over")
             if new_length:
-                _note_length(run)
+                note_length(run)
             run.drop_later_rows()
         run.execute()
         together("trained")
@@ -242,77 +231,6 @@ def _save_policies(run: Run, report: Report) -> None:
 # --- plans and config.json ----------------------------------------------------------------------------------
 
 
-def _plan(
-    folder: Path,
-    name: str,
-    algorithm: Any,
-    lanes: Sequence[Lane],
-    settings: Settings,
-    data: Dataset,
-    prepared: Prepared,
-    task: Task | None,
-) -> Plan:
-    """A plan that holds the transitions on the device and of the data set no more than it needs."""
-    rows = np.linspace(0, len(data) - 1, min(SAMPLED_OBSERVATIONS, len(data))).astype(int)
-    on_device = prepared._replace(transitions=jax.device_put(prepared.transitions))
-    returns, observations = data.episode_returns(), data.observations[rows]
-    return Plan(folder, name, algorithm, tuple(lanes), settings, on_device, task, returns, observations)
-
-
-def _config(plan: Plan) -> dict[str, Any]:
-    """Everything to rebuild `plan`, and what was used to run it."""
-    record, source = plan.prepared.record, plan.prepared.source
-    sha256 = None if source is None else source.sha256
-    return {
-        "format_version": CONFIG_FORMAT,
-        "algorithm": plan.algorithm_name,
-        **_length(plan),
-        "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
-        "settings": dataclasses.asdict(plan.settings),
-        "data": record | {"source": findable(record["source"]), "sha256": sha256},
-        "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
-        "score": plan.task.score_name if plan.task else None,
-        "versions": versions(),
-        "commit": commit(),
-        "device": str(jax.devices()[0].device_kind),
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
-
-
-def _restored_plan(folder: Path, quiet: bool) -> Plan:
-    """The plan that config.json describes."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        found = config.get("format_version")
-        if found != CONFIG_FORMAT:
-            raise InputError(f"format {found!r}; this version of tether reads {CONFIG_FORMAT}")
-        name, record = config["algorithm"], config["data"]
-        algorithm = make_algorithm(name, config["hyperparameters"])
-        lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
-        settings = Settings(**config["settings"])  # of runs from before there was a precision: the default
-        check_precision(settings.precision)
-        source, sha256, environment = record["source"], record["sha256"], config["environment"]
-        transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
-        data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
-    except OSError as error:
-        raise InputError(f"{folder}: not a run folder: {path.name}: {error.strerror or error}") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
-    data = load_dataset(source, downloads=Downloads(quiet=quiet))
-    if data.source.sha256 != sha256:
-        raise InputError(
-            f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "
-            f"{path} says {sha256[:12]}..."
-        )
-    task = None if environment == NO_ENVIRONMENT else _known_task(data, environment)
-    prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
-    return _plan(folder, name, algorithm, lanes, settings, data, prepared, task)
-
-
 def _name_of(algorithm: Any) -> str:
     for name, cls in ALGORITHMS.items():
         if isinstance(algorithm, cls):
@@ -320,150 +238,3 @@ def _name_of(algorithm: Any) -> str:
     raise InputError(
         f"algorithm {type(algorithm).__name__} is not registered; registered: {', '.join(sorted(ALGORITHMS))}"
     )
-
-
-def check_counts(algorithm: Any, settings: Settings) -> None:
-    """Refuse settings that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
-    one that there is."""
-    check_precision(settings.precision)
-    for name, value in dataclasses.asdict(settings).items():
-        least = 0 if name == "eval_workers" else 1
-        if type(value) is int and value < least:
-            raise InputError(f"{name} {value}: must be at least {least}")
-    if settings.eval_device not in EVAL_DEVICES:
-        raise errors.unknown("eval_device", settings.eval_device, EVAL_DEVICES)
-    if settings.eval_device == "accelerator" and jax.default_backend() == "cpu":
-        raise InputError("eval_device 'accelerator': JAX finds none on this machine; choices here: auto, cpu")
-    *earlier, last = algorithm.phases()
-    if last.updates < 1:
-        raise InputError(f"updates {last.updates}: the {last.name} phase needs at least 1")
-    for phase in earlier:
-        if phase.updates < 0:
-            raise InputError(f"{phase.name} updates {phase.updates}: must not be negative")
-    phase_updates = {f"{phase.name}_updates" for phase in earlier}
-    for name, value in settings_of(algorithm).items():
-        counts = value if isinstance(value, tuple) else (value,)
-        for count in counts:
-            if type(count) is int and count < 1 and name not in phase_updates:
-                raise InputError(f"{name} {value}: must be at least 1")
-
-
-def task_for(data: Dataset, environment: str | None) -> tuple[Task | None, str]:
-    """(the task to evaluate in, "") or (None, why nothing is evaluated).
-
-    environment: what the user asked for; None: what the data set's name or its record of collection says, as far as
-    that can be made here.
-    Raises InputError where an environment was asked for that does not exist or cannot be made, or the data do not fit.
-    """
-    if environment == NO_ENVIRONMENT:
-        return None, "as asked"
-    try:
-        task = _known_task(data, environment)
-        if task is None:
-            return None, "no environment is known for these data (see --environment)"
-        made = make_environment(task)  # better now than at the first evaluation
-    except InputError as error:
-        if environment is not None:
-            raise
-        return None, str(error)
-    made.close()
-    found = data.observations.shape[1], data.actions.shape[1]
-    wanted = tuple(space.shape[0] for space in (made.observation_space, made.action_space) if space.shape)
-    if found != wanted:
-        raise InputError(
-            f"data set {data.name!r} has observations of size {found[0]} and actions of size {found[1]}, "
-            f"environment {task.name!r} has {wanted[0]} and {wanted[1]}; name another with --environment, or none"
-        )
-    return task, ""
-
-
-def _known_task(data: Dataset, environment: str | None) -> Task | None:
-    """What `environment` means for these data: their own record of it, if it is the one; None: nothing is known."""
-    recorded = data.recorded_in
-    if recorded is not None and environment in (recorded.name, recorded.gymnasium_id):
-        return recorded
-    if environment is not None:
-        return find_environment(environment)
-    return find_task(data.name) or recorded
-
-
-def fresh_folder(stem: str) -> Path:
-    """`runs/STEM-TIME`, or with a number behind it where that is taken; not created."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder, count = Path("runs") / f"{stem}-{stamp}", 1
-    while folder.exists():
-        count += 1
-        folder = Path("runs") / f"{stem}-{stamp}-{count}"
-    return folder
-
-
-def _create_folder(folder: Path, config: dict[str, Any]) -> None:
-    """The run folder with config.json in it, or nothing. Of several processes only the first makes it."""
-    if any_process(folder.exists()):  # nobody makes it before everybody has looked
-        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
-    if not is_primary():
-        return
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume") from None
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be created: {error.strerror or error}") from None
-    try:
-        atomic_write_json(folder / "config.json", config)
-    except OSError:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        raise
-
-
-def _length(plan: Plan) -> dict[str, Any]:
-    """The entries of config.json that say how long the phases are."""
-    phases = [{"name": phase, "updates": updates} for phase, updates in plan.phases()]
-    return {"hyperparameters": settings_of(plan.algorithm), "phases": phases}
-
-
-def _note_length(run: Run) -> None:
-    """Write the training phase's new length into config.json; InputError where so many updates are done already."""
-    plan, position = run.plan, run.position
-    *earlier, (name, updates) = plan.phases()
-    if position.phase == len(earlier) and position.update >= updates:
-        raise InputError(
-            f"{plan.folder}: {position.update:,} updates of {name} are done; --updates {updates} must be more"
-        )
-    together("read config.json")  # nobody reads what the first has written
-    if is_primary():
-        path = plan.folder / "config.json"
-        atomic_write_json(path, json.loads(path.read_text(encoding="utf-8")) | _length(plan))
-
-
-def findable(location: str) -> str:
-    """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
-    path = Path(location)
-    return str(path.resolve()) if location not in bundled_names() and path.exists() else location
-
-
-def versions() -> dict[str, str]:
-    """Package -> version of what decides a run's numbers."""
-    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-    found = {"tether": tether.__version__}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # simulators are not needed to train
-            found[package] = metadata.version(package)
-    return found
-
-
-def commit() -> str | None:
-    """The commit of the checkout that tether runs from, None where it is an installed package."""
-    git = Path(tether.__file__).parents[2] / ".git"
-    try:
-        if git.is_file():  # a work tree beside the repository: the file says where its own part is
-            git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
-        head = (git / "HEAD").read_text().strip()
-        if not head.startswith("ref: "):
-            return head
-        shared = git / "commondir"
-        common = (git / shared.read_text().strip()).resolve() if shared.exists() else git
-        return (common / head[5:]).read_text().strip()
-    except OSError:
-        return None

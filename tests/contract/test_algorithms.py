@@ -15,10 +15,11 @@ import pytest
 from cases import CASES
 
 from tether.algorithms import ALGORITHMS, Algorithm, Policy, PolicyWithMemory
+from tether.algorithms.registry import numeric_fields
 from tether.data import Trajectories, View, view_of
-from tether.training.checkpoint import load_checkpoint, save_checkpoint
+from tether.runs.checkpoint import load_checkpoint, save_checkpoint
 from tether.training.derive import derive_columns, derived_shapes
-from tether.training.lanes import Lane, numeric_fields, stack_lanes, take_lane
+from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER, Progress, run_updates
 from tether.types import Array, Metrics, Spec, Transition
 

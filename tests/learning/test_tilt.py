@@ -17,8 +17,8 @@ from tether.algorithms.sfbc import SfBC
 from tether.bandits import get_problem
 from tether.bandits.problems import EIGHT_DEVIATION
 from tether.diffusion import vp_sde
-from tether.diffusion_policy import SDESampler
 from tether.networks import QEnsemble, ScoreNetwork
+from tether.policies.samplers import SDESampler
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER, run_updates

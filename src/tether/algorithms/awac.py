@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode, sample_each
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.iql import WEIGHT_LIMIT
-from tether.losses import advantage_weights, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import advantage_weights, polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import FreeGaussianActor, QEnsemble, torch_uniform
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Mode, sample_each
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["AWAC", "AWACState"]

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.interface import Derive, Hyperparameter, Phase
-from tether.losses import advantage_weights
+from tether.algorithms.shared.losses import advantage_weights
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import MLP, ValueNetwork
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["AWR", "AWRState", "FixedGaussianActor", "lambda_returns"]

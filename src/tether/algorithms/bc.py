@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import entropy_weight_step
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import DeterministicActor, GaussianActor, glorot_uniform
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["BC", "BCState", "gaussian_cloning_loss"]

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
-from tether.losses import aggregate_heads, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import aggregate_heads, polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import MLP, QEnsemble
 from tether.networks.vae import ActionVAE, vae_loss
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import BestOfSamples
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["BCQ", "BCQState", "PerturbedVAE"]

@@ -27,10 +27,10 @@ import optax
 
 from tether.algorithms.bdpo import q_loss
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
-from tether.losses import aggregate_heads, clip_actions, polyak, td_target
+from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
+from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
 from tether.networks import GaussianActor, QEnsemble, TanhGaussian, orthogonal
-from tether.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
-from tether.selection import best_by_q
+from tether.policies.selection import best_by_q
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["BDPOUnimodal", "BDPOUnimodalState", "UnimodalPolicy", "gaussian_kl", "squared_distance"]

@@ -25,13 +25,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.bc import DATA_MARGIN, gaussian_cloning_loss
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import entropy_weight_step
-from tether.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, TanhGaussian, glorot_uniform
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["BRACP", "BRACV", "BRACState"]

@@ -27,12 +27,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
-from tether.losses import mean_over_parts, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import mean_over_parts, polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, glorot_uniform, orthogonal, torch_uniform
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["CQL", "CQLState", "Proposals", "conservative_gap"]

@@ -29,13 +29,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
+from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
-from tether.diffusion_policy import NoiseSampler, ancestral_sampler
-from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import NoiseNetwork, QEnsemble, glorot_uniform
-from tether.optimisers import adam_init, clipped_adam_step, decay_factor
+from tether.policies.acting import BestOfSamples
+from tether.policies.samplers import NoiseSampler, ancestral_sampler
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["DAC", "DACState", "Noised"]

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import equinox as eqx
 import optax
 
-from tether.acting import Sampled
 from tether.algorithms.dql import dql_noise_network
 from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.shared.losses import polyak
+from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
-from tether.diffusion_policy import NoiseSampler, noise_loss
-from tether.losses import polyak
 from tether.networks import NoiseNetwork
-from tether.optimisers import adam_init, clipped_adam_step, decay_factor
+from tether.policies.acting import Sampled
+from tether.policies.samplers import NoiseSampler, noise_loss
 from tether.types import Array, Int, Metrics, PRNGKey, Spec, Transition
 
 __all__ = ["DiffusionBC", "DiffusionBCState"]

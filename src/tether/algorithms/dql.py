@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.shared.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
-from tether.diffusion_policy import Draw, NoiseSampler, ancestral_sampler, noise_loss
-from tether.losses import polyak, q_regression, td_target
 from tether.networks import NoiseNetwork, QEnsemble, torch_uniform
-from tether.optimisers import adam_init, clipped_adam_step, decay_factor
+from tether.policies.acting import BestOfSamples
+from tether.policies.samplers import Draw, NoiseSampler, ancestral_sampler, noise_loss
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["DQL", "DQLState", "average_when_due", "chain_q_target", "dql_noise_network"]

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.shared.optimisers import adam_init, adamw_step, clip_by_global_norm
 from tether.errors import InputError
 from tether.networks import CausalTransformer, Dropout, Linear, dropout, torch_uniform
-from tether.optimisers import adam_init, adamw_step, clip_by_global_norm
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Windows
 
 __all__ = ["DT", "DTMemory", "DTPolicy", "DTState", "SequenceModel", "cloning_loss"]

@@ -36,12 +36,12 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.shared.losses import expectile_loss, polyak, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
 from tether.errors import InputError
-from tether.losses import expectile_loss, polyak, td_target
 from tether.networks import Denoiser, GaussianActor, ImplicitActor, QEnsemble, ValueNetwork
-from tether.optimisers import adam_init, adam_step, decay_factor
-from tether.selection import sample_by_min_q
+from tether.policies.selection import sample_by_min_q
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["DTQL", "Critic", "DTQLPolicy", "DTQLState", "q_term", "update_behaviour"]

@@ -32,10 +32,10 @@ import optax
 
 from tether.algorithms.dtql import Critic, DTQLPolicy, q_term, update_behaviour
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.shared.losses import polyak
+from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
-from tether.losses import polyak
 from tether.networks import Denoiser, ImplicitActor, QEnsemble, ValueNetwork
-from tether.optimisers import adam_init, adam_step, decay_factor
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["DTQLKL", "DTQLKLState", "distillation_gradient"]

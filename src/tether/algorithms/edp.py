@@ -24,14 +24,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import BestOfSamples
 from tether.algorithms.dql import chain_q_target, dql_noise_network
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.shared.losses import (
+    advantage_weights,
+    clip_actions,
+    expectile_loss,
+    polyak,
+    q_regression,
+    td_target,
+)
+from tether.algorithms.shared.optimisers import adam_init, adam_step, clip_by_global_norm, clipped_adam_step
 from tether.diffusion import vp
-from tether.diffusion_policy import NoiseSampler, ancestral_sampler
-from tether.losses import advantage_weights, clip_actions, expectile_loss, polyak, q_regression, td_target
 from tether.networks import NoiseNetwork, QEnsemble, ValueNetwork
-from tether.optimisers import adam_init, adam_step, clip_by_global_norm, clipped_adam_step
+from tether.policies.acting import BestOfSamples
+from tether.policies.samplers import NoiseSampler, ancestral_sampler
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["EDP", "EDPState"]

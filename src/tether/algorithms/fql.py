@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Sampled
 from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.shared.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
-from tether.losses import polyak, q_regression, td_target
 from tether.networks import QEnsemble, VelocityNetwork, glorot_uniform
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Sampled
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["FQL", "Actors", "FQLState", "OneStepSampler"]

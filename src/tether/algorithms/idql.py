@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
+from tether.algorithms.shared.losses import clip_actions, polyak
+from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import vp
-from tether.losses import clip_actions, polyak
 from tether.networks import QEnsemble, ResidualNoiseNetwork
-from tether.optimisers import adam_init, adam_step, decay_factor
+from tether.policies.acting import BestOfSamples
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["IDQL", "DirectSampler", "IDQLState"]

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
+from tether.algorithms.shared.losses import polyak
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
-from tether.losses import polyak
 from tether.networks import QEnsemble, VelocityNetwork, glorot_uniform
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import BestOfSamples
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
 __all__ = ["IFQL", "FlowSampler", "IFQLState"]

@@ -17,11 +17,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
-from tether.losses import advantage_weights, clip_actions, expectile_loss, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import (
+    advantage_weights,
+    clip_actions,
+    expectile_loss,
+    polyak,
+    q_regression,
+    td_target,
+)
+from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.networks import FreeGaussianActor, QEnsemble, ValueNetwork, orthogonal
-from tether.optimisers import adam_init, adam_step, decay_factor
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = [

@@ -31,11 +31,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import BestOfSamples, Mode
 from tether.algorithms.interface import Hyperparameter, Phase
-from tether.losses import advantage_weights, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import advantage_weights, polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import BoxGaussianActor, QEnsemble
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import BestOfSamples, Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["Onestep", "OnestepState"]

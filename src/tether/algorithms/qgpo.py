@@ -25,13 +25,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Sampled
 from tether.algorithms.interface import Derive, Hyperparameter, Phase, acting_field
+from tether.algorithms.shared.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion import vp_sde
-from tether.diffusion_policy import SDESampler
-from tether.losses import polyak, q_regression, td_target
 from tether.networks import EnergyNetwork, QEnsemble, ScoreNetwork
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Sampled
+from tether.policies.samplers import SDESampler
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["QGPO", "Guided", "QGPOState", "Support", "contrastive_loss", "soft_value"]

@@ -17,12 +17,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.shared.losses import polyak, q_regression, smoothed_action, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.algorithms.td3_bc import TD3BCState
-from tether.losses import polyak, q_regression, smoothed_action, td_target
 from tether.networks import DeterministicActor, QEnsemble, fan_in_uniform, uniform
-from tether.optimisers import adam_init, adam_step, update_when_due
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["ReBRAC"]

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
-from tether.losses import polyak, smoothed_action, td_target
+from tether.algorithms.shared.losses import polyak, smoothed_action, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.networks import MLP, DeterministicActor
-from tether.optimisers import adam_init, adam_step, update_when_due
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["REM", "REMState", "mixture_weights"]

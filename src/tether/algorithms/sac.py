@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode, Sampled
 from tether.algorithms.interface import Hyperparameter, Phase
-from tether.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, torch_uniform
-from tether.optimisers import adam_init, adam_step
+from tether.policies.acting import Mode, Sampled
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["SAC", "SACState", "entropy_weight_step", "soft_actor_loss", "soft_q_target"]

@@ -30,13 +30,13 @@ import optax
 
 from tether.algorithms.interface import Derive, Hyperparameter, Phase, acting_field
 from tether.algorithms.qgpo import soft_value
+from tether.algorithms.shared.losses import q_regression
+from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion import vp_sde
-from tether.diffusion_policy import SDESampler
 from tether.errors import InputError
-from tether.losses import q_regression
 from tether.networks import QEnsemble, ScoreNetwork
-from tether.optimisers import adam_init, adam_step
-from tether.selection import sample_without_replacement
+from tether.policies.samplers import SDESampler
+from tether.policies.selection import sample_without_replacement
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["SfBC", "SfBCPolicy", "SfBCState", "planned_returns", "standardised"]

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
+from tether.algorithms.shared.losses import polyak
+from tether.algorithms.shared.optimisers import adam_init, adam_step, adamw_step, decay_factor
 from tether.diffusion import vp_sde
-from tether.losses import polyak
 from tether.networks import DeterministicActor, QEnsemble, ResidualNoiseNetwork
-from tether.optimisers import adam_init, adam_step, adamw_step, decay_factor
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["SRPO", "SRPOState"]

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
-from tether.losses import polyak, q_regression, smoothed_action, td_target
+from tether.algorithms.shared.losses import polyak, q_regression, smoothed_action, td_target
+from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.networks import DeterministicActor, QEnsemble
-from tether.optimisers import adam_init, adam_step, update_when_due
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["TD3BC", "TD3BCState"]

@@ -22,7 +22,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.iql import (
     WEIGHT_LIMIT,
@@ -33,9 +32,10 @@ from tether.algorithms.iql import (
     step_critic,
     step_value,
 )
-from tether.losses import advantage_weights, clip_actions, limited_exponent, smoothed_action
+from tether.algorithms.shared.losses import advantage_weights, clip_actions, limited_exponent, smoothed_action
+from tether.algorithms.shared.optimisers import decay_factor
 from tether.networks import QEnsemble
-from tether.optimisers import decay_factor
+from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["XQL", "gumbel_loss"]

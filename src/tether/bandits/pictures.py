@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from tether.bandits.problems import Points, Problem
 from tether.bandits.train import Trained
 from tether.diffusion import edm, vp
-from tether.evaluation.plot import new_figure, png_bytes
-from tether.files import atomic_write_bytes
+from tether.machine.files import atomic_write_bytes
+from tether.plots.curves import new_figure, png_bytes
 from tether.types import Array, Float
 
 __all__ = [

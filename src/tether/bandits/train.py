@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tether.algorithms.registry import make_algorithm, parse_values
 from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
-from tether.files import load_arrays, save_arrays
+from tether.machine.files import load_arrays, save_arrays
 from tether.networks import unstack_heads
+from tether.runs.records import Display
 from tether.training.derive import derive_columns
-from tether.training.lanes import Lane, make_algorithm, parse_values, stack_lanes, take_lane
+from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
 from tether.training.precision import check_precision
-from tether.training.records import Display
 from tether.types import Array, Float, Spec, Transition
 
 __all__ = ["BANDIT_ALGORITHMS", "Setup", "Trained", "bandit_settings", "load_trained", "save_trained", "train_bandit"]

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tether.algorithms.registry import acting_fields, change_acting, make_algorithm, settings_of
 from tether.bench.settings import BenchSettings
 from tether.bench.table import settings_text
 from tether.data import Normaliser
 from tether.errors import InputError
-from tether.policy import LoadedPolicy, deploy, load_policy
-from tether.training.lanes import acting_fields, change_acting, make_algorithm, settings_of
+from tether.policies.deployed import deploy
+from tether.policies.folder import load_policy
+from tether.policies.loaded import LoadedPolicy
 from tether.types import Spec
 
 __all__ = ["Chosen", "act_latency", "bench_acting", "find_setting", "measure_acting", "untrained_policy"]

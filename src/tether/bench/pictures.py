@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tether.errors import InputError
-from tether.evaluation.plot import MUTED, PALETTE, TEXT, new_figure, png_bytes, style_axes, style_frame
-from tether.files import atomic_write_bytes
+from tether.machine.files import atomic_write_bytes
+from tether.plots.curves import MUTED, PALETTE, TEXT, new_figure, png_bytes, style_axes, style_frame
 
 __all__ = ["draw_lanes", "draw_limits", "draw_pictures"]
 

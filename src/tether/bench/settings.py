@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-from tether.api import commit, versions
+from tether.algorithms.registry import make_algorithm
 from tether.errors import InputError
-from tether.training.lanes import make_algorithm
+from tether.runs.config import commit, versions
 from tether.training.precision import check_precision
 from tether.types import Spec
 

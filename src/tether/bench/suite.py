@@ -12,7 +12,7 @@ from tether.bench.results import add_rows, empty_figures, is_measured, read_figu
 from tether.bench.rounds import floors
 from tether.bench.settings import BenchSettings, describe_run
 from tether.bench.training import measure_phase
-from tether.files import atomic_write_json
+from tether.machine.files import atomic_write_json
 
 __all__ = ["Book", "bench"]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tether.bench.counting import COUNTED_UPDATES, FIRST_UPDATE, synthetic, update_flops, xla_flops
 from tether.bench.rounds import Run, Timing, alternate, matmul_program
 from tether.bench.settings import BenchSettings
-from tether.counting import COUNTED_UPDATES, FIRST_UPDATE, synthetic, update_flops, xla_flops
 from tether.data import view_of
 from tether.training.derive import derived_shapes
 from tether.training.lanes import make_lanes, stack_lanes, take_lane

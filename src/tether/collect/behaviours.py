@@ -12,14 +12,15 @@ import gymnasium
 import jax
 import numpy as np
 
-from tether.acting import Mode, Sampled, Sampler
 from tether.collect.environments import Place
 from tether.collect.mazes import MAZE_ID, play_stream
 from tether.collect.rows import Columns, Recorder
-from tether.data.columns import function_of
+from tether.data.logs.columns import function_of
+from tether.environments.make import silent_mujoco
 from tether.errors import InputError
-from tether.evaluation.rollout import silent_mujoco
-from tether.policy import DeployedPolicy, load_policy
+from tether.policies.acting import Mode, Sampled, Sampler
+from tether.policies.deployed import DeployedPolicy
+from tether.policies.folder import load_policy
 
 __all__ = ["PLANNER", "Behaviour", "Episode", "controlled", "play_episode", "random_actions", "rollouts_of"]
 

@@ -11,9 +11,9 @@ import numpy as np
 from tether.data.schema import ActionBox, Schema, layout_of, size_of
 from tether.environments import TASKS, Task
 from tether.environments.ids import task_of_id
+from tether.environments.make import bare_environment, make_environment
 from tether.environments.observations import observation_layout, space_size
 from tether.errors import InputError
-from tether.evaluation.rollout import bare_environment, make_environment
 
 __all__ = ["Place", "find_place"]
 

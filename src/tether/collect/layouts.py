@@ -13,7 +13,7 @@ import numpy as np
 from tether.collect.environments import Place
 from tether.collect.rows import Columns
 from tether.data.schema import COLLECT_KEY, SCHEMA_KEY
-from tether.files import atomic_path, fsync_directory, to_json, write_synced
+from tether.machine.files import atomic_path, fsync_directory, to_json, write_synced
 
 __all__ = ["write_d4rl", "write_minari"]
 

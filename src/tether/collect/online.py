@@ -26,11 +26,13 @@ from tether.algorithms import SAC
 from tether.collect.environments import Place
 from tether.collect.rows import Columns, Log, Recorder
 from tether.data import Normaliser
-from tether.evaluation.rollout import FIRST_EVALUATION_SEED, silent_mujoco
-from tether.policy import deploy, save_policy
-from tether.training.checkpoint import load_latest, save_checkpoint
-from tether.training.records import Display, JsonLines
-from tether.training.signals import Interrupted, StopSignals
+from tether.environments.make import silent_mujoco
+from tether.evaluation.rollout import FIRST_EVALUATION_SEED
+from tether.machine.signals import Interrupted, StopSignals
+from tether.policies.deployed import deploy
+from tether.policies.folder import save_policy
+from tether.runs.checkpoint import load_latest, save_checkpoint
+from tether.runs.records import Display, JsonLines
 from tether.types import Array, Int, PRNGKey, Spec, Transition
 
 __all__ = ["Online", "Training", "level_name"]

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.algorithms import SAC
-from tether.api import commit, versions
+from tether.algorithms.registry import parse_fields, settings_of
 from tether.collect.behaviours import Behaviour, controlled, random_actions, rollouts_of
 from tether.collect.environments import Place, find_place
 from tether.collect.layouts import write_d4rl, write_minari
 from tether.collect.online import Online, Training, level_name
 from tether.collect.rows import Columns, Log, joined, summary
 from tether.errors import InputError, unknown
-from tether.files import atomic_write_json
-from tether.training.lanes import parse_fields, settings_of
-from tether.training.records import Display
-from tether.training.signals import Interrupted, StopSignals
+from tether.machine.files import atomic_write_json
+from tether.machine.signals import Interrupted, StopSignals
+from tether.runs.config import commit, versions
+from tether.runs.records import Display
 
 __all__ = ["KINDS", "LAYOUTS", "Made", "Options", "collect"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from tether.errors import InputError
-from tether.files import atomic_write_bytes
+from tether.machine.files import atomic_write_bytes
 
 __all__ = ["Columns", "Log", "Recorder", "joined"]
 

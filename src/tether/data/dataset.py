@@ -16,7 +16,7 @@ from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
 from tether.environments.tasks import Task
 from tether.errors import InputError
-from tether.files import sha256_file
+from tether.machine.files import sha256_file
 from tether.types import Float, Int, Transition
 
 __all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "FileDigest", "Source"]

@@ -4,7 +4,7 @@ import numpy as np
 from rich.table import Table
 
 from tether.data.dataset import Dataset
-from tether.data.minari import minari_scores
+from tether.data.readers.minari import minari_scores
 from tether.data.schema import Layout, Schema
 from tether.data.sources import local_sources
 from tether.environments import Task, find_task

@@ -5,13 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tether.data.d4rl import open_hdf5, read_d4rl_hdf5
-from tether.data.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.dataset import Dataset, Source
-from tether.data.download import Downloads, cached_file
-from tether.data.importing import read_table
-from tether.data.minari import find_minari_file, is_minari_hdf5, local_minari_files, read_minari, read_minari_hdf5
-from tether.data.ogbench import local_ogbench_files, read_ogbench
+from tether.data.logs.importing import read_table
+from tether.data.readers.d4rl import open_hdf5, read_d4rl_hdf5
+from tether.data.readers.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
+from tether.data.readers.download import Downloads, cached_file
+from tether.data.readers.minari import (
+    find_minari_file,
+    is_minari_hdf5,
+    local_minari_files,
+    read_minari,
+    read_minari_hdf5,
+)
+from tether.data.readers.ogbench import local_ogbench_files, read_ogbench
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 

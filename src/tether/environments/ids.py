@@ -3,9 +3,9 @@
 import dataclasses
 import importlib
 
+from tether.environments.make import make_environment
 from tether.environments.tasks import TASKS, Task, find_task
 from tether.errors import InputError, unknown
-from tether.evaluation.rollout import make_environment
 
 __all__ = ["find_environment", "task_of_id"]
 

@@ -5,8 +5,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from tether.data.logs.tables import natural
 from tether.data.schema import Layout, join, layout_of, size_of
-from tether.data.tables import natural
 from tether.errors import InputError
 
 __all__ = ["FlatObservations", "flat_observations", "observation_layout", "space_size"]

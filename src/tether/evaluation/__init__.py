@@ -1,1 +1,1 @@
-"""Evaluation: rollouts, statistics, pictures."""
+"""Evaluation: rollouts, the processes that play them, statistics."""

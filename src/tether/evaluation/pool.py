@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import tether
-from tether.cores import usable_cores
+from tether import _version
 from tether.environments import Task
 from tether.evaluation.rollout import Episodes
-from tether.files import encode_arrays, to_json
-from tether.policy import DeployedPolicy
+from tether.machine.cores import usable_cores
+from tether.machine.files import encode_arrays, to_json
+from tether.policies.deployed import DeployedPolicy
 from tether.types import Spec
 
 __all__ = ["Evaluation", "Piece", "WorkerPool", "automatic_workers", "cut"]
@@ -328,7 +328,7 @@ def _environment(accelerator: bool) -> dict[str, str]:
         value = getattr(jax.config, option, None)
         if value is not None:
             environment[option.upper()] = str(value)
-    root = str(Path(tether.__file__).parents[1])
+    root = str(Path(_version.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     # NPROC: the number of threads of XLA on a CPU. A policy for one observation gains nothing from a second one.
     threads = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -18,22 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.environments import Task
-from tether.errors import InputError
-from tether.policy import DeployedPolicy
+from tether.environments.make import ignore_ogbench, make_environment, silent_mujoco
+from tether.policies.deployed import DeployedPolicy
 from tether.types import Array, Bool, Float, Int, Key
 
 if TYPE_CHECKING:
-    import gymnasium  # imported where an environment is made: training and policies work without any simulator
+    pass  # imported where an environment is made: training and policies work without any simulator
 
-__all__ = [
-    "FIRST_EVALUATION_SEED",
-    "Episodes",
-    "bare_environment",
-    "make_environment",
-    "rollout",
-    "seconds_per_step",
-    "silent_mujoco",
-]
+__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "rollout", "seconds_per_step"]
 
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
 
@@ -43,46 +35,6 @@ class Episodes(NamedTuple):
 
     returns: Float[np.ndarray, "lanes episodes"]  # undiscounted sums of the environment's own rewards
     lengths: Int[np.ndarray, "lanes episodes"]  # steps
-
-
-def make_environment(task: Task) -> "gymnasium.Env":
-    """The environment that `task` is scored on: it observes vectors and is acted in by numbers in [-1, 1].
-
-    Raises InputError where there is none, or what it needs is not installed.
-    """
-    environment = bare_environment(task)
-    from tether.environments.actions import unit_actions
-    from tether.environments.observations import flat_observations
-
-    return unit_actions(flat_observations(environment))
-
-
-def bare_environment(task: Task) -> "gymnasium.Env":
-    """The same as gymnasium makes it, with its own observations and actions."""
-    if task.gymnasium_id is None:
-        raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
-    try:
-        import gymnasium
-
-        import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
-        from tether.environments.robotics import know_robotics
-
-        know_robotics(task.gymnasium_id)
-        with warnings.catch_warnings(), silent_mujoco():
-            _ignore_ogbench()
-            # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
-            made = gymnasium.make(task.gymnasium_id, **horizon, **task.options)
-            if isinstance(made, gymnasium.Wrapper):  # asked once: OGBench's arms compute their spaces by a reset
-                made.observation_space, made.action_space = made.observation_space, made.action_space
-            return made
-    except InputError:
-        raise
-    # Whatever a simulator's own package meets: a missing dependency, a display, a file.
-    except Exception as error:
-        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
-        raise InputError(f"environment {task.name}: {reason}") from error
 
 
 def rollout(
@@ -112,7 +64,7 @@ def rollout(
         ]
         stack.enter_context(silent_mujoco())
         stack.enter_context(warnings.catch_warnings())
-        _ignore_ogbench()
+        ignore_ogbench()
         seeds = np.tile(FIRST_EVALUATION_SEED + numbers, lanes).tolist()
         starts = [env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)]
         observations = np.stack(starts).astype(np.float32)
@@ -231,25 +183,3 @@ def _one_by_one(function: Callable[[Any], Any], rows: Any, wanted: Bool[Array, "
         return jax.lax.cond(wanted, function, nothing, row)
 
     return jax.lax.map(one, (wanted, rows))
-
-
-@contextlib.contextmanager
-def silent_mujoco() -> Iterator[None]:
-    """MuJoCo warns on stderr and into a file in the working folder: of an attribute in gymnasium's model files,
-    and of unstable simulations when a policy sends numbers that are not finite (the return tells that, too)."""
-    import mujoco
-
-    # Made by MuJoCo's C bindings, so type checkers do not see it.
-    set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
-    set_handler(lambda message: None)
-    try:
-        yield
-    finally:
-        set_handler(None)
-
-
-def _ignore_ogbench() -> None:
-    """Until the surrounding `catch_warnings` ends: OGBench's arms miss a display that they do not need, and round the
-    bounds of their actions at every reset."""
-    for message in (".*precision lowered by casting to float32", ".*DISPLAY environment variable is missing"):
-        warnings.filterwarnings("ignore", message, UserWarning)

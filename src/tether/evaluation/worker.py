@@ -75,7 +75,7 @@ def _play(request: dict[str, Any], arrays: bytes, answer: Answer) -> dict[str, A
 
     from tether.environments import Task
     from tether.evaluation.rollout import rollout
-    from tether.files import decode_arrays
+    from tether.machine.files import decode_arrays
 
     policies = decode_arrays(arrays, _skeleton(request), "policies to evaluate")
     keys = jax.random.wrap_key_data(jax.numpy.asarray(request["keys"], np.uint32))
@@ -97,9 +97,10 @@ def _skeleton(request: dict[str, Any]) -> Any:
     import jax
     import numpy as np
 
+    from tether.algorithms.registry import make_algorithm
     from tether.data import Normaliser
-    from tether.policy import deploy
-    from tether.training.lanes import Lane, make_algorithm, stack_lanes
+    from tether.policies.deployed import deploy
+    from tether.training.lanes import Lane, stack_lanes
     from tether.types import Spec
 
     spec, algorithm = Spec(*request["spec"]), make_algorithm(request["algorithm"], request["hyperparameters"])

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tether.machine.programs import KeptProgram, kept_program
 from tether.networks import stack_heads, unstack_heads
 from tether.training.derive import derive_columns
 from tether.training.devices import Devices, to_host
 from tether.training.lanes import take_lane
 from tether.training.loop import Progress, init_lanes, run_updates
-from tether.training.programs import KeptProgram, kept_program
 from tether.types import Spec
 
 __all__ = ["Group", "LaneGroups", "cut_lanes"]

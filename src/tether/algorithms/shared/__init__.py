@@ -1,0 +1,1 @@
+"""Equations and optimisers that several algorithms share. Pure functions."""

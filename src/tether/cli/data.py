@@ -1,0 +1,248 @@
+"""`tether data VERB`: one dataclass per verb. A new verb is a class here and a line in `DATA_VERBS`."""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from tether.cli.parts import assignments, hint, print_out
+from tether.errors import InputError
+
+__all__ = ["DATA_VERBS", "DEFAULT_DATASET"]
+
+DEFAULT_DATASET = "halfcheetah-medium-replay-small"
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Look at a data set: sizes, episodes, returns, ranges, columns, task.
+
+    Examples:
+      tether data show
+      tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
+      tether data show minari:D4RL/door/human-v2
+    """
+
+    source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
+    """A source, as for `tether train`: a name or a path."""
+
+    def run(self) -> int:
+        """Print the summary."""
+        from tether.data import load_dataset
+        from tether.data.show import summary_table
+
+        print_out(summary_table(load_dataset(self.source)))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the data sets on this machine that have a name: bundled, cached, Minari's.
+
+    Examples:
+      tether data list
+    """
+
+    def run(self) -> int:
+        """One row each."""
+        from tether.data.show import local_table
+
+        print_out(local_table())
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Examine a data set, also a broken one: a graded report of its faults, and repairs into a new file.
+
+    Ends with 0 if nothing worse than a warning was found (with --fix: is left in the new file), else with 1.
+
+    Examples:
+      tether data check hopper-medium.hdf5
+      tether data check logs.hdf5 --out report --fix repaired.hdf5
+      tether data check logs.hdf5 --fix repaired.hdf5 --only not-finite teleports
+    """
+
+    source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
+    """A source, as for `tether train`, or a file that training refuses."""
+    out: Annotated[Path | None, hint("check-NAME", "DIR")] = None
+    """Folder for report.json and report.html; a report that is there is replaced."""
+    fix: Annotated[Path | None, hint("none", "OUT.hdf5")] = None
+    """A new file for the data with everything repaired that needs no judgement."""
+    only: Annotated[tuple[str, ...], hint("all that can be fixed", "CODE ...")] = ()
+    """Of the fixes: those of these findings."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+    def run(self) -> int:
+        """Print, save, repair; 1 if an error is left."""
+        from tether.doctor import check, repair
+        from tether.doctor.fixes import check_target
+        from tether.doctor.progress import progress_line
+
+        if self.only and self.fix is None:
+            raise InputError(f"--only {' '.join(self.only)}: it selects repairs, so --fix OUT.hdf5 is needed")
+        if self.fix is not None:
+            check_target(self.fix)
+        with progress_line(self.quiet) as progress:
+            report = last = check(self.source, progress)
+            repaired = self.fix is not None and bool(report.fixable() or self.only)
+            if self.fix is not None and repaired:
+                report, last = repair(self.source, report, self.fix, self.only, progress)
+            progress("pictures")
+            paths = report.save(self.out or Path(f"check-{report.data.raw.name.replace('/', '-')}"))
+        print_out(report.table())
+        for path in paths:
+            print_out(f"report   {path}")
+        if repaired:
+            print_out(f"fixed    {self.fix}: grade {last.grade} ({last.counts()})")
+        elif self.fix is not None:
+            print_out(f"fixed    nothing that needs no judgement: {self.fix} is not written")
+        return 1 if last.count("error") else 0
+
+
+Patterns = Annotated[tuple[str, ...], arg(metavar="COLUMN ...")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Turn logs (CSV, Parquet, npz, HDF5) into a data set.
+
+    Several files, or a folder of them, are an episode each unless --episode says otherwise. What you do not say is
+    assumed aloud, or refused with the choices. Actions are scaled to [-1, 1]; the policy scales them back.
+
+    Examples:
+      tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
+      tether data import runs/ --observation "q*" tip --action u --reward="-norm(tip)" --time t --out set.hdf5
+      tether data import a.npz b.npz --observation state --action u --reward rewards:progress --out set.hdf5
+    """
+
+    logs: Annotated[Positional[tuple[Path, ...]], arg(metavar="LOGS ...")]
+    """Files or folders."""
+    observation: Patterns
+    """What the policy sees: columns, in this order; * and ? stand for any letters, joint_2 comes before joint_10."""
+    action: Patterns
+    """What the policy decides."""
+    out: Annotated[Path, arg(metavar="HDF5")]
+    """The data set; must not exist."""
+    reward: Annotated[str | None, hint("refused, with the choices", "COLUMN|ARITHMETIC|MODULE:FUNCTION")] = None
+    """A column; arithmetic over columns; or a function of an episode's columns that gives a number for each row."""
+    episode: Annotated[str | None, hint("each file, or flags", "COLUMN")] = None
+    """What changes from one episode to the next; `none`: one recording without a break."""
+    terminal: Annotated[str | None, hint("no episode truly ended", "COLUMN")] = None
+    """1 where the task truly ended (fallen, broken, done), so that nothing follows."""
+    truncated: Annotated[str | None, hint("where an episode's rows end", "COLUMN")] = None
+    """1 where the recording was cut (time limit, operator)."""
+    time: Annotated[str | None, hint("rows are in order", "COLUMN")] = None
+    """Sorts the rows of each episode."""
+    action_low: Annotated[tuple[float, ...], hint("the data's, unless within [-1, 1]", "X ...")] = ()
+    """The robot's lowest action: one number for all actions, or one each."""
+    action_high: Annotated[tuple[float, ...], hint("the data's, unless within [-1, 1]", "X ...")] = ()
+    """The robot's highest action."""
+
+    def run(self) -> int:
+        """Write the file and say what is in it."""
+        from tether.data.logs.importing import Options, import_logs, import_report
+
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Options)}
+        for line in import_report(import_logs(self.logs, Options(**options), self.out)):
+            print_out(line)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Collect data in an environment: while SAC learns there, or by a policy, a controller, or at random.
+
+    ENV is a task (`tether tasks`) or a gymnasium id with a Box of actions. The kinds are D4RL's: random; medium, by the
+    first policy to reach the level; medium-replay, all that was tried until then; full-replay; expert, by the policy of
+    the highest level where two are given, else by that after all steps; medium-expert, both.
+
+    The same command goes on where it was stopped or killed, exactly; files that are there stay. Ends with 1 where a
+    level was not reached.
+
+    Examples:
+      tether data collect Pendulum-v1 --out pendulum --checkpoint-at=-400
+      tether data collect halfcheetah --out cheetah --checkpoint-at 40,80 --kinds medium medium-replay --rows 1000000
+      tether data collect maze2d-umaze-v1 --out maze --controller waypoints --rows 1000000
+      tether data collect Pendulum-v1 --out swings --policy pendulum/policies/at--400 --rows 20000
+    """
+
+    environment: Annotated[Positional[str], arg(metavar="ENV")]
+    """A task or a gymnasium id."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for data sets, policies and what is needed to go on."""
+    kinds: Annotated[tuple[str, ...], hint("medium-replay, unless somebody else acts", "KIND ...")] = ()
+    """random, medium, medium-replay, full-replay, medium-expert, expert."""
+    policy: Annotated[str | None, hint("none", "FOLDER|random")] = None
+    """Who acts, instead of SAC: a policy folder or a run."""
+    controller: Annotated[str | None, hint("none", "MODULE:FUNCTION|waypoints")] = None
+    """Who acts: f(environment, generator) is called at each start and gives a function of the observation."""
+    name: Annotated[str | None, hint("policy, or the function's", "NAME")] = None
+    """What data of --policy or --controller are called."""
+    rows: Annotated[int, arg(metavar="N")] = 100_000
+    """Rows of random, medium, expert and of --policy, --controller."""
+    steps: Annotated[int, arg(metavar="N")] = 1_000_000
+    """The most that SAC may take; it stops when all levels are reached."""
+    checkpoint_at: Annotated[str | None, hint("40, where scores are normalised", "SCORE,...")] = None
+    """Levels whose policies are kept: normalised scores, or returns where the task has no references."""
+    seed: int = 0
+    """Of everything."""
+    layouts: Annotated[tuple[str, ...], hint("d4rl", "LAYOUT ...")] = ("d4rl",)
+    """d4rl: one HDF5 file; minari: a folder for MINARI_DATASETS_PATH=DIR/minari."""
+    no_noise: bool = False
+    """Gaussian policies act by their mode; D4RL's act with noise."""
+    horizon: Annotated[int | None, hint("the environment's", "N")] = None
+    """Steps until an episode is cut."""
+    batch_size: Annotated[int, arg(metavar="N")] = 256
+    """Of SAC."""
+    random_steps: Annotated[int, arg(metavar="N")] = 1_000
+    """At random, before SAC learns."""
+    updates_per_step: Annotated[int, arg(metavar="N")] = 1
+    """Of SAC."""
+    eval_every_steps: Annotated[int, arg(metavar="N")] = 2_000
+    """Between evaluations, by which levels are judged."""
+    eval_episodes: Annotated[int, arg(metavar="N")] = 5
+    """Without noise, in each."""
+    set: Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")] = ()
+    """Hyper-parameters of SAC."""
+    quiet: bool = False
+    """No progress on stderr, only warnings."""
+
+    def run(self) -> int:
+        """Collect, then say what there is; 1 if a level was not reached."""
+        from tether.collect import Options, collect
+
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given |= {"noise": not given.pop("no_noise"), "set": assignments("--set", self.set)}
+        given["checkpoint_at"] = _numbers("--checkpoint-at", self.checkpoint_at)
+        quiet = given.pop("quiet")
+        made = collect(Options(**given), quiet=quiet, command=shlex.join(["tether", *sys.argv[1:]]))
+        for path, found in made.files:
+            rows = f"{found['rows']:,} rows, {found['episodes']:,.0f} episodes" if found else "as it was"
+            score = f", score {found['mean_score']:.1f}" if "mean_score" in found else ""
+            returns = f", return {found['return_mean']:.1f}" if found else ""
+            print_out(f"{path}: {rows}{returns}{score}")
+        if made.failure:
+            sys.stderr.write(f"tether: {made.failure}\n")
+        return 1 if made.failure else 0
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return () if text is None else tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r}: write numbers separated by commas") from None
+
+
+DATA_VERBS: dict[str, type] = {
+    "show": Show,
+    "list": List,
+    "check": Check,
+    "import": Import,
+    "collect": Collect,
+}

@@ -1,0 +1,1 @@
+"""Tables of logged data: their columns, their rows, and the data sets made of them."""

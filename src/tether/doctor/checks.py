@@ -1,0 +1,90 @@
+"""The registry: every check, in the order in which they run, with the columns that it needs."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from tether.doctor import columns, episodes, rewards
+from tether.doctor.findings import CODES, GRADES, Finding
+from tether.doctor.logged import Logged
+
+__all__ = ["CHECKS", "Check", "run_checks"]
+
+
+class Check(NamedTuple):
+    """A function from the data to findings; it is left out where one of the columns `needs` cannot be used."""
+
+    run: Callable[[Logged], Iterable[Finding]]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__.replace("_", " ")
+
+    def possible(self, data: Logged) -> bool:
+        return not self.needs or data.has(*self.needs)
+
+
+OBSERVATIONS, ACTIONS, REWARDS = ("observations",), ("actions",), ("rewards",)
+ALL = (*OBSERVATIONS, *ACTIONS, *REWARDS)
+
+CHECKS: tuple[Check, ...] = (
+    Check(columns.missing_columns),
+    Check(columns.not_numbers),
+    Check(columns.unequal_rows),
+    Check(columns.wrong_rank),
+    Check(columns.column_vectors),
+    Check(columns.double_precision),
+    Check(columns.not_finite),
+    Check(columns.bad_flags),
+    Check(columns.size_of_task, (*OBSERVATIONS, *ACTIONS)),
+    Check(episodes.counts_of_published),
+    Check(columns.out_of_range, ACTIONS),
+    Check(columns.saturated_actions, ACTIONS),
+    Check(columns.unused_action_range, ACTIONS),
+    Check(columns.discrete_actions, ACTIONS),
+    Check(columns.constant_columns),
+    Check(columns.duplicated_columns),
+    Check(columns.observation_scale, OBSERVATIONS),
+    Check(columns.outliers),
+    Check(columns.already_standardised),
+    Check(columns.deterministic_behaviour, (*OBSERVATIONS, *ACTIONS)),
+    Check(columns.few_states, OBSERVATIONS),
+    Check(episodes.missing_ends),
+    Check(episodes.unfinished_last_episode),
+    Check(episodes.terminal_and_timeout),
+    Check(episodes.terminals_at_horizon, OBSERVATIONS),
+    Check(episodes.order_of_rows, OBSERVATIONS),
+    Check(episodes.teleports, OBSERVATIONS),
+    Check(episodes.next_observations, OBSERVATIONS),
+    Check(episodes.next_observation_after_end, OBSERVATIONS),
+    Check(episodes.timeouts_that_go_on, OBSERVATIONS),
+    Check(episodes.terminals_that_go_on, OBSERVATIONS),
+    Check(episodes.cut_episodes, OBSERVATIONS),
+    Check(episodes.long_episodes),
+    Check(episodes.one_step_episodes),
+    Check(episodes.episode_ids),
+    Check(episodes.duplicates_of_episodes, ALL),
+    Check(episodes.duplicated_rows, ALL),
+    Check(episodes.repeated_rows, (*OBSERVATIONS, *ACTIONS)),
+    Check(episodes.time_stamps),
+    Check(rewards.constant_reward, REWARDS),
+    Check(rewards.few_rewards, REWARDS),
+    Check(rewards.repaid_rewards, REWARDS),
+    Check(rewards.returns_of_task, REWARDS),
+    Check(rewards.reward_shifted, ALL),
+    Check(rewards.sparse_reward_shifted, REWARDS),
+    Check(rewards.reward_of_state, ALL),
+    Check(rewards.actions_shifted, (*OBSERVATIONS, *ACTIONS)),
+    Check(rewards.family_rules, (*OBSERVATIONS, *REWARDS)),
+)
+
+
+def run_checks(data: Logged, progress: Callable[[str], None] = lambda name: None) -> list[Finding]:
+    """What every possible check finds, the gravest first; `progress` is told the name of each check as it starts."""
+    found = list(data.raw.findings)
+    for check in CHECKS:
+        if check.possible(data):
+            progress(check.name)
+            found.extend(check.run(data))
+    order = list(CODES)
+    return sorted(found, key=lambda finding: (GRADES.index(finding.grade), order.index(finding.code)))

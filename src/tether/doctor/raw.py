@@ -1,0 +1,226 @@
+"""`RawColumns`: what a source holds, as it is stored, before anybody refuses it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import h5py
+import numpy as np
+
+from tether.data.readers.d4rl import open_hdf5, read_schema, scalar_metadata
+from tether.data.readers.d4rl_names import d4rl_name
+from tether.data.readers.download import Downloads
+from tether.data.readers.minari import find_minari_file, is_minari_hdf5
+from tether.data.schema import IMPORT_KEY, Schema
+from tether.data.sources import (
+    BUNDLED,
+    HDF5_SUFFIXES,
+    TABLE_SUFFIXES,
+    bundled_names,
+    d4rl_path,
+    load_dataset,
+    local_sources,
+)
+from tether.doctor.findings import Finding
+from tether.doctor.minari import read_minari_columns
+from tether.doctor.table import read_table_columns
+from tether.errors import InputError
+from tether.machine.files import sha256_file
+
+__all__ = ["STANDARD", "RawColumns", "read_raw"]
+
+STANDARD = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+WIDEST_EXTRA = 4
+"""Other columns (`infos/goal`, time stamps, episode numbers) up to this width are read for checking."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawColumns:
+    """The columns of a source exactly as stored: any shape, any type, any value.
+
+    Attributes:
+        name: the data set's name, by which its task is found.
+        location: where it was read.
+        layout: `d4rl`, `minari`, `npz`, `ogbench`, `table` or `dataset` (read through `load_dataset`).
+        columns: those of `STANDARD` that are there. Minari's flags are called as D4RL's.
+        extras: other arrays, e.g. `infos/goal`.
+        metadata: small scalars.
+        documents: texts of `tether data import` that are only passed on.
+        schema: names of the columns and the robot's own range of its actions.
+        action_limits: lowest and highest action, (A,) each, where the source states them.
+        terminals_end_episodes: False where the recording goes on after a terminal row (see `Dataset`).
+        horizon: steps until the environment's time limit, where the source states it.
+        findings: what was found while reading.
+    """
+
+    name: str
+    location: str
+    layout: str
+    columns: Mapping[str, np.ndarray]
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    metadata: Mapping[str, str | float | int] = field(default_factory=dict)
+    documents: Mapping[str, str] = field(default_factory=dict)
+    schema: Schema | None = None
+    action_limits: tuple[np.ndarray, np.ndarray] | None = None
+    terminals_end_episodes: bool = True
+    horizon: int | None = None
+    findings: tuple[Finding, ...] = ()
+    sha256: str = ""
+
+    def with_columns(self, **changes: np.ndarray | None) -> "RawColumns":
+        """A copy with some columns replaced, or left out where None is given."""
+        columns = {**self.columns, **changes}
+        return replace(self, columns={name: column for name, column in columns.items() if column is not None})
+
+    def select(self, rows: np.ndarray) -> "RawColumns":
+        """A copy with these rows, in this order, of every column that has as many rows as the observations."""
+        count = len(self.columns["observations"])
+
+        def pick(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: array[rows] for name, array in arrays.items() if len(array) == count}
+
+        return replace(self, columns=pick(self.columns), extras=pick(self.extras))
+
+
+def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
+    """Reads a source as it is: a bundled name, `d4rl:NAME`, `minari:ID`, an HDF5 file (D4RL's or Minari's layout), a
+    Minari folder, a CSV, Parquet or npz table.
+
+    `ogbench:NAME` is read by `load_dataset`, which computes its rewards and refuses what it refuses.
+
+    Args:
+        source: as for `load_dataset`. A set that is not on this machine is downloaded as it would be for training.
+        every_column: also read other columns wider than `WIDEST_EXTRA` (for writing them out again).
+
+    Raises:
+        InputError: no such source, or a damaged file.
+    """
+    source = str(source)
+    widest = None if every_column else WIDEST_EXTRA
+    if source in bundled_names():
+        return replace(_read_d4rl(BUNDLED / f"{source}.hdf5", widest), location=source)
+    prefix, _, name = source.partition(":")
+    if prefix == "d4rl" and name:
+        # The file lies in the cache under the name that its server gave it.
+        return replace(_read_d4rl(d4rl_path(name, Downloads()), widest), name=d4rl_name(name), location=source)
+    if prefix == "minari" and name:
+        return _read_minari_by_name(source)
+    path = Path(source).expanduser()
+    if path.is_dir() and (file := find_minari_file(path)) is not None:
+        return _from_minari(file)
+    if path.suffix.lower() in HDF5_SUFFIXES and path.is_file():
+        return _from_minari(path) if is_minari_hdf5(path) else _read_d4rl(path, widest)
+    if path.suffix.lower() == ".npz" and path.is_file() and (raw := _read_npz(path, widest)) is not None:
+        return raw
+    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+        return _read_table(path, widest)
+    return _from_dataset(source)
+
+
+def _read_minari_by_name(source: str) -> RawColumns:
+    """The file of `minari:ID`; one that is not on this machine yet is downloaded by `load_dataset`."""
+
+    def local() -> Path | None:
+        return next((Path(found.where) for found in local_sources() if found.name == source), None)
+
+    path = local()
+    if path is None:
+        load_dataset(source)
+        path = local()
+    return _from_dataset(source) if path is None else replace(_from_minari(path), location=source)
+
+
+def _read_table(path: Path, widest: int | None) -> RawColumns:
+    read = read_table_columns(path, widest)
+    return RawColumns(
+        name=path.stem,
+        location=str(path),
+        layout="table",
+        columns=read.columns,
+        extras=read.extras,
+        schema=read.schema,
+        findings=read.findings,
+        sha256=sha256_file(path),
+    )
+
+
+def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
+    columns: dict[str, np.ndarray] = {}
+    extras: dict[str, np.ndarray] = {}
+    with open_hdf5(path) as file:
+        observations = file.get("observations")
+        rows = observations.shape[0] if _is_array(observations) else None
+
+        def visit(name: str, node: Any) -> None:
+            if not _is_array(node):
+                return
+            if name in STANDARD:
+                columns[name] = np.asarray(node[()])
+            elif node.shape[0] == rows and (widest is None or int(np.prod(node.shape[1:])) <= widest):
+                extras[name] = np.asarray(node[()])
+
+        file.visititems(visit)
+        metadata, schema, origin = scalar_metadata(file), read_schema(file, path), file.get(IMPORT_KEY)
+        documents = {IMPORT_KEY: str(origin.asstr()[()])} if isinstance(origin, h5py.Dataset) else {}
+    digest = sha256_file(path)
+    return RawColumns(path.stem, str(path), "d4rl", columns, extras, metadata, documents, schema, sha256=digest)
+
+
+def _is_array(node: Any) -> TypeGuard[h5py.Dataset]:
+    return isinstance(node, h5py.Dataset) and node.shape is not None and len(node.shape) > 0
+
+
+def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
+    """None for a table under names of its own."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as npz: {' '.join(str(error).split())}") from error
+    if "observations" not in arrays:
+        return None
+    columns = {name: array for name, array in arrays.items() if name in STANDARD and array.ndim > 0}
+    rows = len(columns["observations"]) if "observations" in columns else None
+    extras = {
+        name: array
+        for name, array in arrays.items()
+        if name not in columns and array.ndim > 0 and len(array) == rows and (widest is None or array[0].size <= widest)
+    }
+    layout, findings = "npz", ()
+    if "rewards" not in columns and "qpos" in arrays and "terminals" in columns:
+        layout = "ogbench"
+        what = "no rewards, but `qpos` and `terminals`: a trajectory ends at each of these flags"
+        findings = (Finding("ogbench-layout", "note", what),)
+        columns["timeouts"], columns["terminals"] = columns["terminals"], np.zeros(rows or 0, np.bool_)
+    return RawColumns(path.stem, str(path), layout, columns, extras, findings=findings, sha256=sha256_file(path))
+
+
+def _from_minari(path: Path) -> RawColumns:
+    read = read_minari_columns(path)
+    return RawColumns(
+        name=read.name,
+        location=str(path),
+        layout="minari",
+        columns=read.columns,
+        metadata=read.metadata,
+        action_limits=read.action_limits,
+        horizon=read.horizon,
+        findings=read.findings,
+        sha256=sha256_file(path),
+    )
+
+
+def _from_dataset(source: str) -> RawColumns:
+    data = load_dataset(source)
+    columns = {name: getattr(data, name) for name in STANDARD if getattr(data, name) is not None}
+    return RawColumns(
+        name=data.name,
+        location=source,
+        layout="dataset",
+        columns=columns,
+        metadata=data.metadata,
+        schema=data.schema,
+        terminals_end_episodes=data.terminals_end_episodes,
+        sha256=data.source.sha256,
+    )

@@ -1,0 +1,110 @@
+"""Tables (CSV, Parquet, npz) for the doctor: what `load_dataset` would refuse in them is read and reported."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tether.data.logs.columns import Plan, resolve
+from tether.data.logs.importing import conventional_options
+from tether.data.logs.tables import open_table
+from tether.data.schema import ActionBox, Layout, Schema, size_of
+from tether.doctor.findings import Finding, Place
+from tether.errors import InputError
+
+__all__ = ["TableColumns", "read_table_columns"]
+
+
+class TableColumns(NamedTuple):
+    """Columns under D4RL's names, the others under their own, and what was found on the way."""
+
+    columns: dict[str, np.ndarray]
+    extras: dict[str, np.ndarray]
+    schema: Schema
+    findings: tuple[Finding, ...]
+
+
+def read_table_columns(path: Path, widest: int | None) -> TableColumns:
+    """Reads a table whose columns follow the convention of `read_table`, whatever their entries are.
+
+    widest: leaves out other columns with more numbers in each row; None for none.
+
+    Raises: InputError for a damaged file, and for column names that say nothing.
+    """
+    table = open_table(path)
+    options = conventional_options(table)
+    plan = resolve(table.columns, options, [path])
+    others = [
+        name
+        for name, column in table.columns.items()
+        if name not in plan.kinds and (widest is None or column.size <= widest)
+    ]
+    read = list(table.read(dict.fromkeys([*plan.kinds, *others], "stored")))
+    if not read:
+        raise InputError(f"{path}: holds no rows")
+    stored = {name: np.concatenate([piece[name] for piece in read]) for name in read[0]}
+    found: list[Finding] = []
+    for name in plan.kinds:
+        if name != plan.episode:
+            stored[name] = _numbers(name, stored[name], found)
+    columns = _columns(plan, stored, str(options.reward))
+    extras = {name: stored[name] for name in (*others, plan.episode) if name is not None}
+    size = size_of(plan.action)
+    schema = Schema(plan.observation, plan.action, ActionBox((-1.0,) * size, (1.0,) * size))
+    return TableColumns(columns, extras, schema, tuple(found))
+
+
+def _numbers(name: str, column: np.ndarray, found: list[Finding]) -> np.ndarray:
+    """`column` as float64; entries that are no numbers become NaN and are reported."""
+    if column.dtype.kind in "biuf":
+        return column.astype(np.float64)
+    values = np.array([_number(entry) for entry in column.reshape(-1)]).reshape(column.shape)
+    bad = np.isnan(values).reshape(len(column), -1).any(axis=1)
+    rows = np.flatnonzero(bad & np.array([not _is_missing(entry) for entry in column.reshape(len(column), -1)[:, 0]]))
+    if len(rows):
+        entry = column[rows[0]] if column.ndim == 1 else column[rows[0], 0]
+        found.append(Finding("not-numbers", "error", f"{name} holds {entry!r}", Place.of(rows, [name])))
+    return values
+
+
+def _is_missing(entry: object) -> bool:
+    return entry is None or entry != entry
+
+
+def _number(entry: object) -> float:
+    try:
+        flags = {"true": 1.0, "false": 0.0}
+        return flags[entry.lower()] if isinstance(entry, str) and entry.lower() in flags else float(entry)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return np.nan
+
+
+def _columns(plan: Plan, stored: dict[str, np.ndarray], reward: str) -> dict[str, np.ndarray]:
+    """D4RL's columns; an episode that changes without a flag ends with a time-out, as `read_table` has it."""
+    rows = len(stored[reward])
+    columns = {
+        "observations": _stacked(stored, plan.observation, rows),
+        "actions": _stacked(stored, plan.action, rows),
+        "rewards": _single(stored[reward]),
+        "terminals": np.zeros(rows, np.bool_) if plan.terminal is None else stored[plan.terminal],
+    }
+    if plan.truncated is not None:
+        columns["timeouts"] = stored[plan.truncated]
+    if plan.episode is not None:
+        label = stored[plan.episode]
+        last = np.append(label[1:] != label[:-1], True) & ~(columns["terminals"] == 1)
+        flags = columns.get("timeouts", np.zeros(rows))
+        columns["timeouts"] = np.where(last & (flags == 0), 1.0, flags)
+    # Flags that are 0 and 1 only are flags; anything else stays for the check of flags to report.
+    flag_names = ("terminals", "timeouts")
+    return {k: v.astype(np.bool_) if k in flag_names and np.isin(v, (0, 1)).all() else v for k, v in columns.items()}
+
+
+def _stacked(stored: dict[str, np.ndarray], layout: Layout, rows: int) -> np.ndarray:
+    """The columns of `layout` side by side, (rows, size)."""
+    return _single(np.concatenate([stored[name].reshape(rows, -1) for name in layout], axis=1))
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    """Text has no precision: float32, as training has it, unless something overflows."""
+    return array.astype(np.float32) if np.nanmax(np.abs(array), initial=0.0) < np.finfo(np.float32).max else array

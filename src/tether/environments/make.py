@@ -1,0 +1,76 @@
+"""From a task to an environment that observes vectors and is acted in by numbers in [-1, 1]."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tether.environments import Task
+from tether.errors import InputError
+
+if TYPE_CHECKING:
+    import gymnasium  # imported where an environment is made: training and policies work without any simulator
+
+__all__ = ["bare_environment", "ignore_ogbench", "make_environment", "silent_mujoco"]
+
+
+def make_environment(task: Task) -> "gymnasium.Env":
+    """The environment that `task` is scored on: it observes vectors and is acted in by numbers in [-1, 1].
+
+    Raises InputError where there is none, or what it needs is not installed.
+    """
+    environment = bare_environment(task)
+    from tether.environments.actions import unit_actions
+    from tether.environments.observations import flat_observations
+
+    return unit_actions(flat_observations(environment))
+
+
+def bare_environment(task: Task) -> "gymnasium.Env":
+    """The same as gymnasium makes it, with its own observations and actions."""
+    if task.gymnasium_id is None:
+        raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
+    try:
+        import gymnasium
+
+        import tether.environments.registry  # noqa: F401  (so that gymnasium knows tether/...)
+        from tether.environments.robotics import know_robotics
+
+        know_robotics(task.gymnasium_id)
+        with warnings.catch_warnings(), silent_mujoco():
+            ignore_ogbench()
+            # gymnasium says at each construction that -v4 is out of date, which it is not for D4RL scores.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            horizon = {"max_episode_steps": task.horizon, "disable_env_checker": True}
+            made = gymnasium.make(task.gymnasium_id, **horizon, **task.options)
+            if isinstance(made, gymnasium.Wrapper):  # asked once: OGBench's arms compute their spaces by a reset
+                made.observation_space, made.action_space = made.observation_space, made.action_space
+            return made
+    except InputError:
+        raise
+    # Whatever a simulator's own package meets: a missing dependency, a display, a file.
+    except Exception as error:
+        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
+        raise InputError(f"environment {task.name}: {reason}") from error
+
+
+@contextlib.contextmanager
+def silent_mujoco() -> Iterator[None]:
+    """MuJoCo warns on stderr and into a file in the working folder: of an attribute in gymnasium's model files,
+    and of unstable simulations when a policy sends numbers that are not finite (the return tells that, too)."""
+    import mujoco
+
+    # Made by MuJoCo's C bindings, so type checkers do not see it.
+    set_handler = mujoco.set_mju_user_warning  # pyright: ignore[reportAttributeAccessIssue]
+    set_handler(lambda message: None)
+    try:
+        yield
+    finally:
+        set_handler(None)
+
+
+def ignore_ogbench() -> None:
+    """Until the surrounding `catch_warnings` ends: OGBench's arms miss a display that they do not need, and round the
+    bounds of their actions at every reset."""
+    for message in (".*precision lowered by casting to float32", ".*DISPLAY environment variable is missing"):
+        warnings.filterwarnings("ignore", message, UserWarning)

@@ -1,0 +1,1 @@
+"""Process and disk: caches, cores, files, memory, programs, signals, start."""

@@ -1,0 +1,1 @@
+"""A run in its folder: plan, configuration, training, checkpoints, records, report."""

@@ -1,0 +1,49 @@
+"""What a run is made of, and its options."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tether.data import Prepared
+from tether.environments import Task
+from tether.training.lanes import Lane
+
+__all__ = ["EVAL_DEVICES", "Plan", "Settings"]
+
+EVAL_DEVICES = ("auto", "cpu", "accelerator")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a run trains and reports, beside the algorithm's own hyper-parameters."""
+
+    batch_size: int = 256
+    eval_every_updates: int = 10_000  # of the last phase; its end is always evaluated
+    eval_episodes: int = 10
+    log_every_updates: int = 500
+    checkpoint_every_updates: int = 10_000  # evaluations and the end of a phase save one, too
+    lanes_per_group: int | None = None  # at most so many lanes at once; None: as many as fit. Changes no number
+    eval_workers: int | None = None  # processes that play evaluations; None: by spare cores. Changes no number
+    eval_device: str = "auto"  # where policies act then: cpu, accelerator, or measured; one of EVAL_DEVICES
+    precision: str = "float32"  # of the matmuls of training (`training/precision.py`)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that a run is made of; nothing here changes while it trains."""
+
+    folder: Path
+    algorithm_name: str
+    algorithm: Any
+    lanes: tuple[Lane, ...]
+    settings: Settings
+    prepared: Prepared  # its transitions lie on the device
+    task: Task | None  # None: no environment is known, so nothing is evaluated
+    behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes
+    observations: np.ndarray  # (rows, observation): some raw ones, for golden pairs
+
+    def phases(self) -> list[tuple[str, int]]:
+        """(name, updates) in order."""
+        return [(phase.name, phase.updates) for phase in self.algorithm.phases()]

@@ -1,0 +1,264 @@
+"""From a finished run to result.json, curve.png and the table that people see."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from tether.environments import Task
+from tether.errors import InputError
+from tether.evaluation.statistics import Summary, aggregate
+from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.runs.records import JsonLines
+from tether.studies.arms import Setting, as_text, describe_setting, settings_table, summarise_settings
+from tether.training.lanes import Lane
+
+# Pictures are drawn with matplotlib, which is imported where one is drawn: the start of a run does not wait for it.
+
+__all__ = [
+    "Report",
+    "behaviour_summary",
+    "lane_score",
+    "plot_runs",
+    "report_table",
+    "score_of",
+    "scores_by_update",
+    "write_report",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The outcome of a run. Scores are normalised, or returns where the task has no references; None where nothing was
+    evaluated. Lanes that diverged are in no summary."""
+
+    folder: Path
+    status: str  # done, partly-diverged (some lanes), diverged (all lanes)
+    updates: int  # done in the last phase
+    score_name: str  # what scores are: `Task.score_name`
+    behaviour: Summary | None  # of the episodes in the data set
+    last: Summary | None  # at the last evaluation
+    last_by_settings: dict[str, Summary]  # the same for each swept combination, e.g. "expectile 0.9"; else empty
+    best: Summary | None  # at the evaluation with the highest mean; chosen with hindsight
+    best_update: int | None
+    lane_scores: dict[int, float]  # lane -> mean score at the last evaluation
+    best_lane: int | None  # the lane with the highest of these; None where every lane diverged
+    diverged: dict[int, str]  # lane -> where, e.g. "train update 1234"
+    settings: tuple[Setting, ...]  # swept combinations, in their order; empty where there is only one
+    updates_per_second: float
+
+    @property
+    def curve(self) -> Path:
+        """The picture; exists where something was evaluated."""
+        return self.folder / "curve.png"
+
+    @property
+    def sweep(self) -> Path:
+        """The picture of each setting; exists where there are several and something was evaluated."""
+        return self.folder / "sweep.png"
+
+
+def write_report(run: Any) -> Report:
+    """result.json and curve.png of a `tether.runs.run.Run` that has come to its end."""
+    plan, rows = run.plan, run.evaluations.read()
+    survivors = np.flatnonzero(run.alive).tolist()
+    scores = scores_by_update(rows, survivors)
+    by_update = {update: aggregate(values) for update, values in scores.items()}
+    best_update = max(by_update, key=lambda update: by_update[update].mean, default=None)
+    last_scores = dict(zip(survivors, scores[max(scores)], strict=True)) if scores else {}
+    lane_scores = {lane: float(values.mean()) for lane, values in last_scores.items()}
+    report = Report(
+        folder=plan.folder,
+        status="done" if run.alive.all() else "partly-diverged" if survivors else "diverged",
+        updates=run.updates,
+        score_name=plan.task.score_name if plan.task else "",
+        behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
+        last=by_update[max(by_update)] if by_update else None,
+        last_by_settings=_by_settings(plan.lanes, last_scores),
+        best=None if best_update is None else by_update[best_update],
+        best_update=best_update,
+        lane_scores=lane_scores,
+        best_lane=max(survivors, key=lambda lane: lane_scores.get(lane, 0.0), default=None),
+        diverged={lane: str(where) for lane, where in run.frozen.items()},
+        settings=summarise_settings(plan.lanes, lane_scores, run.frozen),
+        updates_per_second=run.updates_per_second(),
+    )
+    if getattr(run, "primary", True):  # of several processes one writes
+        atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
+        if rows:
+            plot_runs([plan.folder], report.curve)
+        if report.settings:
+            _write_sweep(report, rows, plan.lanes)
+    return report
+
+
+def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
+    """The scores of the data's own episodes, as one lane.
+
+    None without a task, and where recorded returns are no scores (`Task.recorded_returns`).
+    """
+    if task is None or task.recorded_returns:
+        return None
+    return aggregate(task.score(returns)[None])
+
+
+def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lane]) -> None:
+    """sweep.json and sweep.txt, and where something was evaluated sweep.png: what each setting came to."""
+    atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.settings])
+    atomic_write_text(report.folder / "sweep.txt", as_text(settings_table(report.settings)))
+    if rows:
+        from tether.plots.curves import Curve, plot_panels
+
+        curve = _curve("", rows, len(lanes))
+        curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.settings]
+        captions = [f"{s.name}\n{describe_setting(s)}" for s in report.settings]
+        behaviour = None if report.behaviour is None else report.behaviour.mean
+        plot_panels(report.sweep, curves, captions, behaviour, report.score_name, report.folder.resolve().name)
+
+
+def report_table(report: Report) -> Table:
+    """Behaviour, last and best evaluation, a row each; with a sweep also one for each combination."""
+    table = Table(title=f"{report.folder.resolve().name}: {report.score_name}", title_justify="left")
+    table.add_column("")
+    for column in ("IQM", "95 % interval", "mean", "episodes"):
+        table.add_column(column, justify="right")
+    rows = {
+        "behaviour (the data)": report.behaviour,
+        f"policy, last (update {report.updates:,})": report.last,
+        **{f"  {settings}": summary for settings, summary in report.last_by_settings.items()},
+        f"policy, best (update {report.best_update or 0:,})": report.best,
+    }
+    for label, summary in rows.items():
+        if summary is not None:
+            interval = f"[{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
+            episodes = f"{summary.lanes} x {summary.episodes}" if summary.lanes > 1 else str(summary.episodes)
+            table.add_row(label, f"{summary.iqm:.1f}", interval, f"{summary.mean:.1f}", episodes)
+    return table
+
+
+def plot_runs(folders: list[Path], path: Path) -> None:
+    """Score over updates of one or several runs of the same task, one colour each.
+
+    Raises InputError where a folder holds no evaluations, or the runs were scored on different tasks.
+    """
+    curves, tasks, behaviours, score = [], [], [], ""
+    for folder in folders:
+        config, rows = _read_config(folder), JsonLines(folder / "evaluations.jsonl").read()
+        if not rows:
+            raise InputError(f"{folder}: holds no evaluations to plot")
+        score = config["score"]
+        curves.append(_curve(config["label"], rows, config["lanes"]))
+        tasks.append(config["environment"])
+        behaviours.append(_stored_behaviour(folder))
+    if len(set(tasks)) > 1:
+        raise InputError(f"runs of different tasks do not share an axis: {', '.join(sorted(set(tasks)))}")
+    if len({curve.label for curve in curves}) < len(curves):
+        curves = [dataclasses.replace(c, label=f.resolve().name) for c, f in zip(curves, folders, strict=True)]
+    behaviour = behaviours[0] if len(set(behaviours)) == 1 else None
+    title = curves[0].label if len(curves) == 1 else tasks[0]
+    from tether.plots.curves import plot_curves
+
+    plot_curves(path, curves, behaviour, score, title)
+
+
+def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Any:
+    updates = sorted({row["update"] for row in rows})
+    episodes: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        episodes.setdefault((row["lane"], row["update"]), []).append(score_of(row))
+    missing = [float("nan")]
+    scores = [[np.mean(episodes.get((lane, update), missing)) for update in updates] for lane in range(lanes)]
+    from tether.plots.curves import Curve
+
+    return Curve(label, np.asarray(updates), np.asarray(scores))
+
+
+def score_of(row: Mapping[str, Any]) -> float:
+    """Of an episode's row in evaluations.jsonl: normalised, or where its task has no references the return."""
+    return float(row["return"] if row["normalized_score"] is None else row["normalized_score"])
+
+
+def lane_score(lane: Mapping[str, Any]) -> float | None:
+    """Of a lane of result.json; those of tether 0.1 had only normalised scores."""
+    return lane.get("score", lane["normalized_score"])
+
+
+def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
+    """update -> scores (lanes, episodes) of the given lanes, in this order."""
+    table: dict[int, dict[int, list[float]]] = {}
+    for row in rows:
+        if row["lane"] in lanes:
+            table.setdefault(row["update"], {}).setdefault(row["lane"], []).append(score_of(row))
+    return {update: np.asarray([by_lane[lane] for lane in lanes]) for update, by_lane in table.items()}
+
+
+def _by_settings(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[str, Summary]:
+    """Swept combination -> summary of its lanes; empty where there is only one combination."""
+    names = [", ".join(f"{name} {value:g}" for name, value in lane.settings.items()) for lane in lanes]
+    groups: dict[str, list[np.ndarray]] = {}
+    for lane, values in scores.items():
+        groups.setdefault(names[lane], []).append(values)
+    return {name: aggregate(np.asarray(values)) for name, values in groups.items()} if len(set(names)) > 1 else {}
+
+
+def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of result.json (design section 4)."""
+    plan, summary = run.plan, report.last
+    normalised = plan.task is not None and plan.task.has_references
+    final = [row for row in rows if row["update"] == report.updates]
+    lanes = [
+        {
+            "seed": lane.seed,
+            "settings": dict(lane.settings),
+            "score": report.lane_scores.get(index),
+            "normalized_score": report.lane_scores.get(index) if normalised else None,
+            "returns": [row["return"] for row in final if row["lane"] == index],
+            "diverged": report.diverged.get(index),
+        }
+        for index, lane in enumerate(plan.lanes)
+    ]
+    return {
+        "algorithm": plan.algorithm_name,
+        "dataset": plan.prepared.record["dataset"],
+        "score": report.score_name or None,
+        "status": report.status,
+        "lanes": lanes,
+        "iqm": summary.iqm if summary else None,
+        "ci95": [summary.ci95_low, summary.ci95_high] if summary else None,
+        "behaviour": dataclasses.asdict(report.behaviour) if report.behaviour else None,
+        "last": dataclasses.asdict(summary) if summary else None,
+        "best": {"update": report.best_update, **dataclasses.asdict(report.best)} if report.best else None,
+        "updates": report.updates,
+        "updates_per_second": report.updates_per_second,
+        "compile_seconds": run.seconds["compile"],
+        "compiled": run.compiled,
+        "seconds_to_first_update": run.seconds_to_first_update,
+        **run.evaluation_record(),
+        "wall_seconds": run.seconds["wall"],
+        "memory": run.memory_record(),
+    }
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """What a picture needs of config.json: label, lanes (how many), environment, what its scores are."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        label = f"{config['algorithm']}, {config['data']['dataset']}"
+        score = config.get("score") or "normalised score"  # runs of tether 0.1 do not say
+        return {"label": label, "lanes": len(config["lanes"]), "environment": config["environment"], "score": score}
+    except OSError as error:
+        raise InputError(f"{folder}: not a run folder: config.json: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.json'}: truncated or altered: {type(error).__name__} {error}") from None
+
+
+def _stored_behaviour(folder: Path) -> float | None:
+    try:
+        behaviour = json.loads((folder / "result.json").read_text())["behaviour"]
+    except (OSError, ValueError, KeyError, TypeError):  # not finished
+        return None
+    return None if behaviour is None else behaviour["mean"]

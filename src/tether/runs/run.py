@@ -1,0 +1,530 @@
+"""A run: from data and algorithm to a folder with metrics, evaluations, checkpoints, policy and picture.
+
+The trainer knows no algorithm by name: it asks for phases and runs their updates. Everything that decides what
+comes next (state, keys, position, living lanes, sums of metrics not yet written) is in the checkpoint, and update
+number i depends on nothing but the lane's key and i, so a resumed run repeats the uninterrupted one bit for bit.
+"""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tether.evaluation.rollout import Episodes
+from tether.machine.memory import USABLE, Memory, device_limit, human_bytes, measure, release_freed_memory, tree_bytes
+from tether.machine.signals import Interrupted, StopSignals
+from tether.machine.start import Compilations, compilations, since_start
+from tether.policies.deployed import DeployedPolicy, deploy
+from tether.runs.checkpoint import load_latest, save_checkpoint
+from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
+from tether.runs.plan import Plan
+from tether.runs.records import Display, JsonLines
+from tether.runs.timeline import TRAINING, Timeline
+from tether.training.derive import derived_shapes
+from tether.training.devices import any_process, choose_devices, is_primary, together
+from tether.training.groups import LaneGroups
+from tether.training.lanes import Lane, stack_lanes, take_lane
+from tether.training.loop import NEVER
+
+__all__ = ["Frozen", "Position", "Run"]
+
+PIECE_UPDATES = 100  # between two looks of the host: for signals, the bar, and freezing diverged lanes
+
+
+class Position(NamedTuple):
+    """How far training has come: `update` updates of phase number `phase` are done."""
+
+    phase: int
+    update: int
+
+
+class Frozen(NamedTuple):
+    """Where a lane turned non-finite: in update number `update` (the first is 1) of a phase."""
+
+    phase: str
+    update: int
+
+    def __str__(self) -> str:
+        return f"{self.phase} update {self.update}"
+
+
+class Run:
+    """One training run in progress. Make it, perhaps `restore` it, then `execute` it."""
+
+    def __init__(self, plan: Plan, display: Display, stop: StopSignals | None = None):
+        self.plan = plan
+        self.display = display
+        self.stop = stop or StopSignals()
+        self.primary = is_primary()  # of several processes only this one writes
+        self.metrics = JsonLines(plan.folder / "metrics.jsonl", write=self.primary)
+        self.evaluations = JsonLines(plan.folder / "evaluations.jsonl", write=self.primary)
+        self.timeline = Timeline(JsonLines(plan.folder / "timeline.jsonl", write=self.primary))
+        self.queue = Evaluations(plan, self.evaluations, display, self.timeline)
+        devices = choose_devices(len(plan.lanes))
+        stacked = stack_lanes(plan.algorithm, plan.lanes)
+        self._stacked = stacked
+        self.groups = LaneGroups(
+            stacked, *_lane_keys(plan.lanes), devices, self._first_group_size(stacked, devices.total)
+        )
+        self.memory: dict[str, Memory] = {}  # by phase
+        self._data = devices.everywhere(plan.prepared.transitions)
+        self.position = Position(0, 0)
+        self.evaluated = -1  # updates of the last phase that were done when an evaluation was last asked for
+        self.frozen: dict[int, Frozen] = {}  # by lane
+        self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "waiting": 0.0, "wall": 0.0}
+        self.updates_timed = 0
+        self.compiled: dict[str, dict[str, Any]] = {}  # phase -> seconds, and whether they came from the cache
+        self.seconds_to_first_update: float | None = None  # since the command or, of several, this run began
+        self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
+        self._summed = np.zeros(len(plan.lanes), np.int64)  # (lanes,): over how many updates
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Which lanes are not frozen, bool (lanes,)."""
+        return np.array([lane not in self.frozen for lane in range(len(self.plan.lanes))])
+
+    @property
+    def updates(self) -> int:
+        """Updates of the last phase that are done."""
+        return self.position.update if self.position.phase == len(self.plan.phases()) - 1 else 0
+
+    def updates_per_second(self) -> float:
+        """Of all lanes side by side; compilation and evaluation left out."""
+        return self.updates_timed / self.seconds["train"] if self.seconds["train"] else 0.0
+
+    # --- training ---
+
+    def execute(self) -> None:
+        """Train from the current position to the end.
+
+        Raises: Interrupted when a stop was asked for, after writing a checkpoint; CheckpointError; OSError.
+        """
+        if not self.groups.initialised:
+            self.groups.init(self.plan.prepared.spec)
+        try:
+            self._go_on_evaluating()
+            for phase in range(self.position.phase, len(self.plan.phases())):
+                self._run_phase(phase)
+            if self.queue.pending:
+                with self._standing_still():
+                    self._settle(0)
+                self._save()
+        finally:
+            self.queue.close()
+        self._count_seconds()
+        self.timeline.write()
+
+    def _first_group_size(self, stacked: Any, devices: int) -> int:
+        """How many lanes to begin with at once: those chosen, else all whose states fit on the devices, which is
+        known before anything is compiled. In main memory states have their place whether they are grouped or not."""
+        lanes, chosen, limit = len(self.plan.lanes), self.plan.settings.lanes_per_group, device_limit()
+        if chosen is not None:
+            return min(chosen, lanes)
+        if limit is None:
+            return lanes
+        one, spec, data = take_lane(stacked, 0), self.plan.prepared.spec, self.plan.prepared.transitions
+        state = jax.eval_shape(lambda key: one.init(spec, key), jax.random.key(0))
+        derived = [derived_shapes(one, state, data, phase) for phase in range(len(one.phases()))]
+        each = 2 * tree_bytes(state) + max(map(tree_bytes, derived))  # a state goes in and one comes out
+        return max(1, min(lanes, devices * int((USABLE * limit - tree_bytes(data)) // each)))
+
+    def _run_phase(self, phase: int) -> None:
+        name, updates = self.plan.phases()[phase]
+        if not self.alive.any():  # then the position stays where the last lane was lost
+            return
+        if self.position.phase < phase:
+            self.position = Position(phase, 0)
+        if self.position.update >= updates:
+            return
+        self.display.begin(name, self.position.update, updates)
+        self._derive()
+        if self._evaluates():
+            everybody = list(range(len(self.plan.lanes)))
+            self.queue.prepare(lambda: self._snapshot(everybody), self.groups.keys)
+        self._compile()
+        while self.position.update < updates and self.alive.any():
+            self._run_piece(min(PIECE_UPDATES, self._next_stop() - self.position.update))
+            self._log_if_due()
+            self.queue.collect()
+            if any_process(self.stop.number is not None):
+                self._interrupt()
+            due = self._evaluation_due()
+            if due:
+                self._evaluate()
+            if self._ended() and not self.queue.missing:
+                self._settle(0)
+            if due or self._ended() or self.position.update % self.plan.settings.checkpoint_every_updates == 0:
+                self._save()
+
+    def _derive(self) -> None:
+        """Make the columns that the phase trains on beside the data's, if it has any."""
+
+        def on_piece(done: int, rows: int) -> None:
+            self.display.note(f"preparing the data, {done:,} of {rows:,} rows")
+            self._interrupt_alone()
+
+        self.groups.derive(self.plan.prepared.transitions, self.position.phase, on_piece)
+
+    def _compile(self) -> None:
+        """Compile the phase's program, with as many lanes at once as the device has room for."""
+        started, before = time.perf_counter(), compilations()
+        while True:
+            self._measure(self.groups.program(self._data, **self._how()))
+            memory = self.memory.get(self.plan.phases()[self.position.phase][0])
+            most = self._most_lanes(memory)
+            if most is None:
+                break
+            self.groups.regroup(most)
+        release_freed_memory()
+        self._note_compiled(time.perf_counter() - started, compilations().since(before))
+        self.timeline.add(TRAINING, "compile", started, time.perf_counter())
+        if memory is not None:
+            self._describe_memory(memory)
+
+    def _note_compiled(self, seconds: float, programs: Compilations) -> None:
+        """Keep and tell how long the phase's program took, and whether it was on disk already."""
+        self.seconds["compile"] += seconds
+        name = self.plan.phases()[self.position.phase][0]
+        cached = programs.requested > 0 and programs.compiled == 0
+        self.compiled[name] = {"seconds": seconds, "from_cache": cached}
+        self.display.message(
+            f"{name}: " + (f"from the cache in {seconds:.1f} s" if cached else f"compiled in {seconds:.1f} s")
+        )
+
+    def _note_first_update(self, piece_seconds: float, count: int) -> None:
+        """When the first update was done, where this process was started to do it; a piece does `count`."""
+        now = since_start()
+        if self.updates_timed == 0 and now is not None:
+            self.seconds_to_first_update = now - piece_seconds * (1 - 1 / count)
+            self.display.message(f"first update {self.seconds_to_first_update:.1f} s after the start")
+
+    def _how(self) -> dict[str, Any]:
+        """The static arguments of the current phase's program."""
+        settings, sequential = self.plan.settings, jax.default_backend() == "cpu"
+        how: dict[str, Any] = {"batch_size": settings.batch_size, "precision": settings.precision}
+        return {"phase": self.position.phase, "sequential": sequential} | how
+
+    def _measure(self, program: Any) -> None:
+        """Note what the phase's program takes."""
+        memory = measure(
+            program,
+            data_bytes=tree_bytes(self.plan.prepared.transitions),
+            lanes=self.groups.lanes_on_device,
+            sequential=self._how()["sequential"],
+            local_devices=min(self.groups.devices.total, jax.local_device_count()),
+        )
+        if memory is not None:
+            self.memory[self.plan.phases()[self.position.phase][0]] = memory
+
+    def _most_lanes(self, memory: Memory | None) -> int | None:
+        """How many lanes to go on with at once where the program does not fit; None where it does, or nothing helps."""
+        if memory is None or self.plan.settings.lanes_per_group is not None:
+            return None
+        too_many = any_process(not memory.fits)  # all must cut alike
+        if not too_many or memory.lanes == 1:
+            return None
+        fewer = min(memory.most_lanes(), memory.lanes - 1)
+        if jax.process_count() > 1:
+            fewer = int(np.min(multihost_utils.process_allgather(np.asarray(fewer))))
+        return fewer * self.groups.devices.total
+
+    def _describe_memory(self, memory: Memory) -> None:
+        groups, devices = len(self.groups.groups), self.groups.devices.total
+        where = f" on each of {devices} devices" if devices > 1 else ""
+        turns = f", in {groups} groups of {self.groups.groups[0].size} lanes that take turns" if groups > 1 else ""
+        self.display.message(f"memory: {memory}{where}{turns}")
+        if not memory.fits:
+            self.display.warn(
+                f"{human_bytes(memory.needed)} may be more than there is; fewer lanes at once do not help"
+            )
+
+    def memory_record(self) -> dict[str, Any]:
+        """For result.json: what was measured of memory, in bytes, by phase; how lanes were laid out."""
+        # Not how much was free: that is another number at every start.
+        shown = ("per_lane", "shared", "lanes", "needed")
+        phases = {name: {key: getattr(memory, key) for key in shown} for name, memory in self.memory.items()}
+        groups, devices = self.groups.groups, self.groups.devices.total
+        return {"phases": phases, "groups": len(groups), "lanes_per_group": groups[0].size, "devices": devices}
+
+    def _run_piece(self, count: int) -> None:
+        """`count` updates of all lanes; a lane whose numbers turn non-finite is frozen and named."""
+        started = time.perf_counter()
+        (phase, before), alive = self.position, self.alive
+        sums, first_nonfinite = self.groups.run(alive, self._data, before, count, **self._how())
+        ended = time.perf_counter()
+        self._note_first_update(ended - started, count)
+        self.seconds["train"] += ended - started
+        self.timeline.add(TRAINING, "train", started, ended)
+        self.updates_timed += count
+        for name, values in sums.items():
+            self._sums[name] = self._sums.get(name, np.zeros(len(alive))) + np.where(alive, values, 0.0)
+        self._summed += np.where(alive, count, 0)
+        self.position = Position(phase, before + count)
+        for lane in np.flatnonzero(alive & (first_nonfinite != NEVER)).tolist():
+            where = Frozen(self.plan.phases()[phase][0], int(first_nonfinite[lane]) + 1)
+            self._freeze(lane, where, f"it stays as it was at update {before}")
+        self.display.advance(self.position.update, count / (ended - started))
+
+    def _freeze(self, lane: int, where: Frozen, consequence: str) -> None:
+        self.frozen[lane] = where
+        name = self.plan.lanes[lane].name
+        self.display.warn(f"lane {lane} ({name}) turned non-finite in {where}: {consequence}, the other lanes go on")
+
+    def _next_stop(self) -> int:
+        """The next update of the phase at which a row, an evaluation or a checkpoint is due."""
+        settings, (phase, done) = self.plan.settings, self.position
+        steps = [settings.log_every_updates, settings.checkpoint_every_updates]
+        if self._evaluates():
+            steps.append(settings.eval_every_updates)
+        return min([self.plan.phases()[phase][1], *(done - done % step + step for step in steps)])
+
+    def _ended(self) -> bool:
+        """Whether the phase is over: all updates are done, or no lane is left."""
+        return self.position.update == self.plan.phases()[self.position.phase][1] or not self.alive.any()
+
+    def _interrupt(self) -> None:
+        self._save()
+        raise Interrupted(self.stop.number or signal.SIGTERM, self.plan.folder)  # another process may have been asked
+
+    def _interrupt_alone(self) -> None:
+        """Stop here if asked to, at a point that other processes do not come to: among several, later."""
+        if self.stop.number is not None and jax.process_count() == 1:
+            self._interrupt()
+
+    def _log_if_due(self) -> None:
+        """A row of means since the last row for each lane that was alive then."""
+        phase, done = self.position
+        if not (done % self.plan.settings.log_every_updates == 0 or self._ended()):
+            return
+        name = self.plan.phases()[phase][0]
+        means = {metric: sums / np.maximum(self._summed, 1) for metric, sums in self._sums.items()}
+        rows = []
+        for lane in np.flatnonzero(self._summed).tolist():
+            values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
+            rows.append({"phase": name, "update": done, "lane": lane, **values})
+        self.metrics.append(rows)
+        self._sums, self._summed = {}, np.zeros_like(self._summed)
+
+    # --- evaluation ---
+
+    def policies(self, lanes: Sequence[int]) -> DeployedPolicy:
+        """The policies of these lanes, leading axis `len(lanes)`; in all processes at the same point."""
+        return jax.vmap(lambda algorithm, state: self._deploy(algorithm.policy(state)))(*self.groups.take(lanes))
+
+    def policy(self, lane: int) -> DeployedPolicy:
+        """The policy of one lane; in all processes at the same point."""
+        algorithm, state = take_lane(self.groups.take([lane]), 0)
+        return self._deploy(algorithm.policy(state))
+
+    def _deploy(self, policy: Any) -> DeployedPolicy:
+        prepared = self.plan.prepared
+        return deploy(policy, prepared.spec, prepared.normaliser, prepared.schema)
+
+    def rollout(self, episodes: int, on_step: Callable[[int, int], None]) -> Episodes:
+        """Episodes of all lanes at the current position; the same position gives the same episodes. Those of frozen
+        lanes mean nothing."""
+        lanes = np.flatnonzero(self.alive)
+        keys = evaluation_keys(self.groups.keys, self.position.update)[lanes]
+        played = self.queue.play(self._snapshot(lanes.tolist()), keys, episodes, self._how_to_play(on_step))
+        shape = len(self.plan.lanes), episodes
+        whole = Episodes(np.full(shape, np.nan), np.zeros(shape, played.lengths.dtype))
+        for values, part in zip(whole, played, strict=True):
+            values[lanes] = part
+        return whole
+
+    def _snapshot(self, lanes: Sequence[int]) -> DeployedPolicy:
+        """The policies of these lanes in main memory, where all of them have room; in all processes at the same
+        point."""
+        at_once = self._lanes_at_once()
+        shares = [lanes[start : start + at_once] for start in range(0, len(lanes), at_once)]
+        parts = [jax.device_get(self.policies(share)) for share in shares]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def _lanes_at_once(self) -> int:
+        """How many lanes the device has room for."""
+        return self.groups.groups[0].size if len(self.groups.groups) == 1 else self.groups.lanes_on_device
+
+    def _how_to_play(self, on_step: Callable[[int, int], None]) -> How:
+        return How(on_step, self._lanes_at_once())
+
+    def _evaluates(self) -> bool:
+        """Whether the phase is one that is evaluated: the last, where an environment is known."""
+        return self.plan.task is not None and self.position.phase == len(self.plan.phases()) - 1
+
+    def _evaluation_due(self) -> bool:
+        done = self.position.update
+        if not self._evaluates() or done == 0 or done == self.evaluated or not self.alive.any():
+            return False
+        return done % self.plan.settings.eval_every_updates == 0 or self._ended()
+
+    def _evaluate(self) -> None:
+        """Ask for an evaluation of all living lanes, after settling the one that is due."""
+        with self._standing_still():
+            self._settle(QUEUE - 1)
+            self.evaluated = self.position.update
+            lanes = np.flatnonzero(self.alive).tolist()
+            if lanes:
+                policies, how = self._snapshot(lanes), self._how_to_play(self._while_evaluating)
+                self.queue.ask(self.position.update, lanes, policies, self.groups.keys, how)
+
+    def _go_on_evaluating(self) -> None:
+        """What a checkpoint left to do: evaluations that were not in, and one that was not asked for yet."""
+        if self.queue.missing:
+            with self._standing_still():
+                self.queue.begin(self.groups.keys, self._how_to_play(self._while_evaluating))
+            if not self.queue.missing:
+                self._save()
+        if self._evaluation_due():
+            self._evaluate()
+            self._save()
+
+    def _settle(self, most: int) -> None:
+        """Wait until at most so many evaluations are not settled. Lanes whose return was not finite are frozen: here,
+        and not when that is known, so that it does not depend on how fast evaluations are played."""
+        while len(self.queue.pending) > most:
+            settled = self.queue.settle_first(self.groups.keys, self._how_to_play(self._while_evaluating))
+            for lane in settled.lost or ():
+                if lane not in self.frozen:
+                    where = Frozen(self.plan.phases()[-1][0], settled.update)
+                    self._freeze(lane, where, "its return is not a number")
+
+    @contextlib.contextmanager
+    def _standing_still(self) -> Iterator[None]:
+        """Count the time for which training waits for evaluations."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds["waiting"] += time.perf_counter() - started
+            if self.queue.workers:
+                self.timeline.add(TRAINING, "wait", started, time.perf_counter())
+
+    def _while_evaluating(self, step: int, horizon: int) -> None:
+        """While training stands still for an evaluation."""
+        self.display.note(f"evaluating, step {step} of {horizon}" if step else "waiting for evaluations")
+        self._interrupt_alone()
+
+    def evaluation_record(self) -> dict[str, Any]:
+        """For result.json: what evaluating took."""
+        wall, waited = self.seconds["wall"], self.seconds["waiting"]
+        return {
+            "evaluation_seconds": self.seconds["evaluation"],  # of playing, all processes together
+            "evaluation_wait_seconds": waited,  # for which training stood still
+            "evaluation_wait_share": waited / wall if wall else 0.0,
+        }
+
+    # --- checkpoints ---
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        phase, update = self.position
+        phases = self.plan.phases()
+        self._count_seconds()
+        notes = {
+            "position": list(self.position),
+            "global_update": sum(updates for _, updates in phases[:phase]) + update,
+            "evaluated": self.evaluated,
+            "evaluations": self.queue.notes(),
+            "frozen": {str(lane): list(where) for lane, where in self.frozen.items()},
+            "sums": self._sums,  # JSON keeps float64 exactly; what is not finite becomes null, as in the rows
+            "summed_updates": self._summed,
+            "seconds": self.seconds,
+            "updates_timed": self.updates_timed,
+            "memory": {name: list(memory) for name, memory in self.memory.items()},
+        }
+        name = f"{phases[phase][0]}-{update:09d}"
+        arrays = {"state": self.groups.state(), "keys": self.groups.keys, "evaluations": self.queue.arrays()}
+        if self.primary:
+            save_checkpoint(self.plan.folder / "checkpoints", name, arrays, notes)
+        self.timeline.add(TRAINING, "save", started, time.perf_counter())
+        self.timeline.write()
+        together("saved")
+
+    def _count_seconds(self) -> None:
+        """Bring the clocks up to date that run by themselves."""
+        self.seconds["wall"] = time.perf_counter() - self.timeline.began
+        self.seconds["evaluation"] = self.queue.seconds_played
+
+    def restore(self) -> bool:
+        """Go to the newest valid checkpoint; False, and nothing happens, where there is none at all.
+
+        Raises: CheckpointError where there are checkpoints but none is valid.
+        """
+        folder = self.plan.folder / "checkpoints"
+        if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
+            return False
+        shapes = self.groups.state_shapes(self.plan.prepared.spec)
+        # NumPy arrays that take no memory: all lanes at once may be too many for the device.
+        state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+
+        def like(notes: dict[str, Any]) -> dict[str, Any]:
+            missing = {str(update): len(lanes) for update, lanes, lost in _queued(notes) if lost is None}
+            policies = {update: self._policy_shapes(state, count) for update, count in missing.items()}
+            return {"state": state, "keys": self.groups.keys, "evaluations": policies}
+
+        refused: list[str] = []  # shown only where another one is used, else they are in the error
+        arrays, notes, used = load_latest(folder, like, refused.append)
+        for reason in refused:
+            self.display.warn(f"{reason}; going on from {used.name}")
+        self.groups.put(arrays["state"], arrays["keys"])
+        self.position = Position(*notes["position"])
+        self.evaluated = notes["evaluated"]
+        self.frozen = {int(lane): Frozen(*where) for lane, where in notes["frozen"].items()}
+        self._sums = {name: np.asarray(sums, np.float64) for name, sums in notes["sums"].items()}
+        # One number in checkpoints of tether 0.1 until lanes had their own.
+        self._summed = np.zeros_like(self._summed) + np.asarray(notes["summed_updates"], np.int64)
+        self.seconds |= notes["seconds"]
+        self.updates_timed = notes["updates_timed"]
+        if "evaluations" in notes:
+            self.queue.restore(notes["evaluations"], arrays["evaluations"])
+        self.queue.seconds_played = self.seconds["evaluation"]
+        self.memory = {name: Memory(*numbers) for name, numbers in notes.get("memory", {}).items()}
+        self.timeline.began -= self.seconds["wall"]
+        return True
+
+    def _policy_shapes(self, state: Any, count: int) -> DeployedPolicy:
+        """What `_snapshot` gives for so many lanes, as arrays that take no memory; `state`: that of all lanes, so."""
+
+        def some(leaf: Any) -> Any:
+            return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
+
+        deploy_each = jax.vmap(lambda algorithm, state: self._deploy(algorithm.policy(state)))
+        shapes = jax.eval_shape(deploy_each, *jax.tree.map(some, (self._stacked, state)))
+        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+
+    def drop_later_rows(self) -> None:
+        """Drop the rows written after the current position: training will write them again."""
+        order = {name: index for index, (name, _) in enumerate(self.plan.phases())}
+        self.metrics.keep(lambda row: (order[row["phase"]], row["update"]) <= self.position)
+        missing = self.queue.missing
+        self.evaluations.keep(lambda row: row["update"] <= self.evaluated and row["update"] not in missing)
+        self.timeline.rows.keep(lambda row: row["start"] <= self.seconds["wall"] + 1e-3)  # rows are rounded
+
+
+def _queued(notes: dict[str, Any]) -> list[Any]:
+    """(update, lanes, lost) of the evaluations that a checkpoint has not settled; those of tether 0.1 had settled all
+    until workers played them."""
+    return notes.get("evaluations", {"pending": []})["pending"]
+
+
+def _number_or_none(value: Any) -> float | None:
+    """For strict JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _lane_keys(lanes: tuple[Lane, ...]) -> tuple[Any, Any]:
+    """Per lane a key for initialisation and one for everything after; equal seeds start equal."""
+    return _keys_of(np.array([lane.seed for lane in lanes], np.int32))
+
+
+@jax.jit
+def _keys_of(seeds: Any) -> tuple[Any, Any]:
+    """One program: as single operations it would be six, each compiled."""
+    pairs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
+    return pairs[:, 0], pairs[:, 1]

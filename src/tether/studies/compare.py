@@ -1,0 +1,541 @@
+"""Several algorithms on the same data under one protocol (docs/compare.md).
+
+    DIR/comparison.json   the protocol, what each algorithm is trained with, the table's numbers
+    DIR/comparison.md     the table          DIR/comparison.png   score against the cost of training
+    DIR/ALGORITHM/        an ordinary run folder, its lanes the seeds: `tether resume`, `evaluate`, `plot` work on it
+
+What is done lies in the run folders, so a comparison can be stopped, killed and gone on with at any moment.
+"""
+
+import dataclasses
+import json
+import signal
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tether import errors
+from tether.algorithms import ALGORITHMS, FAMILIES
+from tether.algorithms.registry import make_algorithm, settings_of
+from tether.api import resume, train
+from tether.bench import act_latency, update_flops
+from tether.cli.catalogue import catalogue
+from tether.cli.markdown import markdown_table
+from tether.data import Dataset, Downloads, load_dataset
+from tether.environments.choose import NO_ENVIRONMENT, task_for
+from tether.environments.ids import find_environment
+from tether.errors import InputError
+from tether.evaluation.statistics import Summary
+from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.machine.signals import Interrupted
+from tether.machine.start import note_next_run
+from tether.plots.tradeoff import plot_tradeoff
+from tether.presets import preset_names
+from tether.presets.recipes import find_recipe
+from tether.runs.config import check_counts, commit, findable, fresh_folder, versions
+from tether.runs.plan import Settings
+from tether.runs.records import Display
+from tether.runs.report import behaviour_summary
+from tether.studies import comparison as tables
+from tether.studies.comparison import Cost, Row
+from tether.types import Spec
+
+__all__ = ["Comparison", "Request", "comparison_table", "continue_comparison", "draw", "start_comparison"]
+
+FORMAT = 1
+TEMPORARY = ".tmp-"  # how files begin that a kill left half written
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a user asks for; None is left to presets, algorithms and data."""
+
+    source: str
+    algorithms: tuple[str, ...]
+    seeds: int = 3
+    updates: int = 100_000
+    pretrain_updates: int | None = None
+    batch_size: int | None = None
+    preset: str = "auto"
+    assignments: tuple[str, ...] = ()  # NAME=VALUE or ALGORITHM.NAME=VALUE
+    environment: str | None = None
+    eval_every_updates: int | None = None
+    eval_episodes: int = 10
+    precision: str = "float32"
+    command: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What all algorithms of a comparison share."""
+
+    source: str
+    dataset: str
+    sha256: str
+    observation_size: int
+    action_size: int
+    environment: str  # the task's name, or "none"
+    seeds: tuple[int, ...]
+    updates: int  # of the last phase
+    eval_every_updates: int
+    eval_episodes: int
+    score_name: str = "normalised score"  # `Task.score_name`
+    precision: str = "float32"  # of the matmuls of training
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """What one algorithm is trained with."""
+
+    preset: str | None  # None: its defaults
+    assigned: dict[str, str]  # by hand, over them
+    hyperparameters: dict[str, Any]  # all
+    batch_size: int
+    reward_transform: str
+    observation_transform: str
+    data_filter: str
+
+    @property
+    def where_from(self) -> str:
+        """For the table: `hopper-medium-v2, batch 256, expectile=0.9`."""
+        changed = [f"{name}={value}" for name, value in self.assigned.items()]
+        return ", ".join([self.preset or "defaults", f"batch {self.batch_size}", *changed])
+
+
+@dataclasses.dataclass
+class Comparison:
+    """A comparison and how far it has come. `costs` and `errors` are filled as it goes on."""
+
+    folder: Path
+    protocol: Protocol
+    entrants: dict[str, Entrant]
+    behaviour: Summary | None
+    command: str
+    costs: dict[str, Cost] = dataclasses.field(default_factory=dict)
+    errors: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is an environment."""
+        return self.protocol.environment != NO_ENVIRONMENT
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every algorithm came to its end with all its seeds."""
+        return all(row.status == "done" for row in self.rows())
+
+    def algorithm(self, name: str) -> Any:
+        """The algorithm called `name` with its hyper-parameters here."""
+        return make_algorithm(name, self.entrants[name].hyperparameters)
+
+    def rows(self) -> list[Row]:
+        """One per algorithm, from the run folders as they are now."""
+        entries, rows = catalogue(), []
+        for name, entrant in self.entrants.items():
+            about = {"algorithm": name, "family": entries[name].family, "paper": entries[name].paper}
+            about["settings"] = entrant.where_from
+            rows.append(tables.read_row(self.folder / name, about, self.costs.get(name), self.errors.get(name)))
+        return rows
+
+    def closing_lines(self) -> list[str]:
+        """Below the table: what failed, and where everything is."""
+        lines = [f"{name} failed: {reason}" for name, reason in self.errors.items()]
+        if not self.scored:
+            lines.append(f"no environment is known for {self.protocol.dataset}, so there are training losses only")
+        elif self.behaviour is None:
+            lines.append("returns of these data are no scores, so the behaviour has no row")
+        picture = self.folder / "comparison.png"
+        lines += [f"picture {picture}"] if picture.exists() else []
+        return [*lines, f"table   {self.folder / 'comparison.md'}", f"runs    {self.folder}"]
+
+
+class Stopped(Interrupted):
+    """A comparison was asked to stop and did; its run wrote a checkpoint."""
+
+    def __init__(self, signal_number: int, folder: Path):
+        name = signal.Signals(signal_number).name
+        KeyboardInterrupt.__init__(self, f"stopped by {name}; continue with `tether compare --out {folder}`")
+        self.signal_number, self.folder = signal_number, folder
+
+
+def start_comparison(request: Request, out: Path | None, cost: str = "compute", quiet: bool = False) -> Comparison:
+    """Train all that is asked for into the folder `out`; where it holds the same comparison already, go on with it.
+
+    An algorithm that is not in it yet is added. cost: of the picture, compute or time.
+    Raises InputError for bad input, before anything is trained, and where `out` holds another comparison or
+    something else; Stopped after Ctrl-C or SIGTERM; OSError where the folder cannot be written.
+    """
+    data = load_dataset(request.source, downloads=Downloads(quiet=quiet))
+    folder = out or fresh_folder(f"compare-{data.name.replace('/', '-')}")
+    asked = _plan(request, data, folder)
+    if (folder / "comparison.json").exists():
+        asked = _joined(_load(folder), asked)
+    elif folder.exists() and (not folder.is_dir() or any(_lasting(folder))):
+        raise InputError(f"{folder}: exists already and holds no comparison; name another with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return _train_all(asked, data, cost, quiet)
+
+
+def continue_comparison(folder: Path, cost: str = "compute", quiet: bool = False) -> Comparison:
+    """Go on with the comparison in `folder` as it began. Raises as `start_comparison`."""
+    found = _load(folder)
+    data = load_dataset(found.protocol.source, downloads=Downloads(quiet=quiet))
+    if data.source.sha256 != found.protocol.sha256:
+        raise InputError(f"{found.protocol.source}: not the data that {folder} was begun with: its SHA-256 differs")
+    return _train_all(found, data, cost, quiet)
+
+
+def draw(folder: Path, cost: str = "compute") -> Comparison:
+    """Write table and picture of the comparison in `folder` anew, as far as it has come.
+
+    Raises InputError where it is none.
+    """
+    found = _load(folder)
+    _write(found, cost)
+    return found
+
+
+def comparison_table(comparison: Comparison) -> Any:
+    """For the terminal."""
+    return tables.rich_table(_title(comparison), comparison.rows(), comparison.behaviour, comparison.scored)
+
+
+# --- the plan -----------------------------------------------------------------------------------------------
+
+
+def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
+    """Every algorithm with its settings, checked. Raises InputError for what cannot be trained."""
+    names = request.algorithms
+    if not names:
+        raise InputError("algorithms: at least one is needed")
+    for name in names:
+        if name not in ALGORITHMS:
+            raise errors.unknown("algorithm", name, ALGORITHMS)
+    if len(set(names)) < len(names):
+        raise InputError(f"algorithms {','.join(names)}: each may stand once")
+    if request.seeds < 1:
+        raise InputError(f"seeds {request.seeds}: at least 1 is needed")
+    if request.preset not in ("auto", "none") and not any(request.preset in preset_names(name) for name in names):
+        raise errors.unknown("preset", request.preset, {task for name in names for task in preset_names(name)})
+    task, _ = task_for(data, request.environment)
+    every = request.eval_every_updates
+    protocol = Protocol(
+        source=findable(data.source.location),
+        dataset=data.name,
+        sha256=data.source.sha256,
+        observation_size=data.observations.shape[1],
+        action_size=data.actions.shape[1],
+        environment=task.name if task else NO_ENVIRONMENT,
+        score_name=task.score_name if task else Protocol.score_name,
+        seeds=tuple(range(request.seeds)),
+        updates=request.updates,
+        eval_every_updates=max(1, request.updates // 10) if every is None else every,
+        eval_episodes=request.eval_episodes,
+        precision=request.precision,
+    )
+    assigned = _assigned(request)
+    entrants = {name: _entrant(name, request, assigned[name]) for name in names}
+    planned = Comparison(folder, protocol, entrants, behaviour_summary(data.episode_returns(), task), request.command)
+    for name in names:
+        check_counts(planned.algorithm(name), _settings(planned, name))
+    return planned
+
+
+def _assigned(request: Request) -> dict[str, dict[str, str]]:
+    """Algorithm -> its part of --set."""
+    fields = {name: {field.name for field in dataclasses.fields(ALGORITHMS[name])} for name in request.algorithms}
+    found: dict[str, dict[str, str]] = {name: {} for name in request.algorithms}
+    for word in request.assignments:
+        left, equals, value = word.partition("=")
+        algorithm, dot, field = left.rpartition(".")
+        if not equals or not field or not value:
+            raise InputError(f"--set {word!r}: write ALGORITHM.NAME=VALUE, or NAME=VALUE for all that have it")
+        if dot and algorithm not in fields:
+            raise errors.unknown("algorithm of --set in this comparison", algorithm, fields)
+        concerned = [algorithm] if dot else [name for name in fields if field in fields[name]]
+        if not concerned or (dot and field not in fields[algorithm]):
+            known = fields[algorithm] if dot else set().union(*fields.values())
+            raise errors.unknown("hyper-parameter", field, known)
+        for name in concerned:
+            if not dot and field in found[name]:
+                continue  # what is said of one algorithm goes over what is said of all
+            found[name][field] = value
+    return found
+
+
+def _entrant(name: str, request: Request, assigned: dict[str, str]) -> Entrant:
+    """Preset or defaults, then --set, then the options for all."""
+    wanted = request.preset
+    if wanted not in ("auto", "none") and wanted not in preset_names(name):
+        wanted = "none"
+    recipe = find_recipe(name, request.source, wanted)
+    values: dict[str, Any] = recipe.hyperparameters | assigned
+    *earlier, _ = ALGORITHMS[name]().phases()
+    if request.pretrain_updates is not None:
+        values |= {f"{phase.name}_updates": request.pretrain_updates for phase in earlier}
+    algorithm = make_algorithm(name, values | {"train_updates": request.updates})
+    batch_size = recipe.settings.get("batch_size", 256) if request.batch_size is None else request.batch_size
+    transforms = ("reward_transform", "observation_transform", "data_filter")
+    chosen = {key: recipe.settings.get(key, "none") for key in transforms}
+    return Entrant(recipe.preset, assigned, settings_of(algorithm), batch_size, **chosen)
+
+
+def _joined(found: Comparison, asked: Comparison) -> Comparison:
+    """`found`, with the algorithms of `asked` that it lacks. Raises InputError where they are not the same."""
+    _refuse_difference(found.folder, "", found.protocol, asked.protocol)
+    for name in asked.entrants.keys() & found.entrants.keys():
+        _refuse_difference(found.folder, f"{name}: ", found.entrants[name], asked.entrants[name])
+    commands = dict.fromkeys([*found.command.splitlines(), asked.command])  # one for each time something was added
+    return dataclasses.replace(found, entrants=found.entrants | asked.entrants, command="\n".join(commands))
+
+
+def _refuse_difference(folder: Path, who: str, found: Any, asked: Any) -> None:
+    before, now = (_flat(json.loads(json.dumps(dataclasses.asdict(side)))) for side in (found, asked))
+    for name in before.keys() | now.keys():
+        if name != "source" and before.get(name) != now.get(name):  # the same file may be found by another path
+            raise InputError(
+                f"{folder}: holds a comparison with {who}{name} {before.get(name)}, not {now.get(name)}; "
+                "name another folder with --out"
+            )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters beside the rest, so that a difference can be named."""
+    inner = values.get("hyperparameters", {})
+    return {key: value for key, value in values.items() if key not in ("hyperparameters", "assigned")} | inner
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def _train_all(comparison: Comparison, data: Dataset, cost: str, quiet: bool) -> Comparison:
+    """Train what is not finished, one algorithm after the other; table and picture are written between them."""
+    display = Display(quiet)
+    for index, name in enumerate(comparison.entrants, 1):
+        comparison.errors.pop(name, None)
+        display.message(f"[{index}/{len(comparison.entrants)}] {name}: {_announcement(comparison, name)}")
+        try:
+            if name not in comparison.costs:
+                comparison.costs[name] = _measure(comparison, name)
+            if not _finished(comparison.folder / name):
+                _write(comparison, cost)
+                _train_one(comparison, name, data, quiet)
+            _check_run(comparison, name)
+        except Interrupted as stop:
+            _write(comparison, cost)
+            raise Stopped(stop.signal_number, comparison.folder) from None
+        except Exception as error:
+            comparison.errors[name] = _failure(comparison.folder, name, error)
+            display.warn(f"{name} failed: {comparison.errors[name]}; the others go on")
+        jax.clear_caches()  # the next algorithm has no use for this one's programs, which take memory
+    _write(comparison, cost)
+    return comparison
+
+
+def _finished(run: Path) -> bool:
+    """Whether a run folder holds all that a run leaves; after a kill between result and policy, `resume` is needed."""
+    try:
+        status = json.loads((run / "result.json").read_text())["status"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return status == "diverged" or (run / "policy" / "policy.json").exists()
+
+
+def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) -> None:
+    note_next_run()
+    run = comparison.folder / name
+    if (run / "config.json").exists():
+        _check_run(comparison, name)
+        resume(run, quiet=quiet)
+        return
+    if run.is_dir() and not any(_lasting(run)):  # killed before there was anything in it
+        for leftover in run.iterdir():
+            leftover.unlink()
+        run.rmdir()
+    entrant, protocol = comparison.entrants[name], comparison.protocol
+    train(
+        comparison.algorithm(name),
+        data,
+        seeds=protocol.seeds,
+        settings=_settings(comparison, name),
+        reward_transform=entrant.reward_transform,
+        observation_transform=entrant.observation_transform,
+        data_filter=entrant.data_filter,
+        environment=protocol.environment,
+        out=run,
+        quiet=quiet,
+        notes={"command": comparison.command, "preset": entrant.preset},
+    )
+
+
+def _check_run(comparison: Comparison, name: str) -> None:
+    """Refuse a run folder that is not of this comparison, such as one that was copied into it."""
+    path, entrant, protocol = comparison.folder / name / "config.json", comparison.entrants[name], comparison.protocol
+    try:
+        config = json.loads(path.read_text())
+        found = {
+            "algorithm": config["algorithm"],
+            "data": config["data"]["sha256"],
+            "seeds": [lane["seed"] for lane in config["lanes"]],
+            "environment": config["environment"],
+            "settings": dataclasses.asdict(Settings(**config["settings"])),
+            "hyper-parameters": config["hyperparameters"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
+    wanted = {
+        "algorithm": name,
+        "data": protocol.sha256,
+        "seeds": protocol.seeds,
+        "environment": protocol.environment,
+        "settings": dataclasses.asdict(_settings(comparison, name)),
+        "hyper-parameters": entrant.hyperparameters,
+    }
+    for what, value in json.loads(json.dumps(wanted)).items():
+        if found[what] != value:
+            raise InputError(f"{path.parent}: a run with other {what} than this comparison's; move it away")
+
+
+def _settings(comparison: Comparison, name: str) -> Settings:
+    protocol = comparison.protocol
+    return Settings(
+        batch_size=comparison.entrants[name].batch_size,
+        eval_every_updates=protocol.eval_every_updates,
+        eval_episodes=protocol.eval_episodes,
+        precision=protocol.precision,
+    )
+
+
+def _measure(comparison: Comparison, name: str) -> Cost:
+    """Matmuls of an update and latency of an action, with the settings of this comparison."""
+    algorithm, protocol = comparison.algorithm(name), comparison.protocol
+    spec, batch_size = Spec(protocol.observation_size, protocol.action_size), comparison.entrants[name].batch_size
+    phases = enumerate(algorithm.phases())
+    gflop = {phase.name: update_flops(algorithm, index, spec, batch_size) / 1e9 for index, phase in phases}
+    return Cost(gflop, float(np.median(act_latency(algorithm, spec)[0])))
+
+
+def _failure(folder: Path, name: str, error: Exception) -> str:
+    """One line; of a bug the traceback is kept beside the run."""
+    line = " ".join(str(error).split())
+    line = line if len(line) <= 300 else f"{line[:300]}..."
+    if isinstance(error, InputError):
+        return line
+    path = folder / f"{name}-error.txt"
+    atomic_write_text(path, "".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {line} ({path.name})"
+
+
+def _announcement(comparison: Comparison, name: str) -> str:
+    """Where its settings come from and how long it trains."""
+    if _finished(comparison.folder / name):
+        return "finished, kept"
+    phases = [f"{phase.name} {phase.updates:,}" for phase in comparison.algorithm(name).phases()]
+    going = "goes on; " if (comparison.folder / name / "config.json").exists() else ""
+    return f"{going}{comparison.entrants[name].where_from}; updates: {', '.join(phases)}"
+
+
+def _lasting(folder: Path) -> list[Path]:
+    """What is in a folder, temporary files apart."""
+    return [path for path in folder.iterdir() if not path.name.startswith(TEMPORARY)]
+
+
+# --- on disk ------------------------------------------------------------------------------------------------
+
+
+def _write(comparison: Comparison, cost: str) -> None:
+    """comparison.json, comparison.md and, where anything was scored, comparison.png."""
+    rows = comparison.rows()
+    document = {
+        "format_version": FORMAT,
+        "command": comparison.command,
+        "protocol": dataclasses.asdict(comparison.protocol),
+        "entrants": {name: dataclasses.asdict(entrant) for name, entrant in comparison.entrants.items()},
+        "behaviour": dataclasses.asdict(comparison.behaviour) if comparison.behaviour else None,
+        "costs": {name: dataclasses.asdict(cost) for name, cost in comparison.costs.items()},
+        "errors": comparison.errors,
+        "rows": [dataclasses.asdict(row) for row in tables.best_first(rows)],
+        "versions": versions(),
+        "commit": commit(),
+        "device": str(jax.devices()[0].device_kind),
+    }
+    atomic_write_json(comparison.folder / "comparison.json", document)
+    points, protocol = tables.points(rows, cost), comparison.protocol
+    if points:
+        seeds = f"{len(protocol.seeds)} seed{'s' if len(protocol.seeds) > 1 else ''}"
+        hollow = "" if all(point.finished for point in points) else "; hollow: not finished"
+        plot_tradeoff(
+            comparison.folder / "comparison.png",
+            points,
+            comparison.behaviour.iqm if comparison.behaviour else None,
+            cost_label={
+                "compute": "matmuls of training one seed, all phases (TFLOP)",
+                "time": "seconds: compiling, training and evaluating all seeds",
+            }[cost],
+            score_label=protocol.score_name,
+            title=f"{protocol.dataset}: {protocol.updates:,} updates",
+            caption=f"{seeds} x {protocol.eval_episodes} episodes; IQM at the last evaluation, 95 % interval{hollow}",
+            families=tuple(FAMILIES),
+        )
+    atomic_write_text(comparison.folder / "comparison.md", _markdown(comparison, rows, bool(points)))
+
+
+def _load(folder: Path) -> Comparison:
+    """The comparison in `folder`. Raises: InputError where there is none."""
+    path = folder / "comparison.json"
+    try:
+        document = json.loads(path.read_text())
+        if document["format_version"] != FORMAT:
+            raise InputError(f"{path}: format {document['format_version']}; this version of tether reads {FORMAT}")
+        protocol = document["protocol"]
+        behaviour = document["behaviour"]
+        return Comparison(
+            folder=folder,
+            protocol=Protocol(**protocol | {"seeds": tuple(protocol["seeds"])}),
+            entrants={name: Entrant(**entrant) for name, entrant in document["entrants"].items()},
+            behaviour=None if behaviour is None else Summary(**behaviour),
+            command=document["command"],
+            costs={name: Cost(**cost) for name, cost in document["costs"].items()},
+            errors=document["errors"],
+        )
+    except OSError as error:
+        raise InputError(f"{folder}: not a comparison: {path.name}: {error.strerror or error}") from None
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
+
+
+def _title(comparison: Comparison) -> str:
+    protocol = comparison.protocol
+    seeds = f"{len(protocol.seeds)} seed{'s' if len(protocol.seeds) > 1 else ''}"
+    return f"{protocol.dataset}: {protocol.updates:,} updates, {seeds}"
+
+
+def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
+    """comparison.md."""
+    protocol, scored = comparison.protocol, comparison.scored
+    lines = [tables.cells(row, scored) for row in tables.best_first(rows)]
+    if comparison.behaviour and scored:
+        lines = [tables.behaviour_cells(comparison.behaviour), *lines]
+    task = find_environment(protocol.environment).evaluated_in if scored else ""
+    judged = (
+        f"Evaluated in {task} every {protocol.eval_every_updates:,} updates: {protocol.eval_episodes} episodes of each "
+        "seed, from the same starts for all."
+        if scored
+        else f"No environment is known for {protocol.dataset}: these are training losses only."
+    )
+    parts = [
+        f"# {_title(comparison)}",
+        f"Data: `{protocol.source}` (SHA-256 {protocol.sha256[:12]}). Seeds: {', '.join(map(str, protocol.seeds))}. "
+        + judged,
+        markdown_table(tables.columns(scored), lines),
+        "\n".join(f"- {line}" for line in tables.legend(scored, comparison.protocol.score_name)),
+        *(["![Score against the cost of training](comparison.png)"] if picture else []),
+        f"```\n{comparison.command}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"

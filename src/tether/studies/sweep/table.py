@@ -1,0 +1,124 @@
+"""The outcome of a sweep in one table: a row for each algorithm, data set and setting."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from tether.cli.markdown import markdown_table
+from tether.evaluation.statistics import mean_interval
+from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.runs.report import lane_score
+from tether.studies.sweep.jobs import SweepFolder, job_result
+
+__all__ = ["Row", "collect", "sweep_table", "write_table"]
+
+
+class Row(NamedTuple):
+    """The lanes of one algorithm, data set and setting. Scores (`Task.score`) are those of the last evaluation."""
+
+    algorithm: str
+    dataset: str
+    settings: dict[str, Any]
+    seeds: int  # wanted
+    finished: int  # of these, diverged ones included
+    diverged: int
+    scored: int  # how many the mean is over
+    mean: float | None  # over seeds
+    low: float | None  # 95 % interval of the mean; None for fewer than two seeds
+    high: float | None
+
+
+def collect(folder: SweepFolder) -> tuple[list[Row], list[dict[str, Any]]]:
+    """(rows, lanes): what is known so far; jobs without a result count as not finished."""
+    lanes = [lane for job in folder.spec.jobs for lane in _lanes(folder, job)]
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for lane in lanes:
+        key = lane["algorithm"], lane["dataset"], _settings_text(lane["settings"])
+        groups.setdefault(key, []).append(lane)
+    return [_row(group) for group in groups.values()], lanes
+
+
+def _lanes(folder: SweepFolder, job: Any) -> list[dict[str, Any]]:
+    result = job_result(folder.run_folder(job))
+    rows = []
+    for index, lane in enumerate(job.lanes):
+        found = None if result is None else result["lanes"][index]
+        rows.append(
+            {
+                "algorithm": job.algorithm,
+                "dataset": job.dataset if result is None else result["dataset"],
+                "settings": {**job.grid, **lane.settings},
+                "seed": lane.seed,
+                "job": job.name,
+                "lane": index,
+                "status": "missing" if found is None else "diverged" if found["diverged"] else "done",
+                "score": None if found is None else lane_score(found),
+                "diverged": None if found is None else found["diverged"],
+            }
+        )
+    return rows
+
+
+def _row(lanes: Sequence[Mapping[str, Any]]) -> Row:
+    scores = [lane["score"] for lane in lanes if lane["status"] == "done" and lane["score"] is not None]
+    count = {status: sum(lane["status"] == status for lane in lanes) for status in ("done", "diverged")}
+    first = lanes[0]
+    done = count["done"] + count["diverged"]
+    numbers = len(lanes), done, count["diverged"], len(scores), *mean_interval(scores)
+    return Row(first["algorithm"], first["dataset"], first["settings"], *numbers)
+
+
+def write_table(folder: SweepFolder) -> list[Row]:
+    """table.csv, table.md, table.json (rows) and lanes.csv (every seed) of what is known so far."""
+    rows, lanes = collect(folder)
+    flat = [{**row._asdict(), "settings": _settings_text(row.settings)} for row in rows]
+    atomic_write_json(folder.path / "table.json", [row._asdict() for row in rows])
+    atomic_write_text(folder.path / "table.csv", _csv(flat))
+    atomic_write_text(
+        folder.path / "lanes.csv", _csv([{**lane, "settings": _settings_text(lane["settings"])} for lane in lanes])
+    )
+    atomic_write_text(folder.path / "table.md", markdown_table(HEADINGS, map(_cells, rows)) + "\n")
+    return rows
+
+
+HEADINGS = ("algorithm", "data set", "setting", "mean", "95 % interval", "seeds", "diverged", "missing")
+
+
+def _cells(row: Row) -> list[str]:
+    interval = "-" if row.low is None else f"[{row.low:.1f}, {row.high:.1f}]"
+    mean = "-" if row.mean is None else f"{row.mean:.1f}"
+    missing = row.seeds - row.finished
+    counts = f"{row.scored} of {row.seeds}", str(row.diverged), str(missing)
+    return [row.algorithm, row.dataset, _settings_text(row.settings), mean, interval, *counts]
+
+
+def sweep_table(rows: Sequence[Row], title: str) -> Table:
+    """For people."""
+    table = Table(title=title, title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in HEADINGS[:3] else "right")
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    """`hidden_sizes 256,256; expectile 0.9`."""
+    parts = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    return "; ".join(parts)
