@@ -8,8 +8,8 @@ import json
 import statistics
 from pathlib import Path
 
+from tether.bench.options import machine
 from tether.bench.rounds import alternate, matmul_program
-from tether.bench.settings import machine
 
 PRECISIONS = ("float32", "bfloat16")
 UNITS = ("amx_bf16", "avx512_bf16")  # what a processor must have for bfloat16 to be the faster one

@@ -76,13 +76,13 @@ def compare(peer: Path, observation_size: int, action_size: int, seconds: float)
     import numpy as np
 
     from tether.algorithms import DTQL
-    from tether.bench import BenchSettings
+    from tether.bench import BenchOptions
     from tether.bench.acting import untrained_policy
     from tether.bench.counting import synthetic
     from tether.bench.rounds import alternate
     from tether.bench.training import phase_program
 
-    settings = BenchSettings(BATCH, observation_size, action_size)
+    settings = BenchOptions(BATCH, observation_size, action_size)
     algorithm, spec = DTQL(q_normalization="none"), settings.spec
     agent, sampler = their_agent(peer, observation_size, action_size)
     counts = check_same_networks(agent, algorithm.init(spec, jax.random.key(0)))
@@ -143,11 +143,11 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    from tether.bench.settings import BenchSettings, describe_run
+    from tether.bench.options import BenchOptions, describe_run
     from tether.machine.files import atomic_write_json
 
     command = "python benchmarks/peer_dtql.py --peer FOLDER " + " ".join(sys.argv[3:])
-    run = describe_run(BenchSettings(), command)
+    run = describe_run(BenchOptions(), command)
     run["versions"] |= {"torch": torch.__version__}
     figures: dict[str, Any] = {"run": run, "threads": options.threads, "load": os.getloadavg(), "results": {}}
     for name in options.sizes:

@@ -18,14 +18,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tether import DTQL, Settings, train
+from tether import DTQL, Options, train
 from tether.cli.main import main as cli
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="tether-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 PRETRAIN, TRAIN = 150, 250
-SETTINGS = Settings(batch_size=32, eval_every_updates=100, eval_episodes=2, log_every_updates=70)
+SETTINGS = Options(batch_size=32, eval_every_updates=100, eval_episodes=2, log_every_updates=70)
 OPTIONS = [
     *("--updates", str(TRAIN), "--pretrain-updates", str(PRETRAIN), "--batch-size", "32", "--eval-episodes", "2"),
     *("--eval-every-updates", "100", "--log-every-updates", "70"),
@@ -73,7 +73,7 @@ def data_file() -> Path:
 @functools.cache
 def finished_run() -> Path:
     """The run of seeds 0 and 1 without any trouble. Tests read it; those that change something copy it first."""
-    return train(algorithm(), str(data_file()), seeds=2, settings=SETTINGS, out=SCRATCH / "run", quiet=True).folder
+    return train(algorithm(), str(data_file()), seeds=2, options=SETTINGS, out=SCRATCH / "run", quiet=True).folder
 
 
 def copy_run(target: Path) -> Path:

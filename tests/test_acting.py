@@ -15,7 +15,7 @@ from make_data import copy_run, finished_run, tether
 from tether import InputError, load_policy
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import acting_fields
-from tether.bench import BenchSettings, bench_acting
+from tether.bench import BenchOptions, bench_acting
 from tether.bench import acting as acting_module
 from tether.bench.acting import find_setting, untrained_policy
 from tether.types import Spec
@@ -58,13 +58,13 @@ def test_fewer_candidates_are_fewer_candidates() -> None:
     arrays = zip(*(jax.tree.leaves(eqx.filter(p.module, eqx.is_array)) for p in (policy, one)), strict=True)
     assert all(np.array_equal(a, b) for a, b in arrays)
     observation, key = np.ones(11, np.float32), jax.random.key(3)
-    np.testing.assert_array_equal(policy.with_settings(candidates=8)(observation, key), policy(observation, key))
+    np.testing.assert_array_equal(policy.with_acting(candidates=8)(observation, key), policy(observation, key))
     assert one(observation, key).shape == (3,)
 
 
 def test_a_number_that_only_acting_reads_changes() -> None:
     policy = untrained_policy("dt", small("dt"), SPEC)
-    asked = policy.with_settings(target_return=7.0)
+    asked = policy.with_acting(target_return=7.0)
     assert float(asked.module.policy.target_return) == 7.0
     assert float(policy.module.policy.target_return) == 3600.0
     differ = [
@@ -92,7 +92,7 @@ def test_other_settings_are_refused(changes: Mapping[str, Any], message: str) ->
 
 def test_an_algorithm_without_any_says_so() -> None:
     with pytest.raises(InputError, match="of iql nothing may change"):
-        untrained_policy("iql", small("iql"), SPEC).with_settings(expectile=0.5)
+        untrained_policy("iql", small("iql"), SPEC).with_acting(expectile=0.5)
 
 
 def test_evaluate_with_other_candidates(tmp_path: Path) -> None:
@@ -159,13 +159,13 @@ def test_candidates_that_an_algorithm_refuses_are_left_out() -> None:
 def test_measured_for_a_folder_and_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acting_module, "CALLS", 5)
     rows: list[dict[str, Any]] = []
-    bench_acting([str(finished_run())], BenchSettings(), candidates=[1, 4], keep=rows.extend)
+    bench_acting([str(finished_run())], BenchOptions(), candidates=[1, 4], keep=rows.extend)
     assert [row["settings"] for row in rows] == [{"candidates": 1}, {"candidates": 4}]
     assert all(0 < row["milliseconds_p50"] <= row["milliseconds_p99"] for row in rows)
     with pytest.raises(InputError, match="budget"):
-        bench_acting(["dtql"], BenchSettings(), budget_ms=0.0)
+        bench_acting(["dtql"], BenchOptions(), budget_ms=0.0)
     with pytest.raises(InputError, match="candidates"):
-        bench_acting(["dtql"], BenchSettings(), candidates=[0])
+        bench_acting(["dtql"], BenchOptions(), candidates=[0])
 
 
 def test_the_command_needs_act() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS
-from tether.bench import BenchSettings, bench, bench_table, committed_costs, matmul_flops, merge_figures, read_figures
+from tether.bench import BenchOptions, bench, bench_table, committed_costs, matmul_flops, merge_figures, read_figures
 from tether.bench import suite as suite_module
 from tether.bench.pictures import draw_pictures
 from tether.bench.results import COSTS, add_rows, empty_figures
@@ -22,7 +22,7 @@ from tether.bench.rounds import Timing, alternate
 from tether.bench.training import MATMUL, _rates
 from tether.errors import InputError
 
-SMALL = BenchSettings(8, 3, 2, (1, 2), 0.1, changes={"hidden_sizes": (8, 8)})
+SMALL = BenchOptions(8, 3, 2, (1, 2), 0.1, changes={"hidden_sizes": (8, 8)})
 
 
 def run(commit: str = "abc", size: int = 3, **changes: Any) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def test_rows_that_are_there_are_not_measured_again(tmp_path: Path, monkeypatch:
     asked.clear()
     bench(["iql"], SMALL, out=out)
     assert (asked, acts) == ([], ["iql"])
-    more = BenchSettings(8, 3, 2, (1, 2, 4), 0.1, changes={"hidden_sizes": (8, 8)})
+    more = BenchOptions(8, 3, 2, (1, 2, 4), 0.1, changes={"hidden_sizes": (8, 8)})
     bench(["iql"], more, out=out)
     assert asked == [("iql", (1, 4))]  # one lane again, as what four are compared with
     bench(["iql"], SMALL, out=out, fresh=True)
@@ -247,7 +247,7 @@ def test_costs_are_those_of_one_lane_and_of_the_own_settings(monkeypatch: pytest
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"lanes": (1, -1)}, {"lanes": (1, 1)}, {"seconds": 0.0}])
 def test_bad_sizes_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
-        BenchSettings(**bad)
+        BenchOptions(**bad)
 
 
 def test_unknown_algorithm_is_refused_with_the_nearest_name() -> None:
@@ -258,7 +258,7 @@ def test_unknown_algorithm_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.usefixtures("_no_shape_checks")
 def test_what_looks_back_is_measured_on_windows_and_with_its_memory() -> None:
     small = {"width": 8, "block_count": 1, "context_length": 3, "dropout": 0.0}
-    train, act = bench(["dt"], BenchSettings(4, 3, 2, (1,), 0.1, changes=small))["results"]
+    train, act = bench(["dt"], BenchOptions(4, 3, 2, (1,), 0.1, changes=small))["results"]
     tokens, wanted = 3 * 3, 3  # actions are read at the tokens of observations
     # Forwards: keys and values of all tokens; queries, attention's two products, its output and the MLP of the wanted
     # ones; backwards twice as much. Embeddings and head are more, so the whole lies above it, but not far.

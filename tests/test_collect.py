@@ -20,7 +20,7 @@ import pytest
 from make_data import snapshot, tether
 
 from tether import load_policy
-from tether.collect import Options, collect
+from tether.collect import CollectOptions, collect
 from tether.collect.behaviours import play_episode, random_actions
 from tether.collect.environments import find_place
 from tether.collect.mazes import NOISE, Planner, cell_of, play_stream, shortest_way
@@ -72,7 +72,7 @@ def cartesian() -> Any:
 
 def collected(folder: Path, environment: str = "Cartesian-v0", **changes: Any) -> Path:
     """The one file of a small collection."""
-    made = collect(Options(environment, folder, **{"rows": 200, **changes}), quiet=True)
+    made = collect(CollectOptions(environment, folder, **{"rows": 200, **changes}), quiet=True)
     assert not made.failure
     return made.files[0][0]
 
@@ -145,7 +145,7 @@ def test_doctor_finds_no_error(tmp_path: Path) -> None:
         "maze2d-umaze-v1": {"controller": "waypoints", "rows": 2000},
         "hopper": {"policy": "random", "rows": 1000},
     }.items():
-        made = collect(Options(environment, tmp_path / environment, **{"rows": 200, **changes}), quiet=True)
+        made = collect(CollectOptions(environment, tmp_path / environment, **{"rows": 200, **changes}), quiet=True)
         for path, _ in made.files:
             report = check(str(path), lambda what: None)
             assert report.count("error") == 0, report.findings
@@ -305,7 +305,9 @@ def trained(folder: Path, **changes: Any) -> Path:
 def test_the_protocol(tmp_path: Path) -> None:
     kinds = ("random", "medium", "medium-replay", "full-replay", "medium-expert", "expert")
     options = {**FAST, "steps": 900, "rows": 150, "kinds": kinds, "checkpoint_at": (-1e9,)}
-    made = collect(Options("Pendulum-v1", tmp_path / "set", **options), quiet=True, command="tether data collect ...")
+    made = collect(
+        CollectOptions("Pendulum-v1", tmp_path / "set", **options), quiet=True, command="tether data collect ..."
+    )
     assert not made.failure
     files = {path.stem.removeprefix("pendulum-v1-"): load_dataset(str(path)) for path, _ in made.files}
     level = load_policy(tmp_path / "set" / "policies" / "at--1e+09").document["notes"]
@@ -327,7 +329,7 @@ def test_the_protocol(tmp_path: Path) -> None:
     assert [row["updates"] for row in rows] == [100, 500, 600]
     assert not (tmp_path / "set" / "partial").exists()
     before = snapshot(tmp_path / "set")
-    again = collect(Options("Pendulum-v1", tmp_path / "set", **options), quiet=True)  # nothing is left to do
+    again = collect(CollectOptions("Pendulum-v1", tmp_path / "set", **options), quiet=True)  # nothing is left to do
     assert [path for path, _ in again.files] == [path for path, _ in made.files]
     after = snapshot(tmp_path / "set")
     assert {name for name in before if before[name] != after[name]} <= {"collect.json"}
@@ -335,14 +337,14 @@ def test_the_protocol(tmp_path: Path) -> None:
 
 def test_a_level_that_is_not_reached_fails_and_more_steps_go_on(tmp_path: Path) -> None:
     options = {**FAST, "checkpoint_at": (1e6,), "kinds": ("medium-replay",)}
-    made = collect(Options("Pendulum-v1", tmp_path / "set", steps=500, **options), quiet=True)
+    made = collect(CollectOptions("Pendulum-v1", tmp_path / "set", steps=500, **options), quiet=True)
     assert not made.files
     assert "after 500 steps the best evaluation is" in made.failure
-    made = collect(Options("Pendulum-v1", tmp_path / "set", steps=900, **options), quiet=True)
+    made = collect(CollectOptions("Pendulum-v1", tmp_path / "set", steps=900, **options), quiet=True)
     assert "after 900 steps" in made.failure
     kinds = {**options, "kinds": ("full-replay",), "checkpoint_at": ()}
-    more = collect(Options("Pendulum-v1", tmp_path / "set", steps=900, **kinds), quiet=True).files[0][0]
-    whole = collect(Options("Pendulum-v1", tmp_path / "whole", steps=900, **kinds), quiet=True).files[0][0]
+    more = collect(CollectOptions("Pendulum-v1", tmp_path / "set", steps=900, **kinds), quiet=True).files[0][0]
+    whole = collect(CollectOptions("Pendulum-v1", tmp_path / "whole", steps=900, **kinds), quiet=True).files[0][0]
     np.testing.assert_array_equal(arrays(more)["actions"], arrays(whole)["actions"])
 
 

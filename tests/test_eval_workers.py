@@ -28,9 +28,9 @@ from make_data import (
     tether,
 )
 
-from tether import InputError, Settings, resume, train
+from tether import InputError, Options, resume, train
 from tether.algorithms import ALGORITHMS
-from tether.algorithms.registry import settings_of
+from tether.algorithms.registry import hyperparameters_of
 from tether.data import Normaliser
 from tether.environments import Task
 from tether.evaluation import pool as pool_module
@@ -157,7 +157,7 @@ def impostor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
 
 
 def pool_of(workers: int, **how: Any) -> WorkerPool:
-    return WorkerPool(workers, PENDULUM, "bc", settings_of(SMALL), SPEC, **how)
+    return WorkerPool(workers, PENDULUM, "bc", hyperparameters_of(SMALL), SPEC, **how)
 
 
 def wait_for(evaluation: Evaluation, pool: WorkerPool, seconds: float = 60.0) -> list[str]:
@@ -298,8 +298,8 @@ def _lives(process: int) -> bool:
 # --- the run ------------------------------------------------------------------------------------------------
 
 
-def trained(out: Path, settings: Settings = WORKERS) -> Path:
-    return train(algorithm(), str(data_file()), seeds=2, settings=settings, out=out, quiet=True).folder
+def trained(out: Path, settings: Options = WORKERS) -> Path:
+    return train(algorithm(), str(data_file()), seeds=2, options=settings, out=out, quiet=True).folder
 
 
 def test_workers_leave_the_run_of_none(tmp_path: Path) -> None:
@@ -484,14 +484,14 @@ def test_a_finished_run_begins_no_worker(tmp_path: Path, impostor: Callable[...,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(eval_workers=-1), "eval_workers -1: must be at least 0"),
-        (Settings(eval_device="gpu"), "unknown eval_device 'gpu'"),
-        (Settings(eval_device="accelerator"), "eval_device 'accelerator': JAX finds none on this machine"),
+        (Options(eval_workers=-1), "eval_workers -1: must be at least 0"),
+        (Options(eval_device="gpu"), "unknown eval_device 'gpu'"),
+        (Options(eval_device="accelerator"), "eval_device 'accelerator': JAX finds none on this machine"),
     ],
 )
-def test_refused_settings(tmp_path: Path, settings: Settings, message: str) -> None:
+def test_refused_settings(tmp_path: Path, settings: Options, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        train(algorithm(), str(data_file()), settings=settings, out=tmp_path / "run", quiet=True)
+        train(algorithm(), str(data_file()), options=settings, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -525,7 +525,7 @@ def test_policies_act_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.
     assert slow._jax_device() is processor
     fast.restore(slow.notes(), {})
     assert fast.device == "cpu"
-    plan.settings = dataclasses.replace(plan.settings, eval_device="accelerator")
+    plan.options = dataclasses.replace(plan.options, eval_device="accelerator")
     assert chosen().device == "accelerator"
     assert len(said) == 2
 

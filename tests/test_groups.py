@@ -30,7 +30,7 @@ from make_data import (
 )
 
 import tether as package
-from tether import InputError, Settings, load_policy, resume, train
+from tether import InputError, Options, load_policy, resume, train
 from tether.algorithms import BC
 from tether.machine import memory
 from tether.machine.memory import Memory
@@ -126,7 +126,7 @@ def test_a_chosen_group_size_changes_no_number(tmp_path: Path) -> None:
     resume(out, quiet=True)
     assert outcome(out) == outcome(finished_run())
     with pytest.raises(InputError, match="lanes_per_group 0: must be at least 1"):
-        train(algorithm(), str(data_file()), settings=Settings(lanes_per_group=0), out=tmp_path / "no")
+        train(algorithm(), str(data_file()), options=Options(lanes_per_group=0), out=tmp_path / "no")
 
 
 def test_groups_wait_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ assert jax.device_count() == {count}
 def short_run(out: Path, lanes: int = LANES) -> Path:
     """A run of some lanes on all devices that this process has."""
     data = os.environ.get(DATA) or str(data_file())  # a process of a test reads the file of the one that began it
-    return train(algorithm(**SHORT), data, seeds=lanes, settings=SHORT_SETTINGS, out=out, quiet=True).folder
+    return train(algorithm(**SHORT), data, seeds=lanes, options=SHORT_SETTINGS, out=out, quiet=True).folder
 
 
 @functools.cache

@@ -19,7 +19,8 @@ from make_data import tether
 
 from tether.data import load_dataset
 from tether.data.logs import tables
-from tether.data.logs.importing import Import, Options, import_logs, import_report
+from tether.data.logs.columns import ColumnOptions
+from tether.data.logs.importing import Import, import_logs, import_report
 from tether.errors import InputError
 
 ROWS = 40
@@ -72,10 +73,10 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], Path]] = {
     ".npz": write_npz,
     ".hdf5": write_hdf5,
 }
-OPTIONS = Options(("joint_*",), ("torque_*",), "r", "run_id", "done", "timeout")
+OPTIONS = ColumnOptions(("joint_*",), ("torque_*",), "r", "run_id", "done", "timeout")
 
 
-def run(path: Path | list[Path], out: Path, options: Options = OPTIONS, **changes: Any) -> tuple[Any, Import]:
+def run(path: Path | list[Path], out: Path, options: ColumnOptions = OPTIONS, **changes: Any) -> tuple[Any, Import]:
     """The imported data set and the report."""
     done = import_logs(path if isinstance(path, list) else [path], dataclasses.replace(options, **changes), out)
     return load_dataset(str(out)), done
@@ -171,9 +172,9 @@ def test_patterns_keep_their_own_order(tmp_path: Path) -> None:
     assert list(data.schema.observation) == ["joint_10", "stamp", "joint_0", "joint_1", "joint_2"]
     names = {f"q[{i}]": np.arange(4.0) for i in (0, 1)} | {"q*": np.arange(4.0), "u": np.zeros(4), "end": [0, 1, 0, 1]}
     path = write_npz(tmp_path / "b.npz", names)
-    data, _ = run(path, tmp_path / "b.hdf5", Options(("q[*]",), ("u",), "1", truncated="end"))
+    data, _ = run(path, tmp_path / "b.hdf5", ColumnOptions(("q[*]",), ("u",), "1", truncated="end"))
     assert list(data.schema.observation) == ["q[0]", "q[1]"]  # brackets are letters
-    data, _ = run(path, tmp_path / "c.hdf5", Options(("q*",), ("u",), "1", truncated="end"))
+    data, _ = run(path, tmp_path / "c.hdf5", ColumnOptions(("q*",), ("u",), "1", truncated="end"))
     assert list(data.schema.observation) == ["q*"]  # a column of that very name
 
 
@@ -185,12 +186,12 @@ def test_a_folder_of_episodes_in_natural_order(tmp_path: Path) -> None:
         write_csv(folder / f"run_{number}.csv", columns)
     (folder / "notes.txt").write_text("hello")
     (folder / ".run_0.csv").write_text("x,u\n")
-    data, done = run(folder, tmp_path / "set.hdf5", Options(("x",), ("u",), "2*x", terminal="done"))
+    data, done = run(folder, tmp_path / "set.hdf5", ColumnOptions(("x",), ("u",), "2*x", terminal="done"))
     np.testing.assert_array_equal(data.observations[:, 0], np.repeat([1, 2, 10], 3))
     np.testing.assert_array_equal(data.episode_lengths(), [3, 3, 3])
     np.testing.assert_array_equal(np.flatnonzero(data.timeouts), [2, 8])
     assert any("each of the 3 files is an episode" in note for note in done.assumed)
-    again, _ = run(sorted(folder.glob("*.csv")), tmp_path / "again.hdf5", Options(("x",), ("u",), "2*x"))
+    again, _ = run(sorted(folder.glob("*.csv")), tmp_path / "again.hdf5", ColumnOptions(("x",), ("u",), "2*x"))
     np.testing.assert_array_equal(again.observations[:, 0], np.repeat([1, 10, 2], 3))  # as they were named
     assert again.timeouts.sum() == 3
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS, DTQL
-from tether.algorithms.registry import numeric_fields, parse_fields, settings_of
+from tether.algorithms.registry import hyperparameters_of, numeric_fields, parse_fields
 from tether.bench.counting import synthetic
 from tether.data import view_of
 from tether.errors import InputError
@@ -65,7 +65,7 @@ def test_stacking_and_taking() -> None:
 def test_numeric_and_other_fields() -> None:
     assert "expectile" in numeric_fields(DTQL())
     assert "candidates" not in numeric_fields(DTQL())
-    assert settings_of(DTQL(candidates=7))["candidates"] == 7
+    assert hyperparameters_of(DTQL(candidates=7))["candidates"] == 7
 
 
 # --- settings from text and files ---

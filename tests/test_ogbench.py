@@ -246,7 +246,7 @@ def test_presets(name: str) -> None:
         algorithm = FQL(**recipe.hyperparameters)
         assert (algorithm.distillation_weight, algorithm.aggregation) == (alpha, aggregation)
         assert (algorithm.discount, algorithm.train_updates) == (discount, 1_000_000)
-        assert recipe.settings["reward_transform"] == "none"
+        assert recipe.options["reward_transform"] == "none"
         flow = find_recipe("ifql", source)
         algorithm = IFQL(**flow.hyperparameters)
         assert (algorithm.discount, algorithm.candidates, algorithm.expectile) == (discount, 32, 0.9)

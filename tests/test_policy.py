@@ -339,7 +339,7 @@ def test_standardised_observations_end_to_end(tmp_path: Path) -> None:
         algorithm(),
         str(data_file()),
         seeds=2,
-        settings=SETTINGS,
+        options=SETTINGS,
         observation_transform="standardise",
         environment="none",
         out=out,

@@ -42,7 +42,7 @@ def run_of(
     config = {
         "algorithm": "dtql",
         "data": {"dataset": "hopper-medium"},
-        "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in lanes],
+        "lanes": [{"seed": lane.seed, "settings": dict(lane.swept)} for lane in lanes],
         "environment": "hopper",
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -84,7 +84,7 @@ def test_last_and_best(tmp_path: Path) -> None:
     assert report.best == aggregate(np.array([[9, 5], [6, 8]]))
     assert report.lane_scores == {0: 4.0, 1: 4.5}
     assert report.best_lane == 1
-    assert report.last_by_settings == {}
+    assert report.last_by_arm == {}
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["best"]["update"] == 200
     assert result["best"]["mean"] == 7.0
@@ -141,7 +141,7 @@ def test_all_lanes_diverged_after_an_evaluation(tmp_path: Path) -> None:
 def test_a_sweep_is_summarised_by_its_settings(tmp_path: Path) -> None:
     lanes = [Lane(seed, {"expectile": value}) for value in (0.7, 0.9) for seed in (0, 1)]
     report = write_report(run_of(tmp_path, {100: [[1, 1], [2, 2], [8, 8], [9, 9]]}, lanes))
-    assert report.last_by_settings == {
+    assert report.last_by_arm == {
         "expectile 0.7": aggregate(np.array([[1, 1], [2, 2]])),
         "expectile 0.9": aggregate(np.array([[8, 8], [9, 9]])),
     }

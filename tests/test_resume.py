@@ -404,7 +404,7 @@ def test_a_finished_run_trained_on_is_the_longer_run(tmp_path: Path) -> None:
     code, printed, _ = tether("resume", folder, "--updates", 300)
     assert code == 0
     assert "policy, last (update 300)" in printed
-    api.train(algorithm(train_updates=300), str(data_file()), seeds=2, settings=SETTINGS, out=longer, quiet=True)
+    api.train(algorithm(train_updates=300), str(data_file()), seeds=2, options=SETTINGS, out=longer, quiet=True)
     for path in ("checkpoints/train-000000300/state.safetensors", "policy/policy.safetensors"):
         assert digest(folder / path) == digest(longer / path)
     ends = [[row for row in rows(run / "evaluations.jsonl") if row["update"] == 300] for run in (folder, longer)]

@@ -30,7 +30,7 @@ from make_data import (
     write_d4rl,
 )
 
-from tether import InputError, Settings, api, load_dataset, load_policy, resume, train
+from tether import InputError, Options, api, load_dataset, load_policy, resume, train
 from tether.data import Dataset, Source
 from tether.environments import get_task
 from tether.evaluation.rollout import Episodes
@@ -154,8 +154,8 @@ def test_policy_is_that_of_the_best_lane() -> None:
 def test_cutting_into_pieces_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "PIECE_UPDATES", 33)
     paces = slow_training(monkeypatch, piece_seconds=(10.0, 100.0))
-    settings = Settings(32, eval_every_updates=1000, eval_episodes=1, log_every_updates=41, checkpoint_every_updates=60)
-    train(algorithm(), str(data_file()), seeds=2, settings=settings, out=tmp_path / "run", quiet=True)
+    settings = Options(32, eval_every_updates=1000, eval_episodes=1, log_every_updates=41, checkpoint_every_updates=60)
+    train(algorithm(), str(data_file()), seeds=2, options=settings, out=tmp_path / "run", quiet=True)
     assert last_state(tmp_path / "run") == last_state(finished_run())
     assert len(rows(tmp_path / "run" / "evaluations.jsonl")) == 2  # the end is always evaluated
     ours, theirs = rows(tmp_path / "run" / "metrics.jsonl"), rows(finished_run() / "metrics.jsonl")
@@ -189,26 +189,26 @@ def test_seeds_and_sweeps_are_lanes(tmp_path: Path) -> None:
     assert lane_policy(finished_run(), 0) != lane_policy(finished_run(), 1)
     sweep = {"learning_rate": [3e-4, 1e-3]}
     out = tmp_path / "sweep"
-    report = train(algorithm(), str(data_file()), sweep=sweep, settings=SETTINGS, out=out, quiet=True)
+    report = train(algorithm(), str(data_file()), sweep=sweep, options=SETTINGS, out=out, quiet=True)
     assert lane_policy(out, 0) == lane_policy(finished_run(), 0)  # seed 0 at the default rate
     assert lane_policy(out, 1) not in (lane_policy(finished_run(), 0), lane_policy(finished_run(), 1))
     lanes = json.loads((out / "result.json").read_text())["lanes"]
     assert [lane["settings"] for lane in lanes] == [{"learning_rate": 3e-4}, {"learning_rate": 1e-3}]
-    assert list(report.last_by_settings) == ["learning_rate 0.0003", "learning_rate 0.001"]
+    assert list(report.last_by_arm) == ["learning_rate 0.0003", "learning_rate 0.001"]
     document = json.loads((out / "policies" / "lane-1" / "policy.json").read_text())
     assert document["hyperparameters"]["learning_rate"] == 1e-3
 
 
 @pytest.mark.long  # compiles the program of one lane
 def test_a_lane_alone_is_the_lane_among_others(tmp_path: Path) -> None:
-    train(algorithm(), str(data_file()), seeds=[1], settings=SETTINGS, out=tmp_path / "one", quiet=True)
+    train(algorithm(), str(data_file()), seeds=[1], options=SETTINGS, out=tmp_path / "one", quiet=True)
     assert digest(tmp_path / "one" / "policy" / "policy.safetensors") == lane_policy(finished_run(), 1)
     assert not (tmp_path / "one" / "policies").exists()
 
 
 def test_a_data_set_in_memory_trains_but_cannot_be_resumed(tmp_path: Path) -> None:
     data = Dataset("mine", next_observations=None, source=Source("memory", "0" * 64), **columns())
-    report = train(algorithm(), data, seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
+    report = train(algorithm(), data, seeds=2, options=SETTINGS, out=tmp_path / "run", quiet=True)
     assert last_state(report.folder) == last_state(finished_run())  # the same rows under another name
     with pytest.raises(InputError, match="memory"):
         resume(tmp_path / "run")
@@ -391,7 +391,7 @@ def test_a_return_that_is_no_number_freezes_the_lane(tmp_path: Path, monkeypatch
         return outcome
 
     monkeypatch.setattr(evaluations, "rollout", rollout)
-    report = train(algorithm(), str(data_file()), seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
+    report = train(algorithm(), str(data_file()), seeds=2, options=SETTINGS, out=tmp_path / "run", quiet=True)
     assert report.status == "partly-diverged"
     assert report.diverged == {1: "train update 100"}
     assert lane_policy(tmp_path / "run", 0) == lane_policy(finished_run(), 0)
@@ -429,7 +429,7 @@ def test_the_data_set_is_freed_before_training(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(api, "load_dataset", load)
     monkeypatch.setattr(run_module.Run, "execute", execute)
     with contextlib.suppress(KeyboardInterrupt):
-        train(algorithm(), str(data_file()), seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
+        train(algorithm(), str(data_file()), seeds=2, options=SETTINGS, out=tmp_path / "run", quiet=True)
     assert len(loaded) == 1
 
 
@@ -444,7 +444,7 @@ def test_a_run_on_d4rl_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     cached.parent.mkdir(parents=True)
     shutil.copy(data_file(), cached)
     source = "d4rl:hopper-medium-v2"
-    report = train(algorithm(), source, seeds=2, settings=SETTINGS, out=tmp_path / "run", quiet=True)
+    report = train(algorithm(), source, seeds=2, options=SETTINGS, out=tmp_path / "run", quiet=True)
     assert last_state(report.folder) == last_state(finished_run())
     config = json.loads((report.folder / "config.json").read_text())
     assert (config["data"]["source"], config["data"]["dataset"]) == (source, "hopper-medium-v2")

@@ -20,7 +20,7 @@ from tether.studies.sweep import jobs as jobs_module
 from tether.studies.sweep import load_spec, local
 from tether.studies.sweep.jobs import Busy, SweepFolder, run_job
 from tether.studies.sweep.slurm import write_script
-from tether.studies.sweep.table import collect, write_table
+from tether.studies.sweep.table import job_rows, write_table
 
 SOURCE = str(Path(package.__file__).parents[1])
 
@@ -90,7 +90,7 @@ def test_a_spec_is_a_product_cut_into_programs(tmp_path: Path) -> None:
     assert len([job for job in spec.jobs if job.algorithm == "bc"]) == 2 * 2
     first, second = dtql[:2]
     assert [lane.seed for lane in (*first.lanes, *second.lanes)] == [0, 1, 2] * 2
-    assert [lane.settings["expectile"] for lane in (*first.lanes, *second.lanes)] == [0.5] * 3 + [0.7] * 3
+    assert [lane.swept["expectile"] for lane in (*first.lanes, *second.lanes)] == [0.5] * 3 + [0.7] * 3
     algorithm, arguments = dtql[-1].request()
     assert (algorithm.hidden_sizes, algorithm.train_updates) == ((16, 16), 50)
     assert arguments["settings"].batch_size == 64
@@ -158,7 +158,7 @@ def test_the_table_counts_what_is_there(tmp_path: Path) -> None:
         result = {"lanes": lanes, "dataset": "hopper-medium", "status": "done"}
         (folder.run_folder(job) / "result.json").write_text(json.dumps(result))
     write_table(folder)
-    found, lanes = collect(folder)
+    found, lanes = job_rows(folder)
     first = found[0]
     assert (first.dataset, first.settings, first.seeds) == ("hopper-medium", {"expectile": 0.5}, 4)
     assert (first.finished, first.diverged, first.scored, first.mean) == (4, 1, 3, 12.0)
@@ -227,7 +227,7 @@ def check_nothing_lost(folder: Path, killed: list[int]) -> None:
     """Every lane is in the table, and the job that was killed has, bit for bit, the result of one that was not."""
     spec = load_spec(folder / "spec.toml")
     assert killed
-    found, lanes = collect(SweepFolder(folder, spec))
+    found, lanes = job_rows(SweepFolder(folder, spec))
     assert [(row.seeds, row.finished, row.scored, row.diverged) for row in found] == [(4, 4, 4, 0)]
     assert [lane["seed"] for lane in lanes] == [0, 1, 2, 3]
     run = folder / "jobs" / spec.jobs[0].name

@@ -20,7 +20,7 @@ __all__ = [
     "DTQL",
     "Dataset",
     "InputError",
-    "Settings",
+    "Options",
     "evaluate",
     "load_dataset",
     "load_policy",
@@ -36,7 +36,7 @@ _HOMES = {
     "DTQL": "tether.algorithms",
     "Dataset": "tether.data",
     "InputError": "tether.errors",
-    "Settings": "tether.runs.run",
+    "Options": "tether.runs.plan",
     "evaluate": "tether.api",
     "load_dataset": "tether.data",
     "load_policy": "tether.policies.folder",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from tether.data import Dataset, load_dataset
     from tether.errors import InputError
     from tether.policies.folder import load_policy
-    from tether.runs.plan import Settings
+    from tether.runs.plan import Options
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from tether.runs.config import (
     note_length,
     restored_plan,
 )
-from tether.runs.plan import Plan, Settings
+from tether.runs.plan import Options, Plan
 from tether.runs.records import Display
 from tether.runs.report import Report, write_report
 from tether.runs.run import Run
@@ -44,7 +44,7 @@ def train(
     *,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
-    settings: Settings | None = None,
+    options: Options | None = None,
     reward_transform: str = "none",
     observation_transform: str = "none",
     data_filter: str = "none",
@@ -72,9 +72,9 @@ def train(
     Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C or
     SIGTERM, CheckpointError or OSError where the disk fails.
     """
-    settings = settings or Settings()
+    options = options or Options()
     name = _name_of(algorithm)
-    check_counts(algorithm, settings)
+    check_counts(algorithm, options)
     if lanes is None:
         lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
     if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
@@ -83,12 +83,12 @@ def train(
     task, why_not = task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
-    if settings.batch_size > rows:
-        raise InputError(f"batch size {settings.batch_size} is larger than the data: {rows} transitions")
+    if options.batch_size > rows:
+        raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
     if out is None and jax.process_count() > 1:
         raise InputError("several processes train this run together: name its folder with --out")
     folder = Path(out) if out is not None else fresh_folder(f"{name}-{data.name}")
-    plan = make_plan(folder, name, algorithm, lanes, settings, data, prepared, task)
+    plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, task)
     create_folder(folder, config_of(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
     del data, prepared, dataset
@@ -111,26 +111,26 @@ def resume(
     if updates is not None:
         plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
     if eval_workers is not None:
-        plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, eval_workers=eval_workers))
-    check_counts(plan.algorithm, plan.settings)
+        plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, eval_workers=eval_workers))
+    check_counts(plan.algorithm, plan.options)
     return _finish(plan, quiet, resumed=True, new_length=plan.phases() != before.phases())
 
 
 def evaluate(
-    folder: str | Path, *, episodes: int = 10, quiet: bool = False, settings: Mapping[str, Any] | None = None
+    folder: str | Path, *, episodes: int = 10, quiet: bool = False, acting: Mapping[str, Any] | None = None
 ) -> tuple[Episodes, np.ndarray]:
     """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
-    settings: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
+    acting: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
-    settings in its name where there are any.
+    acting options in its name where there are any.
     Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, no
-    environment is known for it, or a setting is one that training depends on; CheckpointError where all checkpoints
+    environment is known for it, or an option is one that training depends on; CheckpointError where all checkpoints
     are damaged.
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _acting_with(restored_plan(Path(folder), quiet), settings or {})
+    plan = _acting_with(restored_plan(Path(folder), quiet), acting or {})
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
@@ -150,18 +150,18 @@ def evaluate(
         "returns": outcome.returns,
         "lengths": outcome.lengths,
         "normalized_scores": scores if plan.task.has_references else None,
-        "settings": dict(settings or {}),
+        "settings": dict(acting or {}),
     }
-    changed = "".join(f"-{name}={value}" for name, value in (settings or {}).items())
+    changed = "".join(f"-{name}={value}" for name, value in (acting or {}).items())
     atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json", rows)
     return outcome, scores
 
 
-def _acting_with(plan: Plan, settings: Mapping[str, Any]) -> Plan:
+def _acting_with(plan: Plan, acting: Mapping[str, Any]) -> Plan:
     """The plan with policies that act otherwise."""
-    algorithm = change_acting(plan.algorithm_name, plan.algorithm, settings)
-    for name in settings:
-        if name in plan.lanes[0].settings:
+    algorithm = change_acting(plan.algorithm_name, plan.algorithm, acting)
+    for name in acting:
+        if name in plan.lanes[0].swept:
             raise InputError(f"{name!r} was swept over lanes: it cannot be changed for all of them")
     return dataclasses.replace(plan, algorithm=algorithm)
 
@@ -214,7 +214,7 @@ def _save_policies(run: Run, report: Report) -> None:
             folder,
             policy,
             algorithm_name=plan.algorithm_name,
-            algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].settings),
+            algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].swept),
             spec=plan.prepared.spec,
             observations=plan.observations,
             schema=plan.prepared.schema,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tether import Settings, train
+from tether import Options, train
 from tether.algorithms import ALGORITHMS
 from tether.bandits.problems import get_problem
 from tether.bandits.scores import energy_distance
@@ -88,9 +88,9 @@ def test_halfcheetah_scores_alike(tmp_path: Path) -> None:
     """Scores of four seeds after 25,000 updates on 200,000 real transitions: means within the noise over seeds."""
     found = {}
     for precision in ("float32", "bfloat16"):
-        settings = Settings(eval_every_updates=25_000, eval_episodes=5, precision=precision)
+        settings = Options(eval_every_updates=25_000, eval_episodes=5, precision=precision)
         algorithm = ALGORITHMS["td3-bc"](train_updates=25_000)
-        train(algorithm, str(HALFCHEETAH), seeds=4, settings=settings, out=tmp_path / precision, quiet=True)
+        train(algorithm, str(HALFCHEETAH), seeds=4, options=settings, out=tmp_path / precision, quiet=True)
         rows = [json.loads(line) for line in (tmp_path / precision / "evaluations.jsonl").read_text().splitlines()]
         scores = np.array([row["normalized_score"] for row in sorted(rows, key=lambda row: row["lane"])])
         found[precision] = scores.reshape(4, 5).mean(axis=1)

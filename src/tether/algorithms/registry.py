@@ -16,11 +16,11 @@ T = TypeVar("T")
 __all__ = [
     "acting_fields",
     "change_acting",
+    "hyperparameters_of",
     "make_algorithm",
     "numeric_fields",
     "parse_fields",
     "parse_values",
-    "settings_of",
 ]
 
 
@@ -63,7 +63,7 @@ def parse_fields(algorithm_name: str, assignments: Mapping[str, Any]) -> dict[st
     """
     cls = ALGORITHMS[algorithm_name]
     hints = typing.get_type_hints(cls)  # of class attributes, too
-    kinds = {name: hints[name] for name in settings_of(cls)} | dict.fromkeys(numeric_fields(cls), float)
+    kinds = {name: hints[name] for name in hyperparameters_of(cls)} | dict.fromkeys(numeric_fields(cls), float)
     return parse_values(f"hyper-parameter of {algorithm_name}", kinds, assignments)
 
 
@@ -80,7 +80,7 @@ def parse_values(what: str, kinds: Mapping[str, Any], assignments: Mapping[str, 
     return parsed
 
 
-def settings_of(algorithm: Any) -> dict[str, Any]:
+def hyperparameters_of(algorithm: Any) -> dict[str, Any]:
     """Every hyper-parameter by name, as JSON-able values."""
     return {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm)}
 

@@ -6,13 +6,13 @@ all of them, one after the other, into a file; results.py that file; table.py an
 
 from tether.bench.acting import act_latency, bench_acting
 from tether.bench.counting import matmul_flops, update_flops
+from tether.bench.options import BenchOptions
 from tether.bench.results import committed_costs, merge_figures, read_figures
-from tether.bench.settings import BenchSettings
 from tether.bench.suite import bench
 from tether.bench.table import bench_table
 
 __all__ = [
-    "BenchSettings",
+    "BenchOptions",
     "act_latency",
     "bench",
     "bench_acting",

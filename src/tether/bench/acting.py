@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tether.algorithms.registry import acting_fields, change_acting, make_algorithm, settings_of
-from tether.bench.settings import BenchSettings
+from tether.algorithms.registry import acting_fields, change_acting, hyperparameters_of, make_algorithm
+from tether.bench.options import BenchOptions
 from tether.bench.table import settings_text
 from tether.data import Normaliser
 from tether.errors import InputError
@@ -56,7 +56,7 @@ def untrained_policy(name: str, algorithm: Any, spec: Spec) -> LoadedPolicy:
     """As if it had been loaded."""
     unscaled = Normaliser(np.zeros(spec.observation_size, np.float32), np.ones(spec.observation_size, np.float32))
     module = deploy(algorithm.policy(algorithm.init(spec, jax.random.key(0))), spec, unscaled)
-    document = {"algorithm": name, "hyperparameters": settings_of(algorithm), "spec": spec._asdict()}
+    document = {"algorithm": name, "hyperparameters": hyperparameters_of(algorithm), "spec": spec._asdict()}
     return LoadedPolicy(module, document)
 
 
@@ -80,7 +80,7 @@ def _quietest(policy: LoadedPolicy, rounds: int = 1) -> list[float]:
 def measure_acting(name: str, policy: LoadedPolicy, settings: Mapping[str, int]) -> dict[str, Any]:
     """A row: the policy with these acting hyper-parameters changed."""
     started = time.perf_counter()
-    acting = policy.with_settings(**settings) if settings else policy
+    acting = policy.with_acting(**settings) if settings else policy
     acting.compile()
     seconds = time.perf_counter() - started
     milliseconds = _quietest(acting, ROUNDS)
@@ -99,7 +99,7 @@ def measure_acting(name: str, policy: LoadedPolicy, settings: Mapping[str, int])
 
 def bench_acting(
     what: Sequence[str],
-    settings: BenchSettings,
+    settings: BenchOptions,
     *,
     candidates: Sequence[int] = (),
     budget_ms: float | None = None,
@@ -212,7 +212,7 @@ def _left_out_where_refused(tell: Tell, name: str) -> Any:
         tell(f"{name}: left out: {error}")
 
 
-def _policy_of(what: str, settings: BenchSettings) -> LoadedPolicy:
+def _policy_of(what: str, settings: BenchOptions) -> LoadedPolicy:
     """The policy in the folder `what`, or an untrained one of the algorithm of that name."""
     if Path(what).is_dir():
         return load_policy(what)

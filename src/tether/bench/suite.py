@@ -8,9 +8,9 @@ import jax
 
 from tether.algorithms import ALGORITHMS
 from tether.bench.acting import measure_acting, untrained_policy
+from tether.bench.options import BenchOptions, describe_run
 from tether.bench.results import add_rows, empty_figures, is_measured, read_figures
 from tether.bench.rounds import floors
-from tether.bench.settings import BenchSettings, describe_run
 from tether.bench.training import measure_phase
 from tether.machine.files import atomic_write_json
 
@@ -20,11 +20,11 @@ __all__ = ["Book", "bench"]
 class Book:
     """The figures of this invocation: what its file held before, and what is added, written at once."""
 
-    def __init__(self, settings: BenchSettings, out: Path | None = None, command: str = ""):
+    def __init__(self, options: BenchOptions, out: Path | None = None, command: str = ""):
         """out: the file, which need not exist. Raises InputError where it exists and is no bench file."""
         self.out = out
         self.figures = read_figures(out) if out is not None and out.exists() else empty_figures()
-        self.run: Mapping[str, Any] = describe_run(settings, command) | floors()
+        self.run: Mapping[str, Any] = describe_run(options, command) | floors()
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep rows, and write them where there is a file. Raises: OSError."""
@@ -39,7 +39,7 @@ class Book:
 
 def bench(
     names: Sequence[str],
-    settings: BenchSettings,
+    options: BenchOptions,
     *,
     out: Path | None = None,
     fresh: bool = False,
@@ -54,28 +54,28 @@ def bench(
     tell: hears, now and then, what is being done.
     Raises InputError for an unknown name; OSError.
     """
-    algorithms = {name: settings.algorithm(name) for name in names or ALGORITHMS}
-    book = Book(settings, out, command)
+    algorithms = {name: options.algorithm(name) for name in names or ALGORITHMS}
+    book = Book(options, out, command)
     for number, (name, algorithm) in enumerate(algorithms.items(), 1):
         at = f"[{number}/{len(algorithms)}] {name}"
         for index, phase in enumerate(algorithm.phases()):
-            missing = [count for count in settings.lanes if fresh or not book.has(name, phase.name, count)]
+            missing = [count for count in options.lanes if fresh or not book.has(name, phase.name, count)]
             if not missing:
                 tell(f"{at} {phase.name}: measured before")
                 continue
-            if 1 in settings.lanes and 1 not in missing:
+            if 1 in options.lanes and 1 not in missing:
                 missing = [1, *missing]  # what the others are compared with
 
             def say(text: str, where: str = f"{at} {phase.name}") -> None:
                 tell(f"{where}: {text}")
 
-            rows = measure_phase(name, algorithm, index, settings, missing, say)
+            rows = measure_phase(name, algorithm, index, options, missing, say)
             book.add(rows)
             for row in rows:
                 say(_train_words(row))
         if fresh or not book.has(name, "act", 1):
             tell(f"{at} act: compiling, measuring")
-            row = measure_acting(name, untrained_policy(name, algorithm, settings.spec), {})
+            row = measure_acting(name, untrained_policy(name, algorithm, options.spec), {})
             book.add([row])
             tell(f"{at} act: p50 {row['milliseconds_p50']:.2f} ms, p99 {row['milliseconds_p99']:.2f} ms")
         jax.clear_caches()  # programs of all algorithms together would be gigabytes

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from tether.bench.counting import COUNTED_UPDATES, FIRST_UPDATE, synthetic, update_flops, xla_flops
+from tether.bench.options import BenchOptions
 from tether.bench.rounds import Run, Timing, alternate, matmul_program
-from tether.bench.settings import BenchSettings
 from tether.data import view_of
 from tether.training.derive import derived_shapes
 from tether.training.lanes import make_lanes, stack_lanes, take_lane
@@ -33,24 +33,24 @@ def measure_phase(
     name: str,
     algorithm: Any,
     phase: int,
-    settings: BenchSettings,
+    options: BenchOptions,
     lanes: Sequence[int],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """A row for each number of lanes, JSON-able. tell: hears what is being done."""
-    data = synthetic(view_of(algorithm), settings.spec, jax.random.key(1))
+    data = synthetic(view_of(algorithm), options.spec, jax.random.key(1))
     programs = {}
     for count in lanes:
         tell(f"compiling {count} lane{'s' if count > 1 else ''}")
-        programs[count] = phase_program(algorithm, phase, settings, count, data)
+        programs[count] = phase_program(algorithm, phase, options, count, data)
     tell("measuring")
-    matmul, matmul_flops = matmul_program(settings.batch_size, settings.precision)
+    matmul, matmul_flops = matmul_program(options.batch_size, options.precision)
     runs: dict[Any, Run] = {count: program.run for count, program in programs.items()} | {MATMUL: matmul}
-    rounds = alternate(runs, settings.seconds, multiple=COUNTED_UPDATES)
+    rounds = alternate(runs, options.seconds, multiple=COUNTED_UPDATES)
     tell("counting")
     flops = {
-        "matmul_flops_per_update": update_flops(algorithm, phase, settings.spec, settings.batch_size),
-        "xla_flops_per_update": xla_flops(algorithm, phase, settings.spec, settings.batch_size),
+        "matmul_flops_per_update": update_flops(algorithm, phase, options.spec, options.batch_size),
+        "xla_flops_per_update": xla_flops(algorithm, phase, options.spec, options.batch_size),
     }
     what = {"algorithm": name, "what": algorithm.phases()[phase].name}
     return [
@@ -63,15 +63,15 @@ def measure_phase(
     ]
 
 
-def phase_program(algorithm: Any, phase: int, settings: BenchSettings, lane_count: int, data: Any) -> Program:
+def phase_program(algorithm: Any, phase: int, options: BenchOptions, lane_count: int, data: Any) -> Program:
     """The trainer's own program, past every warm-up."""
     lanes = make_lanes(algorithm, range(lane_count), {})
     stacked = stack_lanes(algorithm, lanes)
     keys = jax.random.split(jax.random.key(0), lane_count)
-    state = init_lanes(stacked, settings.spec, keys, stacked=True)
+    state = init_lanes(stacked, options.spec, keys, stacked=True)
     derived = _zeros(derived_shapes(algorithm, take_lane(state, 0), data, phase), lane_count)
     first, alive = jnp.asarray(FIRST_UPDATE, jnp.int32), jnp.ones(lane_count, bool)
-    how: dict[str, Any] = {"batch_size": settings.batch_size, "precision": settings.precision}
+    how: dict[str, Any] = {"batch_size": options.batch_size, "precision": options.precision}
     how |= {"phase": phase, "sequential": jax.default_backend() == "cpu"}
     started = time.perf_counter()
     compiled = run_updates.lower(stacked, state, keys, alive, data, first, first, **how, derived=derived).compile()

@@ -72,9 +72,9 @@ class Bench:
         return self._act() if self.act else self._train()
 
     def _settings(self) -> Any:
-        from tether.bench import BenchSettings
+        from tether.bench import BenchOptions
 
-        return BenchSettings(
+        return BenchOptions(
             batch_size=self.batch_size,
             observation_size=self.observation_size,
             action_size=self.action_size,

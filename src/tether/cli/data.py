@@ -146,10 +146,11 @@ class Import:
 
     def run(self) -> int:
         """Write the file and say what is in it."""
-        from tether.data.logs.importing import Options, import_logs, import_report
+        from tether.data.logs.columns import ColumnOptions
+        from tether.data.logs.importing import import_logs, import_report
 
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Options)}
-        for line in import_report(import_logs(self.logs, Options(**options), self.out)):
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(ColumnOptions)}
+        for line in import_report(import_logs(self.logs, ColumnOptions(**options), self.out)):
             print_out(line)
         return 0
 
@@ -215,13 +216,13 @@ class Collect:
 
     def run(self) -> int:
         """Collect, then say what there is; 1 if a level was not reached."""
-        from tether.collect import Options, collect
+        from tether.collect import CollectOptions, collect
 
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         given |= {"noise": not given.pop("no_noise"), "set": assignments("--set", self.set)}
         given["checkpoint_at"] = _numbers("--checkpoint-at", self.checkpoint_at)
         quiet = given.pop("quiet")
-        made = collect(Options(**given), quiet=quiet, command=shlex.join(["tether", *sys.argv[1:]]))
+        made = collect(CollectOptions(**given), quiet=quiet, command=shlex.join(["tether", *sys.argv[1:]]))
         for path, found in made.files:
             rows = f"{found['rows']:,} rows, {found['episodes']:,.0f} episodes" if found else "as it was"
             score = f", score {found['mean_score']:.1f}" if "mean_score" in found else ""

@@ -119,12 +119,12 @@ class Train:
             raise InputError(f"seeds {self.seeds}: at least 1 is needed")
 
         from tether.algorithms.registry import make_algorithm
-        from tether.runs.plan import Settings
+        from tether.runs.plan import Options
 
         preset, hyperparameters, chosen = self._values()
         algorithm = make_algorithm(self.algorithm, hyperparameters)
         every = chosen.get("eval_every_updates", max(1, algorithm.phases()[-1].updates // 10))
-        settings = Settings(
+        options = Options(
             batch_size=chosen.get("batch_size", 256),
             eval_every_updates=every,
             eval_episodes=chosen.get("eval_episodes", 10),
@@ -135,7 +135,7 @@ class Train:
             precision=self.precision,
         )
         return algorithm, {
-            "settings": settings,
+            "options": options,
             "reward_transform": chosen.get("reward_transform", "none"),
             "observation_transform": chosen.get("observation_transform", "none"),
             "data_filter": chosen.get("data_filter", "none"),
@@ -144,7 +144,7 @@ class Train:
         }
 
     def _values(self) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
-        """The preset's name, the algorithm's hyper-parameters and the run's own settings: the preset's values,
+        """The preset's name, the algorithm's hyper-parameters and the run's options: the preset's values,
         overridden by --set and the named options."""
         from tether.presets.recipes import find_recipe
 
@@ -222,8 +222,8 @@ class Evaluate:
 
         from tether.api import evaluate
 
-        settings = _assignments("--set", self.set)
-        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet, settings=settings)
+        acting = _assignments("--set", self.set)
+        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet, acting=acting)
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"
         for column in ("lane", "mean return", "mean length", "mean score", "IQM", "95 % interval"):
@@ -359,7 +359,7 @@ class Bandit:
     problem: Annotated[Positional[str | None], _default("none", "PROBLEM")] = None
     """Which problem."""
     settings: Literal["fair", "published"] = "fair"
-    """Settings under which the method's claim holds, or those of the DTQL paper's toy code."""
+    """Options under which the method's claim holds, or those of the DTQL paper's toy code."""
     updates: Annotated[int | None, _default("the settings'", "N")] = None
     """Updates of the last phase."""
     seed: int = 0
@@ -505,15 +505,15 @@ def _fail(code: int, message: str) -> int:
 
 def _show(report: Any) -> int:
     """Table, paths, and the exit code of a run."""
+    from tether.runs.arms import arms_table
     from tether.runs.report import report_table
-    from tether.studies.arms import settings_table
     from tether.training.devices import is_primary
 
     if is_primary():  # of several processes one speaks
         if report.last is not None:
             _print(report_table(report))
-        if report.settings:
-            _print(settings_table(report.settings))
+        if report.arms:
+            _print(arms_table(report.arms))
         _show_paths(report)
     if report.status == "done":
         return 0

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.algorithms import SAC
-from tether.algorithms.registry import parse_fields, settings_of
+from tether.algorithms.registry import hyperparameters_of, parse_fields
 from tether.collect.behaviours import Behaviour, controlled, random_actions, rollouts_of
 from tether.collect.environments import Place, find_place
 from tether.collect.layouts import write_d4rl, write_minari
@@ -28,7 +28,7 @@ from tether.machine.signals import Interrupted, StopSignals
 from tether.runs.config import commit, versions
 from tether.runs.records import Display
 
-__all__ = ["KINDS", "LAYOUTS", "Made", "Options", "collect"]
+__all__ = ["KINDS", "LAYOUTS", "CollectOptions", "Made", "collect"]
 
 KINDS = ("random", "medium", "medium-replay", "full-replay", "medium-expert", "expert")
 LAYOUTS = ("d4rl", "minari")
@@ -39,7 +39,7 @@ STREAMS = {"random": 1, "medium": 2, "expert": 3, "policy": 4, "controller": 5} 
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class CollectOptions:
     """What to collect; see `tether data collect --help`."""
 
     environment: str
@@ -70,7 +70,7 @@ class Made(NamedTuple):
     failure: str  # why something is missing; empty if nothing is
 
 
-def collect(options: Options, *, quiet: bool = False, command: str = "") -> Made:
+def collect(options: CollectOptions, *, quiet: bool = False, command: str = "") -> Made:
     """Collect what `options` ask for; what is in its folder already is kept, what was begun goes on.
 
     Raises InputError for bad input, Interrupted after SIGINT or SIGTERM (the same call goes on), CheckpointError or
@@ -89,7 +89,7 @@ def collect(options: Options, *, quiet: bool = False, command: str = "") -> Made
     return Made(collection.files, failure)
 
 
-def _checked(options: Options) -> Options:
+def _checked(options: CollectOptions) -> CollectOptions:
     """With the kinds that are meant. Raises InputError for what makes no sense."""
     for kind in options.kinds:
         if kind not in KINDS:
@@ -114,7 +114,13 @@ class _Collection:
     """One call of `collect`."""
 
     def __init__(
-        self, options: Options, place: Place, training: Training, command: str, display: Display, stop: StopSignals
+        self,
+        options: CollectOptions,
+        place: Place,
+        training: Training,
+        command: str,
+        display: Display,
+        stop: StopSignals,
     ):
         self.options, self.place, self.training = options, place, training
         self.display, self.stop = display, stop
@@ -142,7 +148,7 @@ class _Collection:
         """collect.json: made, or compared with what is asked for now."""
         task = self.place.task
         environment = {"id": task.gymnasium_id, "options": dict(task.options), "horizon": task.horizon}
-        settings = {**dataclasses.asdict(self.training), "algorithm": settings_of(self.training.algorithm)}
+        settings = {**dataclasses.asdict(self.training), "algorithm": hyperparameters_of(self.training.algorithm)}
         config = json.loads(
             json.dumps({"format_version": CONFIG_FORMAT, "environment": environment, "settings": settings})
         )

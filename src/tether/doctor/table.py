@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tether.data.logs.columns import Plan, resolve
+from tether.data.logs.columns import ColumnPlan, resolve
 from tether.data.logs.importing import conventional_options
 from tether.data.logs.tables import open_table
 from tether.data.schema import ActionBox, Layout, Schema, size_of
@@ -79,7 +79,7 @@ def _number(entry: object) -> float:
         return np.nan
 
 
-def _columns(plan: Plan, stored: dict[str, np.ndarray], reward: str) -> dict[str, np.ndarray]:
+def _columns(plan: ColumnPlan, stored: dict[str, np.ndarray], reward: str) -> dict[str, np.ndarray]:
     """D4RL's columns; an episode that changes without a flag ends with a time-out, as `read_table` has it."""
     rows = len(stored[reward])
     columns = {

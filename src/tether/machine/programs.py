@@ -23,7 +23,7 @@ import jax
 from jax import export
 
 from tether import _version
-from tether.algorithms.registry import numeric_fields, settings_of
+from tether.algorithms.registry import hyperparameters_of, numeric_fields
 from tether.machine.files import atomic_write_bytes
 
 __all__ = ["KeptProgram", "keep_programs_in", "kept_program"]
@@ -116,7 +116,7 @@ def _key(algorithm: Any, about: Mapping[str, Any], leaves: Iterable[Any], struct
     """64 hexadecimal digits for all that decides the lowered program."""
     settings = {name: value for name, value in jax.config.values.items() if "cache" not in name and "dump" not in name}
     numbers = numeric_fields(algorithm)
-    fields = {name: value for name, value in settings_of(algorithm).items() if name not in numbers}
+    fields = {name: value for name, value in hyperparameters_of(algorithm).items() if name not in numbers}
     parts = [
         *(FORMAT_VERSION, _sources(), platform.python_version(), [metadata.version(name) for name in DECIDING]),
         *(jax.default_backend(), jax.devices()[0].device_kind, sorted(settings.items(), key=str)),

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from tether._version import __version__
-from tether.algorithms.registry import make_algorithm, settings_of
+from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.data import Normaliser
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
@@ -63,7 +63,7 @@ def save_policy(
         "tether": __version__,
         "jax": jax.__version__,
         "algorithm": algorithm_name,
-        "hyperparameters": settings_of(algorithm),
+        "hyperparameters": hyperparameters_of(algorithm),
         "spec": spec._asdict(),
         "normaliser": {
             "mean": np.asarray(policy.observation_mean).tolist(),
@@ -108,13 +108,13 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def load_policy(folder: str | Path, seed: int = 0, **settings: Any) -> LoadedPolicy:
+def load_policy(folder: str | Path, seed: int = 0, **acting: Any) -> LoadedPolicy:
     """The policy in `folder` (a `policy/` folder, or a run folder that holds one).
 
-    settings: how it shall act, such as `candidates=64`, in the place of what it was saved with; only
-        hyper-parameters that training does not depend on (`LoadedPolicy.with_settings`).
+    acting: how it shall act, such as `candidates=64`, in the place of what it was saved with; only
+        hyper-parameters that training does not depend on (`LoadedPolicy.with_acting`).
     Raises InputError where a file is missing or altered, the format is unknown, the policy does not
-    reproduce its golden pairs, or a setting cannot be changed.
+    reproduce its golden pairs, or one of these cannot be changed.
     """
     folder = Path(folder)
     if not (folder / DOCUMENT).exists() and (folder / "policy" / DOCUMENT).exists():
@@ -134,7 +134,7 @@ def load_policy(folder: str | Path, seed: int = 0, **settings: Any) -> LoadedPol
         verify_golden_pairs(document, module, policy.step, path)
     except (KeyError, TypeError, AttributeError) as error:  # entries of another kind than are written there
         raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
-    return policy.with_settings(**settings) if settings else policy
+    return policy.with_acting(**acting) if acting else policy
 
 
 def _read_document(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.algorithms.registry import change_acting, make_algorithm, settings_of
+from tether.algorithms.registry import change_acting, hyperparameters_of, make_algorithm
 from tether.data.schema import Schema, join, summary
 from tether.errors import InputError
 from tether.policies.deployed import DeployedPolicy
@@ -90,7 +90,7 @@ class LoadedPolicy:
             self._programs[generator] = _step.lower(*arguments, **how).compile()
         return self._programs[generator]
 
-    def with_settings(self, **changes: Any) -> "LoadedPolicy":
+    def with_acting(self, **changes: Any) -> "LoadedPolicy":
         """The same networks acting with other settings, such as `candidates=64`; the stream starts anew.
 
         Raises InputError for a hyper-parameter that training depends on, for one that the algorithm does not have, and
@@ -100,7 +100,7 @@ class LoadedPolicy:
         before = make_algorithm(name, hyperparameters)
         after = change_acting(name, before, changes)
         module = with_algorithm(self.module, self.spec, before, after)
-        changed = LoadedPolicy(module, self.document | {"hyperparameters": settings_of(after)}, self._seed)
+        changed = LoadedPolicy(module, self.document | {"hyperparameters": hyperparameters_of(after)}, self._seed)
         changed.compile()
         return changed
 

@@ -13,11 +13,11 @@ __all__ = ["Recipe", "find_recipe"]
 
 
 class Recipe(NamedTuple):
-    """A preset's values, apart by whom they concern."""
+    """A preset, split into hyper-parameters and run options."""
 
     preset: str | None  # its name; None: the algorithm's defaults
     hyperparameters: dict[str, Any]  # fields of the algorithm
-    settings: dict[str, Any]  # the run's own: batch_size, eval_every_updates, reward_transform, ...
+    options: dict[str, Any]  # of the run: batch_size, eval_every_updates, reward_transform, ...
 
 
 def find_recipe(algorithm: str, source: str, preset: str = "auto") -> Recipe:

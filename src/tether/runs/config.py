@@ -13,13 +13,13 @@ import jax
 import numpy as np
 
 from tether import _version, errors
-from tether.algorithms.registry import make_algorithm, settings_of
+from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
 from tether.environments import Task
 from tether.environments.choose import NO_ENVIRONMENT, known_task
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
-from tether.runs.plan import EVAL_DEVICES, Plan, Settings
+from tether.runs.plan import EVAL_DEVICES, Options, Plan
 from tether.runs.run import Run
 from tether.training.devices import any_process, is_primary, together
 from tether.training.lanes import Lane
@@ -49,7 +49,7 @@ def make_plan(
     name: str,
     algorithm: Any,
     lanes: Sequence[Lane],
-    settings: Settings,
+    options: Options,
     data: Dataset,
     prepared: Prepared,
     task: Task | None,
@@ -58,7 +58,7 @@ def make_plan(
     rows = np.linspace(0, len(data) - 1, min(SAMPLED_OBSERVATIONS, len(data))).astype(int)
     on_device = prepared._replace(transitions=jax.device_put(prepared.transitions))
     returns, observations = data.episode_returns(), data.observations[rows]
-    return Plan(folder, name, algorithm, tuple(lanes), settings, on_device, task, returns, observations)
+    return Plan(folder, name, algorithm, tuple(lanes), options, on_device, task, returns, observations)
 
 
 def config_of(plan: Plan) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def config_of(plan: Plan) -> dict[str, Any]:
         "format_version": CONFIG_FORMAT,
         "algorithm": plan.algorithm_name,
         **_length(plan),
-        "lanes": [{"seed": lane.seed, "settings": dict(lane.settings)} for lane in plan.lanes],
-        "settings": dataclasses.asdict(plan.settings),
+        "lanes": [{"seed": lane.seed, "settings": dict(lane.swept)} for lane in plan.lanes],
+        "settings": dataclasses.asdict(plan.options),
         "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
         "score": plan.task.score_name if plan.task else None,
@@ -93,8 +93,8 @@ def restored_plan(folder: Path, quiet: bool) -> Plan:
         name, record = config["algorithm"], config["data"]
         algorithm = make_algorithm(name, config["hyperparameters"])
         lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
-        settings = Settings(**config["settings"])  # of runs from before there was a precision: the default
-        check_precision(settings.precision)
+        options = Options(**config["settings"])  # of runs from before there was a precision: the default
+        check_precision(options.precision)
         source, sha256, environment = record["source"], record["sha256"], config["environment"]
         transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
         data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
@@ -112,7 +112,7 @@ def restored_plan(folder: Path, quiet: bool) -> Plan:
         )
     task = None if environment == NO_ENVIRONMENT else known_task(data, environment)
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
-    return make_plan(folder, name, algorithm, lanes, settings, data, prepared, task)
+    return make_plan(folder, name, algorithm, lanes, options, data, prepared, task)
 
 
 def create_folder(folder: Path, config: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ def create_folder(folder: Path, config: dict[str, Any]) -> None:
 def _length(plan: Plan) -> dict[str, Any]:
     """The entries of config.json that say how long the phases are."""
     phases = [{"name": phase, "updates": updates} for phase, updates in plan.phases()]
-    return {"hyperparameters": settings_of(plan.algorithm), "phases": phases}
+    return {"hyperparameters": hyperparameters_of(plan.algorithm), "phases": phases}
 
 
 def note_length(run: Run) -> None:
@@ -155,17 +155,17 @@ def note_length(run: Run) -> None:
         atomic_write_json(path, json.loads(path.read_text(encoding="utf-8")) | _length(plan))
 
 
-def check_counts(algorithm: Any, settings: Settings) -> None:
-    """Refuse settings that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
+def check_counts(algorithm: Any, options: Options) -> None:
+    """Refuse options that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
     one that there is."""
-    check_precision(settings.precision)
-    for name, value in dataclasses.asdict(settings).items():
+    check_precision(options.precision)
+    for name, value in dataclasses.asdict(options).items():
         least = 0 if name == "eval_workers" else 1
         if type(value) is int and value < least:
             raise InputError(f"{name} {value}: must be at least {least}")
-    if settings.eval_device not in EVAL_DEVICES:
-        raise errors.unknown("eval_device", settings.eval_device, EVAL_DEVICES)
-    if settings.eval_device == "accelerator" and jax.default_backend() == "cpu":
+    if options.eval_device not in EVAL_DEVICES:
+        raise errors.unknown("eval_device", options.eval_device, EVAL_DEVICES)
+    if options.eval_device == "accelerator" and jax.default_backend() == "cpu":
         raise InputError("eval_device 'accelerator': JAX finds none on this machine; choices here: auto, cpu")
     *earlier, last = algorithm.phases()
     if last.updates < 1:
@@ -174,7 +174,7 @@ def check_counts(algorithm: Any, settings: Settings) -> None:
         if phase.updates < 0:
             raise InputError(f"{phase.name} updates {phase.updates}: must not be negative")
     phase_updates = {f"{phase.name}_updates" for phase in earlier}
-    for name, value in settings_of(algorithm).items():
+    for name, value in hyperparameters_of(algorithm).items():
         counts = value if isinstance(value, tuple) else (value,)
         for count in counts:
             if type(count) is int and count < 1 and name not in phase_updates:

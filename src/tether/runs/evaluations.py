@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tether.algorithms.registry import settings_of
+from tether.algorithms.registry import hyperparameters_of
 from tether.environments import Task
 from tether.evaluation.pool import Evaluation, WorkerPool, automatic_workers
 from tether.evaluation.rollout import Episodes, rollout, seconds_per_step
@@ -69,9 +69,9 @@ class Evaluations:
         self._plan, self._rows, self._display, self._timeline = plan, rows, display, timeline
         self._pool: WorkerPool | None = None
         self._lock = threading.Lock()
-        wanted = plan.settings.eval_workers
+        wanted = plan.options.eval_workers
         wanted = 0 if plan.task is None else automatic_workers() if wanted is None else wanted
-        self.workers = min(wanted, len(plan.lanes) * plan.settings.eval_episodes)
+        self.workers = min(wanted, len(plan.lanes) * plan.options.eval_episodes)
 
     @property
     def task(self) -> Task:
@@ -90,7 +90,7 @@ class Evaluations:
             self._choose_device(policies, keys)
         if self.workers and self._pool is None:
             plan, accelerator = self._plan, self.device == "accelerator"
-            about = self.task, plan.algorithm_name, settings_of(plan.algorithm), plan.prepared.spec
+            about = self.task, plan.algorithm_name, hyperparameters_of(plan.algorithm), plan.prepared.spec
             self._pool = WorkerPool(self.workers, *about, accelerator=accelerator, record=self._note)
 
     def ask(self, update: int, lanes: Sequence[int], policies: DeployedPolicy, keys: Any, how: "How") -> None:
@@ -113,7 +113,7 @@ class Evaluations:
                 self._send(asked, own)
             else:
                 started = time.perf_counter()
-                outcome = self.play(asked.policies, own, self._plan.settings.eval_episodes, how)
+                outcome = self.play(asked.policies, own, self._plan.options.eval_episodes, how)
                 self._note(TRAINING, "evaluate", started, time.perf_counter(), asked.update)
                 self._put_in(asked, outcome)
 
@@ -134,7 +134,7 @@ class Evaluations:
         own = _own_share(len(keys))
         policies = jax.tree.map(lambda leaf: leaf[own], asked.policies)
         raw = np.asarray(jax.random.key_data(keys[own]))
-        asked.by_workers = self._pool.ask(asked.update, policies, raw, self._plan.settings.eval_episodes)
+        asked.by_workers = self._pool.ask(asked.update, policies, raw, self._plan.options.eval_episodes)
 
     def close(self) -> None:
         """End the workers."""
@@ -250,7 +250,7 @@ class Evaluations:
 
     def _choose_device(self, policies: Callable[[], DeployedPolicy], keys: Any) -> None:
         """Let policies act where they are faster: measured once in a run, as the choice decides last bits."""
-        wanted = self._plan.settings.eval_device
+        wanted = self._plan.options.eval_device
         if jax.default_backend() == "cpu":
             self.device = "cpu"
         elif wanted != "auto":
@@ -260,7 +260,7 @@ class Evaluations:
             if processor is None:
                 self.device = "accelerator"
                 return
-            part, episodes = _own_share(len(keys)), self._plan.settings.eval_episodes
+            part, episodes = _own_share(len(keys)), self._plan.options.eval_episodes
             some = jax.tree.map(lambda leaf: leaf[part], policies())
             devices = {"cpu": processor, "accelerator": accelerator}
             measured = [seconds_per_step(some, episodes, keys[part], device) for device in devices.values()]

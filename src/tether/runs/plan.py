@@ -10,13 +10,13 @@ from tether.data import Prepared
 from tether.environments import Task
 from tether.training.lanes import Lane
 
-__all__ = ["EVAL_DEVICES", "Plan", "Settings"]
+__all__ = ["EVAL_DEVICES", "Options", "Plan"]
 
 EVAL_DEVICES = ("auto", "cpu", "accelerator")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Options:
     """How a run trains and reports, beside the algorithm's own hyper-parameters."""
 
     batch_size: int = 256
@@ -38,7 +38,7 @@ class Plan:
     algorithm_name: str
     algorithm: Any
     lanes: tuple[Lane, ...]
-    settings: Settings
+    options: Options
     prepared: Prepared  # its transitions lie on the device
     task: Task | None  # None: no environment is known, so nothing is evaluated
     behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes

@@ -13,8 +13,8 @@ from tether.environments import Task
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate
 from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.runs.arms import Arm, arms_table, as_text, describe_arm, summarise_arms
 from tether.runs.records import JsonLines
-from tether.studies.arms import Setting, as_text, describe_setting, settings_table, summarise_settings
 from tether.training.lanes import Lane
 
 # Pictures are drawn with matplotlib, which is imported where one is drawn: the start of a run does not wait for it.
@@ -42,13 +42,13 @@ class Report:
     score_name: str  # what scores are: `Task.score_name`
     behaviour: Summary | None  # of the episodes in the data set
     last: Summary | None  # at the last evaluation
-    last_by_settings: dict[str, Summary]  # the same for each swept combination, e.g. "expectile 0.9"; else empty
+    last_by_arm: dict[str, Summary]  # the same for each swept combination, e.g. "expectile 0.9"; else empty
     best: Summary | None  # at the evaluation with the highest mean; chosen with hindsight
     best_update: int | None
     lane_scores: dict[int, float]  # lane -> mean score at the last evaluation
     best_lane: int | None  # the lane with the highest of these; None where every lane diverged
     diverged: dict[int, str]  # lane -> where, e.g. "train update 1234"
-    settings: tuple[Setting, ...]  # swept combinations, in their order; empty where there is only one
+    arms: tuple[Arm, ...]  # swept combinations, in their order; empty where there is only one
     updates_per_second: float
 
     @property
@@ -78,20 +78,20 @@ def write_report(run: Any) -> Report:
         score_name=plan.task.score_name if plan.task else "",
         behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
         last=by_update[max(by_update)] if by_update else None,
-        last_by_settings=_by_settings(plan.lanes, last_scores),
+        last_by_arm=_by_arm(plan.lanes, last_scores),
         best=None if best_update is None else by_update[best_update],
         best_update=best_update,
         lane_scores=lane_scores,
         best_lane=max(survivors, key=lambda lane: lane_scores.get(lane, 0.0), default=None),
         diverged={lane: str(where) for lane, where in run.frozen.items()},
-        settings=summarise_settings(plan.lanes, lane_scores, run.frozen),
+        arms=summarise_arms(plan.lanes, lane_scores, run.frozen),
         updates_per_second=run.updates_per_second(),
     )
     if getattr(run, "primary", True):  # of several processes one writes
         atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
         if rows:
             plot_runs([plan.folder], report.curve)
-        if report.settings:
+        if report.arms:
             _write_sweep(report, rows, plan.lanes)
     return report
 
@@ -108,14 +108,14 @@ def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
 
 def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lane]) -> None:
     """sweep.json and sweep.txt, and where something was evaluated sweep.png: what each setting came to."""
-    atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.settings])
-    atomic_write_text(report.folder / "sweep.txt", as_text(settings_table(report.settings)))
+    atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.arms])
+    atomic_write_text(report.folder / "sweep.txt", as_text(arms_table(report.arms)))
     if rows:
         from tether.plots.curves import Curve, plot_panels
 
         curve = _curve("", rows, len(lanes))
-        curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.settings]
-        captions = [f"{s.name}\n{describe_setting(s)}" for s in report.settings]
+        curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.arms]
+        captions = [f"{s.name}\n{describe_arm(s)}" for s in report.arms]
         behaviour = None if report.behaviour is None else report.behaviour.mean
         plot_panels(report.sweep, curves, captions, behaviour, report.score_name, report.folder.resolve().name)
 
@@ -129,7 +129,7 @@ def report_table(report: Report) -> Table:
     rows = {
         "behaviour (the data)": report.behaviour,
         f"policy, last (update {report.updates:,})": report.last,
-        **{f"  {settings}": summary for settings, summary in report.last_by_settings.items()},
+        **{f"  {settings}": summary for settings, summary in report.last_by_arm.items()},
         f"policy, best (update {report.best_update or 0:,})": report.best,
     }
     for label, summary in rows.items():
@@ -196,9 +196,9 @@ def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, 
     return {update: np.asarray([by_lane[lane] for lane in lanes]) for update, by_lane in table.items()}
 
 
-def _by_settings(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[str, Summary]:
+def _by_arm(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[str, Summary]:
     """Swept combination -> summary of its lanes; empty where there is only one combination."""
-    names = [", ".join(f"{name} {value:g}" for name, value in lane.settings.items()) for lane in lanes]
+    names = [", ".join(f"{name} {value:g}" for name, value in lane.swept.items()) for lane in lanes]
     groups: dict[str, list[np.ndarray]] = {}
     for lane, values in scores.items():
         groups.setdefault(names[lane], []).append(values)
@@ -213,7 +213,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
     lanes = [
         {
             "seed": lane.seed,
-            "settings": dict(lane.settings),
+            "settings": dict(lane.swept),
             "score": report.lane_scores.get(index),
             "normalized_score": report.lane_scores.get(index) if normalised else None,
             "returns": [row["return"] for row in final if row["lane"] == index],

@@ -123,7 +123,7 @@ class Run:
     def _first_group_size(self, stacked: Any, devices: int) -> int:
         """How many lanes to begin with at once: those chosen, else all whose states fit on the devices, which is
         known before anything is compiled. In main memory states have their place whether they are grouped or not."""
-        lanes, chosen, limit = len(self.plan.lanes), self.plan.settings.lanes_per_group, device_limit()
+        lanes, chosen, limit = len(self.plan.lanes), self.plan.options.lanes_per_group, device_limit()
         if chosen is not None:
             return min(chosen, lanes)
         if limit is None:
@@ -159,7 +159,7 @@ class Run:
                 self._evaluate()
             if self._ended() and not self.queue.missing:
                 self._settle(0)
-            if due or self._ended() or self.position.update % self.plan.settings.checkpoint_every_updates == 0:
+            if due or self._ended() or self.position.update % self.plan.options.checkpoint_every_updates == 0:
                 self._save()
 
     def _derive(self) -> None:
@@ -206,8 +206,8 @@ class Run:
 
     def _how(self) -> dict[str, Any]:
         """The static arguments of the current phase's program."""
-        settings, sequential = self.plan.settings, jax.default_backend() == "cpu"
-        how: dict[str, Any] = {"batch_size": settings.batch_size, "precision": settings.precision}
+        options, sequential = self.plan.options, jax.default_backend() == "cpu"
+        how: dict[str, Any] = {"batch_size": options.batch_size, "precision": options.precision}
         return {"phase": self.position.phase, "sequential": sequential} | how
 
     def _measure(self, program: Any) -> None:
@@ -224,7 +224,7 @@ class Run:
 
     def _most_lanes(self, memory: Memory | None) -> int | None:
         """How many lanes to go on with at once where the program does not fit; None where it does, or nothing helps."""
-        if memory is None or self.plan.settings.lanes_per_group is not None:
+        if memory is None or self.plan.options.lanes_per_group is not None:
             return None
         too_many = any_process(not memory.fits)  # all must cut alike
         if not too_many or memory.lanes == 1:
@@ -278,10 +278,10 @@ class Run:
 
     def _next_stop(self) -> int:
         """The next update of the phase at which a row, an evaluation or a checkpoint is due."""
-        settings, (phase, done) = self.plan.settings, self.position
-        steps = [settings.log_every_updates, settings.checkpoint_every_updates]
+        options, (phase, done) = self.plan.options, self.position
+        steps = [options.log_every_updates, options.checkpoint_every_updates]
         if self._evaluates():
-            steps.append(settings.eval_every_updates)
+            steps.append(options.eval_every_updates)
         return min([self.plan.phases()[phase][1], *(done - done % step + step for step in steps)])
 
     def _ended(self) -> bool:
@@ -300,7 +300,7 @@ class Run:
     def _log_if_due(self) -> None:
         """A row of means since the last row for each lane that was alive then."""
         phase, done = self.position
-        if not (done % self.plan.settings.log_every_updates == 0 or self._ended()):
+        if not (done % self.plan.options.log_every_updates == 0 or self._ended()):
             return
         name = self.plan.phases()[phase][0]
         means = {metric: sums / np.maximum(self._summed, 1) for metric, sums in self._sums.items()}
@@ -361,7 +361,7 @@ class Run:
         done = self.position.update
         if not self._evaluates() or done == 0 or done == self.evaluated or not self.alive.any():
             return False
-        return done % self.plan.settings.eval_every_updates == 0 or self._ended()
+        return done % self.plan.options.eval_every_updates == 0 or self._ended()
 
     def _evaluate(self) -> None:
         """Ask for an evaluation of all living lanes, after settling the one that is due."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from tether import errors
 from tether.algorithms import ALGORITHMS, FAMILIES
-from tether.algorithms.registry import make_algorithm, settings_of
+from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.api import resume, train
 from tether.bench import act_latency, update_flops
 from tether.cli.catalogue import catalogue
@@ -37,7 +37,7 @@ from tether.plots.tradeoff import plot_tradeoff
 from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
 from tether.runs.config import check_counts, commit, findable, fresh_folder, versions
-from tether.runs.plan import Settings
+from tether.runs.plan import Options
 from tether.runs.records import Display
 from tether.runs.report import behaviour_summary
 from tether.studies import comparison as tables
@@ -241,7 +241,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
     entrants = {name: _entrant(name, request, assigned[name]) for name in names}
     planned = Comparison(folder, protocol, entrants, behaviour_summary(data.episode_returns(), task), request.command)
     for name in names:
-        check_counts(planned.algorithm(name), _settings(planned, name))
+        check_counts(planned.algorithm(name), _options(planned, name))
     return planned
 
 
@@ -278,10 +278,10 @@ def _entrant(name: str, request: Request, assigned: dict[str, str]) -> Entrant:
     if request.pretrain_updates is not None:
         values |= {f"{phase.name}_updates": request.pretrain_updates for phase in earlier}
     algorithm = make_algorithm(name, values | {"train_updates": request.updates})
-    batch_size = recipe.settings.get("batch_size", 256) if request.batch_size is None else request.batch_size
+    batch_size = recipe.options.get("batch_size", 256) if request.batch_size is None else request.batch_size
     transforms = ("reward_transform", "observation_transform", "data_filter")
-    chosen = {key: recipe.settings.get(key, "none") for key in transforms}
-    return Entrant(recipe.preset, assigned, settings_of(algorithm), batch_size, **chosen)
+    chosen = {key: recipe.options.get(key, "none") for key in transforms}
+    return Entrant(recipe.preset, assigned, hyperparameters_of(algorithm), batch_size, **chosen)
 
 
 def _joined(found: Comparison, asked: Comparison) -> Comparison:
@@ -361,7 +361,7 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
         comparison.algorithm(name),
         data,
         seeds=protocol.seeds,
-        settings=_settings(comparison, name),
+        options=_options(comparison, name),
         reward_transform=entrant.reward_transform,
         observation_transform=entrant.observation_transform,
         data_filter=entrant.data_filter,
@@ -382,7 +382,7 @@ def _check_run(comparison: Comparison, name: str) -> None:
             "data": config["data"]["sha256"],
             "seeds": [lane["seed"] for lane in config["lanes"]],
             "environment": config["environment"],
-            "settings": dataclasses.asdict(Settings(**config["settings"])),
+            "settings": dataclasses.asdict(Options(**config["settings"])),
             "hyper-parameters": config["hyperparameters"],
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -392,7 +392,7 @@ def _check_run(comparison: Comparison, name: str) -> None:
         "data": protocol.sha256,
         "seeds": protocol.seeds,
         "environment": protocol.environment,
-        "settings": dataclasses.asdict(_settings(comparison, name)),
+        "settings": dataclasses.asdict(_options(comparison, name)),
         "hyper-parameters": entrant.hyperparameters,
     }
     for what, value in json.loads(json.dumps(wanted)).items():
@@ -400,9 +400,9 @@ def _check_run(comparison: Comparison, name: str) -> None:
             raise InputError(f"{path.parent}: a run with other {what} than this comparison's; move it away")
 
 
-def _settings(comparison: Comparison, name: str) -> Settings:
+def _options(comparison: Comparison, name: str) -> Options:
     protocol = comparison.protocol
-    return Settings(
+    return Options(
         batch_size=comparison.entrants[name].batch_size,
         eval_every_updates=protocol.eval_every_updates,
         eval_episodes=protocol.eval_episodes,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tether import errors
-from tether.algorithms.registry import numeric_fields, settings_of
+from tether.algorithms.registry import hyperparameters_of, numeric_fields
 from tether.errors import InputError
 
 __all__ = ["Lane", "make_lanes", "stack_lanes", "take_lane"]
@@ -24,17 +24,17 @@ class Lane:
     """One run among those trained together."""
 
     seed: int
-    settings: Mapping[str, float]  # swept hyper-parameters only
+    swept: Mapping[str, float]  # swept hyper-parameters only
 
     @property
     def name(self) -> str:
         """For people: `seed 3, trust_region_weight 0.5`."""
-        swept = [f"{name} {value:g}" for name, value in self.settings.items()]
+        swept = [f"{name} {value:g}" for name, value in self.swept.items()]
         return ", ".join([f"seed {self.seed}", *swept])
 
 
 def make_lanes(algorithm: Any, seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[Lane]:
-    """The product of seeds and swept values, settings outermost.
+    """The product of seeds and swept values, these outermost.
 
     Raises InputError for a name that is not numeric, an empty or repeated value, or repeated seeds.
     """
@@ -44,7 +44,7 @@ def make_lanes(algorithm: Any, seeds: Sequence[int], sweep: Mapping[str, Sequenc
         raise InputError(f"seeds {list(seeds)}: each may stand once, equal seeds are equal runs")
     for name, values in sweep.items():
         if name not in numeric_fields(algorithm):
-            if name in settings_of(algorithm):
+            if name in hyperparameters_of(algorithm):
                 raise InputError(
                     f"{name!r} changes the program's structure and cannot be swept in one run; set it with --set"
                 )
@@ -59,7 +59,7 @@ def stack_lanes(algorithm: T, lanes: Sequence[Lane]) -> T:
     """The algorithm with every numeric hyper-parameter a float32 array [lanes]."""
 
     def one(lane: Lane) -> T:
-        replaced = dataclasses.replace(algorithm, **lane.settings)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        replaced = dataclasses.replace(algorithm, **lane.swept)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), replaced)
 
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, lanes))

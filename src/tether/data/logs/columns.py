@@ -16,11 +16,11 @@ from tether.data.logs.tables import TABLE_SUFFIXES, Column, Kind, natural
 from tether.data.schema import Layout, layout_of
 from tether.errors import InputError, unknown
 
-__all__ = ["Options", "Plan", "Reward", "find_files", "function_of", "resolve"]
+__all__ = ["ColumnOptions", "ColumnPlan", "Reward", "find_files", "function_of", "resolve"]
 
 
 @dataclass(frozen=True)
-class Options:
+class ColumnOptions:
     """What each column of the logs means. Patterns may hold * and ?."""
 
     observation: tuple[str, ...]
@@ -57,8 +57,8 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-class Plan(NamedTuple):
-    """Options with every pattern resolved to columns."""
+class ColumnPlan(NamedTuple):
+    """ColumnOptions with every pattern resolved to columns."""
 
     observation: Layout
     action: Layout
@@ -79,7 +79,7 @@ class Reward(NamedTuple):
     whole_episodes: bool
 
 
-def resolve(columns: Mapping[str, Column], options: Options, files: Sequence[Path]) -> Plan:
+def resolve(columns: Mapping[str, Column], options: ColumnOptions, files: Sequence[Path]) -> ColumnPlan:
     """Patterns -> columns, of which `columns` are those of the first file.
 
     Raises InputError for what is missing, meant twice, or can be meant in two ways.
@@ -104,7 +104,7 @@ def resolve(columns: Mapping[str, Column], options: Options, files: Sequence[Pat
             f"COLUMN (columns without a meaning yet: {', '.join(taken.left()) or 'none'}), "
             "or --episode none for one recording without a break"
         )
-    return Plan(
+    return ColumnPlan(
         observation, action, kinds, reward, **{role: named.get(role) for role in roles}, assumed=_assumed(named, files)
     )
 

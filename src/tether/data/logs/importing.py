@@ -16,14 +16,14 @@ import numpy as np
 
 from tether._version import __version__
 from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
-from tether.data.logs.columns import Options, find_files, resolve
+from tether.data.logs.columns import ColumnOptions, find_files, resolve
 from tether.data.logs.rows import Rows, rows_of
 from tether.data.logs.tables import Table, open_table
 from tether.data.schema import IMPORT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of
 from tether.errors import InputError
 from tether.machine.files import atomic_path, sha256_file
 
-__all__ = ["Import", "Options", "conventional_options", "import_logs", "import_report", "read_table"]
+__all__ = ["ColumnOptions", "Import", "conventional_options", "import_logs", "import_report", "read_table"]
 
 CHUNK_BYTES = 2**20  # of the HDF5 file's columns
 
@@ -41,7 +41,7 @@ class Import:
     assumed: list[str] = field(default_factory=list)
 
 
-def import_logs(paths: Sequence[Path], options: Options, out: Path) -> Import:
+def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Import:
     """Write the logs in `paths` (files, or folders of files) to the HDF5 file `out`, whole or not at all.
 
     Raises InputError, with nothing written, for ambiguous options and for logs that cannot be read as asked; OSError
@@ -115,7 +115,7 @@ def read_table(path: Path) -> Dataset:
     )
 
 
-def conventional_options(table: Table) -> Options:
+def conventional_options(table: Table) -> ColumnOptions:
     """The options of a table that follows the convention of `read_table`. Raises InputError for one that does not."""
     columns = table.columns
 
@@ -130,7 +130,7 @@ def conventional_options(table: Table) -> Options:
             f"{table.path}: its columns ({', '.join(columns)}) do not follow the convention (observation_*, action_*, "
             "reward, terminal, timeout, or D4RL's names); say what they mean to: tether data import"
         )
-    return Options((observation,), (action,), reward, episode, terminal, truncated)
+    return ColumnOptions((observation,), (action,), reward, episode, terminal, truncated)
 
 
 def _matches(name: str, columns: Iterable[str]) -> bool:
@@ -163,7 +163,7 @@ class _Appender:
         self.high = np.maximum(self.high, rows.actions.max(axis=0))
 
 
-def _action_box(low: np.ndarray, high: np.ndarray, names: Layout, options: Options, report: Import) -> ActionBox:
+def _action_box(low: np.ndarray, high: np.ndarray, names: Layout, options: ColumnOptions, report: Import) -> ActionBox:
     """The range that is mapped to [-1, 1]: what the user says, else [-1, 1] where it fits, else the data's own."""
     size = len(low)
     if options.action_low or options.action_high:
@@ -203,7 +203,9 @@ def _scale_actions(file: h5py.File, box: ActionBox) -> None:
         actions[start : start + step] = box.to_unit(actions[start : start + step])
 
 
-def _write_metadata(file: h5py.File, schema: Schema, files: Sequence[Path], options: Options, report: Import) -> None:
+def _write_metadata(
+    file: h5py.File, schema: Schema, files: Sequence[Path], options: ColumnOptions, report: Import
+) -> None:
     """What the columns are, and how they came about."""
     origin = {
         "tether": __version__,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.data.logs.columns import Plan
+from tether.data.logs.columns import ColumnPlan
 from tether.data.logs.tables import Piece, open_table
 from tether.data.schema import Layout, size_of
 from tether.errors import InputError, unknown
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     timeouts: np.ndarray  # (rows,) bool
 
 
-def rows_of(files: Sequence[Path], plan: Plan, close_last: bool = True) -> Iterator[Rows]:
+def rows_of(files: Sequence[Path], plan: ColumnPlan, close_last: bool = True) -> Iterator[Rows]:
     """The rows of all files in order. close_last: the last row of all ends its episode, as nothing follows."""
     pieces = _with_ends(_labelled(files, plan), close_last)
     if plan.time is not None:
@@ -44,7 +44,7 @@ def rows_of(files: Sequence[Path], plan: Plan, close_last: bool = True) -> Itera
         done += len(piece[ENDS])
 
 
-def _labelled(files: Sequence[Path], plan: Plan) -> Iterator[Piece]:
+def _labelled(files: Sequence[Path], plan: ColumnPlan) -> Iterator[Piece]:
     """The columns of all files, and LABEL: what the row's episode is called, equal within each and only there."""
     sizes = {name: column.size for name, column in open_table(files[0]).columns.items()}
     seen: set[Any] = set()
@@ -89,7 +89,7 @@ def _with_ends(pieces: Iterator[Piece], close_last: bool) -> Iterator[Piece]:
         yield held
 
 
-def _with_flags(piece: Piece, plan: Plan) -> Piece:
+def _with_flags(piece: Piece, plan: ColumnPlan) -> Piece:
     """Flagged rows end episodes, too."""
     flags = [piece[name] for name in (plan.terminal, plan.truncated) if name is not None]
     return {**piece, ENDS: np.logical_or.reduce([piece[ENDS], *flags])}
@@ -118,7 +118,7 @@ def _in_order(piece: Piece, time: np.ndarray) -> Piece:
     return {name: column if name == ENDS else column[order] for name, column in piece.items()}
 
 
-def _rows(piece: Piece, plan: Plan, done: int) -> Rows:
+def _rows(piece: Piece, plan: ColumnPlan, done: int) -> Rows:
     """The data set's rows of a piece; `done` rows came before it."""
     ends = piece[ENDS]
     starts: list[int] = [0, *(np.flatnonzero(ends[:-1]) + 1).tolist()] if plan.reward.whole_episodes else [0]

@@ -13,10 +13,10 @@ from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.runs.report import lane_score
 from tether.studies.sweep.jobs import SweepFolder, job_result
 
-__all__ = ["Row", "collect", "sweep_table", "write_table"]
+__all__ = ["JobRow", "job_rows", "sweep_table", "write_table"]
 
 
-class Row(NamedTuple):
+class JobRow(NamedTuple):
     """The lanes of one algorithm, data set and setting. Scores (`Task.score`) are those of the last evaluation."""
 
     algorithm: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     high: float | None
 
 
-def collect(folder: SweepFolder) -> tuple[list[Row], list[dict[str, Any]]]:
+def job_rows(folder: SweepFolder) -> tuple[list[JobRow], list[dict[str, Any]]]:
     """(rows, lanes): what is known so far; jobs without a result count as not finished."""
     lanes = [lane for job in folder.spec.jobs for lane in _lanes(folder, job)]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -50,7 +50,7 @@ def _lanes(folder: SweepFolder, job: Any) -> list[dict[str, Any]]:
             {
                 "algorithm": job.algorithm,
                 "dataset": job.dataset if result is None else result["dataset"],
-                "settings": {**job.grid, **lane.settings},
+                "settings": {**job.grid, **lane.swept},
                 "seed": lane.seed,
                 "job": job.name,
                 "lane": index,
@@ -62,18 +62,18 @@ def _lanes(folder: SweepFolder, job: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(lanes: Sequence[Mapping[str, Any]]) -> Row:
+def _row(lanes: Sequence[Mapping[str, Any]]) -> JobRow:
     scores = [lane["score"] for lane in lanes if lane["status"] == "done" and lane["score"] is not None]
     count = {status: sum(lane["status"] == status for lane in lanes) for status in ("done", "diverged")}
     first = lanes[0]
     done = count["done"] + count["diverged"]
     numbers = len(lanes), done, count["diverged"], len(scores), *mean_interval(scores)
-    return Row(first["algorithm"], first["dataset"], first["settings"], *numbers)
+    return JobRow(first["algorithm"], first["dataset"], first["settings"], *numbers)
 
 
-def write_table(folder: SweepFolder) -> list[Row]:
+def write_table(folder: SweepFolder) -> list[JobRow]:
     """table.csv, table.md, table.json (rows) and lanes.csv (every seed) of what is known so far."""
-    rows, lanes = collect(folder)
+    rows, lanes = job_rows(folder)
     flat = [{**row._asdict(), "settings": _settings_text(row.settings)} for row in rows]
     atomic_write_json(folder.path / "table.json", [row._asdict() for row in rows])
     atomic_write_text(folder.path / "table.csv", _csv(flat))
@@ -87,7 +87,7 @@ def write_table(folder: SweepFolder) -> list[Row]:
 HEADINGS = ("algorithm", "data set", "setting", "mean", "95 % interval", "seeds", "diverged", "missing")
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: JobRow) -> list[str]:
     interval = "-" if row.low is None else f"[{row.low:.1f}, {row.high:.1f}]"
     mean = "-" if row.mean is None else f"{row.mean:.1f}"
     missing = row.seeds - row.finished
@@ -95,7 +95,7 @@ def _cells(row: Row) -> list[str]:
     return [row.algorithm, row.dataset, _settings_text(row.settings), mean, interval, *counts]
 
 
-def sweep_table(rows: Sequence[Row], title: str) -> Table:
+def sweep_table(rows: Sequence[JobRow], title: str) -> Table:
     """For people."""
     table = Table(title=title, title_justify="left")
     for heading in HEADINGS:

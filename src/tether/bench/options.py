@@ -14,11 +14,11 @@ from tether.runs.config import commit, versions
 from tether.training.precision import check_precision
 from tether.types import Spec
 
-__all__ = ["BenchSettings", "describe_run", "machine"]
+__all__ = ["BenchOptions", "describe_run", "machine"]
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchSettings:
+class BenchOptions:
     """Sizes are those of D4RL's hopper where nothing else is said."""
 
     batch_size: int = 256
@@ -52,16 +52,16 @@ class BenchSettings:
         return make_algorithm(name, self.changes)
 
 
-def describe_run(settings: BenchSettings, command: str) -> dict[str, Any]:
+def describe_run(options: BenchOptions, command: str) -> dict[str, Any]:
     """What rows of one invocation have in common."""
     return {
         "machine": machine(),
         "versions": versions(),
         "commit": commit(),
         "command": command,
-        "sizes": settings.sizes(),
-        "precision": settings.precision,
-        "changes": {name: str(value) for name, value in settings.changes.items()},
+        "sizes": options.sizes(),
+        "precision": options.precision,
+        "changes": {name: str(value) for name, value in options.changes.items()},
     }
 
 
