@@ -34,10 +34,11 @@ test: $(READY)   ## run the tests
 test-long: $(READY) ## run the tests that take minutes, too
 	$(BIN)/python -m pytest -q $(WORKERS) -m 'long or not long' -o faulthandler_timeout=0
 
-check: $(READY)  ## lint, formatting, types
+check: $(READY)  ## lint, formatting, types, who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .

@@ -18,8 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tether import DTQL, Options, train
-from tether.cli.main import main as cli
+from tether import DTQL, Options, cli, train
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="tether-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)

@@ -14,7 +14,7 @@ from tether.bandits import PROBLEMS, gallery, get_problem
 from tether.bandits.gallery import FIGURES, score_run, tables, value_error
 from tether.bandits.pictures import Panel, chain, draw_panel, grid, new_panels, q_value, write_title
 from tether.bandits.train import BANDIT_ALGORITHMS, Setup, bandit_settings, load_trained, save_trained, train_bandit
-from tether.cli.main import main
+from tether.cli.command import main
 from tether.errors import InputError
 
 TINY = {"train_updates": 12, "hidden_sizes": (8, 8), "batch_size": 16, "points": 200}
@@ -38,7 +38,7 @@ def test_settings_name_only_fields_that_exist(algorithm):
     for problem in PROBLEMS:
         settings = bandit_settings(algorithm, problem, "fair")
         values = {name: value for name, value in settings.items() if name not in own}
-        ALGORITHMS[algorithm](**parse_fields(algorithm, values))
+        ALGORITHMS[algorithm](**parse_fields(ALGORITHMS[algorithm], values))
 
 
 def test_published_settings_are_those_of_the_papers_runs_and_no_others():

@@ -598,7 +598,7 @@ def test_presets_are_fields(name: str) -> None:
     assert set(presets) - ogbench <= set(d4rl_datasets()) | {task.replace("-v2", "-v0") for task in d4rl_datasets()}
     for settings in presets.values():
         assert set(settings) <= fields | own
-        ALGORITHMS[name](**parse_fields(name, {k: v for k, v in settings.items() if k in fields}))
+        ALGORITHMS[name](**parse_fields(ALGORITHMS[name], {k: v for k, v in settings.items() if k in fields}))
         assert settings["reward_transform"] in REWARD_TRANSFORMS
         assert settings["observation_transform"] in OBSERVATION_TRANSFORMS
 

@@ -419,7 +419,7 @@ def test_the_15_presets_build():
     assert len(presets) == 15
     fields = BDPO.__dataclass_fields__
     for values in presets.values():
-        BDPO(**parse_fields("bdpo", {name: value for name, value in values.items() if name in fields}))
+        BDPO(**parse_fields(BDPO, {name: value for name, value in values.items() if name in fields}))
     # Spec section 10.2: eta, rho, K, max-Q, candidates.
     columns = ("eta", "pessimism", "ensemble_size", "max_q_backup", "candidates")
     rows = {task: tuple(values[column] for column in columns) for task, values in presets.items()}

@@ -158,4 +158,4 @@ def test_presets_are_the_two_ablations():
     assert presets["hopper-medium-v2-deterministic"]["ensemble_size"] == 20
     fields = set(BDPOUnimodal.__dataclass_fields__)
     for settings in presets.values():
-        parse_fields("bdpo-unimodal", {name: value for name, value in settings.items() if name in fields})
+        parse_fields(BDPOUnimodal, {name: value for name, value in settings.items() if name in fields})

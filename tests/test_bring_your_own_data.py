@@ -16,7 +16,7 @@ import sys
 for name in ("gymnasium", "mujoco", "gymnasium_robotics"):
     sys.modules[name] = None  # importing it fails, as where it is not installed
 import json, shlex
-from tether.cli.main import main as cli
+from tether import cli
 scope = {}
 for language, text in json.loads(sys.stdin.read()):
     if language == "python":

@@ -18,11 +18,11 @@ import pytest
 from make_data import OPTIONS, copy_run, data_file, finished_run, rows, snapshot, tether, write_d4rl
 
 import tether as package
-from tether import api
+from tether import api, cli
 from tether.algorithms import ALGORITHMS, FAMILIES
+from tether.cli.command import COMMANDS
 from tether.cli.data import DATA_VERBS
-from tether.cli.main import COMMANDS
-from tether.cli.main import main as cli
+from tether.cli.lists import Algorithms
 from tether.environments import TASKS
 from tether.runs.records import Display, JsonLines
 
@@ -112,7 +112,7 @@ def test_examples_in_the_help_parse() -> None:
 
 def test_the_entry_point_is_installed() -> None:
     project = tomllib.loads((Path(package.__file__).parents[2] / "pyproject.toml").read_text())
-    assert project["project"]["scripts"]["tether"] == "tether.cli.main:main"
+    assert project["project"]["scripts"]["tether"] == "tether.cli:main"
 
 
 def test_python_m_tether_is_the_command() -> None:
@@ -283,10 +283,10 @@ def test_presets_and_options_in_their_order(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: cli.Algorithms) -> int:
+    def broken(self: Algorithms) -> int:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli.Algorithms, "run", broken)
+    monkeypatch.setattr(Algorithms, "run", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         tether("algorithms")
 

@@ -18,7 +18,7 @@ import scipy.stats
 from make_data import SCRATCH, columns, data_file, digest, rows, snapshot, tether, write_d4rl
 
 from tether.algorithms import ALGORITHMS, FAMILIES
-from tether.cli.catalogue import catalogue
+from tether.algorithms.catalogue import catalogue
 from tether.data import load_dataset
 from tether.errors import InputError
 from tether.evaluation.statistics import aggregate
@@ -208,7 +208,7 @@ def test_ctrl_c_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 VICTIM = """
 import os, signal, sys
-from tether.cli.main import main as cli
+from tether import cli
 from tether.runs.run import Run
 evaluate, calls = Run._evaluate, []
 def killed(self):

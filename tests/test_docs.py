@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tether
+from tether import cli
 from tether.algorithms import ALGORITHMS
-from tether.cli.main import main as cli
 from tether.evaluation import rollout
 
 ROOT = Path(__file__).parents[1]

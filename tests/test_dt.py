@@ -23,7 +23,7 @@ from tether.errors import InputError
 from tether.networks import CausalTransformer, Dropout, dropout
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.policies.folder import load_policy, save_policy
-from tether.policies.golden import _verify_golden_pairs
+from tether.policies.golden import verify_golden_pairs
 from tether.policies.loaded import LoadedPolicy
 from tether.presets import load_presets
 from tether.types import Array, Spec, Windows
@@ -228,7 +228,7 @@ def deployed() -> DeployedPolicy:
 
 def saved(folder: Path, policy: DeployedPolicy) -> LoadedPolicy:
     rows = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
-    save_policy(folder, policy, algorithm_name="dt", algorithm=made()[0], spec=SPEC, observations=rows, notes={})
+    save_policy(folder, policy, algorithm=made()[0], spec=SPEC, observations=rows, notes={})
     return load_policy(folder)
 
 
@@ -269,7 +269,9 @@ def test_a_policy_that_forgets_is_refused(tmp_path: Path) -> None:
     forgetful = Forgetful(**{field.name: getattr(original, field.name) for field in dataclasses.fields(original)})
     module = eqx.tree_at(lambda d: d.policy, loaded.module, forgetful)
     with pytest.raises(InputError, match="does not reproduce its golden pair with seed"):
-        _verify_golden_pairs(LoadedPolicy(module, loaded.document), tmp_path)
+        verify_golden_pairs(
+            loaded.document, module, LoadedPolicy(module, loaded.document, loaded.algorithm).step, tmp_path
+        )
 
 
 # --- presets ---

@@ -604,7 +604,7 @@ def test_a_missing_extra_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatc
 
 def test_gymnasium_robotics_is_imported_by_those_alone_that_need_it(tmp_path: Path) -> None:
     program = (
-        "import sys, tether, tether.cli.main, tether.api\n"
+        "import sys, tether, tether.cli, tether.api\n"
         "from tether.environments import get_task\n"
         "from tether.evaluation.rollout import make_environment\n"
         "[make_environment(get_task(name)) for name in ('hopper', 'antmaze-umaze', 'maze2d-umaze-v1')]\n"

@@ -30,7 +30,6 @@ from make_data import (
 
 from tether import InputError, Options, resume, train
 from tether.algorithms import ALGORITHMS
-from tether.algorithms.registry import hyperparameters_of
 from tether.data import Normaliser
 from tether.environments import Task
 from tether.evaluation import pool as pool_module
@@ -157,7 +156,7 @@ def impostor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
 
 
 def pool_of(workers: int, **how: Any) -> WorkerPool:
-    return WorkerPool(workers, PENDULUM, "bc", hyperparameters_of(SMALL), SPEC, **how)
+    return WorkerPool(workers, PENDULUM, SMALL, SPEC, **how)
 
 
 def wait_for(evaluation: Evaluation, pool: WorkerPool, seconds: float = 60.0) -> list[str]:

@@ -11,7 +11,7 @@ from make_data import data_file, tether
 
 from tether.data import Dataset, Source, View, filter_episodes, load_dataset, prepare
 from tether.errors import InputError
-from tether.runs.config import _restored_plan
+from tether.runs.config import restored_plan
 
 # Episodes of 2, 3, 2, 3 rows and an unfinished one of 1; returns 4, 9, 4, -3 and (unfinished) 100.
 REWARDS = [1.0, 3.0, 3.0, 3.0, 3.0, 2.0, 2.0, -1.0, -1.0, -1.0, 100.0]
@@ -86,7 +86,7 @@ def test_a_run_keeps_its_filter(tmp_path: Path) -> None:
     data = load_dataset(str(data_file()))
     best = np.sort(np.argsort(-data.episode_returns())[:2])
     expected = np.concatenate([data.rewards[100 * k : 100 * k + 99] for k in best])
-    plan = _restored_plan(tmp_path / "run", quiet=True)
+    plan = restored_plan(tmp_path / "run", quiet=True)
     np.testing.assert_array_equal(jax.device_get(plan.prepared.transitions.reward), expected)
     assert len(plan.behaviour_returns) == 4  # what the data do is shown of all of them
     code, _, error = tether("train", "bc", data_file(), *size, "--data-filter", "0.5", "--out", tmp_path / "other")

@@ -94,7 +94,7 @@ def test_numeric_and_other_fields() -> None:
     ],
 )
 def test_every_kind_of_field_is_read(name: str, value: Any, expected: Any) -> None:
-    parsed = parse_fields("dtql", {name: value})
+    parsed = parse_fields(DTQL, {name: value})
     assert parsed == {name: expected}
     assert type(parsed[name]) is type(expected)
     DTQL(**parsed)
@@ -124,13 +124,13 @@ def test_every_kind_of_field_is_read(name: str, value: Any, expected: Any) -> No
 )
 def test_bad_values_name_what_is_expected(name: str, value: Any, expected: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_fields("dtql", {name: value})
+        parse_fields(DTQL, {name: value})
     assert str(caught.value) == f"{name}={value!r}: expected {expected}"
 
 
 def test_unknown_settings_get_the_nearest() -> None:
     with pytest.raises(InputError, match="unknown hyper-parameter of dtql 'expectil'; did you mean expectile"):
-        parse_fields("dtql", {"expectil": 0.5})
+        parse_fields(DTQL, {"expectil": 0.5})
 
 
 # --- a lane that diverges ---

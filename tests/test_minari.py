@@ -137,7 +137,7 @@ def test_a_policy_takes_the_dictionary_and_acts_in_the_robots_units(root: Path) 
     prepared = prepare(load_dataset("minari:mine/arm-v0"))
     module = deploy(Constant(jnp.array([-1.0, 0.5])), prepared.spec, prepared.normaliser, prepared.schema)
     document = {"spec": prepared.spec._asdict(), "schema": prepared.record["schema"], "algorithm": "constant"}
-    policy = LoadedPolicy(module, document)
+    policy = LoadedPolicy(module, document, None)
     sample = DICTIONARY.sample()
     np.testing.assert_allclose(policy(sample), [-0.4, 7.5], rtol=1e-6)
     with pytest.raises(InputError, match="no 'goal'"):

@@ -34,6 +34,7 @@ from tether.data import Normaliser
 from tether.data.schema import ActionBox, Schema, layout_of
 from tether.machine.files import to_json
 from tether.policies import folder as policy
+from tether.policies import golden
 from tether.policies.deployed import deploy
 from tether.policies.folder import save_policy
 from tether.policies.golden import GOLDEN_PAIRS
@@ -57,7 +58,6 @@ def folder(tmp_path: Path) -> Path:
 def save(folder: Path, module: policy.DeployedPolicy, **changes: Any) -> None:
     """`save_policy` with what the tests do not care about filled in."""
     arguments = {
-        "algorithm_name": "dtql",
         "algorithm": algorithm(),
         "spec": Spec(11, 3),
         "observations": columns()["observations"],
@@ -87,8 +87,8 @@ def test_one_observation_and_a_batch(loaded: LoadedPolicy) -> None:
 def test_with_a_key_or_from_a_stream(loaded: LoadedPolicy) -> None:
     key = jax.random.key(1)
     np.testing.assert_array_equal(loaded(OBSERVATION, key), loaded(OBSERVATION, key))
-    one, two = (LoadedPolicy(loaded.module, loaded.document, seed) for seed in (5, 5))
-    other = LoadedPolicy(loaded.module, loaded.document, seed=6)
+    one, two = (LoadedPolicy(loaded.module, loaded.document, loaded.algorithm, seed) for seed in (5, 5))
+    other = LoadedPolicy(loaded.module, loaded.document, loaded.algorithm, seed=6)
     first = one(OBSERVATION)
     np.testing.assert_array_equal(first, two(OBSERVATION))
     assert (first != one(OBSERVATION)).any()
@@ -302,8 +302,8 @@ def test_golden_pairs_survive_other_last_bits(folder: Path) -> None:
             noise = generator.uniform(-2e-6, 2e-6, leaf.shape).astype(np.float32)
             return leaf * (1 + noise) if eqx.is_inexact_array(leaf) else leaf
 
-        disturbed = LoadedPolicy(jax.tree.map(disturb, original.module), original.document)
-        policy._verify_golden_pairs(disturbed, folder)
+        disturbed = LoadedPolicy(jax.tree.map(disturb, original.module), original.document, original.algorithm)
+        golden.verify_golden_pairs(disturbed.document, disturbed.module, disturbed.step, folder)
 
 
 class Jumpy(eqx.Module):
@@ -320,9 +320,9 @@ def test_golden_pairs_are_chosen_away_from_jumps() -> None:
     observations[::2, 0] = 1.0  # on the edge
     observations[1::2, 0] = np.linspace(1.5, 3.0, 16)
     flat = Normaliser(np.zeros(11, np.float32), np.ones(11, np.float32))
-    golden = policy._golden_pairs(deploy(Jumpy(jnp.asarray(1.0)), Spec(11, 3), flat), observations)
-    assert len(golden["seeds"]) == GOLDEN_PAIRS
-    assert all(observation[0] >= 1.5 for observation in golden["observations"])
+    pairs = golden.golden_pairs(deploy(Jumpy(jnp.asarray(1.0)), Spec(11, 3), flat), observations)
+    assert len(pairs["seeds"]) == GOLDEN_PAIRS
+    assert all(observation[0] >= 1.5 for observation in pairs["observations"])
 
 
 def test_fewer_observations_than_pairs(tmp_path: Path, loaded: LoadedPolicy) -> None:

@@ -176,7 +176,7 @@ import atexit, json, sys
 from tether.machine import start
 start.compilations()
 atexit.register(lambda: json.dump(list(start.compilations()), open({str(counts)!r}, "w")))
-from tether.cli.main import main
+from tether.cli.command import main
 main(sys.argv[1:])
 """
     found = []

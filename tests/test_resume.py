@@ -40,7 +40,7 @@ TRAIN_ARGUMENTS = ("train", "dtql", *OPTIONS, "--seeds", "2")
 # Runs the command line and kills itself, with no chance to clean up, at a moment that the first arguments choose.
 VICTIM = """
 import os, signal, sys
-from tether.cli.main import main as cli
+from tether import cli
 from tether.runs import checkpoint
 from tether.runs import evaluations
 from tether.runs import records

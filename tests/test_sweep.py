@@ -91,9 +91,9 @@ def test_a_spec_is_a_product_cut_into_programs(tmp_path: Path) -> None:
     first, second = dtql[:2]
     assert [lane.seed for lane in (*first.lanes, *second.lanes)] == [0, 1, 2] * 2
     assert [lane.swept["expectile"] for lane in (*first.lanes, *second.lanes)] == [0.5] * 3 + [0.7] * 3
-    algorithm, arguments = dtql[-1].request()
+    algorithm, arguments, _ = dtql[-1].request().resolve()
     assert (algorithm.hidden_sizes, algorithm.train_updates) == ((16, 16), 50)
-    assert arguments["settings"].batch_size == 64
+    assert arguments["options"].batch_size == 64
     assert dtql[-1].dataset == str(tmp_path / "logs.csv")  # found from anywhere
     assert (spec.retries, spec.resources, spec.slurm["partition"]) == (3, {"cpus": 1.0, "gpus": 1.0}, "gpu")
 

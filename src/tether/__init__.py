@@ -24,6 +24,7 @@ __all__ = [
     "evaluate",
     "load_dataset",
     "load_policy",
+    "register",
     "resume",
     "train",
 ]
@@ -40,6 +41,7 @@ _HOMES = {
     "evaluate": "tether.api",
     "load_dataset": "tether.data",
     "load_policy": "tether.policies.folder",
+    "register": "tether.machine.registry",
     "resume": "tether.api",
     "train": "tether.api",
 }
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from tether.api import evaluate, resume, train
     from tether.data import Dataset, load_dataset
     from tether.errors import InputError
+    from tether.machine.registry import register
     from tether.policies.folder import load_policy
     from tether.runs.plan import Options
 

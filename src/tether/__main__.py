@@ -1,6 +1,6 @@
 """`python -m tether`: the same as the `tether` command."""
 
-from tether.cli.main import main
+from tether.cli import main
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tether.algorithms import ALGORITHMS
-from tether.algorithms.registry import change_acting
+from tether.algorithms.registry import change_acting, name_of
 from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
 from tether.environments.choose import task_for
 from tether.errors import InputError
@@ -73,7 +72,7 @@ def train(
     SIGTERM, CheckpointError or OSError where the disk fails.
     """
     options = options or Options()
-    name = _name_of(algorithm)
+    name = name_of(algorithm)
     check_counts(algorithm, options)
     if lanes is None:
         lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
@@ -96,18 +95,24 @@ def train(
 
 
 def resume(
-    folder: str | Path, *, quiet: bool = False, eval_workers: int | None = None, updates: int | None = None
+    folder: str | Path,
+    *,
+    algorithm: Any = None,
+    quiet: bool = False,
+    eval_workers: int | None = None,
+    updates: int | None = None,
 ) -> Report:
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
     A run that is complete is only reported again.
+    algorithm: its class, or an instance, where that is not registered here.
     eval_workers: processes that play evaluations, where not as the run began (another machine, say).
     updates: another length of the training phase, from now on the run's: to train on after the end, or to end early
         and have the policies. A rate that decays over the phase then decays over the new length.
     Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
     done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
     """
-    plan = before = restored_plan(Path(folder), quiet)
+    plan = before = restored_plan(Path(folder), quiet, algorithm)
     if updates is not None:
         plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
     if eval_workers is not None:
@@ -117,10 +122,16 @@ def resume(
 
 
 def evaluate(
-    folder: str | Path, *, episodes: int = 10, quiet: bool = False, acting: Mapping[str, Any] | None = None
+    folder: str | Path,
+    *,
+    algorithm: Any = None,
+    episodes: int = 10,
+    quiet: bool = False,
+    acting: Mapping[str, Any] | None = None,
 ) -> tuple[Episodes, np.ndarray]:
     """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
+    algorithm: as of `resume`.
     acting: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
     acting options in its name where there are any.
@@ -130,7 +141,7 @@ def evaluate(
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _acting_with(restored_plan(Path(folder), quiet), acting or {})
+    plan = _acting_with(restored_plan(Path(folder), quiet, algorithm), acting or {})
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
@@ -159,7 +170,7 @@ def evaluate(
 
 def _acting_with(plan: Plan, acting: Mapping[str, Any]) -> Plan:
     """The plan with policies that act otherwise."""
-    algorithm = change_acting(plan.algorithm_name, plan.algorithm, acting)
+    algorithm = change_acting(plan.algorithm, acting)
     for name in acting:
         if name in plan.lanes[0].swept:
             raise InputError(f"{name!r} was swept over lanes: it cannot be changed for all of them")
@@ -213,7 +224,6 @@ def _save_policies(run: Run, report: Report) -> None:
         save_policy(
             folder,
             policy,
-            algorithm_name=plan.algorithm_name,
             algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].swept),
             spec=plan.prepared.spec,
             observations=plan.observations,
@@ -229,12 +239,3 @@ def _save_policies(run: Run, report: Report) -> None:
 
 
 # --- plans and config.json ----------------------------------------------------------------------------------
-
-
-def _name_of(algorithm: Any) -> str:
-    for name, cls in ALGORITHMS.items():
-        if isinstance(algorithm, cls):
-            return name
-    raise InputError(
-        f"algorithm {type(algorithm).__name__} is not registered; registered: {', '.join(sorted(ALGORITHMS))}"
-    )

@@ -1,4 +1,4 @@
-"""The algorithms, one file each (close relatives share one). ALGORITHMS is the registry: a literal dict, no magic."""
+"""The algorithms, one file each (close relatives share one); ALGORITHMS has them by name, and those of others."""
 
 from tether.algorithms.awac import AWAC
 from tether.algorithms.awr import AWR
@@ -25,6 +25,7 @@ from tether.algorithms.ivr import EQL, SQL
 from tether.algorithms.onestep import Onestep
 from tether.algorithms.qgpo import QGPO
 from tether.algorithms.rebrac import ReBRAC
+from tether.algorithms.registry import ALGORITHMS, FAMILIES
 from tether.algorithms.rem import REM
 from tether.algorithms.sac import SAC
 from tether.algorithms.sfbc import SfBC
@@ -72,93 +73,3 @@ __all__ = [
     "ReBRAC",
     "SfBC",
 ]
-
-ALGORITHMS: dict[str, type] = {
-    # held to the data by a diffusion model of them
-    "dtql": DTQL,
-    "dtql-kl": DTQLKL,
-    "dac": DAC,
-    "bdpo": BDPO,
-    "bdpo-unimodal": BDPOUnimodal,
-    # cloning
-    "bc": BC,
-    "diffusion-bc": DiffusionBC,
-    # sequence model
-    "dt": DT,
-    # diffusion and flow policies
-    "dql": DQL,
-    "edp": EDP,
-    "idql": IDQL,
-    "srpo": SRPO,
-    "qgpo": QGPO,
-    "sfbc": SfBC,
-    "fql": FQL,
-    "ifql": IFQL,
-    # in-sample and weighted regression
-    "iql": IQL,
-    "sql": SQL,
-    "eql": EQL,
-    "xql": XQL,
-    "awac": AWAC,
-    "awr": AWR,
-    "onestep": Onestep,
-    # policy constraint
-    "td3-bc": TD3BC,
-    "rebrac": ReBRAC,
-    "bcq": BCQ,
-    "bear": BEAR,
-    "brac-p": BRACP,
-    "brac-v": BRACV,
-    # conservative and ensembles
-    "cql": CQL,
-    "rem": REM,
-    "sac": SAC,
-}
-
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "held to the data by a diffusion model of them": (
-        "dtql",
-        "dtql-kl",
-        "dac",
-        "bdpo",
-        "bdpo-unimodal",
-    ),
-    "cloning": (
-        "bc",
-        "diffusion-bc",
-    ),
-    "sequence model": ("dt",),
-    "diffusion and flow policies": (
-        "dql",
-        "edp",
-        "idql",
-        "srpo",
-        "qgpo",
-        "sfbc",
-        "fql",
-        "ifql",
-    ),
-    "in-sample and weighted regression": (
-        "iql",
-        "sql",
-        "eql",
-        "xql",
-        "awac",
-        "awr",
-        "onestep",
-    ),
-    "policy constraint": (
-        "td3-bc",
-        "rebrac",
-        "bcq",
-        "bear",
-        "brac-p",
-        "brac-v",
-    ),
-    "conservative and ensembles": (
-        "cql",
-        "rem",
-        "sac",
-    ),
-}
-"""What keeps the policy near the data -> the algorithms that do it so."""

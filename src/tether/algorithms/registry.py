@@ -8,20 +8,150 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from tether import errors
-from tether.algorithms import ALGORITHMS
+from tether.algorithms.awac import AWAC
+from tether.algorithms.awr import AWR
+from tether.algorithms.bc import BC
+from tether.algorithms.bcq import BCQ
+from tether.algorithms.bdpo import BDPO
+from tether.algorithms.bdpo_unimodal import BDPOUnimodal
+from tether.algorithms.bear import BEAR
+from tether.algorithms.brac import BRACP, BRACV
+from tether.algorithms.cql import CQL
+from tether.algorithms.dac import DAC
+from tether.algorithms.diffusion_bc import DiffusionBC
+from tether.algorithms.dql import DQL
+from tether.algorithms.dt import DT
+from tether.algorithms.dtql import DTQL
+from tether.algorithms.dtql_kl import DTQLKL
+from tether.algorithms.edp import EDP
+from tether.algorithms.fql import FQL
+from tether.algorithms.idql import IDQL
+from tether.algorithms.ifql import IFQL
+from tether.algorithms.iql import IQL
+from tether.algorithms.ivr import EQL, SQL
+from tether.algorithms.onestep import Onestep
+from tether.algorithms.qgpo import QGPO
+from tether.algorithms.rebrac import ReBRAC
+from tether.algorithms.rem import REM
+from tether.algorithms.sac import SAC
+from tether.algorithms.sfbc import SfBC
+from tether.algorithms.srpo import SRPO
+from tether.algorithms.td3_bc import TD3BC
+from tether.algorithms.xql import XQL
 from tether.errors import InputError
+from tether.machine.registry import Registry, distribution_of, registry
 
 T = TypeVar("T")
 
 __all__ = [
+    "ALGORITHMS",
+    "FAMILIES",
     "acting_fields",
     "change_acting",
+    "field_names",
     "hyperparameters_of",
     "make_algorithm",
+    "name_of",
     "numeric_fields",
+    "origin_of",
     "parse_fields",
     "parse_values",
+    "recover_class",
 ]
+
+
+ALGORITHMS: Registry[type] = registry("algorithm").provide(
+    {
+        # held to the data by a diffusion model of them
+        "dtql": DTQL,
+        "dtql-kl": DTQLKL,
+        "dac": DAC,
+        "bdpo": BDPO,
+        "bdpo-unimodal": BDPOUnimodal,
+        # cloning
+        "bc": BC,
+        "diffusion-bc": DiffusionBC,
+        # sequence model
+        "dt": DT,
+        # diffusion and flow policies
+        "dql": DQL,
+        "edp": EDP,
+        "idql": IDQL,
+        "srpo": SRPO,
+        "qgpo": QGPO,
+        "sfbc": SfBC,
+        "fql": FQL,
+        "ifql": IFQL,
+        # in-sample and weighted regression
+        "iql": IQL,
+        "sql": SQL,
+        "eql": EQL,
+        "xql": XQL,
+        "awac": AWAC,
+        "awr": AWR,
+        "onestep": Onestep,
+        # policy constraint
+        "td3-bc": TD3BC,
+        "rebrac": ReBRAC,
+        "bcq": BCQ,
+        "bear": BEAR,
+        "brac-p": BRACP,
+        "brac-v": BRACV,
+        # conservative and ensembles
+        "cql": CQL,
+        "rem": REM,
+        "sac": SAC,
+    }
+)
+"""Name -> class, of the library and of whoever registered one (`tether.register`)."""
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "held to the data by a diffusion model of them": (
+        "dtql",
+        "dtql-kl",
+        "dac",
+        "bdpo",
+        "bdpo-unimodal",
+    ),
+    "cloning": (
+        "bc",
+        "diffusion-bc",
+    ),
+    "sequence model": ("dt",),
+    "diffusion and flow policies": (
+        "dql",
+        "edp",
+        "idql",
+        "srpo",
+        "qgpo",
+        "sfbc",
+        "fql",
+        "ifql",
+    ),
+    "in-sample and weighted regression": (
+        "iql",
+        "sql",
+        "eql",
+        "xql",
+        "awac",
+        "awr",
+        "onestep",
+    ),
+    "policy constraint": (
+        "td3-bc",
+        "rebrac",
+        "bcq",
+        "bear",
+        "brac-p",
+        "brac-v",
+    ),
+    "conservative and ensembles": (
+        "cql",
+        "rem",
+        "sac",
+    ),
+}
+"""What keeps the policy near the data -> the algorithms that do it so."""
 
 
 def acting_fields(algorithm: Any) -> list[str]:
@@ -29,26 +159,75 @@ def acting_fields(algorithm: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(algorithm) if field.metadata.get("acting", False)]
 
 
-def change_acting(name: str, algorithm: T, changes: Mapping[str, Any]) -> T:
-    """The algorithm called `name` with other values of acting hyper-parameters, given as text or numbers.
+def name_of(algorithm: Any) -> str:
+    """The name under which exactly this class, or this object's class, is registered; else the class's own."""
+    cls = algorithm if isinstance(algorithm, type) else type(algorithm)
+    own = (name for name in ALGORITHMS if ALGORITHMS.holds(name, cls))
+    return next(own, cls.__qualname__)
+
+
+def origin_of(cls: type) -> dict[str, str | None]:
+    """Where a class comes from, for the records of runs and policies: `module:Class`, and the distribution that holds
+    the module, such as `my-package 0.1`; None where it is in none."""
+    return {"algorithm_class": f"{cls.__module__}:{cls.__qualname__}", "algorithm_distribution": distribution_of(cls)}
+
+
+def recover_class(record: Mapping[str, Any], given: Any) -> type:
+    """The class that a run's or policy's record speaks of: `given`, or the registered one of that name.
+
+    record: its "algorithm" and, since tether 0.2, "algorithm_class" and "algorithm_distribution".
+    given: what the user has, a class or an instance of it; None: look it up.
+    Raises InputError if the class is not registered here or is another one. Nothing is imported.
+    """
+    name, recorded = str(record["algorithm"]), record.get("algorithm_class")
+    if given is not None:
+        cls = given if isinstance(given, type) else type(given)
+        written = str(recorded).rpartition(":")[2] if recorded else name
+        if written not in (cls.__qualname__, name_of(cls)):
+            raise InputError(f"made by {recorded or name}, not by {cls.__module__}:{cls.__qualname__}")
+        return cls
+    if name in ALGORITHMS:
+        cls = ALGORITHMS[name]
+        if recorded is None or _same(recorded, cls):
+            return cls
+    module, _, short = str(recorded or name).rpartition(":")
+    if not module:  # of tether 0.1, which knew its own algorithms only
+        raise errors.unknown("algorithm", name, ALGORITHMS)
+    distribution = record.get("algorithm_distribution")
+    origin = f"{recorded} of {distribution}" if distribution else recorded
+    raise InputError(
+        f"made by {origin}, which is not registered here; import it: --plugin {module} (if it registers itself), or "
+        f"algorithm={short} from Python"
+    )
+
+
+def _same(recorded: str, cls: type) -> bool:
+    """Whether the class is the recorded one; the library's own may have moved."""
+    own = "tether."
+    if recorded.startswith(own) or cls.__module__.startswith(own):
+        return recorded.startswith(own) and cls.__module__.startswith(own)
+    return recorded == f"{cls.__module__}:{cls.__qualname__}" or recorded.startswith("__main__:")
+
+
+def change_acting(algorithm: T, changes: Mapping[str, Any]) -> T:
+    """The algorithm with other values of acting hyper-parameters, given as text or numbers.
 
     Raises InputError for one that training depends on, one that does not exist, or a value of the wrong kind.
     """
-    values, acting = parse_fields(name, changes), acting_fields(algorithm)
+    values, acting = parse_fields(type(algorithm), changes), acting_fields(algorithm)
     if refused := [field for field in values if field not in acting]:
-        allowed = f"only {', '.join(acting)} may change" if acting else f"of {name} nothing may change"
+        allowed = f"only {', '.join(acting)} may change" if acting else f"of {name_of(algorithm)} nothing may change"
         raise InputError(f"{refused[0]!r} was trained with: on a trained policy {allowed}")
     return dataclasses.replace(algorithm, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def make_algorithm(name: str, hyperparameters: Mapping[str, Any]) -> Any:
-    """The registered algorithm called `name`, with these hyper-parameters as text or TOML/JSON values.
+def make_algorithm(which: str | type, hyperparameters: Mapping[str, Any]) -> Any:
+    """An algorithm, by its registered name or its class, with these hyper-parameters as text or TOML/JSON values.
 
     Raises InputError for an unknown algorithm, and as `parse_fields`.
     """
-    if name not in ALGORITHMS:
-        raise errors.unknown("algorithm", name, ALGORITHMS)
-    return ALGORITHMS[name](**parse_fields(name, hyperparameters))
+    cls = ALGORITHMS.find(which) if isinstance(which, str) else which
+    return cls(**parse_fields(cls, hyperparameters))
 
 
 def numeric_fields(algorithm: Any) -> list[str]:
@@ -56,15 +235,14 @@ def numeric_fields(algorithm: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(algorithm) if not field.metadata.get("static", False)]
 
 
-def parse_fields(algorithm_name: str, assignments: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters from text or TOML/JSON values, checked against the algorithm's fields.
+def parse_fields(cls: type, assignments: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters of the class from text or TOML/JSON values, checked against its fields.
 
     Raises InputError for an unknown name (nearest ones offered) or a value of the wrong kind.
     """
-    cls = ALGORITHMS[algorithm_name]
     hints = typing.get_type_hints(cls)  # of class attributes, too
-    kinds = {name: hints[name] for name in hyperparameters_of(cls)} | dict.fromkeys(numeric_fields(cls), float)
-    return parse_values(f"hyper-parameter of {algorithm_name}", kinds, assignments)
+    kinds = {name: hints[name] for name in field_names(cls)} | dict.fromkeys(numeric_fields(cls), float)
+    return parse_values(f"hyper-parameter of {name_of(cls)}", kinds, assignments)
 
 
 def parse_values(what: str, kinds: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,9 +258,14 @@ def parse_values(what: str, kinds: Mapping[str, Any], assignments: Mapping[str, 
     return parsed
 
 
+def field_names(algorithm: Any) -> list[str]:
+    """Every hyper-parameter's name; of an instance or a class."""
+    return [field.name for field in dataclasses.fields(algorithm)]
+
+
 def hyperparameters_of(algorithm: Any) -> dict[str, Any]:
     """Every hyper-parameter by name, as JSON-able values."""
-    return {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm)}
+    return {name: getattr(algorithm, name) for name in field_names(algorithm)}
 
 
 def _parse(kind: Any, value: Any) -> Any:

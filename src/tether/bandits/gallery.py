@@ -27,9 +27,9 @@ from tether.bandits.pictures import (
 from tether.bandits.problems import Points, Problem, get_problem
 from tether.bandits.scores import reference_scores, score
 from tether.bandits.train import Trained, bandit_settings, load_trained, save_trained, train_bandit
-from tether.cli.markdown import markdown_table
 from tether.errors import unknown
 from tether.machine.files import atomic_write_json, atomic_write_text, to_json
+from tether.plots.markdown import markdown_table
 from tether.runs.records import Display
 
 __all__ = ["FIGURES", "draw_gallery", "score_run"]

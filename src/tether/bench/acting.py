@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tether.algorithms.registry import acting_fields, change_acting, hyperparameters_of, make_algorithm
+from tether.algorithms.registry import acting_fields, change_acting, hyperparameters_of
 from tether.bench.options import BenchOptions
 from tether.bench.table import settings_text
 from tether.data import Normaliser
@@ -57,7 +57,7 @@ def untrained_policy(name: str, algorithm: Any, spec: Spec) -> LoadedPolicy:
     unscaled = Normaliser(np.zeros(spec.observation_size, np.float32), np.ones(spec.observation_size, np.float32))
     module = deploy(algorithm.policy(algorithm.init(spec, jax.random.key(0))), spec, unscaled)
     document = {"algorithm": name, "hyperparameters": hyperparameters_of(algorithm), "spec": spec._asdict()}
-    return LoadedPolicy(module, document)
+    return LoadedPolicy(module, document, algorithm)
 
 
 def _quietest(policy: LoadedPolicy, rounds: int = 1) -> list[float]:
@@ -129,7 +129,7 @@ def bench_acting(
         if budget_ms is not None:
             chosen[name] = find_setting(policy, budget_ms, measure)
             keep([_budget_row(name, budget_ms, chosen[name])])
-        elif candidates and "candidates" in acting_fields(_algorithm_of(policy)):
+        elif candidates and "candidates" in acting_fields(policy.algorithm):
             for count in candidates:
                 with _left_out_where_refused(tell, name):
                     measure({"candidates": count})
@@ -142,7 +142,7 @@ def bench_acting(
 def find_setting(policy: LoadedPolicy, budget_ms: float, measure: Callable[[Mapping[str, int]], Any]) -> Chosen:
     """The most candidates whose 99th percentile is within the budget, with as many sampler steps as the policy was
     trained with; with half as many, and so on, where even one candidate takes too long."""
-    algorithm = _algorithm_of(policy)
+    algorithm = policy.algorithm
     counts = [field for field in acting_fields(algorithm) if isinstance(getattr(algorithm, field), int)]
     steps = [field for field in counts if field.endswith("_steps")]
     fastest: Chosen | None = None
@@ -195,10 +195,10 @@ def _most_candidates(policy: LoadedPolicy, base: Mapping[str, int], budget_ms: f
 
 def _least_candidates(policy: LoadedPolicy) -> int:
     """The smallest number that the algorithm takes (SfBC's `chosen` must be drawn from them)."""
-    name, algorithm = policy.document["algorithm"], _algorithm_of(policy)
+    name, algorithm = policy.document["algorithm"], policy.algorithm
     for count in (2**power for power in range(14)):
         with contextlib.suppress(InputError):
-            change_acting(name, algorithm, {"candidates": count})
+            change_acting(algorithm, {"candidates": count})
             return count
     raise InputError(f"{name}: no number of candidates is allowed")
 
@@ -217,10 +217,6 @@ def _policy_of(what: str, settings: BenchOptions) -> LoadedPolicy:
     if Path(what).is_dir():
         return load_policy(what)
     return untrained_policy(what, settings.algorithm(what), settings.spec)
-
-
-def _algorithm_of(policy: LoadedPolicy) -> Any:
-    return make_algorithm(policy.document["algorithm"], policy.document["hyperparameters"])
 
 
 def _budget_row(name: str, budget_ms: float, chosen: Chosen) -> dict[str, Any]:

@@ -1,20 +1,18 @@
 """The algorithms in words, for tables: what each is, its paper and family, which checks it has passed."""
 
 import json
-import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tether.algorithms import ALGORITHMS, FAMILIES
+from tether.algorithms.catalogue import catalogue
 from tether.bench import committed_costs
 from tether.evaluation.statistics import three_digits
 from tether.presets import domain_of, preset_names
 
-__all__ = ["LEGEND", "Checks", "Entry", "algorithms_table", "catalogue", "committed_checks"]
+__all__ = ["LEGEND", "Checks", "algorithms_table", "committed_checks"]
 
 CHECKS = Path(__file__).parents[1] / "algorithms" / "checks.json"
 BENCHMARKS = {  # the domain of a preset's task -> the letter of its benchmark
@@ -35,15 +33,6 @@ LEGEND = (
 """What the table's columns mean."""
 
 
-class Entry(NamedTuple):
-    """One algorithm, as the header of its file describes it."""
-
-    name: str
-    what: str  # the first line of its file, or of its class where they share one, without references
-    paper: str  # arXiv id, such as "2405.19690"; empty where there is none
-    family: str
-
-
 class Checks(NamedTuple):
     """Which checks an algorithm has passed (docs/generate.py finds them)."""
 
@@ -55,12 +44,6 @@ class Checks(NamedTuple):
     def letters(self) -> str:
         """`CEB.`"""
         return "".join(letter if passed else "." for letter, passed in zip("CEBM", self, strict=True))
-
-
-def catalogue() -> dict[str, Entry]:
-    """Every algorithm, in the registry's order."""
-    family_of = {name: family for family, names in FAMILIES.items() for name in names}
-    return {name: _entry(name, family_of[name]) for name in ALGORITHMS}
 
 
 def committed_checks() -> dict[str, Checks]:
@@ -94,15 +77,3 @@ def _presets(name: str) -> str:
     tasks = preset_names(name)
     found = {BENCHMARKS.get(domain_of(task), "?") for task in tasks}
     return f"{len(tasks):>2} {''.join(letter for letter in 'LADKMO?' if letter in found)}"
-
-
-def _entry(name: str, family: str) -> Entry:
-    cls = ALGORITHMS[name]
-    header = sys.modules[cls.__module__].__doc__ or ""
-    shared = sum(other.__module__ == cls.__module__ for other in ALGORITHMS.values()) > 1
-    what = ((cls.__doc__ or "") if shared else header).splitlines()[0].split(": ", 1)[-1]
-    what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what).removesuffix(".")
-    # The text says whose the algorithm is; what is set in, beside the equations, whose form of it.
-    text = "\n".join(line for line in header.splitlines() if not line.startswith(" "))
-    papers = re.findall(r"arXiv\s+(\d{4}\.\d{5})", text)
-    return Entry(name, what, papers[0] if papers else "", family)

@@ -4,14 +4,18 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tether.cli.parts import assignments, hint, print_out
+from tether.cli.parts import (
+    assignments,
+    hint,
+    print_out,
+)
 from tether.errors import InputError
 
-__all__ = ["DATA_VERBS", "DEFAULT_DATASET"]
+__all__ = ["DATA_VERBS", "DEFAULT_DATASET", "Data"]
 
 DEFAULT_DATASET = "halfcheetah-medium-replay-small"
 
@@ -247,3 +251,22 @@ DATA_VERBS: dict[str, type] = {
     "import": Import,
     "collect": Collect,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Data sets: look at one, list them, import logs.
+
+    Examples:
+      tether data show hopper-medium.hdf5
+      tether data show d4rl:hopper-medium-v2
+      tether data list
+      tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
+    """
+
+    verb: Any
+    """What to do."""
+
+    def run(self) -> int:
+        """The verb's work."""
+        return self.verb.run()

@@ -1,12 +1,14 @@
 """What the files of the command line share: hints for defaults, and printing to stdout."""
 
-from typing import Any, Literal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from tether.errors import InputError
 
-__all__ = ["Precision", "assignments", "hint", "print_out"]
+__all__ = ["Assignments", "Folder", "Precision", "assignments", "fail", "hint", "print_out", "show_report"]
 
 Precision = Literal["float32", "bfloat16", "tf32"]
 """`tether.training.precision.PRECISIONS`, which this must not import: it starts JAX."""
@@ -38,3 +40,45 @@ def assignments(option: str, words: tuple[str, ...]) -> dict[str, str]:
             raise InputError(f"{option}: {name!r} is given twice")
         pairs[name] = value
     return pairs
+
+
+Folder = Annotated[Positional[Path], arg(metavar="DIR")]
+
+
+Assignments = Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")]
+
+
+def fail(code: int, message: str) -> int:
+    """One line on stderr."""
+    sys.stderr.write(f"tether: {' '.join(message.split())}\n")
+    return code
+
+
+def show_report(report: Any) -> int:
+    """Table, paths, and the exit code of a run."""
+    from tether.runs.arms import arms_table
+    from tether.runs.report import report_table
+    from tether.training.devices import is_primary
+
+    if is_primary():  # of several processes one speaks
+        if report.last is not None:
+            print_out(report_table(report))
+        if report.arms:
+            print_out(arms_table(report.arms))
+        _show_paths(report)
+    if report.status == "done":
+        return 0
+    lanes = ", ".join(f"lane {lane} in {where}" for lane, where in sorted(report.diverged.items()))
+    return fail(
+        1, f"diverged: {lanes}" + ("; no lane is left, so there is no policy" if report.best_lane is None else "")
+    )
+
+
+def _show_paths(report: Any) -> None:
+    """Where things are."""
+    for name, path in (("curve", report.curve), ("sweep", report.sweep)):
+        if path.exists():
+            print_out(f"{name:<7} {path}")
+    if report.best_lane is not None:
+        print_out(f"policy  {report.folder / 'policy'}")
+    print_out(f"run     {report.folder}")

@@ -65,7 +65,7 @@ class Sweep:
 
             print_out(f"sbatch {write_script(folder)}")
             return 0
-        return self._show(folder, [] if self.table else self._all(folder))
+        return self.show_report(folder, [] if self.table else self._all(folder))
 
     def _one(self, folder: Any) -> int:
         """The work of one job; 1 if a lane diverged is left to the table."""
@@ -95,7 +95,7 @@ class Sweep:
 
         return run_on_ray(folder, self.address, say)
 
-    def _show(self, folder: Any, failed: list[Any]) -> int:
+    def show_report(self, folder: Any, failed: list[Any]) -> int:
         from tether.studies.sweep.table import sweep_table, write_table
 
         rows = write_table(folder)

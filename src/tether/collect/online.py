@@ -210,7 +210,6 @@ class Online:
         save_policy(
             folder,
             deploy(self.algorithm.policy(self.state), self.spec, unscaled, self.place.schema),
-            algorithm_name="sac",
             algorithm=self.training.algorithm,
             spec=self.spec,
             observations=observations[np.linspace(0, len(observations) - 1, GOLDEN_ROWS).astype(int)],

@@ -78,7 +78,7 @@ def collect(options: CollectOptions, *, quiet: bool = False, command: str = "") 
     """
     options = _checked(options)
     place = find_place(options.environment, options.horizon)
-    algorithm = SAC(**parse_fields("sac", options.set))
+    algorithm = SAC(**parse_fields(SAC, options.set))
     fields = ("seed", "batch_size", "random_steps", "updates_per_step", "eval_every_steps", "eval_episodes")
     training = Training(algorithm, **{name: getattr(options, name) for name in fields})
     with Display(quiet) as display, StopSignals() as stop:

@@ -7,7 +7,7 @@ from tether.data.dataset import Dataset
 from tether.data.readers.minari import minari_scores
 from tether.data.schema import Layout, Schema
 from tether.data.sources import local_sources
-from tether.environments import Task, find_task
+from tether.environments.tasks import Task, find_task
 from tether.errors import InputError
 
 __all__ = ["local_table", "summary_table"]

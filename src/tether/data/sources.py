@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tether.data.dataset import Dataset, Source
 from tether.data.logs.importing import read_table
@@ -20,12 +20,12 @@ from tether.data.readers.minari import (
 from tether.data.readers.ogbench import local_ogbench_files, read_ogbench
 from tether.environments.tasks import find_task
 from tether.errors import InputError
+from tether.machine.registry import Registry, registry
 
-__all__ = ["LocalSource", "bundled_names", "d4rl_path", "load_dataset", "local_sources"]
+__all__ = ["READERS", "LocalSource", "bundled_names", "d4rl_path", "load_dataset", "local_sources"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
-PREFIXES: dict[str, Callable[[str], Dataset]] = {"minari": read_minari, "ogbench": read_ogbench}
 LATER_PREFIXES = ("bandit",)
 TABLE_SUFFIXES = (".npz", ".parquet", ".csv")
 
@@ -71,10 +71,10 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
         dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
         return replace(dataset, source=Source(source, dataset.source.digest))
     prefix, colon, name = source.partition(":")
-    if colon and prefix == "d4rl":
-        return _read_d4rl_by_name(name, downloads or Downloads())
-    if colon and prefix in PREFIXES:
-        return PREFIXES[prefix](name)
+    if colon and prefix == "d4rl" and downloads is not None:
+        return _read_d4rl_by_name(name, downloads)
+    if colon and prefix in READERS:
+        return _named(READERS[prefix](name), source)
     if colon and prefix in LATER_PREFIXES:
         raise _refused(source, f"'{prefix}:' is not supported yet")
     path = Path(source).expanduser()
@@ -123,6 +123,23 @@ def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
     task = find_task(name)
     dataset = read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
     return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.digest))
+
+
+def _named(dataset: Any, source: str) -> Dataset:
+    """What a reader gave, which must be a data set that can be found again."""
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"data source {source!r}: its reader gave a {type(dataset).__name__}, not a tether.Dataset")
+    return dataset
+
+
+READERS: Registry[Callable[[str], Dataset]] = registry("reader").provide(
+    {
+        "d4rl": lambda name: _read_d4rl_by_name(name, Downloads()),
+        "minari": read_minari,
+        "ogbench": read_ogbench,
+    }
+)
+"""Prefix of the source grammar -> (what follows the colon) -> data set."""
 
 
 def _check_hdf5(path: Path) -> None:

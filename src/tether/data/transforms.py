@@ -3,7 +3,8 @@
 All statistics are taken over the table that is trained on (`views.raw_table`), as the papers' codes take them.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from tether.data.dataset import Dataset, Source
 from tether.data.filters import NO_FILTER, filter_episodes
 from tether.data.schema import Schema
 from tether.data.views import Trajectories, View, build, raw_table
-from tether.errors import InputError, unknown
+from tether.errors import InputError
+from tether.machine.registry import Registry, registry
 from tether.types import Bool, Float, Spec, Transition
 
 __all__ = [
@@ -29,6 +31,9 @@ Numbers = dict[str, float]
 RewardFit = tuple[Callable[[Rewards], Rewards], Numbers]
 RewardTransform = Callable[[Transition], RewardFit]
 """Transition table -> a function of float64 rewards, and the numbers that it took from the table."""
+Observations = Float[np.ndarray, "batch observation"]
+ObservationTransform = Callable[[Observations], "Normaliser"]
+"""Observations of the table -> the affine map that networks see them through."""
 
 
 class Normaliser(NamedTuple):
@@ -145,33 +150,49 @@ def _refuse_constant(name: str, rewards: Rewards) -> None:
         )
 
 
-REWARD_TRANSFORMS: Mapping[str, RewardTransform] = {
-    "none": _none,
-    "iql_locomotion": _iql_locomotion,
-    "iql_antmaze": _iql_antmaze,
-    "cql_antmaze": _cql_antmaze,
-    "corl_antmaze": _corl_antmaze,
-    "standardise": _standardise,
-    "minmax_pm1": _minmax_pm1,
-    "dice_antmaze": _dice_antmaze,
-    "bdpo_antmaze": _bdpo_antmaze,
-}
-
-OBSERVATION_TRANSFORMS: Mapping[str, float | None] = {
-    "none": None,
-    "standardise": 1e-3,  # TD3+BC and all of CORL
-    "standardise-1e-6": 1e-6,  # Decision Transformer
-}
-"""Name -> what is added to the standard deviation before dividing by it; None leaves observations alone."""
+REWARD_TRANSFORMS: Registry[RewardTransform] = registry("reward_transform").provide(
+    {
+        "none": _none,
+        "iql_locomotion": _iql_locomotion,
+        "iql_antmaze": _iql_antmaze,
+        "cql_antmaze": _cql_antmaze,
+        "corl_antmaze": _corl_antmaze,
+        "standardise": _standardise,
+        "minmax_pm1": _minmax_pm1,
+        "dice_antmaze": _dice_antmaze,
+        "bdpo_antmaze": _bdpo_antmaze,
+    }
+)
 
 
-def _fit_normaliser(observations: Float[np.ndarray, "batch observation"], added: float | None) -> Normaliser:
+def _leave(observations: Observations) -> Normaliser:
+    """o."""
     size = observations.shape[1]
-    if added is None:
-        return Normaliser(np.zeros(size, np.float32), np.ones(size, np.float32))
+    return Normaliser(np.zeros(size, np.float32), np.ones(size, np.float32))
+
+
+def _standardise_observations(observations: Observations, *, added: float) -> Normaliser:
+    """(o - mean) / (std + added), over the table."""
     mean = observations.mean(axis=0, dtype=np.float64)
     std = observations.std(axis=0, dtype=np.float64) + added
     return Normaliser(mean.astype(np.float32), std.astype(np.float32))
+
+
+OBSERVATION_TRANSFORMS: Registry[ObservationTransform] = registry("observation_transform").provide(
+    {
+        "none": _leave,
+        "standardise": functools.partial(_standardise_observations, added=1e-3),  # TD3+BC and all of CORL
+        "standardise-1e-6": functools.partial(_standardise_observations, added=1e-6),  # Decision Transformer
+    }
+)
+
+
+def _checked(normaliser: Normaliser, name: str, size: int) -> Normaliser:
+    """As float32; InputError for what somebody's transform must not give."""
+    mean, std = (np.asarray(numbers, np.float32) for numbers in normaliser)
+    if mean.shape != (size,) or std.shape != (size,) or not np.isfinite([mean, std]).all() or (std <= 0).any():
+        raise InputError(f"observation transform {name!r}: needs {size} finite means and as many positive divisors")
+    return Normaliser(mean, std)
 
 
 def prepare(
@@ -196,10 +217,8 @@ def prepare(
         InputError: an unknown name or rule; a transform that would divide by zero here, or of rewards for the view
             "trajectories"; no transition is left.
     """
-    if reward_transform not in REWARD_TRANSFORMS:
-        raise unknown("reward transform", reward_transform, REWARD_TRANSFORMS)
-    if observation_transform not in OBSERVATION_TRANSFORMS:
-        raise unknown("observation transform", observation_transform, OBSERVATION_TRANSFORMS)
+    fit_rewards = REWARD_TRANSFORMS.find(reward_transform)
+    fit_observations = OBSERVATION_TRANSFORMS.find(observation_transform)
     if view.name == "trajectories" and reward_transform != "none":
         raise InputError(
             f"reward transform {reward_transform!r}: an algorithm that is told a return to reach is paid in the "
@@ -209,15 +228,14 @@ def prepare(
     dataset, filtered = filter_episodes(dataset, data_filter)
     table, rows = raw_table(view, dataset, keep_timeouts)
     observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
-    transform, numbers = REWARD_TRANSFORMS[reward_transform](table)
+    transform, numbers = fit_rewards(table)
     plain = reward_transform == "none"
     rewards = dataset.rewards if plain else transform(dataset.rewards.astype(np.float64))
-    added = OBSERVATION_TRANSFORMS[observation_transform]
-    normaliser = _fit_normaliser(observation, added)
+    normaliser = _checked(fit_observations(observation), observation_transform, observation.shape[1])
     changed: dict[str, Any] = {}
     if not plain:
         changed["reward"] = rewards[rows].astype(np.float32)
-    if added is not None:
+    if observation_transform != "none":
         changed["observation"] = normaliser.normalise(observation)
         changed["next_observation"] = normaliser.normalise(next_observation)
     record = {
@@ -228,7 +246,7 @@ def prepare(
         "filter": filtered,
         "transitions": len(rows),
         "reward_transform": {"name": reward_transform, **numbers},
-        "observation_transform": {"name": observation_transform, "added_to_std": added},
+        "observation_transform": {"name": observation_transform},
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }

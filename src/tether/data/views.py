@@ -11,6 +11,7 @@ What a view makes speaks two words, and training needs no others: `rows`, from w
 `take(indices)`, which turns them into a minibatch inside the compiled loop.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,12 +20,13 @@ import numpy as np
 
 from tether.data.dataset import Dataset
 from tether.errors import InputError
+from tether.machine.registry import Registry, registry
 from tether.types import Array, Float, Int, Transition, Windows
 
-__all__ = ["VIEWS", "Trajectories", "View", "build", "raw_table", "returns_to_go", "view_of"]
+__all__ = ["VIEWS", "Trajectories", "View", "ViewKind", "build", "raw_table", "returns_to_go", "view_of"]
 
 Columns = Array | np.ndarray  # made on the host, read on the device
-VIEWS = ("transitions", "sarsa", "returns", "trajectories")
+Table = tuple[Transition, Int[np.ndarray, " batch"]]
 
 
 class View(NamedTuple):
@@ -33,6 +35,27 @@ class View(NamedTuple):
     name: str = "transitions"
     discount: float = 1.0  # of return_to_go
     steps: int = 1  # of a window
+    own: Any = None  # what a view that somebody registered needs beside
+
+
+def _plain_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:
+    return dataset.transitions_and_rows(keep_timeouts)
+
+
+def _plain_view(algorithm: Any) -> View:
+    return View()
+
+
+class ViewKind(NamedTuple):
+    """How a view is made: what `tether.register(name, kind="view")` takes."""
+
+    build: Callable[[View, Dataset, Any, Transition, Any], Any]
+    """(view, data set, the file's row of each transition, transformed table, transformed rewards of every row) -> what
+    training reads."""
+    table: Callable[[View, Dataset, bool | None], Table] = _plain_table
+    """(view, data set, keep_timeouts) -> (the transitions that it trains on, the file's row of each)."""
+    describe: Callable[[Any], View] = _plain_view
+    """The algorithm -> the numbers that it wants the view made with."""
 
 
 class Trajectories(eqx.Module):
@@ -73,15 +96,9 @@ class Trajectories(eqx.Module):
 
 
 def view_of(algorithm: Any) -> View:
-    """The view that `algorithm` (an instance) declares. Raises ValueError for a name that is not in `VIEWS`."""
+    """The view that `algorithm` (an instance) declares. Raises InputError for a name that nobody registered."""
     name = getattr(algorithm, "view", "transitions")
-    if name not in VIEWS:
-        raise ValueError(f"view {name!r} of {type(algorithm).__name__}: not one of {', '.join(VIEWS)}")
-    if name == "returns":
-        return View(name, discount=algorithm.discount)
-    if name == "trajectories":
-        return View(name, steps=algorithm.context_length)
-    return View(name)
+    return VIEWS.find(name).describe(algorithm)._replace(name=name)
 
 
 def raw_table(
@@ -89,23 +106,10 @@ def raw_table(
 ) -> tuple[Transition, Int[np.ndarray, " batch"]]:
     """The transitions that `view` trains on, as the file has them, and the file's row of each.
 
-    Whatever a transform takes from the data it takes from this table. For "sarsa" rows whose next action the data do
-    not hold are dropped, as D4RL drops them anyway, rather than masked: no algorithm then needs to look at a mask. A
-    terminal row has none either but stays: everything about what follows it is masked by `terminal`. For "trajectories"
-    it is every row of the complete episodes; nobody reads next observations there, so they are the rows' own.
-
+    Whatever a transform takes from the data it takes from this table.
     Raises: InputError as `Dataset.transitions`, and for `keep_timeouts` with "sarsa".
     """
-    if view.name == "trajectories":
-        _, ends = dataset.complete_episodes()
-        rows = np.arange(int(ends[-1]))
-        return dataset.table(rows, dataset.observations[rows]), rows
-    if view.name == "sarsa":
-        if keep_timeouts:
-            where = dataset.source.location
-            raise InputError(f"{where}: keep_timeouts: a timed-out row has no next action, which is asked for")
-        keep_timeouts = False
-    return dataset.transitions_and_rows(keep_timeouts)
+    return VIEWS.find(view.name).table(view, dataset, keep_timeouts)
 
 
 def build(
@@ -114,36 +118,78 @@ def build(
     rows: Int[np.ndarray, " batch"],
     table: Transition,
     rewards: Float[np.ndarray, " file_rows"],
-) -> Transition | Trajectories:
+) -> Any:
     """What training reads, NumPy arrays: `table` with the view's columns, or trajectories.
 
     table: `raw_table`'s, transformed; rows: the file's row of each transition.
     rewards: of *every* row of the file, transformed: a time-out has lost its row in the table, not its reward.
     """
-    if view.name == "sarsa":
-        following = dataset.actions[np.minimum(rows + 1, len(dataset) - 1)]
-        following[dataset.terminals[rows]] = 0.0
-        return table._replace(next_action=following)
-    if view.name == "returns":
-        # Nothing follows a terminal row, though recording may go on (OGBench marks successes in the midst of episodes).
-        ends = np.union1d(dataset.episode_bounds().ends, np.flatnonzero(dataset.terminals) + 1)
-        returns = returns_to_go(rewards, ends, view.discount)
-        episode = np.searchsorted(ends, rows, side="right")
-        last = np.append(episode[1:] != episode[:-1], True)  # of the rows that are left of an episode
-        return table._replace(return_to_go=returns[rows].astype(np.float32), trajectory_end=last.astype(np.float32))
-    if view.name == "trajectories":
-        starts, ends = dataset.complete_episodes()
-        lengths = ends - starts
-        timestep = rows - np.repeat(starts, lengths)
-        columns: tuple[Any, ...] = (
-            table.observation,
-            table.action,
-            returns_to_go(rewards[: len(rows)], ends, 1.0).astype(np.float32),
-            timestep.astype(np.int32),
-            (np.repeat(lengths, lengths) - timestep).astype(np.int32),
-        )
-        return Trajectories(*columns, steps=view.steps)
+    return VIEWS.find(view.name).build(view, dataset, rows, table, rewards)
+
+
+# --- the library's own ---
+
+
+def _transitions(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Transition:
     return table
+
+
+def _sarsa_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:
+    """Rows whose next action the data do not hold are dropped, as D4RL drops them anyway, rather than masked: no
+    algorithm then needs to look at a mask. A terminal row has none either but stays: everything about what follows it
+    is masked by `terminal`."""
+    if keep_timeouts:
+        where = dataset.source.location
+        raise InputError(f"{where}: keep_timeouts: a timed-out row has no next action, which is asked for")
+    return dataset.transitions_and_rows(False)
+
+
+def _sarsa(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Transition:
+    following = dataset.actions[np.minimum(rows + 1, len(dataset) - 1)]
+    following[dataset.terminals[rows]] = 0.0
+    return table._replace(next_action=following)
+
+
+def _returns(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Transition:
+    # Nothing follows a terminal row, though recording may go on (OGBench marks successes in the midst of episodes).
+    ends = np.union1d(dataset.episode_bounds().ends, np.flatnonzero(dataset.terminals) + 1)
+    returns = returns_to_go(rewards, ends, view.discount)
+    episode = np.searchsorted(ends, rows, side="right")
+    last = np.append(episode[1:] != episode[:-1], True)  # of the rows that are left of an episode
+    return table._replace(return_to_go=returns[rows].astype(np.float32), trajectory_end=last.astype(np.float32))
+
+
+def _trajectories_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:
+    """Every row of the complete episodes; nobody reads next observations there, so they are the rows' own."""
+    _, ends = dataset.complete_episodes()
+    rows = np.arange(int(ends[-1]))
+    return dataset.table(rows, dataset.observations[rows]), rows
+
+
+def _trajectories(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Trajectories:
+    starts, ends = dataset.complete_episodes()
+    lengths = ends - starts
+    timestep = rows - np.repeat(starts, lengths)
+    columns: tuple[Any, ...] = (
+        table.observation,
+        table.action,
+        returns_to_go(rewards[: len(rows)], ends, 1.0).astype(np.float32),
+        timestep.astype(np.int32),
+        (np.repeat(lengths, lengths) - timestep).astype(np.int32),
+    )
+    return Trajectories(*columns, steps=view.steps)
+
+
+VIEWS: Registry[ViewKind] = registry("view").provide(
+    {
+        "transitions": ViewKind(_transitions),
+        "sarsa": ViewKind(_sarsa, _sarsa_table),
+        "returns": ViewKind(_returns, describe=lambda algorithm: View(discount=algorithm.discount)),
+        "trajectories": ViewKind(
+            _trajectories, _trajectories_table, lambda algorithm: View(steps=algorithm.context_length)
+        ),
+    }
+)
 
 
 def returns_to_go(

@@ -1,9 +1,9 @@
 """Which environment a data set is evaluated in."""
 
 from tether.data import Dataset
-from tether.environments import Task, find_task
 from tether.environments.ids import find_environment
 from tether.environments.make import make_environment
+from tether.environments.tasks import Task, find_task
 from tether.errors import InputError
 
 __all__ = ["NO_ENVIRONMENT", "known_task", "task_for"]

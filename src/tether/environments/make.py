@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tether.environments import Task
+from tether.environments.tasks import Task
 from tether.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """The task table: data-set name -> environment, horizon, reference scores (from `reference_scores.toml`)."""
 
+import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tether.errors import InputError, unknown
+from tether.machine.registry import Registry, registry
 
 __all__ = ["TASKS", "Task", "d4rl_datasets", "find_task", "get_task", "recorded_task"]
 
@@ -113,6 +115,20 @@ def _beginnings(task: Task) -> set[str]:
 _BEGINNINGS = {beginning: task for task in TASKS.values() for beginning in _beginnings(task)}
 
 
+ENVIRONMENTS: Registry[Task | Callable[[], Task]] = registry("environment")
+"""Names that others registered -> their task, or what makes it."""
+
+
+def _registered(name: str) -> Task | None:
+    if name not in ENVIRONMENTS:
+        return None
+    found = ENVIRONMENTS[name]
+    task = found if isinstance(found, Task) else found()
+    if not isinstance(task, Task):
+        raise InputError(f"environment {name!r}: what is registered gave a {type(task).__name__}, not a Task")
+    return dataclasses.replace(task, name=name)
+
+
 def find_task(dataset_name: str) -> Task | None:
     """The task of a data set, by its name or its file's stem; None if the name does not say it.
 
@@ -123,6 +139,8 @@ def find_task(dataset_name: str) -> Task | None:
     name = dataset_name.lower().replace("_", "-").replace("ant-maze-", "antmaze-")
     if name in TASKS:
         return TASKS[name]
+    if (own := _registered(dataset_name)) is not None:
+        return own
     found = [known for known in _BEGINNINGS if name == known or name.startswith(f"{known}-")]
     return _BEGINNINGS[max(found, key=len)] if found else None
 

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from tether import _version
+from tether.algorithms.registry import hyperparameters_of
 from tether.environments import Task
 from tether.evaluation.rollout import Episodes
 from tether.machine.cores import usable_cores
@@ -33,7 +34,7 @@ from tether.machine.files import encode_arrays, to_json
 from tether.policies.deployed import DeployedPolicy
 from tether.types import Spec
 
-__all__ = ["Evaluation", "Piece", "WorkerPool", "automatic_workers", "cut"]
+__all__ = ["Evaluation", "Piece", "WorkerPool", "automatic_workers", "can_be_made_elsewhere", "cut"]
 
 MOST_WORKERS = 8  # that are begun unasked: each takes some 400 MB
 SILENCE_SECONDS = 300.0  # a worker that says nothing for so long, compiling included, hangs
@@ -135,8 +136,7 @@ class WorkerPool:
         self,
         count: int,
         task: Task,
-        algorithm_name: str,
-        hyperparameters: dict[str, Any],
+        algorithm: Any,
         spec: Spec,
         *,
         accelerator: bool = False,
@@ -145,9 +145,10 @@ class WorkerPool:
         """accelerator: policies act on it, else on a core of the CPU. record: told of everything workers do."""
         self.count = count
         self.warnings: collections.deque[str] = collections.deque()
-        about = {"task": dataclasses.asdict(task), "algorithm": algorithm_name, "hyperparameters": hyperparameters}
-        self._about = json.loads(to_json(about | {"spec": list(spec)}))
-        self._environment = _environment(accelerator)
+        cls = type(algorithm)
+        who = {"algorithm": [cls.__module__, cls.__qualname__], "hyperparameters": hyperparameters_of(algorithm)}
+        self._about = json.loads(to_json({"task": dataclasses.asdict(task), "spec": list(spec)} | who))
+        self._environment = _environment(accelerator, cls)
         self._record = record
         self._work: queue.Queue[_Work | None] = queue.Queue()
         self._workers: dict[int, _Worker] = {}
@@ -320,16 +321,27 @@ class _Worker:
                 file.close()  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _environment(accelerator: bool) -> dict[str, str]:
+def can_be_made_elsewhere(algorithm: Any) -> bool:
+    """Whether another process gets the algorithm's class by importing its module: not of a notebook or a script."""
+    cls = type(algorithm)
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return cls.__module__ != "__main__" and found is cls
+
+
+def _environment(accelerator: bool, cls: type) -> dict[str, str]:
     """The environment variables of a worker: JAX as it is set here, on one core or with what the run leaves of the
-    accelerator's memory."""
+    accelerator's memory; modules as they are found here, that of the algorithm's class too."""
     environment = dict(os.environ)
     for option in INHERITED:
         value = getattr(jax.config, option, None)
         if value is not None:
             environment[option.upper()] = str(value)
     root = str(Path(_version.__file__).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    home = None if file is None else str(Path(file).resolve().parents[cls.__module__.count(".")])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH"), home]))
     # NPROC: the number of threads of XLA on a CPU. A policy for one observation gains nothing from a second one.
     threads = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment |= dict.fromkeys(threads, "1")

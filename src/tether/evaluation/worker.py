@@ -10,6 +10,8 @@ whatever it does. Ctrl-C and SIGTERM, which a terminal or a scheduler sends to e
 """
 
 import contextlib
+import functools
+import importlib
 import json
 import os
 import queue
@@ -47,7 +49,9 @@ def main() -> None:
             os._exit(0)
 
     import tether.evaluation.rollout  # noqa: F401  (all that is slow to import, JAX among it)
+    from tether.machine.plugins import load_plugins
 
+    load_plugins()
     answer({"ready": True})
     while True:
         request, arrays = requests.get()
@@ -103,7 +107,9 @@ def _skeleton(request: dict[str, Any]) -> Any:
     from tether.training.lanes import Lane, stack_lanes
     from tether.types import Spec
 
-    spec, algorithm = Spec(*request["spec"]), make_algorithm(request["algorithm"], request["hyperparameters"])
+    module, name = request["algorithm"]  # of the run's own process: it has this class at hand
+    cls: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    spec, algorithm = Spec(*request["spec"]), make_algorithm(cls, request["hyperparameters"])
     lanes = len(request["keys"])
     zeros = np.zeros(spec.observation_size, np.float32)
 

@@ -8,6 +8,7 @@ wrong with a file, a folder or an export, the program is traced as if nothing we
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -23,7 +24,6 @@ import jax
 from jax import export
 
 from tether import _version
-from tether.algorithms.registry import hyperparameters_of, numeric_fields
 from tether.machine.files import atomic_write_bytes
 
 __all__ = ["KeptProgram", "keep_programs_in", "kept_program"]
@@ -115,8 +115,8 @@ def _shapes(leaves: list[Any]) -> list[jax.ShapeDtypeStruct]:
 def _key(algorithm: Any, about: Mapping[str, Any], leaves: Iterable[Any], structure: Any) -> str:
     """64 hexadecimal digits for all that decides the lowered program."""
     settings = {name: value for name, value in jax.config.values.items() if "cache" not in name and "dump" not in name}
-    numbers = numeric_fields(algorithm)
-    fields = {name: value for name, value in hyperparameters_of(algorithm).items() if name not in numbers}
+    static = [field.name for field in dataclasses.fields(algorithm) if field.metadata.get("static", False)]
+    fields = {name: getattr(algorithm, name) for name in static}
     parts = [
         *(FORMAT_VERSION, _sources(), platform.python_version(), [metadata.version(name) for name in DECIDING]),
         *(jax.default_backend(), jax.devices()[0].device_kind, sorted(settings.items(), key=str)),

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.algorithms import Policy, PolicyWithMemory
+from tether.algorithms.interface import Policy, PolicyWithMemory
 from tether.data import Normaliser
 from tether.data.schema import Schema
 from tether.types import Array, Float, Key, PRNGKey, Spec

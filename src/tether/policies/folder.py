@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from tether._version import __version__
-from tether.algorithms.registry import hyperparameters_of, make_algorithm
+from tether.algorithms.registry import hyperparameters_of, make_algorithm, name_of, origin_of, recover_class
 from tether.data import Normaliser
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
@@ -43,7 +43,6 @@ def save_policy(
     folder: Path,
     policy: DeployedPolicy,
     *,
-    algorithm_name: str,
     algorithm: Any,
     spec: Spec,
     observations: Float[np.ndarray, "rows observation"],
@@ -62,7 +61,8 @@ def save_policy(
         "format_version": FORMAT_VERSION,
         "tether": __version__,
         "jax": jax.__version__,
-        "algorithm": algorithm_name,
+        "algorithm": name_of(algorithm),
+        **origin_of(type(algorithm)),
         "hyperparameters": hyperparameters_of(algorithm),
         "spec": spec._asdict(),
         "normaliser": {
@@ -108,9 +108,10 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def load_policy(folder: str | Path, seed: int = 0, **acting: Any) -> LoadedPolicy:
+def load_policy(folder: str | Path, seed: int = 0, *, algorithm: Any = None, **acting: Any) -> LoadedPolicy:
     """The policy in `folder` (a `policy/` folder, or a run folder that holds one).
 
+    algorithm: the class that made it, or an instance, where that is not registered here.
     acting: how it shall act, such as `candidates=64`, in the place of what it was saved with; only
         hyper-parameters that training does not depend on (`LoadedPolicy.with_acting`).
     Raises InputError where a file is missing or altered, the format is unknown, the policy does not
@@ -127,9 +128,10 @@ def load_policy(folder: str | Path, seed: int = 0, **acting: Any) -> LoadedPolic
     if hashlib.sha256(data).hexdigest() != document["sha256"]:
         raise InputError(f"{folder / ARRAYS}: truncated or altered: its SHA-256 is not the one in {DOCUMENT}")
     path = folder / DOCUMENT
-    module = decode_arrays(data, _skeleton(document, path), str(folder / ARRAYS))
+    maker = _algorithm_of(document, path, algorithm)
+    module = decode_arrays(data, _skeleton(maker, document, path), str(folder / ARRAYS))
     try:
-        policy = LoadedPolicy(module, document, seed)
+        policy = LoadedPolicy(module, document, maker, seed)
         _verify_affine_maps(policy, path)
         verify_golden_pairs(document, module, policy.step, path)
     except (KeyError, TypeError, AttributeError) as error:  # entries of another kind than are written there
@@ -160,14 +162,20 @@ def _document_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(to_json(document).encode()).hexdigest()
 
 
-def _skeleton(document: dict[str, Any], path: Path) -> DeployedPolicy:
-    """The policy's structure, without arrays."""
-    name = document["algorithm"]
+def _algorithm_of(document: dict[str, Any], path: Path, given: Any) -> Any:
+    """The algorithm that made the policy, by its class, which is `given` or registered."""
     try:
-        algorithm = make_algorithm(str(name), document["hyperparameters"])
-        spec = Spec(**document["spec"])
+        return make_algorithm(recover_class(document, given), document["hyperparameters"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
+
+
+def _skeleton(algorithm: Any, document: dict[str, Any], path: Path) -> DeployedPolicy:
+    """The policy's structure, without arrays."""
+    try:
+        spec = Spec(**document["spec"])
     except (TypeError, AttributeError) as error:
         raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
     zeros = np.zeros(spec.observation_size, np.float32)

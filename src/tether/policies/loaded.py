@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.algorithms.registry import change_acting, hyperparameters_of, make_algorithm
+from tether.algorithms.registry import change_acting, hyperparameters_of
 from tether.data.schema import Schema, join, summary
 from tether.errors import InputError
 from tether.policies.deployed import DeployedPolicy
@@ -63,9 +63,11 @@ class LoadedPolicy:
             observation, reward, ... = environment.step(action)
     """
 
-    def __init__(self, module: DeployedPolicy, document: dict[str, Any], seed: int = 0):
+    def __init__(self, module: DeployedPolicy, document: dict[str, Any], algorithm: Any, seed: int = 0):
+        """document: policy.json's; algorithm: the one that made the policy."""
         self.module = module
         self.document = document
+        self.algorithm = algorithm
         self.spec = Spec(**document["spec"])
         self.schema = schema_of(document)
         self._seed = seed
@@ -96,11 +98,10 @@ class LoadedPolicy:
         Raises InputError for a hyper-parameter that training depends on, for one that the algorithm does not have, and
         for a bad value.
         """
-        name, hyperparameters = self.document["algorithm"], self.document["hyperparameters"]
-        before = make_algorithm(name, hyperparameters)
-        after = change_acting(name, before, changes)
-        module = with_algorithm(self.module, self.spec, before, after)
-        changed = LoadedPolicy(module, self.document | {"hyperparameters": hyperparameters_of(after)}, self._seed)
+        after = change_acting(self.algorithm, changes)
+        module = with_algorithm(self.module, self.spec, self.algorithm, after)
+        document = self.document | {"hyperparameters": hyperparameters_of(after)}
+        changed = LoadedPolicy(module, document, after, self._seed)
         changed.compile()
         return changed
 

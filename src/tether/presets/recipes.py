@@ -2,14 +2,20 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tether.algorithms import ALGORITHMS
+from tether.algorithms.registry import make_algorithm
 from tether.data import bundled_names
+from tether.errors import unknown
 from tether.presets import demo_preset, get_preset, preset_names
+from tether.runs.plan import Options
 
-__all__ = ["Recipe", "find_recipe"]
+__all__ = ["Recipe", "TrainRequest", "find_recipe"]
+
+TRANSFORMS = ("reward_transform", "observation_transform", "data_filter")
 
 
 class Recipe(NamedTuple):
@@ -29,6 +35,60 @@ def find_recipe(algorithm: str, source: str, preset: str = "auto") -> Recipe:
     fields = {field.name for field in dataclasses.fields(ALGORITHMS[algorithm])}
     hyperparameters = {key: value for key, value in values.items() if key in fields}
     return Recipe(name, hyperparameters, {key: value for key, value in values.items() if key not in fields})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRequest:
+    """What a user asked of one training, on the command line or in a sweep; None: as the preset says, or by default."""
+
+    algorithm: str
+    dataset: str
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # over the preset's
+    preset: str = "auto"
+    updates: int | None = None
+    pretrain_updates: int | None = None
+    batch_size: int | None = None
+    environment: str | None = None
+    eval_every_updates: int | None = None
+    eval_episodes: int | None = None
+    eval_workers: int | None = None
+    eval_device: str = "auto"
+    log_every_updates: int = 500
+    lanes_per_group: int | None = None
+    precision: str = "float32"
+    reward_transform: str | None = None
+    observation_transform: str | None = None
+    data_filter: str | None = None
+
+    def resolve(self) -> tuple[Any, dict[str, Any], str | None]:
+        """The algorithm, the other arguments of `tether.train` that concern neither lanes nor folders, and the name of
+        the preset in force. Raises InputError for what does not exist."""
+        if self.algorithm not in ALGORITHMS:
+            raise unknown("algorithm", self.algorithm, ALGORITHMS)
+        recipe = find_recipe(self.algorithm, self.dataset, self.preset)
+        chosen = dict(recipe.options)
+        if self.updates is not None:
+            chosen.pop("eval_every_updates", None)  # the preset's interval is meant for its own length
+        own = ("batch_size", "eval_every_updates", "eval_episodes", *TRANSFORMS)
+        chosen |= _given({name: getattr(self, name) for name in own})
+        lengths = _given({"train_updates": self.updates, "pretrain_updates": self.pretrain_updates})
+        algorithm = make_algorithm(self.algorithm, recipe.hyperparameters | dict(self.hyperparameters) | lengths)
+        options = Options(
+            batch_size=chosen.get("batch_size", 256),
+            eval_every_updates=chosen.get("eval_every_updates", max(1, algorithm.phases()[-1].updates // 10)),
+            eval_episodes=chosen.get("eval_episodes", 10),
+            log_every_updates=self.log_every_updates,
+            lanes_per_group=self.lanes_per_group,
+            eval_workers=self.eval_workers,
+            eval_device=self.eval_device,
+            precision=self.precision,
+        )
+        transforms = {name: chosen.get(name, "none") for name in TRANSFORMS}
+        return algorithm, {"options": options, "environment": self.environment, **transforms}, recipe.preset
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _find_preset(algorithm: str, source: str, preset: str) -> tuple[str | None, dict[str, Any]]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from tether import _version, errors
-from tether.algorithms.registry import hyperparameters_of, make_algorithm
+from tether.algorithms.registry import hyperparameters_of, make_algorithm, origin_of, recover_class
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
 from tether.environments import Task
 from tether.environments.choose import NO_ENVIRONMENT, known_task
@@ -68,6 +68,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
     return {
         "format_version": CONFIG_FORMAT,
         "algorithm": plan.algorithm_name,
+        **origin_of(type(plan.algorithm)),
         **_length(plan),
         "lanes": [{"seed": lane.seed, "settings": dict(lane.swept)} for lane in plan.lanes],
         "settings": dataclasses.asdict(plan.options),
@@ -82,8 +83,8 @@ def config_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def restored_plan(folder: Path, quiet: bool) -> Plan:
-    """The plan that config.json describes."""
+def restored_plan(folder: Path, quiet: bool, given: Any = None) -> Plan:
+    """The plan that config.json describes. given: the algorithm's class, or an instance, where it is not registered."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -91,7 +92,7 @@ def restored_plan(folder: Path, quiet: bool) -> Plan:
         if found != CONFIG_FORMAT:
             raise InputError(f"format {found!r}; this version of tether reads {CONFIG_FORMAT}")
         name, record = config["algorithm"], config["data"]
-        algorithm = make_algorithm(name, config["hyperparameters"])
+        algorithm = make_algorithm(recover_class(config, given), config["hyperparameters"])
         lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
         options = Options(**config["settings"])  # of runs from before there was a precision: the default
         check_precision(options.precision)

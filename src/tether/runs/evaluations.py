@@ -23,9 +23,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tether.algorithms.registry import hyperparameters_of
 from tether.environments import Task
-from tether.evaluation.pool import Evaluation, WorkerPool, automatic_workers
+from tether.evaluation.pool import Evaluation, WorkerPool, automatic_workers, can_be_made_elsewhere
 from tether.evaluation.rollout import Episodes, rollout, seconds_per_step
 from tether.evaluation.statistics import aggregate
 from tether.policies.deployed import DeployedPolicy
@@ -71,6 +70,10 @@ class Evaluations:
         self._lock = threading.Lock()
         wanted = plan.options.eval_workers
         wanted = 0 if plan.task is None else automatic_workers() if wanted is None else wanted
+        if wanted and not can_be_made_elsewhere(plan.algorithm):
+            name = type(plan.algorithm).__qualname__
+            display.message(f"evaluations are played here: worker processes cannot import {name} from a module")
+            wanted = 0
         self.workers = min(wanted, len(plan.lanes) * plan.options.eval_episodes)
 
     @property
@@ -90,7 +93,7 @@ class Evaluations:
             self._choose_device(policies, keys)
         if self.workers and self._pool is None:
             plan, accelerator = self._plan, self.device == "accelerator"
-            about = self.task, plan.algorithm_name, hyperparameters_of(plan.algorithm), plan.prepared.spec
+            about = self.task, plan.algorithm, plan.prepared.spec
             self._pool = WorkerPool(self.workers, *about, accelerator=accelerator, record=self._note)
 
     def ask(self, update: int, lanes: Sequence[int], policies: DeployedPolicy, keys: Any, how: "How") -> None:

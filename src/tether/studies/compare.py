@@ -20,11 +20,10 @@ import numpy as np
 
 from tether import errors
 from tether.algorithms import ALGORITHMS, FAMILIES
+from tether.algorithms.catalogue import catalogue
 from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.api import resume, train
 from tether.bench import act_latency, update_flops
-from tether.cli.catalogue import catalogue
-from tether.cli.markdown import markdown_table
 from tether.data import Dataset, Downloads, load_dataset
 from tether.environments.choose import NO_ENVIRONMENT, task_for
 from tether.environments.ids import find_environment
@@ -33,6 +32,7 @@ from tether.evaluation.statistics import Summary
 from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.machine.signals import Interrupted
 from tether.machine.start import note_next_run
+from tether.plots.markdown import markdown_table
 from tether.plots.tradeoff import plot_tradeoff
 from tether.presets import preset_names
 from tether.presets.recipes import find_recipe

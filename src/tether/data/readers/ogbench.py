@@ -16,7 +16,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset, Source
 from tether.data.logs.tables import open_table
-from tether.environments import Task
+from tether.environments.tasks import Task
 from tether.errors import InputError, unknown
 from tether.machine.files import sha256_file
 

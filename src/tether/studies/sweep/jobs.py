@@ -90,8 +90,8 @@ def run_job(job: Job, folder: Path, *, quiet: bool = True) -> None:
             return
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()  # a kill between making it and writing its first file left it empty
-        algorithm, arguments = job.request()
-        notes = {"sweep_job": job.name, "preset": arguments.pop("preset")}
+        algorithm, arguments, preset = job.request().resolve()
+        notes = {"sweep_job": job.name, "preset": preset}
         train(algorithm, job.dataset, **arguments, lanes=job.lanes, out=folder, quiet=quiet, notes=notes)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tether.errors import InputError
 from tether.machine.cores import CORES
+from tether.machine.plugins import plugin_names
 from tether.studies.sweep.jobs import SweepFolder, job_result, run_job
 from tether.studies.sweep.spec import Job, load_spec
 
@@ -34,7 +35,7 @@ def run_on_ray(folder: SweepFolder, address: str | None, say: Callable[[str], No
 
     def submit(job: Job, attempt: int) -> None:
         folder.note(job, "submitted", attempt=attempt)
-        pending[task.remote(str(folder.path), job.number)] = (job, attempt)
+        pending[task.remote(str(folder.path), job.number, plugin_names())] = (job, attempt)
 
     pending: dict[Any, tuple[Job, int]] = {}
     failed: list[Job] = []
@@ -71,13 +72,15 @@ def _fault(ray: Any, reference: Any) -> tuple[str | None, bool]:
     return None, False
 
 
-def _work(folder: str, number: int) -> None:
-    """In a worker: one job."""
+def _work(folder: str, number: int, plugins: list[str]) -> None:
+    """In a worker: one job, with the modules imported that the sweep's command named."""
     from pathlib import Path
 
     from tether.machine.cache import use_compilation_cache
+    from tether.machine.plugins import load_plugins
     from tether.machine.signals import Interrupted
 
+    load_plugins(plugins)
     use_compilation_cache()
     spec = load_spec(Path(folder) / "spec.toml")
     job = spec.jobs[number]

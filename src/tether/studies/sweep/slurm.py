@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tether.machine.files import atomic_write_text
+from tether.machine.plugins import plugin_names
 from tether.studies.sweep.jobs import SweepFolder
 
 __all__ = ["write_script"]
@@ -28,6 +29,7 @@ def write_script(folder: SweepFolder) -> Path:
         if value is not False:
             lines.append(f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={value}")
     command = [sys.executable, "-m", "tether", "sweep", str(root / "spec.toml"), "--out", str(root)]
+    command += [word for name in plugin_names() for word in ("--plugin", name)]
     lines += [
         "",
         "# srun passes on the signal that announces the end: tether then writes a checkpoint and stops.",

@@ -36,6 +36,7 @@ from tether import errors
 from tether.algorithms import ALGORITHMS
 from tether.data import bundled_names
 from tether.errors import InputError
+from tether.presets.recipes import TrainRequest
 from tether.training.lanes import Lane, make_lanes
 
 __all__ = ["Job", "SweepSpec", "load_spec"]
@@ -43,8 +44,7 @@ __all__ = ["Job", "SweepSpec", "load_spec"]
 KEYS = {"algorithms", "datasets", "seeds", "lanes_per_job", "retries", "options", "set", "sweep", "grid", "algorithm"}
 KEYS |= {"resources", "slurm", "base"}
 PARTS = ("options", "set", "sweep", "grid")  # those that an algorithm may have of its own
-# Options of `tether train` that the sweep itself decides.
-TAKEN = {"algorithm", "dataset", "seeds", "first_seed", "set", "sweep", "out", "quiet", "distributed"}
+OPTIONS = {field.name for field in dataclasses.fields(TrainRequest)} - {"algorithm", "dataset", "hyperparameters"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +60,10 @@ class Job:
     grid: Mapping[str, Any]  # what of these the grid chose
     lanes: tuple[Lane, ...]
 
-    def request(self) -> tuple[Any, dict[str, Any]]:
-        """(algorithm, arguments of `tether.api.train`), as `tether train` would make them. Raises InputError."""
-        from tether.cli.main import Train
-
-        assignments = tuple(f"{name}={_text(value)}" for name, value in self.hyperparameters.items())
-        return Train(self.algorithm, self.dataset, set=assignments, **self.options).request()
+    def request(self) -> TrainRequest:
+        """As `tether train` would make it."""
+        hyperparameters = {name: _text(value) for name, value in self.hyperparameters.items()}
+        return TrainRequest(self.algorithm, self.dataset, hyperparameters, **self.options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +141,14 @@ def _combination(
     size: int | None,
 ) -> list[Job]:
     """The jobs of one algorithm, data set and combination of the grid: its lanes, cut into groups."""
-    known = _options()
+    known = OPTIONS
     options = parts["options"] | {name: value for name, value in grid.items() if name in known}
     for name in options:
         if name not in known:
             raise errors.unknown("option of tether train", name, known)
     hyperparameters = parts["set"] | {name: value for name, value in grid.items() if name not in known}
     whole = Job(number, "", algorithm, dataset, options, hyperparameters, grid, ())
-    made, _ = whole.request()
+    made = whole.request().resolve()[0]
     sweep = {name: _several(name, values) for name, values in parts["sweep"].items()}
     for name, values in sweep.items():
         if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
@@ -170,12 +168,6 @@ def _combination(
         name = re.sub(r"[^\w.=,+-]+", "_", "-".join(words))[:150]
         jobs.append(dataclasses.replace(whole, number=number + part, name=name, lanes=group))
     return jobs
-
-
-def _options() -> set[str]:
-    from tether.cli.main import Train
-
-    return {field.name for field in dataclasses.fields(Train)} - TAKEN
 
 
 def _part(table: Any, part: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from tether.cli.markdown import markdown_table
 from tether.evaluation.statistics import mean_interval
 from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.plots.markdown import markdown_table
 from tether.runs.report import lane_score
 from tether.studies.sweep.jobs import SweepFolder, job_result
 

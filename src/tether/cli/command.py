@@ -1,0 +1,128 @@
+"""The `tether` command. Each subcommand is a dataclass: its docstring is the help, its fields are the options, its
+`run` is the work.
+
+Exit codes: 0 done; 1 a fault, or a run in which a lane diverged; 2 wrong usage or bad input, one line on stderr;
+130 stopped by Ctrl-C (143 by SIGTERM), while training after writing a checkpoint. Results go to stdout, progress and
+errors to stderr. JAX is imported by the subcommands that need it, not for `--help`.
+"""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn, Union
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, arg, subcommand
+
+from tether._version import __version__
+from tether.cli.bandit import Bandit
+from tether.cli.bench import Bench
+from tether.cli.compare import Compare
+from tether.cli.data import DATA_VERBS, Data
+from tether.cli.evaluate import Evaluate
+from tether.cli.lists import Algorithms, Tasks
+from tether.cli.parts import fail
+from tether.cli.plot import Plot
+from tether.cli.resume import Resume
+from tether.cli.sweep import Sweep
+from tether.cli.train import Train
+from tether.errors import InputError
+from tether.machine.plugins import load_plugins, take_plugin_words
+
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "plot": Plot,
+    "compare": Compare,
+    "algorithms": Algorithms,
+    "tasks": Tasks,
+    "data": Data,
+    "bandit": Bandit,
+    "bench": Bench,
+    "sweep": Sweep,
+}
+DESCRIPTION = (
+    "Offline reinforcement learning with diffusion behaviour models. `tether train` shows it at work. "
+    "Anywhere: --plugin MODULE imports a module of yours first, which registers algorithms, readers, loggers ...; "
+    "--version."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `tether` command; `arguments` default to the process's own."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"tether {__version__}\n")
+        sys.exit(0)
+    command = parse(_without_plugins(words))
+    # Not Bench, which reports what compiling costs.
+    if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data):
+        from tether.machine.cache import use_compilation_cache
+        from tether.machine.start import note_command
+
+        note_command()
+        use_compilation_cache()
+    sys.exit(_guarded(command))
+
+
+def _without_plugins(words: list[str]) -> list[str]:
+    """The other words, after importing what --plugin and TETHER_PLUGINS name: before anything looks names up."""
+    try:
+        rest, plugins = take_plugin_words(words)
+        load_plugins(plugins)
+    except InputError as error:
+        sys.exit(fail(2, f"error: {error}"))
+    return rest
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The command that `arguments` spell. Wrong ones end the process with code 2 (tyro's own message)."""
+    return tyro.cli(
+        _grammar(*arguments[:2]),
+        prog="tether",
+        description=DESCRIPTION,
+        args=arguments,
+        config=(FlagCreatePairsOff,),
+    )
+
+
+def _grammar(*asked: str) -> Any:
+    """All subcommands for tyro, described by one line each, those that are asked for by their whole docstrings."""
+    verbs = _union(DATA_VERBS, asked[1] if asked[:1] == ("data",) and asked[1:] else "")
+    field = ("verb", Annotated[verbs, arg(name="")])  # no name: `tether data show`, not `tether data verb:show`
+    data = dataclasses.make_dataclass("Data", [field], bases=(Data,), frozen=True)
+    data.__doc__ = Data.__doc__
+    return _union({**COMMANDS, "data": data}, asked[0] if asked else "")
+
+
+def _union(commands: dict[str, type], asked: str) -> Any:
+    members = []
+    for name, command in commands.items():
+        text = inspect.getdoc(command) or ""
+        description = text if name == asked else text.splitlines()[0]
+        members.append(Annotated[command, subcommand(name, description=description)])
+    return Union[tuple(members)]  # noqa: UP007  (made at run time)
+
+
+def _guarded(command: Any) -> int:
+    """Run a command; what can go wrong becomes one line on stderr and an exit code."""
+    try:
+        return command.run()
+    except InputError as error:
+        return fail(2, f"error: {error}")
+    except OSError as error:
+        return fail(1, f"error: {error}")
+    except KeyboardInterrupt as stop:
+        from tether.machine.signals import Interrupted
+
+        if isinstance(stop, Interrupted):
+            return fail(128 + stop.signal_number, str(stop))
+        return fail(130, "stopped")
+    except RuntimeError as error:
+        from tether.runs.checkpoint import CheckpointError
+
+        if isinstance(error, CheckpointError):
+            return fail(1, f"error: {error}")
+        raise  # a bug: its traceback is what helps

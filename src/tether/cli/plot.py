@@ -1,0 +1,53 @@
+"""`tether plot`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from tether.cli.parts import (
+    hint,
+    print_out,
+)
+from tether.errors import InputError
+
+__all__ = ["Plot"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw score over updates of one or several runs of the same task, or what a run's processes did when.
+
+    Examples:
+      tether plot runs/dtql-hopper-medium-20260101-120000
+      tether plot runs/dtql-hopper-medium-20260101-120000 --timeline
+      tether plot runs/first runs/second --out comparison.png
+    """
+
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR ...")]
+    """Run folders."""
+    timeline: bool = False
+    """Of one run: when it trained, waited and evaluated."""
+    out: Annotated[Path | None, hint("curve.png or timeline.png in the first folder", "PNG")] = None
+    """The picture; replaced where it exists."""
+
+    def run(self) -> int:
+        """Write the picture and say where."""
+        from tether.runs.report import plot_runs
+        from tether.runs.timeline import plot_timeline
+
+        folders = list(self.folders)
+        if not folders:
+            raise InputError("plot: name at least one run folder")
+        if self.timeline and len(folders) > 1:
+            raise InputError("plot --timeline: name one run folder")
+        path = self.out or folders[0] / ("timeline.png" if self.timeline else "curve.png")
+        if self.out is not None and not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        if self.timeline:
+            plot_timeline(folders[0], path)
+        else:
+            plot_runs(folders, path)
+        print_out(str(path))
+        return 0

@@ -1,0 +1,45 @@
+"""`tether resume`."""
+
+import dataclasses
+from typing import Annotated
+
+from tether.cli.parts import (
+    Folder,
+    hint,
+    show_report,
+)
+
+__all__ = ["Resume"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Continue a run that was stopped, exactly as if it had not been.
+
+    It goes on from its newest valid checkpoint. A run that is complete is only shown again.
+
+    Examples:
+      tether resume runs/dtql-hopper-medium-20260101-120000
+      tether resume runs/dtql-hopper-medium-20260101-120000 --updates 2000000
+    """
+
+    folder: Folder
+    """The run folder."""
+    quiet: bool = False
+    """No progress on stderr, only warnings."""
+    updates: Annotated[int | None, hint("the run's", "N")] = None
+    """Another length of the training phase: to train on after the end, or to end early and have the policies. A rate
+    that decays over the phase then decays over the new length."""
+    eval_workers: Annotated[int | None, hint("as the run began")] = None
+    """Processes that play evaluations while training goes on."""
+    distributed: Annotated[str | None, hint("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
+    """As of `tether train`; the number of processes and devices may be another one."""
+
+    def run(self) -> int:
+        """Train to the end, then show the table; 1 if a lane diverged."""
+        from tether.api import resume
+        from tether.training.devices import connect
+
+        connect(self.distributed)
+        report = resume(self.folder, quiet=self.quiet, eval_workers=self.eval_workers, updates=self.updates)
+        return show_report(report)
