@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from tether import InputError
+from tether.data.schema import ActionBox
 from tether.environments import TASKS, get_task
-from tether.environments.actions import UnitActions, unit_actions
+from tether.environments.actions import action_limits, bounded_limits
 from tether.environments.antmaze import GOAL_CELLS, AntMaze
 from tether.environments.make import make_environment
 from tether.environments.mazes import LAYOUTS, cells
@@ -581,17 +582,17 @@ class Odd(gymnasium.Env):
         return np.asarray(action), 0.0, False, False, {}
 
 
-def test_actions_are_rescaled_to_the_simulators_box() -> None:
-    environment = unit_actions(Odd())
-    assert environment.action_space == gymnasium.spaces.Box(-1.0, 1.0, (2,))
-    for action, expected in (((-1, -1), (2, -10)), ((1, 1), (4, 0)), ((0, 0.5), (3, -2.5)), ((9, -9), (4, -10))):
-        np.testing.assert_allclose(environment.step(np.array(action, np.float32))[0], expected)
-    point = PointMaze("open")
-    assert unit_actions(point) is point
+def test_the_limits_of_actions_are_the_environments_own() -> None:
+    assert action_limits(Odd()) == ActionBox((2.0, -10.0), (4.0, 0.0))
+    assert action_limits(PointMaze("open")).is_unit()
     odd = Odd()
     odd.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+    assert action_limits(odd) == ActionBox((-np.inf,) * 2, (np.inf,) * 2)
     with pytest.raises(InputError, match="a bounded box is needed"):
-        UnitActions(odd)
+        bounded_limits(odd)
+    odd.action_space = gymnasium.spaces.Discrete(4)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(InputError, match="its actions are Discrete"):
+        action_limits(odd)
 
 
 def test_a_missing_extra_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def train(
     if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
         raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
-    task, why_not = task_for(data, environment)
+    place = task_for(data, environment)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if options.batch_size > rows:
@@ -87,11 +87,11 @@ def train(
     if out is None and jax.process_count() > 1:
         raise InputError("several processes train this run together: name its folder with --out")
     folder = Path(out) if out is not None else fresh_folder(f"{name}-{data.name}")
-    plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, task)
+    plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
     create_folder(folder, config_of(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
     del data, prepared, dataset
-    return _finish(plan, quiet, why_not=why_not)
+    return _finish(plan, quiet, why_not=place.why_not)
 
 
 def resume(

@@ -16,6 +16,7 @@ from tether.collect.environments import Place
 from tether.collect.mazes import MAZE_ID, play_stream
 from tether.collect.rows import Columns, Recorder
 from tether.data.logs.columns import function_of
+from tether.data.schema import ActionBox
 from tether.environments.make import silent_mujoco
 from tether.errors import InputError
 from tether.policies.acting import Mode, Sampled, Sampler
@@ -27,7 +28,7 @@ __all__ = ["PLANNER", "Behaviour", "Episode", "controlled", "play_episode", "ran
 PLANNER = "waypoints"
 
 Act = Callable[[np.ndarray, float], np.ndarray]
-"""(observation, last reward) -> action in [-1, 1]."""
+"""(observation, last reward) -> action as the environment takes it."""
 Episode = Callable[[gymnasium.Env, np.random.Generator], Act]
 """Called at the start of an episode -> what acts in it."""
 
@@ -36,7 +37,7 @@ class Behaviour(NamedTuple):
     """Who acts, and how a block of rows comes about."""
 
     record: dict[str, Any]  # JSON-able, for the provenance; "behaviour" in few words
-    play: Callable[[gymnasium.Env, np.random.Generator], Columns]
+    play: Callable[[gymnasium.Env, np.random.Generator], Columns]  # of which actions are numbers in [-1, 1]
 
 
 def random_actions(place: Place) -> Behaviour:
@@ -44,9 +45,9 @@ def random_actions(place: Place) -> Behaviour:
     size = place.task.action_size
 
     def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
-        return lambda observation, reward: random.uniform(-1.0, 1.0, size).astype(np.float32)
+        return lambda observation, reward: place.from_unit(random.uniform(-1.0, 1.0, size))
 
-    return _episodes({"behaviour": "uniform random actions"}, begin)
+    return _episodes({"behaviour": "uniform random actions"}, place, begin)
 
 
 def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
@@ -63,8 +64,7 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
     module, drawn = policy.module, False
     if noise and isinstance(module.policy, Mode) and isinstance(module.policy.actor, Sampler):
         module, drawn = dataclasses.replace(module, policy=Sampled(module.policy.actor)), True
-    in_units = policy.schema is not None
-    step = _step_of(module)
+    step = _step_of(_within(module, place))
 
     def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
         key = jax.random.key(int(random.integers(2**31)))
@@ -76,7 +76,7 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
                 np.asarray(observation, np.float32), key, np.int32(number), memory, np.float32(reward)
             )
             carried[:] = number + 1, memory
-            return place.to_unit(action) if in_units else np.clip(np.asarray(action), -1.0, 1.0)
+            return np.asarray(action)
 
         return act
 
@@ -85,7 +85,13 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
         "behaviour": f"{document['algorithm']} policy" + (", with its noise" if drawn else ""),
         "policy": {"folder": str(folder), "sha256": document["sha256"], "notes": document["notes"]},
     }
-    return _episodes(record, begin)
+    return _episodes(record, place, begin)
+
+
+def _within(module: DeployedPolicy, place: Place) -> DeployedPolicy:
+    """The policy with actions that the environment takes."""
+    box = ActionBox(module.action_low, module.action_high).within(place.limits)
+    return dataclasses.replace(module, action_low=box.low, action_high=box.high)
 
 
 def _step_of(module: DeployedPolicy) -> Any:
@@ -116,16 +122,21 @@ def controlled(text: str, place: Place) -> Behaviour:
         act = function(environment, random)
         if not callable(act):
             raise InputError(f"--controller {text}: gives {type(act).__name__} at an episode's start, not a function")
-        return lambda observation, reward: place.to_unit(act(observation))
+        return lambda observation, reward: place.checked(act(observation))
 
-    return _episodes({"behaviour": f"controller {text}"}, begin)
-
-
-def _episodes(record: dict[str, Any], begin: Episode) -> Behaviour:
-    return Behaviour(record, lambda environment, random: play_episode(environment, random, begin))
+    return _episodes({"behaviour": f"controller {text}"}, place, begin)
 
 
-def play_episode(environment: gymnasium.Env, random: np.random.Generator, begin: Episode) -> Columns:
+def _episodes(record: dict[str, Any], place: Place, begin: Episode) -> Behaviour:
+    return Behaviour(record, lambda environment, random: play_episode(environment, random, begin, place.to_unit))
+
+
+def play_episode(
+    environment: gymnasium.Env,
+    random: np.random.Generator,
+    begin: Episode,
+    to_unit: Callable[[np.ndarray], np.ndarray],
+) -> Columns:
     """One episode from a start that `random` draws."""
     recorder, reward, over = Recorder(), 0.0, False
     with silent_mujoco():
@@ -133,7 +144,7 @@ def play_episode(environment: gymnasium.Env, random: np.random.Generator, begin:
         act = begin(environment, random)
         while not over:
             action = act(observation, float(reward))
-            recorder.add(environment, observation, action)
+            recorder.add(environment, observation, to_unit(action))
             observation, reward, terminated, truncated, info = environment.step(action)
             recorder.finish(observation, reward, terminated, truncated, info)
             over = terminated or truncated

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from tether.data.schema import ActionBox, Schema, layout_of, size_of
+from tether.data.schema import ActionBox, Schema, inner_float32, layout_of, size_of
 from tether.environments import TASKS, Task
+from tether.environments.actions import bounded_limits
 from tether.environments.ids import task_of_id
 from tether.environments.make import bare_environment, make_environment
 from tether.environments.observations import observation_layout, space_size
@@ -24,19 +25,30 @@ class Place(NamedTuple):
     task: Task  # a row of the table, or one made up for the gymnasium id: without references
     label: str  # what files are called after: halfcheetah, pendulum-v1
     schema: Schema | None  # names of a dictionary's entries, the range of the actions; None: a vector, [-1, 1]
+    limits: ActionBox  # of the actions
     spaces: dict[str, Any]  # observation_space and action_space as JSON, in Minari's words, and env_spec where known
 
     def open(self) -> gymnasium.Env:
-        """A new environment that observes float vectors and is acted in by numbers in [-1, 1]."""
+        """A new environment that observes float vectors and takes actions as it defines them."""
         return make_environment(self.task)
 
-    def to_unit(self, action: Any) -> np.ndarray:
-        """The environment's own action as numbers in [-1, 1], float32."""
-        action = np.asarray(action, np.float64).reshape(1, -1)
-        if action.shape[1] != self.task.action_size or not np.isfinite(action).all():
-            raise InputError(f"controller: action {action[0]}: {self.task.action_size} finite numbers are needed")
-        box = None if self.schema is None else self.schema.box
-        return np.clip(action, -1, 1).astype(np.float32)[0] if box is None else box.to_unit(action)[0]
+    def from_unit(self, action: np.ndarray) -> np.ndarray:
+        """Numbers in [-1, 1], which behaviours that explore give, as an action of the environment, float32."""
+        return self.limits.from_unit(action)
+
+    def to_unit(self, action: np.ndarray) -> np.ndarray:
+        """The environment's own action as the numbers in [-1, 1] that data sets hold, float32."""
+        return self.limits.to_unit(action[None])[0]
+
+    def checked(self, action: Any) -> np.ndarray:
+        """A controller's action within the limits, float32. Raises InputError for what is none."""
+        try:
+            action = np.asarray(action, np.float32).reshape(-1)
+        except (TypeError, ValueError):
+            raise InputError(f"controller: action {action!r}: not an array of numbers") from None
+        if len(action) != self.task.action_size or not np.isfinite(action).all():
+            raise InputError(f"controller: action {action}: {self.task.action_size} finite numbers are needed")
+        return np.clip(action, *inner_float32(self.limits.low, self.limits.high))
 
 
 def find_place(name: str, horizon: int | None = None) -> Place:
@@ -51,10 +63,10 @@ def find_place(name: str, horizon: int | None = None) -> Place:
         task = task_of_id(name, horizon)
     elif horizon is not None:
         task = replace(task, horizon=horizon)
-    make_environment(task).close()  # which refuses what is no vector or has no bounded box
+    make_environment(task).close()  # which refuses what is no vector
     bare = bare_environment(task)
     try:
-        schema = _schema(bare)
+        schema, limits = _schema(bare), bounded_limits(bare)
         sizes = space_size(bare.observation_space) if schema is None else size_of(schema.observation)
         spaces = {
             "observation_space": json.dumps(_space(bare.observation_space, np.float32)),
@@ -64,16 +76,12 @@ def find_place(name: str, horizon: int | None = None) -> Place:
     finally:
         bare.close()
     task = replace(task, observation_size=sizes, action_size=space_size(bare.action_space))
-    return Place(task, re.sub(r"[^a-z0-9.]+", "-", label.lower()), schema, spaces)
+    return Place(task, re.sub(r"[^a-z0-9.]+", "-", label.lower()), schema, limits, spaces)
 
 
 def _schema(environment: gymnasium.Env) -> Schema | None:
     """Needed where observations are dictionaries or of several axes, or the actions' box is not [-1, 1]."""
-    space, box = environment.observation_space, environment.action_space
-    assert isinstance(box, gymnasium.spaces.Box)  # `unit_actions` has refused others
-    if len(box.shape) != 1:
-        raise InputError(f"{environment}: its actions have shape {box.shape}; vectors are needed")
-    limits = ActionBox(tuple(box.low.astype(float).tolist()), tuple(box.high.astype(float).tolist()))
+    space, limits = environment.observation_space, bounded_limits(environment)
     plain = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
     if plain and limits.is_unit():
         return None

@@ -29,7 +29,7 @@ from tether.data import Normaliser
 from tether.environments.make import silent_mujoco
 from tether.evaluation.rollout import FIRST_EVALUATION_SEED
 from tether.machine.signals import Interrupted, StopSignals
-from tether.policies.deployed import deploy
+from tether.policies.deployed import DeployedPolicy, deploy
 from tether.policies.folder import save_policy
 from tether.runs.checkpoint import load_latest, save_checkpoint
 from tether.runs.records import Display, JsonLines
@@ -134,7 +134,8 @@ class Online:
             while not over:
                 action = self._action(observation, first + len(recorder.rows), random)
                 recorder.add(environment, observation, action)
-                observation, reward, terminated, truncated, info = environment.step(action)
+                played = environment.step(self.place.from_unit(action))
+                observation, reward, terminated, truncated, info = played
                 recorder.finish(observation, reward, terminated, truncated, info)
                 over = terminated or truncated
                 if over or len(recorder.rows) - taken == CHUNK_STEPS:
@@ -175,7 +176,7 @@ class Online:
     def _evaluate(self, environment: gymnasium.Env, levels: Sequence[float]) -> bool:
         """Play episodes without noise, note them, keep the policy of levels that were reached for the first time."""
         self.display.note("evaluating")
-        policy, returns = self.algorithm.policy(self.state), []
+        policy, returns = self._deployed(), []
         with silent_mujoco():
             for episode in range(self.training.eval_episodes):
                 observation, _ = environment.reset(seed=FIRST_EVALUATION_SEED + episode)
@@ -201,15 +202,19 @@ class Online:
             self.keep_policy(level_name(level), row)
         return bool(reached)
 
-    def keep_policy(self, name: str, notes: dict[str, Any]) -> Path:
-        """The policy as it is now, in `policies/NAME`; without noise."""
+    def _deployed(self) -> DeployedPolicy:
+        """The policy as it is now, without noise; it answers in the environment's units."""
         size = self.spec.observation_size
         unscaled = Normaliser(np.zeros(size, np.float32), np.ones(size, np.float32))
+        return deploy(self.algorithm.policy(self.state), self.spec, unscaled, self.place.schema, self.place.limits)
+
+    def keep_policy(self, name: str, notes: dict[str, Any]) -> Path:
+        """The policy as it is now, in `policies/NAME`; without noise."""
         observations = self.log.parts[-1]["observations"]
         folder = self.folder.parent / "policies" / name
         save_policy(
             folder,
-            deploy(self.algorithm.policy(self.state), self.spec, unscaled, self.place.schema),
+            self._deployed(),
             algorithm=self.training.algorithm,
             spec=self.spec,
             observations=observations[np.linspace(0, len(observations) - 1, GOLDEN_ROWS).astype(int)],

@@ -6,7 +6,7 @@ config.json and the policy folder.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +21,12 @@ __all__ = [
     "ActionBox",
     "Layout",
     "Schema",
+    "inner_float32",
     "join",
     "layout_of",
     "size_of",
     "summary",
+    "unit_box",
 ]
 
 Layout = Mapping[str, tuple[int, int]]
@@ -53,6 +55,11 @@ class ActionBox(NamedTuple):
         """The middle, float32."""
         return ((np.asarray(self.high) + np.asarray(self.low)) / 2).astype(np.float32)
 
+    def from_unit(self, actions: Float[np.ndarray, "*batch action"]) -> Float[np.ndarray, "*batch action"]:
+        """[-1, 1] -> actions of the robot, float32, not a bit beyond the range."""
+        low, high = inner_float32(self.low, self.high)
+        return np.clip(actions.astype(np.float32) * self.scale + self.offset, low, high)
+
     def to_unit(self, actions: Float[np.ndarray, "batch action"]) -> Float[np.ndarray, "batch action"]:
         """Actions of the robot -> [-1, 1], float32; an action that never changes becomes 0."""
         low, high = np.asarray(self.low), np.asarray(self.high)
@@ -61,9 +68,40 @@ class ActionBox(NamedTuple):
         scaled = np.divide(centred, half, out=np.zeros_like(centred), where=half > 0)
         return np.clip(scaled, -1.0, 1.0).astype(np.float32)
 
+    def within(self, limits: "ActionBox | None") -> "ActionBox":
+        """What this range and `limits` have in common. Raises InputError where that is nothing."""
+        if limits is None:
+            return self
+        low, high = np.maximum(self.low, limits.low), np.minimum(self.high, limits.high)
+        if (low > high).any():
+            i = int(np.argmax(low > high))
+            raise InputError(
+                f"action {i}: the data's lie in {self.low[i]:g} to {self.high[i]:g}, the environment takes "
+                f"{limits.low[i]:g} to {limits.high[i]:g}: none fits"
+            )
+        return ActionBox(tuple(low.tolist()), tuple(high.tolist()))
+
     def is_unit(self) -> bool:
         """Whether it is [-1, 1] in every action, so that nothing has to be mapped."""
         return all(value == -1.0 for value in self.low) and all(value == 1.0 for value in self.high)
+
+
+UNIT = (-1.0, 1.0)
+
+
+def unit_box(size: int) -> ActionBox:
+    """[-1, 1] in `size` actions."""
+    return ActionBox((UNIT[0],) * size, (UNIT[1],) * size)
+
+
+def inner_float32(low: Iterable[float], high: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The range in float32, which is never wider: a bound that float32 does not have is rounded inwards."""
+    lows, highs = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    with np.errstate(over="ignore"):
+        down, up = lows.astype(np.float32), highs.astype(np.float32)
+    down = np.where(down < lows, np.nextafter(down, np.float32(np.inf)), down)
+    up = np.where(up > highs, np.nextafter(up, np.float32(-np.inf)), up)
+    return down, np.maximum(up, down)
 
 
 class Schema(NamedTuple):

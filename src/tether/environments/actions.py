@@ -1,32 +1,32 @@
-"""Actions in [-1, 1] for every environment: data sets are recorded so, and policies act so."""
+"""What actions an environment takes.
+
+A policy answers in the environment's own units: `DeployedPolicy` is the one place where numbers in [-1, 1] become an
+action. Here is only what an environment says of its actions, so that policies can keep within it.
+"""
 
 import gymnasium
 import numpy as np
 
+from tether.data.schema import ActionBox
 from tether.errors import InputError
 
-__all__ = ["UnitActions", "unit_actions"]
+__all__ = ["action_limits", "bounded_limits"]
 
 
-class UnitActions(gymnasium.ActionWrapper):
-    """Maps [-1, 1] to the simulator's box, after clipping: -1 is its lower end, 1 its upper."""
+def action_limits(environment: gymnasium.Env) -> ActionBox:
+    """The lowest and highest action of each kind; infinite where the environment sets no bound.
 
-    def __init__(self, environment: gymnasium.Env) -> None:
-        super().__init__(environment)
-        box = environment.action_space
-        if not isinstance(box, gymnasium.spaces.Box) or not box.is_bounded():
-            raise InputError(f"{environment}: its actions are {box}; a bounded box is needed")
-        self.middle, self.half = (box.high + box.low) / 2, (box.high - box.low) / 2
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, box.shape, np.float32)
-
-    def action(self, action: np.ndarray) -> np.ndarray:
-        """The simulator's action."""
-        return self.middle + self.half * np.clip(action, -1.0, 1.0)
-
-
-def unit_actions(environment: gymnasium.Env) -> gymnasium.Env:
-    """`environment`, wrapped if its box is another than [-1, 1] (simulators clip to theirs themselves)."""
+    Raises InputError for actions that are no vector of numbers.
+    """
     box = environment.action_space
-    if isinstance(box, gymnasium.spaces.Box) and (box.low == -1.0).all() and (box.high == 1.0).all():
-        return environment
-    return UnitActions(environment)
+    if not isinstance(box, gymnasium.spaces.Box) or len(box.shape) != 1 or not np.issubdtype(box.dtype, np.floating):
+        raise InputError(f"{environment}: its actions are {box}; a vector of continuous numbers (a Box) is needed")
+    return ActionBox(tuple(box.low.astype(float).tolist()), tuple(box.high.astype(float).tolist()))
+
+
+def bounded_limits(environment: gymnasium.Env) -> ActionBox:
+    """The same of an environment that is explored in by numbers in [-1, 1]. Raises InputError without bounds, too."""
+    limits = action_limits(environment)
+    if not np.isfinite([limits.low, limits.high]).all():
+        raise InputError(f"{environment}: its actions are {environment.action_space}; a bounded box is needed")
+    return limits

@@ -1,32 +1,44 @@
 """Which environment a data set is evaluated in."""
 
+from typing import NamedTuple
+
 from tether.data import Dataset
+from tether.data.schema import ActionBox, unit_box
+from tether.environments.actions import action_limits
 from tether.environments.ids import find_environment
 from tether.environments.make import make_environment
 from tether.environments.tasks import Task, find_task
 from tether.errors import InputError
 
-__all__ = ["NO_ENVIRONMENT", "known_task", "task_for"]
+__all__ = ["NO_ENVIRONMENT", "Evaluated", "data_box", "known_task", "limits_of", "task_for"]
 
 
-def task_for(data: Dataset, environment: str | None) -> tuple[Task | None, str]:
-    """(the task to evaluate in, "") or (None, why nothing is evaluated).
+class Evaluated(NamedTuple):
+    """Where policies are evaluated."""
+
+    task: Task | None  # None: nowhere
+    limits: ActionBox | None = None  # of its actions
+    why_not: str = ""  # where nothing is evaluated
+
+
+def task_for(data: Dataset, environment: str | None) -> Evaluated:
+    """The task to evaluate in and the actions that its environment takes, or why nothing is evaluated.
 
     environment: what the user asked for; None: what the data set's name or its record of collection says, as far as
     that can be made here.
     Raises InputError where an environment was asked for that does not exist or cannot be made, or the data do not fit.
     """
     if environment == NO_ENVIRONMENT:
-        return None, "as asked"
+        return Evaluated(None, why_not="as asked")
     try:
         task = known_task(data, environment)
         if task is None:
-            return None, "no environment is known for these data (see --environment)"
+            return Evaluated(None, why_not="no environment is known for these data (see --environment)")
         made = make_environment(task)  # better now than at the first evaluation
     except InputError as error:
         if environment is not None:
             raise
-        return None, str(error)
+        return Evaluated(None, why_not=str(error))
     made.close()
     found = data.observations.shape[1], data.actions.shape[1]
     wanted = tuple(space.shape[0] for space in (made.observation_space, made.action_space) if space.shape)
@@ -35,7 +47,21 @@ def task_for(data: Dataset, environment: str | None) -> tuple[Task | None, str]:
             f"data set {data.name!r} has observations of size {found[0]} and actions of size {found[1]}, "
             f"environment {task.name!r} has {wanted[0]} and {wanted[1]}; name another with --environment, or none"
         )
-    return task, ""
+    limits = action_limits(made)
+    data_box(data).within(limits)  # which refuses ranges that have nothing in common
+    return Evaluated(task, limits)
+
+
+def limits_of(task: Task) -> ActionBox:
+    """The actions that the task's environment takes. Raises InputError where it cannot be made."""
+    made = make_environment(task)
+    made.close()
+    return action_limits(made)
+
+
+def data_box(data: Dataset) -> ActionBox:
+    """The range of the data's actions in their own units: the schema's, or [-1, 1]."""
+    return unit_box(data.actions.shape[1]) if data.schema is None else data.schema.box
 
 
 def known_task(data: Dataset, environment: str | None) -> Task | None:

@@ -1,4 +1,4 @@
-"""From a task to an environment that observes vectors and is acted in by numbers in [-1, 1]."""
+"""From a task to an environment that observes vectors."""
 
 import contextlib
 import warnings
@@ -15,15 +15,16 @@ __all__ = ["bare_environment", "ignore_ogbench", "make_environment", "silent_muj
 
 
 def make_environment(task: Task) -> "gymnasium.Env":
-    """The environment that `task` is scored on: it observes vectors and is acted in by numbers in [-1, 1].
+    """The environment that `task` is scored on: it observes vectors and takes actions as it defines them.
 
-    Raises InputError where there is none, or what it needs is not installed.
+    Raises InputError where there is none, what it needs is not installed, or its actions are no vectors.
     """
     environment = bare_environment(task)
-    from tether.environments.actions import unit_actions
+    from tether.environments.actions import action_limits
     from tether.environments.observations import flat_observations
 
-    return unit_actions(flat_observations(environment))
+    action_limits(environment)  # refuses what is no vector of numbers
+    return flat_observations(environment)
 
 
 def bare_environment(task: Task) -> "gymnasium.Env":

@@ -169,6 +169,7 @@ class WorkerPool:
             own = slice(piece.lanes.start, piece.lanes.stop)
             arrays = encode_arrays(jax.tree.map(lambda leaf, own=own: leaf[own], policies))
             request = {"keys": keys[own].tolist(), "first": piece.episodes.start, "episodes": len(piece.episodes)}
+            request |= {"low": policies.action_low, "high": policies.action_high}
             self._work.put(_Work(evaluation, number, self._about | request | {"size": len(arrays)}, arrays))
         return evaluation
 

@@ -10,6 +10,7 @@ whatever it does. Ctrl-C and SIGTERM, which a terminal or a scheduler sends to e
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import json
@@ -114,7 +115,8 @@ def _skeleton(request: dict[str, Any]) -> Any:
     zeros = np.zeros(spec.observation_size, np.float32)
 
     def build(algorithm: Any, key: Any) -> Any:
-        return deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
+        policy = deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
+        return dataclasses.replace(policy, action_low=tuple(request["low"]), action_high=tuple(request["high"]))
 
     stacked = stack_lanes(algorithm, [Lane(0, {})] * lanes)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lanes))

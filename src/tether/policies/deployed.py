@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tether.algorithms.interface import Policy, PolicyWithMemory
 from tether.data import Normaliser
-from tether.data.schema import Schema
+from tether.data.schema import ActionBox, Schema, inner_float32, unit_box
 from tether.types import Array, Float, Key, PRNGKey, Spec
 
 __all__ = ["DeployedPolicy", "act_each", "deploy", "step_each"]
@@ -22,6 +22,8 @@ class DeployedPolicy(eqx.Module):
     observation_std: Float[Array, " observation"]
     action_scale: Float[Array, " action"]
     action_offset: Float[Array, " action"]
+    action_low: tuple[float, ...] = eqx.field(static=True)  # what the robot or its environment takes, within the range
+    action_high: tuple[float, ...] = eqx.field(static=True)
 
     def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
         """The action for one observation as the robot gives it, in the robot's units; callers `vmap`. For policies
@@ -46,19 +48,26 @@ class DeployedPolicy(eqx.Module):
             action, memory = self.policy(observation, key, memory, reward)
         else:
             action = self.policy(observation, key)
-        low, high = self.action_offset - self.action_scale, self.action_offset + self.action_scale
-        action = jnp.clip(action * self.action_scale + self.action_offset, low, high)  # not a bit beyond the range
-        return action, memory
+        low, high = inner_float32(self.action_low, self.action_high)
+        return jnp.clip(action * self.action_scale + self.action_offset, low, high), memory
 
 
 def deploy(
-    policy: Policy | PolicyWithMemory, spec: Spec, normaliser: Normaliser, schema: Schema | None = None
+    policy: Policy | PolicyWithMemory,
+    spec: Spec,
+    normaliser: Normaliser,
+    schema: Schema | None = None,
+    limits: ActionBox | None = None,
 ) -> DeployedPolicy:
-    """`policy` with everything around it. Data sets hold actions in [-1, 1]; the schema's box maps them back."""
-    scale, offset = jnp.ones(spec.action_size), jnp.zeros(spec.action_size)
-    if schema is not None:
-        scale, offset = jnp.asarray(schema.box.scale), jnp.asarray(schema.box.offset)
-    return DeployedPolicy(policy, jnp.asarray(normaliser.mean), jnp.asarray(normaliser.std), scale, offset)
+    """`policy` with everything around it. Data sets hold actions in [-1, 1]; the schema's box maps them back.
+
+    limits: what the environment takes, where one is known: the policy then answers nothing else.
+    Raises InputError where the data's actions and these have nothing in common.
+    """
+    box = unit_box(spec.action_size) if schema is None else schema.box
+    low, high = box.within(limits)
+    around = jnp.asarray(normaliser.mean), jnp.asarray(normaliser.std), jnp.asarray(box.scale), jnp.asarray(box.offset)
+    return DeployedPolicy(policy, *around, low, high)
 
 
 @jax.jit

@@ -9,6 +9,7 @@ golden observations: a policy that would act differently here from where it was 
 memory is made to act in a golden episode instead.
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -32,8 +33,10 @@ from tether.types import Float, PRNGKey, Spec
 
 __all__ = ["load_policy", "save_policy"]
 
-FORMAT_VERSION = 2
-READABLE = (1, 2)  # 1 had neither `action_range` nor `schema`: its actions are those of [-1, 1]
+FORMAT_VERSION = 3
+# 1 had neither `action_range` nor `schema`: its actions are those of [-1, 1]. 2 had no `low` and `high` in the former:
+# its actions reach from offset - scale to offset + scale.
+READABLE = (1, 2, 3)
 ARRAYS = "policy.safetensors"
 # What loading needs of the document; the rest is for readers.
 REQUIRED = {"algorithm", "hyperparameters", "spec", "normaliser", "sha256", "golden"}
@@ -72,6 +75,8 @@ def save_policy(
         "action_range": {
             "scale": np.asarray(policy.action_scale).tolist(),
             "offset": np.asarray(policy.action_offset).tolist(),
+            "low": policy.action_low,
+            "high": policy.action_high,
         },
         "schema": None if schema is None else schema.to_json(),
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -181,9 +186,26 @@ def _skeleton(algorithm: Any, document: dict[str, Any], path: Path) -> DeployedP
     zeros = np.zeros(spec.observation_size, np.float32)
 
     def build(key: PRNGKey) -> DeployedPolicy:
-        return deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
+        policy = deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
+        return dataclasses.replace(policy, action_low=low, action_high=high)
 
+    low, high = _stated_bounds(document, spec, path)
     return eqx.filter_eval_shape(build, jax.random.key(0))  # the key's value is never looked at
+
+
+def _stated_bounds(document: dict[str, Any], spec: Spec, path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lowest and highest actions."""
+    try:
+        stated = document.get("action_range", {"scale": [1.0] * spec.action_size, "offset": [0.0] * spec.action_size})
+        if "low" not in stated:
+            scale, offset = (np.asarray(stated[name], np.float32) for name in ("scale", "offset"))
+            stated = {"low": (offset - scale).tolist(), "high": (offset + scale).tolist()}
+        low, high = (tuple(float(number) for number in stated[name]) for name in ("low", "high"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from None
+    if not len(low) == len(high) == spec.action_size or not all(a <= b for a, b in zip(low, high, strict=True)):
+        raise InputError(f"{path}: altered: its action range is not one pair for each action")
+    return low, high
 
 
 def _verify_affine_maps(policy: LoadedPolicy, path: Path) -> None:

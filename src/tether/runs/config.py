@@ -15,8 +15,9 @@ import numpy as np
 from tether import _version, errors
 from tether.algorithms.registry import hyperparameters_of, make_algorithm, origin_of, recover_class
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
+from tether.data.schema import ActionBox
 from tether.environments import Task
-from tether.environments.choose import NO_ENVIRONMENT, known_task
+from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
 from tether.runs.plan import EVAL_DEVICES, Options, Plan
@@ -53,12 +54,13 @@ def make_plan(
     data: Dataset,
     prepared: Prepared,
     task: Task | None,
+    limits: ActionBox | None,
 ) -> Plan:
     """A plan that holds the transitions on the device and of the data set no more than it needs."""
     rows = np.linspace(0, len(data) - 1, min(SAMPLED_OBSERVATIONS, len(data))).astype(int)
     on_device = prepared._replace(transitions=jax.device_put(prepared.transitions))
     returns, observations = data.episode_returns(), data.observations[rows]
-    return Plan(folder, name, algorithm, tuple(lanes), options, on_device, task, returns, observations)
+    return Plan(folder, name, algorithm, tuple(lanes), options, on_device, task, limits, returns, observations)
 
 
 def config_of(plan: Plan) -> dict[str, Any]:
@@ -74,6 +76,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
         "settings": dataclasses.asdict(plan.options),
         "data": record | {"source": findable(record["source"]), "sha256": sha256},
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
+        "environment_actions": None if plan.limits is None else _limits_json(plan.limits),
         "score": plan.task.score_name if plan.task else None,
         "versions": versions(),
         "commit": commit(),
@@ -113,7 +116,25 @@ def restored_plan(folder: Path, quiet: bool, given: Any = None) -> Plan:
         )
     task = None if environment == NO_ENVIRONMENT else known_task(data, environment)
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
-    return make_plan(folder, name, algorithm, lanes, options, data, prepared, task)
+    limits = None if task is None else _limits_from(config, task)
+    return make_plan(folder, name, algorithm, lanes, options, data, prepared, task, limits)
+
+
+def _limits_json(limits: ActionBox) -> dict[str, list[float | None]]:
+    """null where there is no bound: JSON has no infinity."""
+    return {name: [x if np.isfinite(x) else None for x in getattr(limits, name)] for name in ("low", "high")}
+
+
+def _limits_from(config: dict[str, Any], task: Task) -> ActionBox | None:
+    """The actions that the run's environment takes; runs of tether 0.1 do not say, so the environment is asked."""
+    stated = config.get("environment_actions")
+    if stated is None:
+        try:
+            return limits_of(task)
+        except InputError:  # it cannot be made here: whoever needs it will hear of it
+            return None
+    low, high = ([end if x is None else x for x in stated[name]] for name, end in (("low", -np.inf), ("high", np.inf)))
+    return ActionBox(tuple(low), tuple(high))
 
 
 def create_folder(folder: Path, config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tether.data import Prepared
+from tether.data.schema import ActionBox
 from tether.environments import Task
 from tether.training.lanes import Lane
 
@@ -41,6 +42,7 @@ class Plan:
     options: Options
     prepared: Prepared  # its transitions lie on the device
     task: Task | None  # None: no environment is known, so nothing is evaluated
+    limits: ActionBox | None  # of the actions of its environment
     behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes
     observations: np.ndarray  # (rows, observation): some raw ones, for golden pairs
 

@@ -324,7 +324,7 @@ class Run:
 
     def _deploy(self, policy: Any) -> DeployedPolicy:
         prepared = self.plan.prepared
-        return deploy(policy, prepared.spec, prepared.normaliser, prepared.schema)
+        return deploy(policy, prepared.spec, prepared.normaliser, prepared.schema, self.plan.limits)
 
     def rollout(self, episodes: int, on_step: Callable[[int, int], None]) -> Episodes:
         """Episodes of all lanes at the current position; the same position gives the same episodes. Those of frozen

@@ -221,7 +221,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         raise InputError(f"seeds {request.seeds}: at least 1 is needed")
     if request.preset not in ("auto", "none") and not any(request.preset in preset_names(name) for name in names):
         raise errors.unknown("preset", request.preset, {task for name in names for task in preset_names(name)})
-    task, _ = task_for(data, request.environment)
+    task = task_for(data, request.environment).task
     every = request.eval_every_updates
     protocol = Protocol(
         source=findable(data.source.location),
