@@ -30,8 +30,9 @@ from tether.evaluation.statistics import aggregate
 from tether.policies.deployed import DeployedPolicy
 from tether.runs.records import Display, JsonLines
 from tether.runs.timeline import TRAINING, Timeline
+from tether.types import PRNGKey
 
-__all__ = ["QUEUE", "Asked", "Evaluations", "How", "evaluation_keys"]
+__all__ = ["QUEUE", "Asked", "Evaluations", "How", "evaluation_key", "evaluation_keys"]
 
 QUEUE = 2  # so many evaluations may be not settled while training goes on
 EVALUATION_STREAM = 1_000  # folded into a lane's key for rollouts; phases take 0, 1, ... for their updates
@@ -301,6 +302,16 @@ def evaluation_keys(keys: Any, update: int) -> Any:
         return jax.random.fold_in(jax.random.fold_in(key, EVALUATION_STREAM), update)
 
     return jax.vmap(one)(keys)
+
+
+def evaluation_key(seed: int, update: int, episode: int) -> PRNGKey:
+    """The key of one episode that a run evaluates, for whoever plays it again with the saved policy.
+
+    seed: the lane's; update: of the last phase, after which it was evaluated; episode: from 0, which starts from
+    `environment.reset(seed=100 + episode)`. Step number i of it acts with `jax.random.fold_in(key, i)`.
+    """
+    lane_key = jax.random.split(jax.random.key(seed))[1]
+    return jax.random.fold_in(evaluation_keys(lane_key[None], update)[0], episode)
 
 
 def _processor() -> Any:
