@@ -1,6 +1,7 @@
 """Actions reach the environment as the policy means them: what an evaluation reports is what a plain loop with the
 saved policy gives, to the last bit, whatever the boxes of data and environment, by every route."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
