@@ -58,7 +58,7 @@ def data(path: Path, low: Any, high: Any, box: ActionBox | None) -> Path:
     generator, size = np.random.default_rng(3), len(low)
     actions = generator.uniform(low, high, (200, size)).astype(np.float32)
     timeouts = np.arange(200) % STEPS == STEPS - 1
-    columns = {"observations": generator.normal(size=(200, 2)).astype(np.float32), "timeouts": timeouts}
+    columns = {"observations": generator.uniform(-1, 1, (200, 2)).astype(np.float32), "timeouts": timeouts}
     columns |= {"rewards": actions.sum(axis=1), "terminals": np.zeros(200, bool)}
     write_d4rl(path, actions=actions if box is None else box.to_unit(actions), **columns)
     if box is not None:

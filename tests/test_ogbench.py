@@ -250,7 +250,7 @@ def test_presets(name: str) -> None:
         flow = find_recipe("ifql", source)
         algorithm = IFQL(**flow.hyperparameters)
         assert (algorithm.discount, algorithm.candidates, algorithm.expectile) == (discount, 32, 0.9)
-        assert (algorithm.train_updates, flow.settings["reward_transform"]) == (1_000_000, "none")
+        assert (algorithm.train_updates, flow.options["reward_transform"]) == (1_000_000, "none")
 
 
 def test_presets_are_for_environments_that_exist() -> None:
@@ -261,7 +261,7 @@ def test_presets_are_for_environments_that_exist() -> None:
         assert f"{name.rpartition('-')[0]}-singletask-task5-v0" in gymnasium.registry
     # D4RL's maze of nearly the same name has settings of its own
     d4rl = find_recipe("fql", "d4rl:antmaze-large-play-v2")
-    assert d4rl.settings["reward_transform"] == "iql_antmaze"
+    assert d4rl.options["reward_transform"] == "iql_antmaze"
     assert FQL(**d4rl.hyperparameters).aggregation == "mean"
 
 
