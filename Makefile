@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 WORKERS := -n auto --dist loadgroup --max-worker-restart 0
 READY  := $(VENV)/.ready
 # Everything that the tests use; a user needs none of them to train.
-EXTRAS := dev,minari,ogbench,ray,robotics,tables
+EXTRAS := dev,loggers,minari,ogbench,ray,robotics,tables
 
 .PHONY: help demo test test-long check format bench bench-all clean
 
