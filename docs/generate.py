@@ -99,34 +99,40 @@ def _example(name: str) -> str:
 
 def _results(name: str) -> str:
     """What benchmarks/results holds of it: a table, or that there is nothing."""
-    runs = [(folder, run) for folder, run in measured().get(name, []) if run["last"]]
+    runs = [run for run in measured().get(name, []) if run["last"]]
     rows = [
-        f"| {run['dataset']} | {run['updates']:,} | {len(run['lanes'])} | {_score(run['behaviour'])} "
-        f"| {_score(run['last'])} | {_score(run['best'])} | [{folder.name}](../../{folder.relative_to(ROOT)}) |"
-        for folder, run in runs
+        f"| {run['dataset']} | {run['updates']:,} | {run['seeds']} | {_score(run['behaviour'])} "
+        f"| {_score(run['last'])} | {_score(run['best'])} | {_raw(run)} |"
+        for run in runs
     ]
     if not rows:
         return "Not measured on MuJoCo yet; `tether compare` does it ([how](../compare.md))."
     note = (
         "Interquartile mean [95 % interval] of normalised scores, at the last evaluation and at the best, which is "
-        "chosen with hindsight. The command of each is in its `config.json`."
+        "chosen with hindsight. The command of each is in [`runs.json`](../../benchmarks/results/runs.json)."
     )
-    if any(run["behaviour"] and run["last"]["iqm"] < run["behaviour"]["iqm"] for _, run in runs):
+    if any(run["behaviour"] and run["last"]["iqm"] < run["behaviour"]["iqm"] for run in runs):
         note += " Why a last score is below the behaviour's: [what we know](../../benchmarks/README.md#learning)."
     heads = "| data | updates | seeds | behaviour | last | best | run |\n|---|---|---|---|---|---|---|"
     return f"{note}\n\n{heads}\n" + "\n".join(rows)
+
+
+def _raw(run: dict[str, Any]) -> str:
+    """A link to everything that is kept of a run."""
+    return f"[{run['run'].rsplit('/', 1)[-1]}](../../benchmarks/results/{run['study']}.jsonl.gz)"
 
 
 def _score(summary: dict[str, Any] | None) -> str:
     return "-" if not summary else f"{summary['iqm']:.1f} [{summary['ci95_low']:.1f}, {summary['ci95_high']:.1f}]"
 
 
-def measured() -> dict[str, list[tuple[Path, dict[str, Any]]]]:
-    """Algorithm -> (run folder, result.json) of every committed run that came to its end."""
-    found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
-    for path in sorted(RESULTS.rglob("result.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(run["algorithm"], []).append((path.parent, run))
+def measured() -> dict[str, list[dict[str, Any]]]:
+    """Algorithm -> what benchmarks/results/runs.json says of every committed run that came to its end."""
+    path = RESULTS / "runs.json"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in json.loads(path.read_text(encoding="utf-8")) if path.exists() else []:
+        if run["status"] != "stopped":
+            found.setdefault(run["algorithm"], []).append(run)
     return found
 
 
@@ -144,7 +150,7 @@ def checks() -> dict[str, dict[str, bool]]:
             "bandit": name in gallery or any(_names(name, text) for text in bandit),
             "mujoco": any(
                 run["last"] and run["behaviour"] and run["last"]["mean"] >= run["behaviour"]["mean"]
-                for _, run in runs.get(name, [])
+                for run in runs.get(name, [])
             ),
         }
         for name in ALGORITHMS

@@ -118,12 +118,11 @@ def test_checks_are_not_found_where_there_are_none(tmp_path):
     for name in module.EQUATIONS:
         (tmp_path / f"test_{name}.py").write_text("from tether import IQL\nIQL\ndef helper(): return IQL\n")
     (tmp_path / "learning" / "test_x.py").write_text('ANSWERS = {"cql": 1}\n@mark(ANSWERS)\ndef test_it(): pass\n')
-    (tmp_path / "run").mkdir()
-    result = {"algorithm": "bc", "last": {"mean": 1.0}, "behaviour": {"mean": 1.5}}
-    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    result = {"algorithm": "bc", "status": "done", "last": {"mean": 1.0}, "behaviour": {"mean": 1.5}}
+    (tmp_path / "runs.json").write_text(json.dumps([result]))
     found = {(name, what) for name, checks in module.checks().items() for what, passed in checks.items() if passed}
     assert found == {("dtql", "contract"), ("cql", "bandit")}
-    (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"last": {"mean": 1.5}}))
+    (tmp_path / "runs.json").write_text(json.dumps([result | {"last": {"mean": 1.5}}]))
     (tmp_path / "gallery").mkdir()
     rows = [{"method": "dac soft", "closed": 0.9}, {"method": "dac hard", "closed": -3.0}, {"method": "bdpo"}]
     (tmp_path / "gallery" / "one.json").write_text(json.dumps({"rows": rows}))
