@@ -31,7 +31,7 @@ from make_data import (
 )
 
 from tether import InputError, Options, api, load_dataset, load_policy, resume, train
-from tether.data import Dataset, Source
+from tether.data import Dataset
 from tether.environments import get_task
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.statistics import interquartile_mean
@@ -204,14 +204,6 @@ def test_a_lane_alone_is_the_lane_among_others(tmp_path: Path) -> None:
     train(algorithm(), str(data_file()), seeds=[1], options=SETTINGS, out=tmp_path / "one", quiet=True)
     assert digest(tmp_path / "one" / "policy" / "policy.safetensors") == lane_policy(finished_run(), 1)
     assert not (tmp_path / "one" / "policies").exists()
-
-
-def test_a_data_set_in_memory_trains_but_cannot_be_resumed(tmp_path: Path) -> None:
-    data = Dataset("mine", next_observations=None, source=Source("memory", "0" * 64), **columns())
-    report = train(algorithm(), data, seeds=2, options=SETTINGS, out=tmp_path / "run", quiet=True)
-    assert last_state(report.folder) == last_state(finished_run())  # the same rows under another name
-    with pytest.raises(InputError, match="memory"):
-        resume(tmp_path / "run")
 
 
 # --- an environment that is not in the table ----------------------------------------------------------------

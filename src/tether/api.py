@@ -56,8 +56,8 @@ def train(
     """Train `algorithm` on `dataset` and leave a run folder.
 
     algorithm: an instance such as `DTQL(expectile=0.9)`.
-    dataset: a `Dataset`, or a source such as a bundled name or a path (`tether.load_dataset`). A run on a
-        `Dataset` that was not read from a file cannot be resumed.
+    dataset: a `Dataset`, or a source such as a bundled name or a path (`tether.load_dataset`). A run on data in memory
+        (`Dataset.from_arrays`) is resumed with the same data.
     seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
@@ -97,6 +97,7 @@ def train(
 def resume(
     folder: str | Path,
     *,
+    dataset: str | Dataset | None = None,
     algorithm: Any = None,
     quiet: bool = False,
     eval_workers: int | None = None,
@@ -105,6 +106,7 @@ def resume(
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
     A run that is complete is only reported again.
+    dataset: the data that it trained on, where they were in memory or lie elsewhere now; with the same SHA-256.
     algorithm: its class, or an instance, where that is not registered here.
     eval_workers: processes that play evaluations, where not as the run began (another machine, say).
     updates: another length of the training phase, from now on the run's: to train on after the end, or to end early
@@ -112,7 +114,7 @@ def resume(
     Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
     done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
     """
-    plan = before = restored_plan(Path(folder), quiet, algorithm)
+    plan = before = restored_plan(Path(folder), quiet, algorithm, dataset)
     if updates is not None:
         plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
     if eval_workers is not None:
@@ -124,6 +126,7 @@ def resume(
 def evaluate(
     folder: str | Path,
     *,
+    dataset: str | Dataset | None = None,
     algorithm: Any = None,
     episodes: int = 10,
     quiet: bool = False,
@@ -131,7 +134,7 @@ def evaluate(
 ) -> tuple[Episodes, np.ndarray]:
     """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
-    algorithm: as of `resume`.
+    dataset, algorithm: as of `resume`.
     acting: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
     acting options in its name where there are any.
@@ -141,7 +144,7 @@ def evaluate(
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
-    plan = _acting_with(restored_plan(Path(folder), quiet, algorithm), acting or {})
+    plan = _acting_with(restored_plan(Path(folder), quiet, algorithm, dataset), acting or {})
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:

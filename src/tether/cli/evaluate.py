@@ -10,6 +10,7 @@ from tether.cli.parts import (
     Folder,
     assignments,
     fail,
+    hint,
     print_out,
 )
 
@@ -33,6 +34,8 @@ class Evaluate:
     """Episodes of each lane."""
     set: Assignments = ()
     """How the policies act, such as candidates=64: hyper-parameters that training does not depend on."""
+    data: Annotated[str | None, hint("as config.json says", "DATASET")] = None
+    """The data that the run trained on, where they were in memory or lie elsewhere now."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -44,7 +47,9 @@ class Evaluate:
         from tether.api import evaluate
 
         acting = assignments("--set", self.set)
-        outcome, scores = evaluate(self.folder, episodes=self.episodes, quiet=self.quiet, acting=acting)
+        outcome, scores = evaluate(
+            self.folder, dataset=self.data, episodes=self.episodes, quiet=self.quiet, acting=acting
+        )
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"
         for column in ("lane", "mean return", "mean length", "mean score", "IQM", "95 % interval"):

@@ -27,6 +27,8 @@ class Resume:
     """The run folder."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
+    data: Annotated[str | None, hint("as config.json says", "DATASET")] = None
+    """The data that it trained on, where they were in memory or lie elsewhere now."""
     updates: Annotated[int | None, hint("the run's", "N")] = None
     """Another length of the training phase: to train on after the end, or to end early and have the policies. A rate
     that decays over the phase then decays over the new length."""
@@ -41,5 +43,7 @@ class Resume:
         from tether.training.devices import connect
 
         connect(self.distributed)
-        report = resume(self.folder, quiet=self.quiet, eval_workers=self.eval_workers, updates=self.updates)
+        report = resume(
+            self.folder, dataset=self.data, quiet=self.quiet, eval_workers=self.eval_workers, updates=self.updates
+        )
         return show_report(report)

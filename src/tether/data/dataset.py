@@ -5,7 +5,11 @@ A `Dataset` keeps the *file's* rows, flags included; what an algorithm trains on
 always cut from the file's rows, never from the table, in which every timed-out episode has lost a row.
 """
 
+import dataclasses
 import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +21,19 @@ from tether.data.schema import Schema, size_of
 from tether.environments.tasks import Task
 from tether.errors import InputError
 from tether.machine.files import sha256_file
-from tether.types import Float, Int, Transition
+from tether.types import Bool, Float, Int, Transition
 
-__all__ = ["ACTION_TOLERANCE", "Dataset", "EpisodeBounds", "FileDigest", "Source"]
+__all__ = [
+    "ACTION_TOLERANCE",
+    "COLUMNS",
+    "Bound",
+    "Dataset",
+    "EpisodeBounds",
+    "FileDigest",
+    "Names",
+    "Source",
+    "flags_of",
+]
 
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
@@ -50,16 +64,33 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set was read from (`load_dataset` takes it) and the SHA-256 of its file."""
+    """Where a data set was read from (`load_dataset` takes it) and the SHA-256 of its file, or of its content where it
+    was made in memory."""
 
     location: str
-    digest: str | FileDigest
+    digest: str | FileDigest | None  # None: `Dataset` takes that of its content
     collection: str = ""  # Minari, OGBench: whose data these are, and whose scores they are therefore not
+    in_memory: bool = False
+
+    @classmethod
+    def memory(cls, name: str) -> "Source":
+        """Of data that no file holds."""
+        return cls(f"memory:{name}", None, in_memory=True)
 
     @property
     def sha256(self) -> str:
         """In hexadecimal."""
+        if self.digest is None:
+            raise InputError(f"{self.location}: a data set has a SHA-256, its source alone has none")
         return self.digest if isinstance(self.digest, str) else self.digest.value
+
+
+Names = Sequence[str] | Mapping[str, int]
+"""What the columns of a matrix are called: each, or name -> how many numbers."""
+Bound = float | int | Sequence[float | int] | np.ndarray
+"""The lowest or the highest action: of all, or of each."""
+COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations", "successes")
+"""The arrays of a data set, in the order of `Dataset.content_sha256`."""
 
 
 class EpisodeBounds(NamedTuple):
@@ -125,8 +156,8 @@ class Dataset:
             "observations": _matrix(where, "observations", self.observations, rows),
             "actions": _matrix(where, "actions", self.actions, rows),
             "rewards": _floats(where, "rewards", _column(where, "rewards", self.rewards, rows)),
-            "terminals": _flags(where, "terminals", _column(where, "terminals", self.terminals, rows)),
-            "timeouts": _flags(where, "timeouts", _column(where, "timeouts", self.timeouts, rows)),
+            "terminals": flags_of(where, "terminals", self.terminals, rows),
+            "timeouts": flags_of(where, "timeouts", self.timeouts, rows),
         }
         if self.next_observations is not None:
             columns["next_observations"] = _matrix(where, "next_observations", self.next_observations, rows)
@@ -134,11 +165,198 @@ class Dataset:
         elif self.exact_next_observations:
             raise InputError(f"{where}: exact_next_observations is set but there are no next_observations")
         if self.successes is not None:
-            columns["successes"] = _flags(where, "successes", _column(where, "successes", self.successes, rows))
+            columns["successes"] = flags_of(where, "successes", self.successes, rows)
         _check_action_range(where, columns["actions"])
         _check_schema(where, self.schema, columns)
         for name, array in columns.items():
             object.__setattr__(self, name, _read_only(array))
+        if self.source.digest is None:
+            object.__setattr__(self, "source", dataclasses.replace(self.source, digest=self.content_sha256()))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        observations: Any,
+        actions: Any,
+        rewards: Any,
+        terminals: Any,
+        *,
+        timeouts: Any = None,
+        episodes: Any = None,
+        next_observations: Any = None,
+        exact_next_observations: bool = True,
+        successes: Any = None,
+        name: str = "memory",
+        observation_names: Names | None = None,
+        action_names: Names | None = None,
+        action_low: Bound | None = None,
+        action_high: Bound | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Dataset":
+        """Data in memory: N rows, one per environment step, rows of an episode adjacent and in order.
+
+        The arrays are copied: what you do to yours later changes nothing here. Runs on these data are resumed and
+        evaluated with the same data: `tether.resume(folder, dataset=data)`.
+
+        Args:
+            observations: (N, O) numbers; or a dictionary of (N,) and (N, size) arrays, also nested, whose names the
+                policy then takes.
+            actions: (N, A) continuous actions in [-1, 1], or in any range that `action_low` and `action_high` state;
+                or a dictionary.
+            rewards: (N,), as the environment paid them.
+            terminals: (N,) flags: the task truly ended with this row.
+            timeouts: (N,) flags: the recording was cut after this row (gymnasium's truncations).
+            episodes: (N,) whole numbers or texts, equal within each episode: an episode ends where the next row has
+                another one, and the last row ends one. Needed where neither flag tells episodes apart.
+            next_observations: as `observations`, what was seen after the row's action.
+            exact_next_observations: whether these are right in every row, time-outs included, so that no row is lost.
+            successes: (N,) flags: the task stood solved after this row's action.
+            name: of the data set in results; `hopper-medium-v2` is evaluated and scored as D4RL's.
+            observation_names, action_names: what the columns are called: O names, or name -> how many numbers.
+            action_low, action_high: the robot's own range, one number for all actions or one each. Policies act in it.
+            metadata: small scalars to keep with the data.
+
+        Raises:
+            InputError: as `Dataset`, naming the array; discrete actions; bounds that the actions leave; names that are
+                too few or too many; nothing that tells episodes apart.
+        """
+        from tether.data.memory import dataset_of_arrays
+
+        arrays = {"observations": observations, "actions": actions, "rewards": rewards, "terminals": terminals}
+        optional = {
+            "timeouts": timeouts,
+            "episodes": episodes,
+            "next_observations": next_observations,
+            "successes": successes,
+        }
+        arrays |= {column: value for column, value in optional.items() if value is not None}
+        names, bounds = (observation_names, action_names), (action_low, action_high)
+        return dataset_of_arrays(name, arrays, names, bounds, exact_next_observations, metadata or {})
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Iterable[Any],
+        *,
+        name: str = "memory",
+        observation_names: Names | None = None,
+        action_names: Names | None = None,
+        action_low: Bound | None = None,
+        action_high: Bound | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Dataset":
+        """Data in memory from a list of episodes: dictionaries, or objects with attributes.
+
+        Args:
+            episodes: each with `observations` (T+1, O), the one after the last action included, or (T, O);
+                `actions` (T, A); `rewards` (T,); `terminals` or `terminations`, (T,) or one flag for the last row;
+                perhaps `timeouts` or `truncations` in the same way. An episode without a flag was cut at its end.
+                Observations and actions may be dictionaries of arrays.
+            name, observation_names, action_names, action_low, action_high, metadata: as of `from_arrays`.
+
+        Raises:
+            InputError: as `from_arrays`, naming episode and array; a flag before an episode's last row; no episode.
+        """
+        from tether.data.memory import dataset_of_episodes
+
+        names, bounds = (observation_names, action_names), (action_low, action_high)
+        return dataset_of_episodes(name, episodes, names, bounds, metadata or {})
+
+    @classmethod
+    def from_gymnasium(
+        cls,
+        episodes: Iterable[Any],
+        *,
+        environment: Any = None,
+        name: str = "memory",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Dataset":
+        """Data in memory from recorded gymnasium episodes, such as Minari's `EpisodeData` and `EpisodeBuffer`.
+
+        Args:
+            episodes: dictionaries or objects with `observations` (T+1), `actions`, `rewards`, `terminations` and
+                `truncations` (T). Dictionary and tuple spaces are flattened by name. `infos["success"]` is kept.
+            environment: the environment that was recorded: it states the range of the actions, and is what
+                `tether.train` then evaluates in. None: actions lie in [-1, 1].
+            name, metadata: as of `from_arrays`.
+
+        Raises:
+            InputError: as `from_episodes`; discrete or unbounded action spaces.
+        """
+        from tether.data.memory import dataset_of_gymnasium
+
+        return dataset_of_gymnasium(name, episodes, environment, metadata or {})
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        observation: str | Sequence[str],
+        action: str | Sequence[str],
+        reward: str,
+        episode: str | None = None,
+        terminal: str | None = None,
+        truncated: str | None = None,
+        time: str | None = None,
+        name: str = "memory",
+        action_low: Bound | None = None,
+        action_high: Bound | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Dataset":
+        """Data in memory from a pandas or polars frame, or whatever else has `__arrow_c_stream__`; needs pyarrow.
+
+        Args:
+            frame: a row per step. Columns may hold lists of equal length.
+            observation, action: columns; patterns may hold * and ?, such as "joint_*" (in natural order).
+            reward: a column, or arithmetic over columns such as "1 - angle**2".
+            episode: the column that tells episodes apart, or "none" for one recording without a break.
+            terminal, truncated: columns of flags.
+            time: the column to sort each episode's rows by.
+            name, action_low, action_high, metadata: as of `from_arrays`.
+
+        Raises:
+            InputError: no pyarrow; columns that are missing, meant twice or not of the kind needed, with the choices;
+                as `from_arrays`.
+        """
+        from tether.data.memory import dataset_of_frame
+
+        meant = {"observation": observation, "action": action, "reward": reward, "episode": episode}
+        meant |= {"terminal": terminal, "truncated": truncated, "time": time}
+        return dataset_of_frame(name, frame, meant, (action_low, action_high), metadata or {})
+
+    def replace(self, **columns: Any) -> "Dataset":
+        """The same data with other columns, in memory: no longer those of the file they were read from."""
+        return dataclasses.replace(self, **columns, source=Source.memory(columns.get("name", self.name)))
+
+    def to_hdf5(self, path: str | Path) -> Path:
+        """Write the data to a new HDF5 file in D4RL's layout, whole or not at all -> its path.
+
+        `tether.load_dataset` reads the same data from it, and so does every command; the file's name becomes theirs.
+        Raises InputError for a file that exists, another ending, or a folder that is not there; OSError where the disk
+        fails.
+        """
+        from tether.data.memory import write_hdf5
+
+        return write_hdf5(self, Path(path))
+
+    def content_sha256(self) -> str:
+        """SHA-256, in hexadecimal, of the columns and of the rules that they follow, whichever file they are from.
+
+        Not of `name`, `metadata` and `recorded_in`, which training does not depend on.
+        """
+        rules = {
+            "exact_next_observations": self.exact_next_observations,
+            "terminals_end_episodes": self.terminals_end_episodes,
+            "schema": None if self.schema is None else self.schema.to_json(),
+        }
+        digest = hashlib.sha256(json.dumps(rules).encode())
+        for name in COLUMNS:
+            if (array := getattr(self, name)) is not None:
+                stored = np.ascontiguousarray(array.astype("?" if array.dtype == np.bool_ else "<f4", copy=False))
+                digest.update(f"{name} {stored.shape}".encode())
+                digest.update(stored.data)
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         """The number of rows N in the file (not of transitions, see `transitions`)."""
@@ -340,7 +558,9 @@ def _check_rows(where: str, column: str, array: np.ndarray, rows: int) -> None:
         raise InputError(f"{where}: {column} has {len(array)} rows but observations have {rows}; they must be equal")
 
 
-def _flags(where: str, column: str, array: np.ndarray) -> np.ndarray:
+def flags_of(where: str, column: str, value: Any, rows: int) -> Bool[np.ndarray, " rows"]:
+    """`value` as `rows` flags. Raises InputError, naming `where` and `column`, for what cannot be that."""
+    array = _column(where, column, value, rows)
     if array.dtype == np.bool_:
         return array
     bad = np.flatnonzero((array != 0) & (array != 1))  # NaN is bad, too

@@ -17,6 +17,7 @@ from tether.types import Float
 __all__ = [
     "COLLECT_KEY",
     "IMPORT_KEY",
+    "LAYOUT_KEY",
     "SCHEMA_KEY",
     "ActionBox",
     "Layout",
@@ -35,7 +36,9 @@ Layout = Mapping[str, tuple[int, int]]
 SCHEMA_KEY = "metadata/schema"
 IMPORT_KEY = "metadata/import"
 COLLECT_KEY = "metadata/collect"
-"""Where an HDF5 data set of tether's keeps its schema, and how it was imported or collected, as JSON."""
+LAYOUT_KEY = "metadata/layout"
+"""Where an HDF5 data set of tether's keeps its schema, how it was imported or collected, and which of `Dataset`'s rules
+its rows follow, as JSON."""
 SHOWN_NAMES = 6
 
 
@@ -80,6 +83,12 @@ class ActionBox(NamedTuple):
                 f"{limits.low[i]:g} to {limits.high[i]:g}: none fits"
             )
         return ActionBox(tuple(low.tolist()), tuple(high.tolist()))
+
+    def first_outside(self, actions: Float[np.ndarray, "batch action"], tolerance: float) -> tuple[int, int] | None:
+        """(row, index) of the first action of the robot beyond the range, by more than `tolerance` of its bounds."""
+        slack = tolerance * np.maximum(np.abs(self.low), np.abs(self.high))
+        outside = np.argwhere((actions < np.asarray(self.low) - slack) | (actions > np.asarray(self.high) + slack))
+        return (int(outside[0, 0]), int(outside[0, 1])) if len(outside) else None
 
     def is_unit(self) -> bool:
         """Whether it is [-1, 1] in every action, so that nothing has to be mapped."""

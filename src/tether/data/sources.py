@@ -75,6 +75,8 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
         return _read_d4rl_by_name(name, downloads)
     if colon and prefix in READERS:
         return _named(READERS[prefix](name), source)
+    if colon and prefix == "memory":
+        raise _refused(source, "these were data in memory; give a file that `Dataset.to_hdf5` wrote of them")
     if colon and prefix in LATER_PREFIXES:
         raise _refused(source, f"'{prefix}:' is not supported yet")
     path = Path(source).expanduser()

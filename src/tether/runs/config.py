@@ -74,7 +74,12 @@ def config_of(plan: Plan) -> dict[str, Any]:
         **_length(plan),
         "lanes": [{"seed": lane.seed, "settings": dict(lane.swept)} for lane in plan.lanes],
         "settings": dataclasses.asdict(plan.options),
-        "data": record | {"source": findable(record["source"]), "sha256": sha256},
+        "data": record
+        | {
+            "source": findable(record["source"]),
+            "sha256": sha256,
+            "in_memory": source is not None and source.in_memory,
+        },
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
         "environment_actions": None if plan.limits is None else _limits_json(plan.limits),
         "score": plan.task.score_name if plan.task else None,
@@ -86,8 +91,12 @@ def config_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def restored_plan(folder: Path, quiet: bool, given: Any = None) -> Plan:
-    """The plan that config.json describes. given: the algorithm's class, or an instance, where it is not registered."""
+def restored_plan(folder: Path, quiet: bool, given: Any = None, dataset: str | Dataset | None = None) -> Plan:
+    """The plan that config.json describes.
+
+    given: the algorithm's class, or an instance, where it is not registered.
+    dataset: the data that the run trained on, or where they lie now; None: where config.json says.
+    """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -100,6 +109,7 @@ def restored_plan(folder: Path, quiet: bool, given: Any = None) -> Plan:
         options = Options(**config["settings"])  # of runs from before there was a precision: the default
         check_precision(options.precision)
         source, sha256, environment = record["source"], record["sha256"], config["environment"]
+        in_memory = record.get("in_memory", False)  # configs of tether 0.1 do not say
         transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
         data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
     except OSError as error:
@@ -108,12 +118,7 @@ def restored_plan(folder: Path, quiet: bool, given: Any = None) -> Plan:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
-    data = load_dataset(source, downloads=Downloads(quiet=quiet))
-    if data.source.sha256 != sha256:
-        raise InputError(
-            f"{source}: not the file this run trained on: its SHA-256 is {data.source.sha256[:12]}..., "
-            f"{path} says {sha256[:12]}..."
-        )
+    data = _same_data(path, source if dataset is None else dataset, sha256, in_memory, quiet)
     task = None if environment == NO_ENVIRONMENT else known_task(data, environment)
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
     limits = None if task is None else _limits_from(config, task)
@@ -135,6 +140,24 @@ def _limits_from(config: dict[str, Any], task: Task) -> ActionBox | None:
             return None
     low, high = ([end if x is None else x for x in stated[name]] for name, end in (("low", -np.inf), ("high", np.inf)))
     return ActionBox(tuple(low), tuple(high))
+
+
+def _same_data(path: Path, given: str | Dataset, sha256: str, in_memory: bool, quiet: bool) -> Dataset:
+    """The data that the run of the config.json at `path` trained on. Raises InputError where they are not `given`."""
+    if in_memory and isinstance(given, str) and given.startswith("memory:"):
+        raise InputError(
+            f"{path.parent}: trained on data in memory, {given} with the SHA-256 {sha256[:12]}...: give them as "
+            "dataset=data, or the file that Dataset.to_hdf5 wrote of them with --data FILE"
+        )
+    data = load_dataset(given, downloads=Downloads(quiet=quiet)) if isinstance(given, str) else given
+    found = data.content_sha256() if in_memory else data.source.sha256
+    if found != sha256:
+        what = "data" if in_memory else "file"
+        raise InputError(
+            f"{data.source.location}: not the {what} this run trained on: its SHA-256 is {found[:12]}..., "
+            f"{path} says {sha256[:12]}..."
+        )
+    return data
 
 
 def create_folder(folder: Path, config: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.logs.columns import ColumnPlan
-from tether.data.logs.tables import Piece, open_table
+from tether.data.logs.tables import Piece, Table, open_table
 from tether.data.schema import Layout, size_of
 from tether.errors import InputError, unknown
 
@@ -30,8 +30,11 @@ class Rows(NamedTuple):
     timeouts: np.ndarray  # (rows,) bool
 
 
-def rows_of(files: Sequence[Path], plan: ColumnPlan, close_last: bool = True) -> Iterator[Rows]:
-    """The rows of all files in order. close_last: the last row of all ends its episode, as nothing follows."""
+def rows_of(files: Sequence[Path | Table], plan: ColumnPlan, close_last: bool = True) -> Iterator[Rows]:
+    """The rows of all files, or of tables that are open, in order.
+
+    close_last: the last row of all ends its episode, as nothing follows.
+    """
     pieces = _with_ends(_labelled(files, plan), close_last)
     if plan.time is not None:
         pieces = (_in_order(piece, piece[plan.time]) for piece in _whole(pieces))
@@ -44,20 +47,22 @@ def rows_of(files: Sequence[Path], plan: ColumnPlan, close_last: bool = True) ->
         done += len(piece[ENDS])
 
 
-def _labelled(files: Sequence[Path], plan: ColumnPlan) -> Iterator[Piece]:
+def _labelled(files: Sequence[Path | Table], plan: ColumnPlan) -> Iterator[Piece]:
     """The columns of all files, and LABEL: what the row's episode is called, equal within each and only there."""
-    sizes = {name: column.size for name, column in open_table(files[0]).columns.items()}
+    first = _opened(files[0])
+    sizes = {name: column.size for name, column in first.columns.items()}
     seen: set[Any] = set()
     last: Any = object()
-    for number, path in enumerate(files):
-        table, row = open_table(path), 0
+    for number, file in enumerate(files):
+        table, row = _opened(file), 0
+        path = table.path
         for name in plan.kinds:
             if name not in table.columns:
-                raise unknown(f"column in {path} (it is in {files[0]}):", name, table.columns)
+                raise unknown(f"column in {path} (it is in {first.path}):", name, table.columns)
             if table.columns[name].size != sizes[name]:
                 found = table.columns[name].size
                 raise InputError(
-                    f"{path}: column {name!r} holds {found} numbers in each row, in {files[0]} {sizes[name]}"
+                    f"{path}: column {name!r} holds {found} numbers in each row, in {first.path} {sizes[name]}"
                 )
         for piece in table.read(plan.kinds):
             rows = len(next(iter(piece.values())))
@@ -72,6 +77,10 @@ def _labelled(files: Sequence[Path], plan: ColumnPlan) -> Iterator[Piece]:
                 seen.add(labels[start])
             last, row = labels[-1], row + rows
             yield {**piece, LABEL: labels}
+
+
+def _opened(file: Path | Table) -> Table:
+    return file if isinstance(file, Table) else open_table(file)
 
 
 def _with_ends(pieces: Iterator[Piece], close_last: bool) -> Iterator[Piece]:

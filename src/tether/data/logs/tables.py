@@ -20,7 +20,7 @@ import numpy as np
 from tether.data.readers.d4rl import open_hdf5
 from tether.errors import InputError
 
-__all__ = ["TABLE_SUFFIXES", "Column", "Kind", "Piece", "Table", "natural", "open_table"]
+__all__ = ["TABLE_SUFFIXES", "Column", "Kind", "Piece", "Table", "arrow_table", "natural", "open_table"]
 
 T = TypeVar("T")
 
@@ -72,6 +72,7 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow
+        import pyarrow.compute
     except ImportError as error:
         raise InputError(
             f"{path}: reading *{path.suffix} needs the package pyarrow: pip install 'tether-rl[tables]' ({error})"
@@ -181,17 +182,22 @@ def _open_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            fields = {field.name: _size(arrow, file, field) for field in file.schema_arrow}
+        return arrow_table(arrow, path, lambda: parquet.ParquetFile(path))
     except (arrow.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet: {_line(error)}") from None
+
+
+def arrow_table(arrow: Any, path: Path, open_file: Callable[[], Any]) -> Table:
+    """The table of what `open_file` opens: a Parquet file, or what has its `schema_arrow` and `iter_batches`."""
+    with open_file() as file:
+        fields = {field.name: _size(arrow, file, field) for field in file.schema_arrow}
     columns = {name: column for name, column in fields.items() if column is not None}
     row_bytes = 8 * sum(column.size for column in columns.values())
 
     def read(kinds: Mapping[str, Kind]) -> Iterator[Piece]:
         rows = max(1, PIECE_BYTES // row_bytes)
         try:
-            with parquet.ParquetFile(path) as file:
+            with open_file() as file:
                 batches = file.iter_batches(batch_size=rows, columns=list(kinds))
                 yield from _arrow_pieces(arrow, path, batches, kinds)
         except arrow.ArrowException as error:

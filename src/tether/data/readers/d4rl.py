@@ -18,7 +18,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset, FileDigest, Source
 from tether.data.parallel import in_parts
-from tether.data.schema import COLLECT_KEY, IMPORT_KEY, SCHEMA_KEY, Schema
+from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, Schema
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.types import Bool
@@ -61,7 +61,9 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
                 f"a D4RL file needs {', '.join(REQUIRED)} and may have timeouts, next_observations"
             )
         columns = {key: read_array(file, key, path) for key in REQUIRED}
-        optional = {k: read_array(file, k, path) for k in ("timeouts", "next_observations") if k in file}
+        rules = _rules(file, path)
+        named = ("timeouts", "next_observations", *(("successes",) if rules else ()))
+        optional = {k: read_array(file, k, path) for k in named if k in file}
         metadata = scalar_metadata(file)
         schema = read_schema(file, path)
         recorded_in = _recorded_in(file, (columns["observations"].shape[-1], columns["actions"].shape[-1]))
@@ -77,6 +79,8 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         metadata=metadata,
         schema=schema,
         recorded_in=recorded_in,
+        successes=optional.get("successes"),
+        **rules,
     )
     return dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
 
@@ -177,12 +181,25 @@ def read_schema(file: h5py.File, path: Path) -> Schema | None:
     return Schema.from_json(value, str(path))
 
 
+def _rules(file: h5py.File, path: Path) -> dict[str, bool]:
+    """Which rules the rows of a file follow that `Dataset.to_hdf5` has written; {} in other files: D4RL's."""
+    node: Any = file.get(LAYOUT_KEY)
+    if node is None:
+        return {}
+    try:
+        found = json.loads(node.asstr()[()])
+        return {rule: bool(found[rule]) for rule in ("exact_next_observations", "terminals_end_episodes")}
+    except (TypeError, ValueError, AttributeError, KeyError):
+        raise InputError(f"{path}: {LAYOUT_KEY!r} is not the JSON that tether writes there") from None
+
+
 def _recorded_in(file: h5py.File, sizes: tuple[int, int]) -> Task | None:
     """The environment that `tether data collect` has noted; None in other files."""
     node: Any = file.get(COLLECT_KEY)
     try:
         found = json.loads(node.asstr()[()])["environment"]
-        return recorded_task(found["id"], found["options"], found["horizon"], sizes)
+        references = tuple(found["references"]) if "references" in found else None  # Minari's own
+        return recorded_task(found["id"], found["options"], found["horizon"], sizes, references)
     except (TypeError, ValueError, AttributeError, KeyError):
         return None
 
@@ -190,7 +207,7 @@ def _recorded_in(file: h5py.File, sizes: tuple[int, int]) -> Task | None:
 def scalar_metadata(file: h5py.File) -> dict[str, str | float | int]:
     """The file's attributes and the scalars under `metadata/`, by name; arrays (weights) are skipped."""
     found: dict[str, str | float | int] = {}
-    own = {Path(SCHEMA_KEY).name, Path(IMPORT_KEY).name}
+    own = {Path(key).name for key in (SCHEMA_KEY, IMPORT_KEY, COLLECT_KEY, LAYOUT_KEY)}
     for key, value in file.attrs.items():
         _add_scalar(found, key, value)
     group = file.get("metadata")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 
 from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
+from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.logs.tables import natural
 from tether.data.readers.d4rl import as_scalar, open_hdf5, read_array
-from tether.data.schema import ActionBox, Layout, Schema, layout_of
+from tether.data.schema import ActionBox
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.machine.files import sha256_file
@@ -137,8 +138,8 @@ def read_minari(dataset_id: str) -> Dataset:
 def _package_episode(episode: Any, where: str) -> Episode:
     return _checked(
         where,
-        _flat(episode.observations, f"{where}: observations"),
-        _flat(episode.actions, f"{where}: actions"),
+        flat(episode.observations, f"{where}: observations"),
+        flat(episode.actions, f"{where}: actions"),
         np.asarray(episode.rewards),
         np.asarray(episode.terminations),
         np.asarray(episode.truncations),
@@ -191,8 +192,8 @@ def _read_episode(group: Any, where: str, path: Path) -> Episode:
     success = group.get(f"infos/{SUCCESS}")
     return _checked(
         where,
-        _flat(group["observations"], f"{where}/observations"),
-        _flat(group["actions"], f"{where}/actions"),
+        flat(group["observations"], f"{where}/observations"),
+        flat(group["actions"], f"{where}/actions"),
         read_array(group, "rewards", path),
         read_array(group, "terminations", path),
         read_array(group, "truncations", path),
@@ -201,24 +202,6 @@ def _read_episode(group: Any, where: str, path: Path) -> Episode:
 
 
 # --- what both share ----------------------------------------------------------------------------------------
-
-
-def _flat(value: Any, where: str) -> dict[str, np.ndarray]:
-    """An array, or a tree of them (dictionaries, HDF5 groups, tuples), as matrices by name: `arm/joints`."""
-    if isinstance(value, tuple):
-        value = {f"_index_{index}": item for index, item in enumerate(value)}  # Minari's names in its files
-    if isinstance(value, Mapping | h5py.Group):
-        entries = {}
-        for key in sorted(map(str, value), key=natural):
-            for name, array in _flat(value[key], f"{where}/{key}").items():
-                entries[f"{key}/{name}" if name else key] = array if array.ndim == 2 else array[:, None]
-        return entries
-    array = np.asarray(value[()] if isinstance(value, h5py.Dataset) else value)
-    if array.dtype.kind not in "biuf" or array.ndim == 0:
-        raise InputError(f"{where} holds {array.dtype}, not arrays of numbers (texts and images cannot be read)")
-    if array.ndim > 2 and array.dtype == np.uint8:
-        raise InputError(f"{where} holds images of shape {array.shape[1:]}; this version reads vectors")
-    return {"": array.reshape(len(array), -1) if array.ndim > 1 else array}
 
 
 def _checked(
@@ -251,7 +234,7 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
     where = source.location
     if not episodes:
         raise InputError(f"{where}: holds no episodes")
-    sizes = [{name: _widths(getattr(episode, name)) for name in ("observations", "actions")} for episode in episodes]
+    sizes = [{name: widths(getattr(episode, name)) for name in ("observations", "actions")} for episode in episodes]
     for number, found in enumerate(sizes):
         if found != sizes[0]:
             raise InputError(f"{where}: episode {number} has columns {found}, the first one {sizes[0]}")
@@ -259,14 +242,15 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
     scalars = {key: as_scalar(value) for key, value in document.items()}
     box = _action_box(document, sizes[0]["actions"])
     plain = list(sizes[0]["observations"]) == [""] and list(sizes[0]["actions"]) == [""]
-    actions = _joined(episode.actions for episode in episodes)
+    actions = joined(episode.actions for episode in episodes)
     if box is not None and actions.ndim == 2:
-        _refuse_actions_outside(where, actions, box)
+        if outside := box.first_outside(actions, ACTION_TOLERANCE):
+            raise InputError(f"{where}: actions leave the range that the metadata state, first at row {outside[0]}")
         actions = box.to_unit(actions)
     if actions.ndim == 1:
         raise InputError(f"{where}: actions are discrete, one number for each step; this version reads vectors")
     known = [episode.successes for episode in episodes if episode.successes is not None]
-    observations = [_joined([episode.observations]) for episode in episodes]
+    observations = [joined([episode.observations]) for episode in episodes]
     return Dataset(
         name=str(document.get("dataset_id", stem)),
         recorded_in=_recorded_in(document, (observations[0].shape[-1], actions.shape[-1])),
@@ -280,26 +264,8 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
         metadata={key: value for key, value in scalars.items() if value is not None},
         exact_next_observations=True,
         successes=np.concatenate(known) if len(known) == len(episodes) else None,
-        schema=None if plain and box is None else _schema(sizes[0], box),
+        schema=None if plain and box is None else schema_of(sizes[0], box),
     )
-
-
-def _widths(entries: Mapping[str, np.ndarray]) -> dict[str, int]:
-    return {name: array.shape[1] if array.ndim == 2 else 1 for name, array in entries.items()}
-
-
-def _joined(parts: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """The entries of each part side by side, the parts one below the other."""
-    rows = [next(iter(p.values())) if len(p) == 1 else np.concatenate(list(p.values()), axis=1) for p in parts]
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
-
-
-def _schema(sizes: Mapping[str, Mapping[str, int]], box: ActionBox | None) -> Schema:
-    def layout(name: str) -> Layout:
-        return layout_of({key or name: size for key, size in sizes[f"{name}s"].items()})
-
-    count = sum(sizes["actions"].values())
-    return Schema(layout("observation"), layout("action"), box or ActionBox((-1.0,) * count, (1.0,) * count))
 
 
 def _action_box(document: Mapping[str, Any], sizes: Mapping[str, int]) -> ActionBox | None:
@@ -323,14 +289,6 @@ def _bounds(space: Any, name: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
     items = subspaces.items() if isinstance(subspaces, dict) else ((f"_index_{i}", s) for i, s in enumerate(subspaces))
     for key, subspace in items:
         yield from _bounds(subspace, f"{name}/{key}" if name else key)
-
-
-def _refuse_actions_outside(where: str, actions: np.ndarray, box: ActionBox) -> None:
-    slack = ACTION_TOLERANCE * np.maximum(np.abs(box.low), np.abs(box.high))
-    outside = (actions < np.asarray(box.low) - slack) | (actions > np.asarray(box.high) + slack)
-    rows = np.flatnonzero(outside.any(axis=1))
-    if len(rows):
-        raise InputError(f"{where}: actions leave the range that the metadata state, first at row {rows[0]}")
 
 
 def _document(folder: Path) -> dict[str, Any]:
