@@ -480,9 +480,10 @@ def test_names_do_not_hide_each_other(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_legend_has_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tether.plots import tradeoff
 
-    figures, encode = [], tradeoff.png_bytes
-    monkeypatch.setattr(tradeoff, "png_bytes", lambda figure: figures.append(figure) or encode(figure))
-    draw(tmp_path / "picture.png", random_points(32))  # every family
+    figures = []
+    monkeypatch.setattr(tradeoff, "save_figure", lambda figure, path: figures.append(figure))
+    words = {"title": "a title", "caption": "a caption", "families": tuple(FAMILIES)}
+    plot_tradeoff(tmp_path / "picture.png", random_points(32), 40.0, cost_label="TFLOP", **words)  # every family
     (figure,) = figures
     (legend,) = figure.legends
     words = [legend.get_title(), *legend.get_texts()]

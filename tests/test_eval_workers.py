@@ -41,7 +41,7 @@ from tether.runs import evaluations
 from tether.runs.evaluations import QUEUE
 from tether.runs.records import Display, JsonLines
 from tether.runs.run import Run
-from tether.runs.timeline import Timeline, plot_timeline
+from tether.runs.timeline import Timeline, draw_timeline
 from tether.training.lanes import Lane, stack_lanes
 from tether.types import Spec
 
@@ -541,7 +541,7 @@ def test_bars_that_touch_are_one(tmp_path: Path) -> None:
     assert [(row["process"], row["start"], row["end"]) for row in rows(path)] == [
         ("training", 0.0, 2.0), ("training", 3.0, 4.0), ("worker 0", 1.0, 3.5)
     ]  # fmt: skip
-    plot_timeline(tmp_path, tmp_path / "timeline.png")
+    draw_timeline(tmp_path, tmp_path / "timeline.png")
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 

@@ -1,5 +1,7 @@
 """Learning curves are drawn for whatever runs produce, without touching pyplot's global state."""
 
+import itertools
+import re
 import struct
 import subprocess
 import sys
@@ -7,26 +9,48 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from tether.errors import InputError
-from tether.plots.curves import Curve, _apart, plot_curves, short_count
+from tether.plots import curves as module
+from tether.plots.curves import Curve, Style, _apart, plot_curves, plot_panels
+from tether.plots.figures import FORMATS, picture_format, short_count
+from tether.plots.timeline import plot_timeline
+from tether.plots.tradeoff import Point, plot_tradeoff
 
 NAN = float("nan")
 
 
+def curve_of(label: str, updates: np.ndarray, lanes: np.ndarray, episodes: int = 10) -> Curve:
+    """A curve with a band of one on either side of the middle."""
+    some = np.isfinite(lanes).any(axis=0)
+    middle = np.full(len(updates), NAN)
+    middle[some] = np.nanmean(lanes[:, some], axis=0)
+    return Curve(label, updates, middle, middle - 1, middle + 1, lanes, episodes)
+
+
 def make_curve(lanes: int, points: int, label: str = "dtql") -> Curve:
     generator = np.random.default_rng(lanes)
-    updates = 1000 * (1 + np.arange(points))
-    return Curve(label, updates, 50 + generator.normal(size=(lanes, points)))
+    return curve_of(label, 1000 * (1 + np.arange(points)), 50 + generator.normal(size=(lanes, points)))
 
 
 def draw(path: Path, *curves: Curve, behaviour: float | None = 40.0) -> bytes:
     plot_curves(path, list(curves), behaviour, "normalised score", "hopper-medium-v2")
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", data[16:24]) == (1280, 720)
+    if len(curves) == 1:
+        assert struct.unpack(">II", data[16:24]) == (1280, 720)
     assert [other.name for other in path.parent.iterdir()] == [path.name]  # nothing temporary is left
     return data
+
+
+def figure_of(monkeypatch: pytest.MonkeyPatch, curves: list[Curve], behaviour: float | None = 40.0) -> Figure:
+    """What `plot_curves` would have written."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(module, "save_figure", lambda figure, path: drawn.append(figure))
+    plot_curves(Path("curve.png"), curves, behaviour, "normalised score", "hopper-medium-v2")
+    return drawn[0]
 
 
 @pytest.mark.parametrize(("lanes", "points"), [(1, 1), (3, 1), (1, 3), (8, 100), (64, 5)])
@@ -52,7 +76,8 @@ def test_many_curves_and_labels_that_look_like_formulas(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("behaviour", [None, 1.5])
 def test_diverged_lanes(tmp_path: Path, scores: list[list[float]], behaviour: float | None) -> None:
-    draw(tmp_path / "curve.png", Curve("dtql", np.array([1, 2, 3]), np.array(scores)), behaviour=behaviour)
+    scored = np.where(np.isfinite(scores), scores, NAN)
+    draw(tmp_path / "curve.png", curve_of("dtql", np.array([1, 2, 3]), scored), behaviour=behaviour)
 
 
 def test_same_input_same_bytes(tmp_path: Path) -> None:
@@ -66,10 +91,12 @@ def test_behaviour_line_is_drawn(tmp_path: Path) -> None:
 
 def test_unfit_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no curve"):
-        plot_curves(tmp_path / "curve.png", [], None, "score")
+        plot_curves(tmp_path / "curve.png", [], None, "score", "")
     for updates, scores in ((2, (3,)), (2, (1, 3)), (0, (1, 0)), (3, (0, 3))):
         with pytest.raises(InputError, match="'dtql'"):
-            Curve("dtql", np.arange(updates), np.ones(scores))
+            Curve("dtql", np.arange(updates), *np.ones((3, updates)), np.ones(scores), 10)
+    with pytest.raises(InputError, match="'dtql'"):
+        Curve("dtql", np.arange(2), np.ones(3), np.ones(2), np.ones(2), np.ones((1, 2)), 10)
 
 
 def test_labels_are_moved_apart_and_no_further() -> None:
@@ -81,15 +108,83 @@ def test_labels_are_moved_apart_and_no_further() -> None:
         apart = _apart(heights, 0.05)
         assert (np.argsort(apart) == np.argsort(heights)).all()
         assert np.diff(np.sort(apart)).min() > 0.05 - 1e-9
+        assert apart.min() >= 0
+        assert apart.max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_picture_has_the_format_of_its_name(tmp_path: Path, ending: str) -> None:
+    beginning = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}[ending]
+    point = Point("bc", 1.0, 2.0, 1.0, 3.0, "cloning")
+    curves = [make_curve(2, 3)]
+    drawings = {
+        "curves": lambda path: plot_curves(path, curves, 1.0, "return", ""),
+        "panels": lambda path: plot_panels(path, curves, ["dtql"], 1.0, "return", ""),
+        "tradeoff": lambda path: plot_tradeoff(path, [point], 1.0, cost_label="", title="", caption=""),
+        "timeline": lambda path: plot_timeline(path, "", [("training", "train", 0.0, 1.0)]),
+    }
+    for name, draw_to in drawings.items():
+        first, second = (tmp_path / f"{name}-{number}.{ending}" for number in (1, 2))
+        draw_to(first)
+        draw_to(second)
+        assert first.read_bytes().startswith(beginning), name
+        assert first.read_bytes() == second.read_bytes(), name
+        assert not re.search(rb"20\d\d-\d\d-\d\dT|CreationDate", first.read_bytes()), name
+
+
+@pytest.mark.parametrize("name", ["curve.jpg", "curve", "curve.png.txt", ".png"])
+def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"one of \.pdf, \.png, \.svg"):
+        plot_curves(tmp_path / name, [make_curve(1, 2)], None, "score", "")
+    assert not list(tmp_path.iterdir())
+    assert picture_format(Path("CURVE.SVG")) == "svg"
+
+
+def test_what_is_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figure_of(monkeypatch, [make_curve(1, 5, "dtql")], behaviour=44.4)
+    axes, gutter = figure.axes
+    assert axes.get_xlim()[0] == 0
+    assert axes.get_ylabel() == "normalised score (0: random policy, 100: expert)"
+    assert (axes.get_title(loc="left"), [text.get_text()[:4] for text in gutter.texts]) == (
+        "hopper-medium-v2",
+        ["dtql", "beha"],
+    )
+    assert len(axes.collections) == 1  # one lane has a band, too
+    caption = figure.get_supxlabel()
+    for words in ("interquartile mean of 1 lane x 10 episodes", "95 % bootstrap interval over the episodes", "dashed"):
+        assert words in caption.replace("\n", " ")
+    assert gutter.texts[1].get_text() == "behaviour (the data)  44.4"
+
+
+def test_twenty_runs_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = [make_curve(3, 6, f"algorithm-{number}") for number in range(20)]  # all of nearly the same score
+    figure = figure_of(monkeypatch, curves)
+    axes, gutter = figure.axes
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in gutter.texts), key=lambda box: box.y0)
+    assert len(boxes) == 21
+    assert all(lower.y1 <= upper.y0 for lower, upper in itertools.pairwise(boxes))
+    inside = figure.bbox
+    assert all(
+        inside.x0 <= box.x0 and box.x1 <= inside.x1 + 1 and inside.y0 <= box.y0 and box.y1 <= inside.y1 for box in boxes
+    )
+    assert not axes.collections  # no bands: they would hide the lines; the intervals stand in the labels
+    assert all("[" in text.get_text() for text in gutter.texts[:20])
+    styles = [Style.number(index) for index in range(28)]
+    assert len({(style.dashes, style.marker) for style in styles}) == 28  # in grey, too
+    for one in range(7):  # neighbours of a picture with few lines differ in colour by enough
+        for other in range(one):
+            difference = np.subtract(to_rgb(styles[one].colour), to_rgb(styles[other].colour))
+            assert np.linalg.norm(difference) > 0.25
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "0"), (500.0, "500"), (1500.0, "1.5k"), (1e6, "1M"), (2.5e6, "2.5M")]
 )
-def testshort_counts(value: float, text: str) -> None:
+def test_short_counts(value: float, text: str) -> None:
     assert short_count(value) == text
 
 
 def test_pyplot_is_not_imported() -> None:
-    code = "import sys, tether.plots.curves; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tether.plots.curves, tether.plots.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

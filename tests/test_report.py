@@ -155,16 +155,34 @@ def test_a_picture_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     finished_run()  # which draws, too, if this test is the first to ask for it
     monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
     plot_runs([first, second], tmp_path / "both.png")
-    ((path, curves, behaviour, ylabel, title),) = drawn
+    ((path, curves, behaviour, score_name, title),) = drawn
     assert path == tmp_path / "both.png"
     assert [curve.label for curve in curves] == ["first", "second"]  # the same algorithm and data: by folder
     assert curves[0].updates.tolist() == [100, 200, 250]
-    assert curves[0].scores.shape == (2, 3)
+    assert (curves[0].lanes.shape, curves[0].episodes) == ((2, 3), 2)
     result = json.loads((first / "result.json").read_text())
-    assert curves[0].scores[:, -1].mean() == pytest.approx(result["last"]["mean"])
-    assert (behaviour, ylabel, title) == (result["behaviour"]["mean"], "normalised score", "hopper")
+    last = [values[-1] for values in (curves[0].middle, curves[0].low, curves[0].high)]
+    assert last == [result["iqm"], *result["ci95"]]  # the numbers of the table
+    assert (behaviour, score_name, title) == (result["behaviour"]["iqm"], "normalised score", "dtql on hopper-medium")
     plot_runs([first], tmp_path / "one.png")
-    assert [curve.label for curve in drawn[1][1]] == ["dtql, hopper-medium"]
+    assert ([curve.label for curve in drawn[1][1]], drawn[1][4]) == (["dtql"], "hopper-medium")
+    config = json.loads((second / "config.json").read_text())
+    (second / "config.json").write_text(json.dumps(config | {"algorithm": "bc"}))
+    plot_runs([first, second], tmp_path / "two.png")
+    assert ([curve.label for curve in drawn[2][1]], drawn[2][4]) == (["dtql", "bc"], "hopper-medium")
+
+
+def test_a_sweep_has_a_line_for_each_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = [Lane(seed, {"expectile": value}) for value in (0.7, 0.9) for seed in (0, 1)]
+    report = write_report(run_of(tmp_path, {100: [[1, 1], [2, 4], [8, 8], [9, 9]]}, lanes))
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    plot_runs([tmp_path], tmp_path / "picture.png")
+    ((_, curves, _, _, title),) = drawn
+    assert ([curve.label for curve in curves], title) == (["expectile 0.7", "expectile 0.9"], "dtql on hopper-medium")
+    for curve in curves:
+        assert curve.middle[-1] == report.last_by_arm[curve.label].iqm
+        assert curve.lanes.shape == (2, 1)
 
 
 def test_a_lane_that_ended_early_is_drawn_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +191,8 @@ def test_a_lane_that_ended_early_is_drawn_until_then(tmp_path: Path, monkeypatch
     run_of(tmp_path, {100: [[1, 1], [2, 4]], 200: [[3, 5], [None, None]]})
     plot_runs([tmp_path], tmp_path / "picture.png")
     ((_, (curve,), behaviour, _, _),) = drawn
-    np.testing.assert_array_equal(curve.scores, [[1, 4], [3, np.nan]])
+    np.testing.assert_array_equal(curve.lanes, [[1, 4], [3, np.nan]])
+    np.testing.assert_array_equal(curve.middle, [1.5, 4])  # of 1, 1, 2, 4 the middle half
     assert behaviour is None  # there is no result.json yet
 
 

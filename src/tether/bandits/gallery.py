@@ -167,8 +167,9 @@ def _sample_rows(title: str, path: Path, runs: Sequence[Trained]) -> list[Row]:
 
 
 def _guidance_panels(title: str, path: Path, runs: Sequence[Trained]) -> list[Row]:
-    """A panel per problem: samples of the three guidance styles, which follow each other in `runs`, over Q."""
-    panels, rows = [], []
+    """A column per problem: samples of the three guidance styles, which follow each other in `runs`, over the data
+    coloured by reward, as the paper draws them, and over the learned Q."""
+    over_data, over_q, rows = [], [], []
     for start in range(0, len(runs), len(GUIDANCES)):
         trained = runs[start : start + len(GUIDANCES)]
         problem, drawn = trained[0].problem, []
@@ -177,9 +178,11 @@ def _guidance_panels(title: str, path: Path, runs: Sequence[Trained]) -> list[Ro
             samples, row = _scored(f"dac {guidance}", run)
             rows.append(row)
             drawn.append(samples[:200])
-        data = _data(problem)
-        panels.append(Panel(problem, problem.name, data, drawn, GUIDANCES, field=q_value(trained[0], data)))
-    draw_grid(path, title, [panels])
+        data, field = _data(problem), q_value(trained[0], _data(problem))
+        name, labels = f"{problem.name}: data by reward", GUIDANCES if not start else ()
+        over_data.append(Panel(problem, name, data, drawn, labels, coloured_by_energy=True))
+        over_q.append(Panel(problem, f"{problem.name}: over Q (soft)", data, drawn, field=field))
+    draw_grid(path, title, [over_data, over_q])
     return rows
 
 
@@ -259,7 +262,8 @@ FIGURES: dict[str, Figure] = {
         "DTQL fig. 6 with settings of ours for which the claim holds", _runs(BOTH, DTQL_COLUMNS), _sample_rows
     ),
     "dac-2": Figure(
-        "DAC fig. 2: guidance styles over the learned Q; the reward's peak (0.4, -0.4) lies off the data",
+        "DAC fig. 2: guidance styles over the data, coloured by reward (yellow: high), and over the learned Q; "
+        "the reward's peak (0.4, -0.4) lies off the data",
         tuple(Run("dac", name, changes=(("guidance", style),)) for name in DAC_PROBLEMS for style in GUIDANCES),
         _guidance_panels,
     ),

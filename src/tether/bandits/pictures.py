@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from tether.bandits.problems import Points, Problem
 from tether.bandits.train import Trained
 from tether.diffusion import edm, vp
-from tether.machine.files import atomic_write_bytes
-from tether.plots.curves import new_figure, png_bytes
+from tether.plots.figures import new_figure, save_figure
 from tether.types import Array, Float
 
 __all__ = [
@@ -131,7 +130,7 @@ def write_title(figure: Figure, title: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the PNG atomically."""
-    atomic_write_bytes(path, png_bytes(figure))
+    save_figure(figure, path)
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from tether.errors import InputError
-from tether.machine.files import atomic_write_bytes
-from tether.plots.curves import MUTED, PALETTE, TEXT, new_figure, png_bytes, style_axes, style_frame
+from tether.plots.figures import MUTED, PALETTE, TEXT, new_figure, save_figure, style_axes, style_frame
 
 __all__ = ["draw_lanes", "draw_limits", "draw_pictures"]
 
@@ -65,7 +64,7 @@ def draw_lanes(path: Path, series: Mapping[tuple[str, str], Mapping[int, float]]
         axes.set_xticks(lanes, [str(count) for count in lanes.tolist()])
     caption = "line: one update of all lanes; dashed: as many times the first"
     figure.supxlabel(caption, fontsize=7.5, color=MUTED, x=0.99, ha="right")
-    atomic_write_bytes(path, png_bytes(figure))
+    save_figure(figure, path)
 
 
 def draw_limits(path: Path, figures: Mapping[str, Any]) -> None:
@@ -99,4 +98,4 @@ def draw_limits(path: Path, figures: Mapping[str, Any]) -> None:
     axes.set_yticks(places, names, parse_math=False)
     style_frame(axes, 7.5)
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    atomic_write_bytes(path, png_bytes(figure))
+    save_figure(figure, path)

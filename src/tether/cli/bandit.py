@@ -52,7 +52,7 @@ class Bandit:
     fresh: bool = False
     """Of the gallery: train and draw again what is there already."""
     out: Annotated[Path | None, hint("bandit-ALGORITHM-PROBLEM.png; of the gallery: gallery", "PATH")] = None
-    """The picture; of the gallery, its folder."""
+    """The picture (.pdf, .png or .svg); of the gallery, its folder."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -71,8 +71,10 @@ class Bandit:
         if self.problem is None:
             raise InputError(f"bandit {self.algorithm}: name a problem too; `tether bandit` lists them")
         from tether.bandits.report import run_bandit
+        from tether.plots.figures import picture_format
 
         out = self.out or Path(f"bandit-{self.algorithm}-{self.problem}.png")
+        picture_format(out)  # before anything is trained
         changes: dict[str, Any] = dict(assignments("--set", self.set))
         if self.updates is not None:
             changes["train_updates"] = self.updates

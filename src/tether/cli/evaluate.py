@@ -52,7 +52,7 @@ class Evaluate:
         )
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"
-        for column in ("lane", "mean return", "mean length", "mean score", "IQM", "95 % interval"):
+        for column in ("lane", "mean return", "mean length", "mean score", "IQM of scores", "95 % interval of it"):
             table.add_column(column, justify="right")
         alive = [bool(np.isfinite(row).all()) for row in scores]
         for lane in range(len(scores)):

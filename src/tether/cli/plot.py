@@ -19,23 +19,25 @@ __all__ = ["Plot"]
 class Plot:
     """Draw score over updates of one or several runs of the same task, or what a run's processes did when.
 
+    A sweep has one line for each arm.
+
     Examples:
       tether plot runs/dtql-hopper-medium-20260101-120000
       tether plot runs/dtql-hopper-medium-20260101-120000 --timeline
-      tether plot runs/first runs/second --out comparison.png
+      tether plot runs/first runs/second --out comparison.pdf
     """
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR ...")]
     """Run folders."""
     timeline: bool = False
-    """Of one run: when it trained, waited and evaluated."""
-    out: Annotated[Path | None, hint("curve.png or timeline.png in the first folder", "PNG")] = None
-    """The picture; replaced where it exists."""
+    """When the processes of one run trained, waited and evaluated."""
+    out: Annotated[Path | None, hint("curve.png or timeline.png in the first folder", "FILE")] = None
+    """The picture, in the format of its name: .pdf, .png or .svg. Replaced where it exists."""
 
     def run(self) -> int:
         """Write the picture and say where."""
         from tether.runs.report import plot_runs
-        from tether.runs.timeline import plot_timeline
+        from tether.runs.timeline import draw_timeline
 
         folders = list(self.folders)
         if not folders:
@@ -46,7 +48,7 @@ class Plot:
         if self.out is not None and not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
         if self.timeline:
-            plot_timeline(folders[0], path)
+            draw_timeline(folders[0], path)
         else:
             plot_runs(folders, path)
         print_out(str(path))

@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import NullFormatter
 
 from tether.doctor.logged import Logged
-from tether.plots.curves import MUTED, PALETTE, TEXT, new_figure, png_bytes, style_frame
+from tether.plots.figures import MUTED, PALETTE, TEXT, figure_bytes, new_figure, style_frame
 
 __all__ = ["PICTURES", "draw_pictures"]
 
@@ -36,7 +36,7 @@ def _png(title: str, draw: Callable[[Axes, Logged], None], data: Logged) -> byte
     draw(axes, data)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(fontsize=9, color=MUTED)
-    return png_bytes(figure)
+    return figure_bytes(figure)
 
 
 def _bins(values: np.ndarray) -> np.ndarray:

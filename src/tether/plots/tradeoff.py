@@ -14,8 +14,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from matplotlib.transforms import BboxBase
 
 from tether.errors import InputError
-from tether.machine.files import atomic_write_bytes
-from tether.plots.curves import MUTED, PALETTE, TEXT, new_figure, png_bytes, short_count, style_axes
+from tether.plots.figures import (
+    MUTED,
+    PALETTE,
+    TEXT,
+    new_figure,
+    picture_format,
+    save_figure,
+    score_words,
+    short_count,
+    style_axes,
+)
 
 __all__ = ["Point", "plot_tradeoff"]
 
@@ -48,17 +57,18 @@ def plot_tradeoff(
     behaviour_score: float | None,
     *,
     cost_label: str,
-    score_label: str = "normalised score",
+    score_name: str = "normalised score",
     title: str,
     caption: str,
     families: Sequence[str] = (),
 ) -> None:
-    """Draw `points` to the PNG file `path` (1280 x 864 pixels, written atomically).
+    """Draw `points` to the file `path` (.pdf, .png or .svg; as PNG 1280 x 864 pixels), written atomically.
 
     behaviour_score: the score of the policy that collected the data, drawn as a dashed line; None: no line.
     families: all there are, so that a family has its colour whichever others are in the picture.
     Raises: InputError without points, or where one is not finite or its cost not positive; OSError.
     """
+    picture_format(path)
     if not points:
         raise InputError("there is no score to plot")
     for point in points:
@@ -66,7 +76,7 @@ def plot_tradeoff(
             raise InputError(f"point {point.label!r}: cost {point.cost}, score {point.score}: cannot be drawn")
     figure = new_figure(SIZE_INCHES)
     axes = figure.add_subplot()
-    style_axes(axes, cost_label, score_label, title)
+    style_axes(axes, cost_label, score_words(score_name), title)
     colours = _colours([point.family for point in points], families)
     for point in points:
         _draw_point(axes, point, colours[point.family])
@@ -81,7 +91,7 @@ def plot_tradeoff(
     figure.draw_without_rendering()  # now everything has its place
     figure.set_layout_engine("none")
     _label_points(axes, points, colours, behaviour_score)
-    atomic_write_bytes(path, png_bytes(figure))
+    save_figure(figure, path)
 
 
 def _colours(present: Sequence[str], families: Sequence[str]) -> dict[str, str]:
@@ -130,7 +140,7 @@ def _label_points(axes: Axes, points: Sequence[Point], colours: dict[str, str], 
     if behaviour is not None:
         height = axes.transData.transform((1.0, behaviour))[1]
         text = axes.annotate(
-            f"behaviour  {behaviour:.1f}",
+            f"behaviour (the data)  {behaviour:.1f}",
             xy=(0.0, behaviour),
             xycoords=axes.get_yaxis_transform(),
             xytext=(4, 3),

@@ -1,4 +1,4 @@
-"""What each setting of a sweep came to: mean over its seeds, interval, and the lanes that do not count."""
+"""What each arm of a sweep came to: mean over its seeds, interval, and the lanes that do not count."""
 
 import io
 from collections.abc import Container, Mapping, Sequence
@@ -7,10 +7,10 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from tether.evaluation.statistics import interval_text, mean_interval
+from tether.evaluation.statistics import mean_interval
 from tether.training.lanes import Lane
 
-__all__ = ["Arm", "arms_table", "as_text", "describe_arm", "summarise_arms"]
+__all__ = ["Arm", "arms_table", "as_text", "summarise_arms", "swept_name"]
 
 
 class Arm(NamedTuple):
@@ -26,7 +26,12 @@ class Arm(NamedTuple):
     @property
     def name(self) -> str:
         """For people: `expectile 0.9, discount 0.5`."""
-        return ", ".join(f"{name} {value:g}" for name, value in self.swept.items())
+        return swept_name(self.swept)
+
+
+def swept_name(swept: Mapping[str, float]) -> str:
+    """`expectile 0.9, discount 0.5`; empty where nothing is swept."""
+    return ", ".join(f"{name} {value:g}" for name, value in swept.items())
 
 
 def summarise_arms(lanes: Sequence[Lane], scores: Mapping[int, float], diverged: Container[int]) -> tuple[Arm, ...]:
@@ -47,19 +52,11 @@ def summarise_arms(lanes: Sequence[Lane], scores: Mapping[int, float], diverged:
     return tuple(found)
 
 
-def describe_arm(arm: Arm) -> str:
-    """`43.1 [41.0, 45.2], 1 of 4 diverged`."""
-    parts = [] if arm.mean is None else [interval_text(arm.mean, arm.low, arm.high)]
-    if arm.diverged:
-        parts.append(f"{len(arm.diverged)} of {len(arm.lanes)} diverged")
-    return ", ".join(parts)
-
-
 def arms_table(arms: Sequence[Arm]) -> Table:
     """One row each: mean score over seeds, interval, how many seeds count and which lanes do not."""
-    table = Table(title="by setting: last score, mean over seeds", title_justify="left")
-    table.add_column("setting")
-    for column in ("mean", "95 % interval", "seeds", "diverged"):
+    table = Table(title="by arm: last score, each seed the mean of its episodes", title_justify="left")
+    table.add_column("arm")
+    for column in ("mean over seeds", "95 % interval of it (t)", "seeds", "diverged"):
         table.add_column(column, justify="right")
     for arm in arms:
         interval = "-" if arm.low is None else f"[{arm.low:.1f}, {arm.high:.1f}]"

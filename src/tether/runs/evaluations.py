@@ -224,7 +224,7 @@ class Evaluations:
                 for row, episode in np.ndindex(scores.shape)
             ]
         )
-        self._display.score(asked.update, str(aggregate(scores)))
+        self._display.score(asked.update, f"{aggregate(scores)} (IQM)")
 
     # --- checkpoints ---
 

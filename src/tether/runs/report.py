@@ -4,16 +4,16 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
 
 from tether.environments import Task
 from tether.errors import InputError
-from tether.evaluation.statistics import Summary, aggregate
+from tether.evaluation.statistics import Summary, aggregate, interquartile_mean, interval_text
 from tether.machine.files import atomic_write_json, atomic_write_text
-from tether.runs.arms import Arm, arms_table, as_text, describe_arm, summarise_arms
+from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
 from tether.runs.records import JsonLines
 from tether.training.lanes import Lane
 
@@ -58,7 +58,7 @@ class Report:
 
     @property
     def sweep(self) -> Path:
-        """The picture of each setting; exists where there are several and something was evaluated."""
+        """The picture of each arm; exists where there are several and something was evaluated."""
         return self.folder / "sweep.png"
 
 
@@ -107,24 +107,33 @@ def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
 
 
 def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lane]) -> None:
-    """sweep.json and sweep.txt, and where something was evaluated sweep.png: what each setting came to."""
+    """sweep.json and sweep.txt, and where something was evaluated sweep.png: what each arm came to."""
     atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.arms])
     atomic_write_text(report.folder / "sweep.txt", as_text(arms_table(report.arms)))
     if rows:
-        from tether.plots.curves import Curve, plot_panels
+        from tether.plots.curves import plot_panels
 
-        curve = _curve("", rows, len(lanes))
-        curves = [Curve(s.name, curve.updates, curve.scores[list(s.lanes)]) for s in report.arms]
-        captions = [f"{s.name}\n{describe_arm(s)}" for s in report.arms]
-        behaviour = None if report.behaviour is None else report.behaviour.mean
+        curves = [_curve(arm.name, rows, arm.lanes) for arm in report.arms]
+        captions = [f"{arm.name}\n{_last_words(curve, arm)}" for curve, arm in zip(curves, report.arms, strict=True)]
+        behaviour = None if report.behaviour is None else report.behaviour.iqm
         plot_panels(report.sweep, curves, captions, behaviour, report.score_name, report.folder.resolve().name)
+
+
+def _last_words(curve: Any, arm: Arm) -> str:
+    """`IQM 43.1 [41.0, 45.2], 1 of 4 diverged`: what a panel shows at its end."""
+    known = np.flatnonzero(np.isfinite(curve.middle))
+    ends = [float(values[known[-1]]) for values in (curve.middle, curve.low, curve.high)] if known.size else []
+    parts = [f"IQM {interval_text(*ends)}"] if ends else []
+    parts += [f"{len(arm.diverged)} of {len(arm.lanes)} diverged"] if arm.diverged else []
+    return ", ".join(parts)
 
 
 def report_table(report: Report) -> Table:
     """Behaviour, last and best evaluation, a row each; with a sweep also one for each combination."""
     table = Table(title=f"{report.folder.resolve().name}: {report.score_name}", title_justify="left")
+    table.caption, table.caption_justify = "IQM: interquartile mean, of the middle half of all episodes", "left"
     table.add_column("")
-    for column in ("IQM", "95 % interval", "mean", "episodes"):
+    for column in ("IQM", "95 % interval of it", "mean", "episodes"):
         table.add_column(column, justify="right")
     rows = {
         "behaviour (the data)": report.behaviour,
@@ -141,40 +150,60 @@ def report_table(report: Report) -> Table:
 
 
 def plot_runs(folders: list[Path], path: Path) -> None:
-    """Score over updates of one or several runs of the same task, one colour each.
+    """Score over updates of one or several runs of the same task: one line each, of a sweep one for each arm.
 
-    Raises InputError where a folder holds no evaluations, or the runs were scored on different tasks.
+    path: .pdf, .png or .svg. Raises InputError for another ending, where a folder holds no evaluations, or the runs
+    were scored on different tasks.
     """
-    curves, tasks, behaviours, score = [], [], [], ""
-    for folder in folders:
-        config, rows = _read_config(folder), JsonLines(folder / "evaluations.jsonl").read()
-        if not rows:
-            raise InputError(f"{folder}: holds no evaluations to plot")
-        score = config["score"]
-        curves.append(_curve(config["label"], rows, config["lanes"]))
-        tasks.append(config["environment"])
-        behaviours.append(_stored_behaviour(folder))
-    if len(set(tasks)) > 1:
-        raise InputError(f"runs of different tasks do not share an axis: {', '.join(sorted(set(tasks)))}")
-    if len({curve.label for curve in curves}) < len(curves):
-        curves = [dataclasses.replace(c, label=f.resolve().name) for c, f in zip(curves, folders, strict=True)]
-    behaviour = behaviours[0] if len(set(behaviours)) == 1 else None
-    title = curves[0].label if len(curves) == 1 else tasks[0]
     from tether.plots.curves import plot_curves
 
-    plot_curves(path, curves, behaviour, score, title)
+    runs = [_read_run(folder) for folder in folders]
+    if len(tasks := sorted({run.environment for run in runs})) > 1:
+        raise InputError(f"runs of different tasks do not share an axis: {', '.join(tasks)}")
+    title, names = _names(runs)
+    curves = [
+        _curve(", ".join(filter(None, [name, arm])), run.rows, lanes)
+        for run, name in zip(runs, names, strict=True)
+        for arm, lanes in run.arms.items()
+    ]
+    behaviours = {run.behaviour for run in runs}
+    plot_curves(path, curves, behaviours.pop() if len(behaviours) == 1 else None, runs[0].score_name, title)
 
 
-def _curve(label: str, rows: list[dict[str, Any]], lanes: int) -> Any:
-    updates = sorted({row["update"] for row in rows})
-    episodes: dict[tuple[int, int], list[float]] = {}
-    for row in rows:
-        episodes.setdefault((row["lane"], row["update"]), []).append(score_of(row))
-    missing = [float("nan")]
-    scores = [[np.mean(episodes.get((lane, update), missing)) for update in updates] for lane in range(lanes)]
+def _names(runs: Sequence["_StoredRun"]) -> tuple[str, list[str]]:
+    """(title, a name for each run): the title says what they share, the names in what they differ."""
+    first, algorithms, datasets = runs[0], [run.algorithm for run in runs], {run.dataset for run in runs}
+    whole = f"{first.algorithm} on {first.dataset}"
+    if len(runs) == 1:
+        return (whole, [""]) if len(first.arms) > 1 else (first.dataset, algorithms)
+    if len({(run.algorithm, run.dataset) for run in runs}) < len(runs):
+        folders = [run.folder.resolve().name for run in runs]
+        names = folders if len(set(folders)) == len(runs) else [str(run.folder) for run in runs]
+        alike = len(set(algorithms)) == len(datasets) == 1
+        return (whole if alike else first.dataset if len(datasets) == 1 else first.environment), names
+    if len(datasets) == 1:
+        return first.dataset, algorithms
+    return first.environment, [f"{run.algorithm}, {run.dataset}" for run in runs]
+
+
+def _curve(label: str, rows: Sequence[Mapping[str, Any]], lanes: Sequence[int]) -> Any:
+    """The line of some lanes. One that lacks episodes at an update, as it has diverged, does not count there."""
     from tether.plots.curves import Curve
 
-    return Curve(label, np.asarray(updates), np.asarray(scores))
+    scores: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        scores.setdefault((row["update"], row["lane"]), []).append(score_of(row))
+    updates, episodes = sorted({update for update, _ in scores}), max(map(len, scores.values()))
+    own, summaries = np.full((len(lanes), len(updates)), np.nan), np.full((3, len(updates)), np.nan)
+    for column, update in enumerate(updates):
+        found = [scores.get((update, lane), []) for lane in lanes]
+        whole = [np.isfinite(values).all() and len(values) == max(map(len, found)) > 0 for values in found]
+        for lane, values in enumerate(found):
+            own[lane, column] = interquartile_mean(np.asarray(values)) if whole[lane] else np.nan
+        if any(whole):
+            summary = aggregate(np.asarray([values for values, counts in zip(found, whole, strict=True) if counts]))
+            summaries[:, column] = summary.iqm, summary.ci95_low, summary.ci95_high
+    return Curve(label, np.asarray(updates), *summaries, own, episodes)
 
 
 def score_of(row: Mapping[str, Any]) -> float:
@@ -198,7 +227,7 @@ def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, 
 
 def _by_arm(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[str, Summary]:
     """Swept combination -> summary of its lanes; empty where there is only one combination."""
-    names = [", ".join(f"{name} {value:g}" for name, value in lane.swept.items()) for lane in lanes]
+    names = [swept_name(lane.swept) for lane in lanes]
     groups: dict[str, list[np.ndarray]] = {}
     for lane, values in scores.items():
         groups.setdefault(names[lane], []).append(values)
@@ -243,22 +272,41 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
     }
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """What a picture needs of config.json: label, lanes (how many), environment, what its scores are."""
+class _StoredRun(NamedTuple):
+    """What a picture needs of a run folder."""
+
+    folder: Path
+    algorithm: str
+    dataset: str
+    environment: str
+    score_name: str
+    arms: dict[str, list[int]]  # name -> its lanes; "" where nothing was swept
+    rows: list[dict[str, Any]]  # of evaluations.jsonl
+    behaviour: float | None  # interquartile mean of the data's episodes
+
+
+def _read_run(folder: Path) -> _StoredRun:
+    """Raises InputError where it is none, or holds no evaluations."""
     try:
         config = json.loads((folder / "config.json").read_text())
-        label = f"{config['algorithm']}, {config['data']['dataset']}"
-        score = config.get("score") or "normalised score"  # runs of tether 0.1 do not say
-        return {"label": label, "lanes": len(config["lanes"]), "environment": config["environment"], "score": score}
+        arms: dict[str, list[int]] = {}
+        for number, lane in enumerate(config["lanes"]):
+            arms.setdefault(swept_name(lane["settings"]), []).append(number)
+        what = config["algorithm"], config["data"]["dataset"], config["environment"]
+        score_name = config.get("score") or "normalised score"  # runs of tether 0.1 do not say
     except OSError as error:
         raise InputError(f"{folder}: not a run folder: config.json: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / 'config.json'}: truncated or altered: {type(error).__name__} {error}") from None
+    rows = JsonLines(folder / "evaluations.jsonl").read()
+    if not rows:
+        raise InputError(f"{folder}: holds no evaluations to plot")
+    return _StoredRun(folder, *what, score_name, arms, rows, _stored_behaviour(folder))
 
 
 def _stored_behaviour(folder: Path) -> float | None:
     try:
         behaviour = json.loads((folder / "result.json").read_text())["behaviour"]
+        return None if behaviour is None else behaviour["iqm"]
     except (OSError, ValueError, KeyError, TypeError):  # not finished
         return None
-    return None if behaviour is None else behaviour["mean"]

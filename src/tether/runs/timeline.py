@@ -1,4 +1,4 @@
-"""What the processes of a run did when: `timeline.jsonl`, and a picture of it with a bar for each process."""
+"""What the processes of a run did when: `timeline.jsonl`."""
 
 import json
 import threading
@@ -8,22 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tether.errors import InputError
-from tether.machine.files import atomic_write_bytes
-from tether.plots.curves import MUTED, TEXT, new_figure, png_bytes, style_frame
 from tether.runs.records import JsonLines
 
-__all__ = ["Bar", "Timeline", "plot_timeline"]
+__all__ = ["TRAINING", "Bar", "Timeline", "draw_timeline"]
 
 TRAINING = "training"  # the process that trains
-COLOURS = {  # what is done -> colour and words, in the order of the legend
-    "train": ("#0072B2", "trains"),
-    "wait": ("#D55E00", "waits for evaluations"),
-    "evaluate": ("#E69F00", "plays episodes"),
-    "compile": ("#999999", "compiles"),
-    "save": ("#000000", "writes a checkpoint"),
-    "start": ("#CFCFCF", "starts"),
-}
-EDGE = 0.4  # points, so that one evaluation can be told from the next
 GAP_SECONDS = 0.05  # bars of one kind that are nearer than this are one
 
 
@@ -72,11 +61,13 @@ def _joined(bars: Sequence[Bar]) -> list[Bar]:
     return joined
 
 
-def plot_timeline(folder: Path, path: Path) -> None:
-    """Draw the timeline of the run in `folder` to the PNG file `path`, written atomically.
+def draw_timeline(folder: Path, path: Path) -> None:
+    """Draw the timeline of the run in `folder` to the file `path` (.pdf, .png or .svg), written atomically.
 
-    Raises: InputError where the folder holds none; OSError where the picture cannot be written.
+    Raises: InputError where the folder holds none, or for another ending; OSError where the picture cannot be written.
     """
+    from tether.plots.timeline import plot_timeline  # and matplotlib, which a run does not wait for
+
     source = folder / "timeline.jsonl"
     try:
         bars = [Bar(**row) for row in JsonLines(source).read()]
@@ -84,30 +75,7 @@ def plot_timeline(folder: Path, path: Path) -> None:
         raise InputError(f"{source}: altered: {error}") from None
     if not bars:
         raise InputError(f"{folder}: holds no timeline: there is no {source.name}, or nothing in it")
-    processes = sorted({bar.process for bar in bars}, key=lambda name: (name != TRAINING, name))
-    end = max(bar.end for bar in bars)
-    figure = new_figure((8.0, 1.5 + 0.38 * len(processes)))
-    axes = figure.add_subplot()
-    axes.set_title(_title(folder), loc="left", fontsize=11, color=TEXT, pad=22, parse_math=False)
-    style_frame(axes, 9.0)
-    axes.grid(visible=False, axis="y")
-    for what, (colour, words) in COLOURS.items():
-        own = [bar for bar in bars if bar.what == what]
-        for process in {bar.process for bar in own}:
-            spans = [(bar.start, bar.end - bar.start) for bar in own if bar.process == process]
-            row = processes.index(process)
-            axes.broken_barh(spans, (row - 0.36, 0.72), facecolor=colour, edgecolor="white", linewidth=EDGE)
-        if own:
-            axes.plot([], [], "s", color=colour, markersize=8, label=words)
-    axes.set_yticks(range(len(processes)), processes)
-    axes.set_ylim(len(processes) - 0.4, -0.6)
-    axes.set_xlim(0.0, end)
-    axes.set_xlabel("seconds since the run began", fontsize=10, color=MUTED)
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, frameon=False, fontsize=8, labelcolor=MUTED,
-        handletextpad=0.1, columnspacing=1.0, borderpad=0.0,
-    )  # fmt: skip
-    atomic_write_bytes(path, png_bytes(figure))
+    plot_timeline(path, _title(folder), [bar[:4] for bar in bars])
 
 
 def _title(folder: Path) -> str:

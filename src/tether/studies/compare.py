@@ -473,12 +473,14 @@ def _write(comparison: Comparison, cost: str) -> None:
             points,
             comparison.behaviour.iqm if comparison.behaviour else None,
             cost_label={
-                "compute": "matmuls of training one seed, all phases (TFLOP)",
-                "time": "seconds: compiling, training and evaluating all seeds",
+                "compute": "arithmetic to train one seed, all phases (TFLOP: 10¹² operations of its matrix products)",
+                "time": "time to compile, train and evaluate all seeds (seconds)",
             }[cost],
-            score_label=protocol.score_name,
+            score_name=protocol.score_name,
             title=f"{protocol.dataset}: {protocol.updates:,} updates",
-            caption=f"{seeds} x {protocol.eval_episodes} episodes; IQM at the last evaluation, 95 % interval{hollow}",
+            caption=f"point: interquartile mean of {seeds} x {protocol.eval_episodes} episodes at the last evaluation; "
+            f"bar: its 95 % bootstrap interval{hollow}\n"
+            "dashed: interquartile mean of the data's episodes; colour: family of the algorithm",
             families=tuple(FAMILIES),
         )
     atomic_write_text(comparison.folder / "comparison.md", _markdown(comparison, rows, bool(points)))
