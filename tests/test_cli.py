@@ -23,6 +23,7 @@ from tether.algorithms import ALGORITHMS, FAMILIES
 from tether.cli.command import COMMANDS
 from tether.cli.data import DATA_VERBS
 from tether.cli.lists import Algorithms
+from tether.cli.words import check_words, options_of
 from tether.environments import TASKS
 from tether.runs.records import Display, JsonLines
 
@@ -88,6 +89,35 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert out == ""
     assert "Traceback" not in err
     assert err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "unknown command 'tether trian'; did you mean train?"),
+        (["data", "lsit"], "unknown command 'tether data lsit'; did you mean list?"),
+        (["train", "--update", "5"], "tether train has no option --update; did you mean --updates, "),
+        (["train", "--updats=5"], "tether train has no option --updats; did you mean --updates"),
+        (["train", "dtql", "--episodes", "5"], "did you mean --eval-episodes"),
+        (["train", "--lanes.sedes", "5"], "did you mean --lanes.seeds"),
+        (["data", "show", "--qqq"], "tether data show has no option --qqq; `tether data show --help` lists all"),
+    ],
+)
+def test_misspelt_words_are_answered_in_one_line_with_the_likely_one_first(arguments: list[str], words: str) -> None:
+    code, out, err = tether(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+def test_every_option_of_every_help_is_known() -> None:
+    for command in [*COMMANDS.values(), *DATA_VERBS.values()]:
+        for option in options_of(command) if command is not COMMANDS["data"] else ():
+            check_words(
+                ["verb", option, f"{option}=1", option.replace("-", "_").replace("__", "--")], {"verb": command}
+            )
+    known = options_of(COMMANDS["train"])
+    assert {"--updates", "--seeds", "--lanes.seeds", "--help", "--dry-run"} <= set(known)
+    assert not {"--algorithm", "--dataset"} & set(known)  # these are named by their place
 
 
 @pytest.mark.parametrize("verb", DATA_VERBS)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from tether.algorithms.registry import change_acting, name_of
+from tether.bench.forecast import long_run_warning
 from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
 from tether.environments.choose import task_for
 from tether.errors import InputError
@@ -205,6 +206,8 @@ def _finish(
             if new_length:
                 note_length(run)
             run.drop_later_rows()
+        elif slow := long_run_warning(plan.algorithm, plan.prepared.spec, plan.options.batch_size, lanes):
+            display.warn(slow)
         run.execute()
         together("trained")
         report = write_report(run)

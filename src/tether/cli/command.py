@@ -27,6 +27,7 @@ from tether.cli.plot import Plot
 from tether.cli.resume import Resume
 from tether.cli.sweep import Sweep
 from tether.cli.train import Train
+from tether.cli.words import check_words
 from tether.errors import InputError
 from tether.machine.plugins import load_plugins, take_plugin_words
 
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(0)
     command = parse(_without_plugins(words))
     # Not Bench, which reports what compiling costs.
-    if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data):
+    dry = getattr(command, "dry_run", False)  # which writes nothing
+    if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data) and not dry:
         from tether.machine.cache import use_compilation_cache
         from tether.machine.start import note_command
 
@@ -78,7 +80,12 @@ def _without_plugins(words: list[str]) -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The command that `arguments` spell. Wrong ones end the process with code 2 (tyro's own message)."""
+    """The command that `arguments` spell. Wrong ones end the process with code 2: one line for a name that there is
+    not, tyro's own message for the rest."""
+    try:
+        check_words(arguments, {**COMMANDS, "data": DATA_VERBS})
+    except InputError as error:
+        sys.exit(fail(2, f"error: {error}"))
     return tyro.cli(
         _grammar(*arguments[:2]),
         prog="tether",

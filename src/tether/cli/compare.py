@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -64,6 +64,8 @@ class Compare:
     """Of the matmuls of training; parameters, optimiser and targets stay float32."""
     cost: Literal["compute", "time"] = "compute"
     """What the picture draws the score against: FLOP of training, or seconds."""
+    dry_run: bool = False
+    """Write nothing: say what would be trained, for about how long, with how much memory."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -72,6 +74,8 @@ class Compare:
         from tether.studies.compare import comparison_table, continue_comparison, draw, start_comparison
 
         asked = self._asked()
+        if self.dry_run and (self.data is None or self.algorithms is None):
+            raise InputError("compare --dry-run: name --data and --algorithms")
         if self.folder is not None:
             if asked or self.out is not None:
                 given = f"--{(asked or ['out'])[0]}".replace("_", "-")
@@ -83,6 +87,9 @@ class Compare:
             comparison = continue_comparison(self.out, self.cost, self.quiet)
         elif self.data is None or self.algorithms is None:
             raise InputError("compare: name --data and --algorithms, or the DIR of a comparison")
+        elif self.dry_run:
+            print_out(self._dry_run(self.data, self.algorithms))
+            return 0
         else:
             comparison = start_comparison(self._request(self.data, self.algorithms), self.out, self.cost, self.quiet)
         print_out(comparison_table(comparison))
@@ -90,9 +97,16 @@ class Compare:
             print_out(line)
         return 0 if self.folder is not None or comparison.succeeded else 1
 
+    def _dry_run(self, data: str, algorithms: str) -> Any:
+        """What would be trained, in words."""
+        from tether.studies.compare import plan_comparison
+        from tether.studies.dry_run import describe_comparison
+
+        return describe_comparison(*plan_comparison(self._request(data, algorithms), self.out, self.quiet))
+
     def _asked(self) -> list[str]:
         """The options of training that were given."""
-        no_part = ("folder", "out", "cost", "quiet")
+        no_part = ("folder", "out", "cost", "dry_run", "quiet")
         fields = [field for field in dataclasses.fields(self) if field.name not in no_part]
         return [field.name for field in fields if getattr(self, field.name) != field.default]
 

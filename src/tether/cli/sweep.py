@@ -40,6 +40,8 @@ class Sweep:
     """Run nothing; write sweep.sbatch, a job array for Slurm."""
     table: bool = False
     """Run nothing; show what is known so far."""
+    dry_run: bool = False
+    """Run and write nothing; say what would be trained, for about how long, with how much memory."""
     job: Annotated[int | None, hint("all of them", "N")] = None
     """Run only the job with this number, here (what --local and --slurm call)."""
     address: Annotated[str | None, hint("RAY_ADDRESS, or a cluster of this machine", "HOST")] = None
@@ -52,11 +54,13 @@ class Sweep:
         from tether.studies.sweep.jobs import SweepFolder
         from tether.studies.sweep.spec import load_spec
 
-        if sum([self.local, self.slurm, self.table, self.job is not None]) > 1:
-            raise InputError("--local, --slurm, --table and --job exclude each other")
+        if sum([self.local, self.slurm, self.table, self.dry_run, self.job is not None]) > 1:
+            raise InputError("--local, --slurm, --table, --dry-run and --job exclude each other")
         if self.workers < 1:
             raise InputError(f"workers {self.workers}: at least 1 is needed")
         spec = load_spec(self.spec)
+        if self.dry_run:
+            return self._dry_run(spec)
         folder = SweepFolder.open((self.out or Path("sweeps") / self.spec.stem).resolve(), spec)
         if self.job is not None:
             return self._one(folder)
@@ -66,6 +70,16 @@ class Sweep:
             print_out(f"sbatch {write_script(folder)}")
             return 0
         return self.show_report(folder, [] if self.table else self._all(folder))
+
+    def _dry_run(self, spec: Any) -> int:
+        """What is left to do, in words."""
+        from tether.studies.dry_run import describe_sweep
+        from tether.studies.sweep.jobs import job_result
+
+        folder = self.out or Path("sweeps") / self.spec.stem
+        left = [job for job in spec.jobs if job_result(folder / "jobs" / job.name) is None]
+        print_out(describe_sweep(left, folder))
+        return 0
 
     def _one(self, folder: Any) -> int:
         """The work of one job; 1 if a lane diverged is left to the table."""

@@ -13,6 +13,7 @@ from tether.cli.parts import (
     Precision,
     assignments,
     hint,
+    print_out,
     show_report,
 )
 from tether.errors import InputError
@@ -82,9 +83,17 @@ class Train:
     """No progress on stderr, only warnings."""
     distributed: Annotated[str | None, hint("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
     """Spread lanes over several processes: auto (Slurm, MPI), or ADDRESS:PORT,PROCESSES,INDEX."""
+    dry_run: bool = False
+    """Write nothing: say what would be trained, for about how long, with how much memory."""
 
     def run(self) -> int:
         """Train, then show the table; 1 if a lane diverged."""
+        if self.dry_run:
+            from tether.studies.dry_run import describe_training
+
+            seeds = range(self.first_seed, self.first_seed + self.seeds)
+            print_out(describe_training(self.request(), seeds, _sweep(self.sweep), self.out))
+            return 0
         from tether.api import train
         from tether.training.devices import connect
 

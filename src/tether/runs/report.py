@@ -203,7 +203,8 @@ def _curve(label: str, rows: Sequence[Mapping[str, Any]], lanes: Sequence[int]) 
         if any(whole):
             summary = aggregate(np.asarray([values for values, counts in zip(found, whole, strict=True) if counts]))
             summaries[:, column] = summary.iqm, summary.ci95_low, summary.ci95_high
-    return Curve(label, np.asarray(updates), *summaries, own, episodes)
+    middle, low, high = summaries
+    return Curve(label, np.asarray(updates), middle, low, high, own, episodes)
 
 
 def score_of(row: Mapping[str, Any]) -> float:

@@ -44,7 +44,15 @@ from tether.studies import comparison as tables
 from tether.studies.comparison import Cost, Row
 from tether.types import Spec
 
-__all__ = ["Comparison", "Request", "comparison_table", "continue_comparison", "draw", "start_comparison"]
+__all__ = [
+    "Comparison",
+    "Request",
+    "comparison_table",
+    "continue_comparison",
+    "draw",
+    "plan_comparison",
+    "start_comparison",
+]
 
 FORMAT = 1
 TEMPORARY = ".tmp-"  # how files begin that a kill left half written
@@ -132,6 +140,16 @@ class Comparison:
         """The algorithm called `name` with its hyper-parameters here."""
         return make_algorithm(name, self.entrants[name].hyperparameters)
 
+    def options(self, name: str) -> Options:
+        """Of the run of the algorithm called `name`."""
+        protocol = self.protocol
+        return Options(
+            batch_size=self.entrants[name].batch_size,
+            eval_every_updates=protocol.eval_every_updates,
+            eval_episodes=protocol.eval_episodes,
+            precision=protocol.precision,
+        )
+
     def rows(self) -> list[Row]:
         """One per algorithm, from the run folders as they are now."""
         entries, rows = catalogue(), []
@@ -169,15 +187,24 @@ def start_comparison(request: Request, out: Path | None, cost: str = "compute", 
     Raises InputError for bad input, before anything is trained, and where `out` holds another comparison or
     something else; Stopped after Ctrl-C or SIGTERM; OSError where the folder cannot be written.
     """
-    data = load_dataset(request.source, downloads=Downloads(quiet=quiet))
-    folder = out or fresh_folder(f"compare-{data.name.replace('/', '-')}")
-    asked = _plan(request, data, folder)
+    asked, data = plan_comparison(request, out, quiet)
+    folder = asked.folder
     if (folder / "comparison.json").exists():
         asked = _joined(_load(folder), asked)
     elif folder.exists() and (not folder.is_dir() or any(_lasting(folder))):
         raise InputError(f"{folder}: exists already and holds no comparison; name another with --out")
     folder.mkdir(parents=True, exist_ok=True)
     return _train_all(asked, data, cost, quiet)
+
+
+def plan_comparison(request: Request, out: Path | None, quiet: bool = False) -> tuple[Comparison, Dataset]:
+    """The comparison that is asked for, and its data; nothing is trained or written yet.
+
+    Raises InputError for bad input.
+    """
+    data = load_dataset(request.source, downloads=Downloads(quiet=quiet))
+    folder = out or fresh_folder(f"compare-{data.name.replace('/', '-')}")
+    return _plan(request, data, folder), data
 
 
 def continue_comparison(folder: Path, cost: str = "compute", quiet: bool = False) -> Comparison:
@@ -241,7 +268,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
     entrants = {name: _entrant(name, request, assigned[name]) for name in names}
     planned = Comparison(folder, protocol, entrants, behaviour_summary(data.episode_returns(), task), request.command)
     for name in names:
-        check_counts(planned.algorithm(name), _options(planned, name))
+        check_counts(planned.algorithm(name), planned.options(name))
     return planned
 
 
@@ -361,7 +388,7 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
         comparison.algorithm(name),
         data,
         seeds=protocol.seeds,
-        options=_options(comparison, name),
+        options=comparison.options(name),
         reward_transform=entrant.reward_transform,
         observation_transform=entrant.observation_transform,
         data_filter=entrant.data_filter,
@@ -392,22 +419,12 @@ def _check_run(comparison: Comparison, name: str) -> None:
         "data": protocol.sha256,
         "seeds": protocol.seeds,
         "environment": protocol.environment,
-        "settings": dataclasses.asdict(_options(comparison, name)),
+        "settings": dataclasses.asdict(comparison.options(name)),
         "hyper-parameters": entrant.hyperparameters,
     }
     for what, value in json.loads(json.dumps(wanted)).items():
         if found[what] != value:
             raise InputError(f"{path.parent}: a run with other {what} than this comparison's; move it away")
-
-
-def _options(comparison: Comparison, name: str) -> Options:
-    protocol = comparison.protocol
-    return Options(
-        batch_size=comparison.entrants[name].batch_size,
-        eval_every_updates=protocol.eval_every_updates,
-        eval_episodes=protocol.eval_episodes,
-        precision=protocol.precision,
-    )
 
 
 def _measure(comparison: Comparison, name: str) -> Cost:

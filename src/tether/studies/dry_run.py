@@ -1,0 +1,237 @@
+"""What `tether train`, `compare` and `sweep` would do, without doing it: nothing is trained, downloaded or written."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from tether.algorithms.registry import name_of
+from tether.bench.forecast import Forecast, duration, evaluation_seconds, forecast, forecast_basis, matmul_rate
+from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
+from tether.data.readers.d4rl_names import d4rl_file, d4rl_name
+from tether.environments import Task
+from tether.environments.choose import NO_ENVIRONMENT, task_for
+from tether.environments.ids import find_environment
+from tether.environments.tasks import find_task
+from tether.errors import InputError
+from tether.machine.memory import device_limit, free_memory, human_bytes, tree_bytes
+from tether.presets.recipes import TrainRequest
+from tether.runs.config import check_counts, fresh_folder
+from tether.runs.plan import Options
+from tether.training.lanes import Lane, make_lanes
+from tether.types import Spec
+
+__all__ = ["describe_comparison", "describe_sweep", "describe_training"]
+
+TRANSFORMS = ("reward_transform", "observation_transform", "data_filter")
+PROCESS_BYTES = 1_000_000_000  # about what Python, JAX and its compiler take beside the arrays
+
+
+class Data(NamedTuple):
+    """What is known of a data set without downloading it."""
+
+    source: str
+    dataset: Dataset | None  # None: it is not on this machine
+    sizes: tuple[int, int]  # of observations and actions
+
+    @property
+    def spec(self) -> Spec:
+        """Of one observation and action."""
+        return Spec(*self.sizes)
+
+    def __str__(self) -> str:
+        sizes = "observations of size {}, actions of size {}".format(*self.sizes)
+        if self.dataset is None:
+            return f"{self.source}: not on this machine, would be downloaded; {sizes}"
+        return f"{self.dataset.name}: {len(self.dataset):,} rows; {sizes}"
+
+
+class Estimate(NamedTuple):
+    """One run: its costs in seconds and bytes; None where nobody knows."""
+
+    forecast: Forecast
+    evaluations: int
+    evaluation_seconds: float | None  # of all of them
+    memory: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Training and evaluating."""
+        return None if self.forecast.seconds is None else self.forecast.seconds + (self.evaluation_seconds or 0.0)
+
+
+def describe_training(
+    request: TrainRequest, seeds: Sequence[int], swept: Mapping[str, Sequence[float]], out: Path | None
+) -> Table:
+    """The run that `tether train` would make. Raises InputError for all that it would refuse."""
+    algorithm, arguments, preset = request.resolve()
+    options: Options = arguments["options"]
+    check_counts(algorithm, options)
+    lanes, data = make_lanes(algorithm, seeds, swept), _find_data(request.dataset)
+    task, why_not = _task(data, request.environment)
+    name = name_of(algorithm)
+    folder = out or fresh_folder(f"{name}-{data.dataset.name if data.dataset else d4rl_name(data.source[5:])}")
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
+    rate = matmul_rate(precision=options.precision)
+    found = _estimate(algorithm, options, data, arguments, lanes, task, rate)
+    phases = (
+        f"{phase.name} {phase.updates:,} updates"
+        + ("" if phase.seconds is None else f" (about {duration(phase.seconds)})")
+        for phase in found.forecast.phases
+    )
+    evaluated = why_not and f"none: {why_not}"
+    if task is not None:
+        evaluated = (
+            f"{task.name}, {task.evaluated_in}: {found.evaluations} times {options.eval_episodes} episodes a lane"
+        )
+        evaluated += f" (at most {duration(found.evaluation_seconds or 0.0)})"
+    return _table(
+        {
+            "algorithm": f"{name}, {'preset ' + preset if preset else 'its defaults'}",
+            "data": str(data),
+            "lanes": _lanes_words(lanes),
+            "phases": ", ".join(phases) + f"; minibatches of {options.batch_size}",
+            "transforms": ", ".join(f"{field} {arguments[field]}" for field in TRANSFORMS),
+            "environment": evaluated,
+            "time": _time_words(found),
+            "estimated by": forecast_basis(found.forecast, rate),
+            "memory": _memory_words(found, data),
+            "folder": str(folder),
+        }
+    )
+
+
+def describe_comparison(planned: Any, data: Dataset) -> Table:
+    """The runs of a `tether.studies.compare.Comparison` that is only planned."""
+    rate, found = matmul_rate(precision=planned.protocol.precision), {}
+    task = find_environment(planned.protocol.environment) if planned.scored else None
+    here = Data(planned.protocol.source, data, (planned.protocol.observation_size, planned.protocol.action_size))
+    for name, entrant in planned.entrants.items():
+        arguments = {field: getattr(entrant, field) for field in TRANSFORMS}
+        algorithm, options = planned.algorithm(name), planned.options(name)
+        lanes = [Lane(seed, {}) for seed in planned.protocol.seeds]
+        found[name] = (entrant.where_from, _estimate(algorithm, options, here, arguments, lanes, task, rate))
+    return _many(f"{here}; in {planned.folder}", found, rate)
+
+
+def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
+    """The programs of a sweep that are not finished."""
+    rate, found = matmul_rate(), {}
+    find, place = functools.cache(_find_data), functools.cache(_task)
+    for job in jobs:
+        algorithm, arguments, preset = job.request().resolve()
+        check_counts(algorithm, arguments["options"])
+        data = find(job.dataset)
+        task, _ = place(data, arguments["environment"])
+        words = f"{preset or 'defaults'}, {len(job.lanes)} lanes"
+        found[job.name] = words, _estimate(algorithm, arguments["options"], data, arguments, job.lanes, task, rate)
+    return _many(f"{len(jobs)} programs; in {folder}", found, rate)
+
+
+def _estimate(
+    algorithm: Any,
+    options: Options,
+    data: Data,
+    arguments: Mapping[str, Any],
+    lanes: Sequence[Lane],
+    task: Task | None,
+    rate: float,
+) -> Estimate:
+    spec, rows = data.spec, 0
+    if data.dataset is not None:
+        transforms = [arguments[field] for field in TRANSFORMS[:2]]
+        view = view_of(algorithm)
+        prepared = prepare(data.dataset, *transforms, view=view, data_filter=arguments["data_filter"])
+        spec, rows = prepared.spec, tree_bytes(prepared.transitions)
+    found = forecast(algorithm, spec, options.batch_size, len(lanes), rate)
+    evaluations = 0 if task is None else -(-algorithm.phases()[-1].updates // options.eval_every_updates)
+    seconds = (
+        None if task is None else evaluations * evaluation_seconds(algorithm, task, len(lanes), options.eval_episodes)
+    )
+    return Estimate(found, evaluations, seconds, found.memory_bytes + rows)
+
+
+def _find_data(source: str) -> Data:
+    """From this machine alone. Raises InputError as `load_dataset`."""
+    if source.startswith("d4rl:"):
+        name = d4rl_name(source.removeprefix("d4rl:"))
+        path = Downloads().cache / "d4rl" / d4rl_file(name)
+        if not path.is_file():
+            task = find_task(name)
+            assert task is not None  # every file of D4RL has one
+            return Data(source, None, (task.observation_size, task.action_size))
+        dataset = dataclasses.replace(load_dataset(str(path)), name=name)
+    else:
+        dataset = load_dataset(source)
+    return Data(source, dataset, (dataset.observations.shape[1], dataset.actions.shape[1]))
+
+
+def _task(data: Data, environment: str | None) -> tuple[Task | None, str]:
+    """(the task to evaluate in, or None; why nothing is evaluated), as `task_for`."""
+    if data.dataset is not None:
+        found = task_for(data.dataset, environment)
+        return found.task, found.why_not
+    if environment == NO_ENVIRONMENT:
+        return None, "as asked"
+    return (find_environment(environment) if environment else find_task(d4rl_name(data.source[5:]))), ""
+
+
+def _lanes_words(lanes: Sequence[Lane]) -> str:
+    """`6: 2 arms x seeds 0, 1, 2`."""
+    seeds = ", ".join(map(str, dict.fromkeys(lane.seed for lane in lanes)))
+    arms = len({tuple(lane.swept.items()) for lane in lanes})
+    return f"{len(lanes)}: " + (f"{arms} arms x " if arms > 1 else "") + f"seeds {seeds}"
+
+
+def _time_words(found: Estimate) -> str:
+    if found.seconds is None:
+        return "not known"
+    compiling = (
+        ""
+        if found.forecast.compile_seconds is None
+        else (
+            f", and {duration(found.forecast.compile_seconds)} to compile where the programs are not kept from before"
+        )
+    )
+    return f"about {duration(found.seconds)}{compiling}"
+
+
+def _memory_words(found: Estimate, data: Data) -> str:
+    limit = device_limit()
+    free = free_memory() if limit is None else limit
+    room = "" if free is None else f"; {human_bytes(free)} are free"
+    parts = "lanes, work space" + ("" if data.dataset is None else ", data")
+    process = "" if limit is not None else f", and about {human_bytes(PROCESS_BYTES)} for Python, JAX and its compiler"
+    return f"about {human_bytes(found.memory)} for {parts}{process}{room}"
+
+
+def _table(rows: Mapping[str, str]) -> Table:
+    table = Table(title="dry run: nothing was trained or written", title_justify="left", show_header=False, box=None)
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name, words in rows.items():
+        table.add_row(name, words)
+    return table
+
+
+def _many(title: str, found: Mapping[str, tuple[str, Estimate]], rate: float) -> Table:
+    """A row for each run, and their sum."""
+    table = Table(title=f"dry run, nothing was trained or written: {title}", title_justify="left")
+    for column in ("run", "settings", "updates", "training", "evaluating, at most", "memory"):
+        table.add_column(column, justify="left" if column in ("run", "settings") else "right")
+    for name, (words, estimate) in found.items():
+        updates = " + ".join(f"{phase.updates:,}" for phase in estimate.forecast.phases)
+        times = (estimate.forecast.seconds, estimate.evaluation_seconds)
+        cells = ("-" if seconds is None else duration(seconds) for seconds in times)
+        table.add_row(name, words, updates, *cells, human_bytes(estimate.memory))
+    estimates = [estimate for _, estimate in found.values()]
+    if estimates:
+        known = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
+        total = f"about {duration(sum(known))}, one after the other" if len(known) == len(estimates) else "-"
+        table.caption = f"in all {total}; by {forecast_basis(estimates[0].forecast, rate)}"
+        table.caption_justify = "left"
+    return table
