@@ -187,3 +187,26 @@ def test_bounds_that_float32_does_not_have_are_rounded_inwards() -> None:
         inner = inner_float32([low], [high])
         assert low <= float(inner[0][0]) <= float(inner[1][0]) <= high
         assert inner[0].dtype == inner[1].dtype == np.float32
+
+
+def test_an_environment_without_a_time_limit_needs_a_horizon(tmp_path: Path) -> None:
+    """It is kept with the run: an evaluation afterwards plays as many steps."""
+    gymnasium.register("Endless-v0", Pays, kwargs={"low": [-1.0], "high": [1.0]})
+    source = str(data(tmp_path / "set.hdf5", [0.4], [0.6], None))
+    made = {"options": QUICK, "environment": "Endless-v0", "quiet": True}
+    with pytest.raises(InputError, match="no time limit; say where its episodes are cut: --horizon N"):
+        package.train(BC(**SMALL), source, out=tmp_path / "run", **made)
+    run = package.train(BC(**SMALL), source, horizon=7, out=tmp_path / "run", **made).folder
+    assert {row["length"] for row in rows(run / "evaluations.jsonl")} == {7}
+    outcome, _ = package.evaluate(run, episodes=2, quiet=True)
+    assert outcome.lengths.tolist() == [[7, 7]]
+    words = ["--data", source, "--algorithms", "bc", "--environment", "Endless-v0", "--horizon", 4, "--seeds", 1]
+    words += ["--observation-transform", "standardise", "--reward-transform", "minmax_pm1", "--updates", 20]
+    code, _, err = tether(
+        "compare", *words, "--batch-size", 16, "--eval-episodes", 2, "--out", tmp_path / "all", "--quiet"
+    )
+    assert code == 0, err
+    assert {row["length"] for row in rows(tmp_path / "all" / "bc" / "evaluations.jsonl")} == {4}
+    config = json.loads((tmp_path / "all" / "bc" / "config.json").read_text())
+    assert config["data"]["observation_transform"]["name"] == "standardise"
+    assert config["data"]["reward_transform"]["name"] == "minmax_pm1"

@@ -289,10 +289,10 @@ def test_presets_and_options_in_their_order(tmp_path: Path, monkeypatch: pytest.
     assert demo["algorithm"].q_normalization == "mean-abs"
     plain = parse("dtql", str(data_file()))
     assert plain["notes"]["preset"] is None
-    assert plain["settings"].eval_every_updates == plain["algorithm"].train_updates // 10
+    assert plain["options"].eval_every_updates == plain["algorithm"].train_updates // 10
     faithful = parse("dtql", str(data_file()), "--preset", "hopper-medium-v2")
     assert faithful["algorithm"].trust_region_weight == 5.0
-    assert faithful["settings"].eval_every_updates == 50_000
+    assert faithful["options"].eval_every_updates == 50_000
     named = parse("dtql", str(write_d4rl(tmp_path / "hopper-medium-v2.hdf5")))
     assert named["notes"]["preset"] == "hopper-medium-v2"
     assert parse("dtql", str(tmp_path / "hopper-medium-v2.hdf5"), "--preset", "none")["notes"]["preset"] is None
@@ -300,11 +300,11 @@ def test_presets_and_options_in_their_order(tmp_path: Path, monkeypatch: pytest.
     assert ours["algorithm"].expectile == 0.5
     assert ours["algorithm"].train_updates == 1000
     assert ours["algorithm"].log_likelihood_weight == 1.0
-    assert ours["settings"].eval_every_updates == 100  # the preset's is meant for its own length
-    assert ours["settings"].batch_size == 2048
+    assert ours["options"].eval_every_updates == 100  # the preset's is meant for its own length
+    assert ours["options"].batch_size == 2048
     assert ours["reward_transform"] == "iql_antmaze"
     over = parse("dtql", "x", "--preset", "antmaze-umaze-v0", "--batch-size", "64", "--reward-transform", "none")
-    assert (over["settings"].batch_size, over["reward_transform"]) == (64, "none")
+    assert (over["options"].batch_size, over["reward_transform"]) == (64, "none")
     assert list(parse("--seeds", "3", "--first-seed", "5")["seeds"]) == [5, 6, 7]
     assert list(parse("--lanes.seeds", "2")["seeds"]) == [0, 1]
 

@@ -261,7 +261,7 @@ def test_an_honest_rewrite_is_accepted(folder: Path) -> None:
         (lambda d: d.pop("golden"), "no golden"),
         (lambda d: d.update(algorithm="dtqm"), "unknown algorithm 'dtqm'; did you mean dtql"),
         (lambda d: d.update(algorithm=["dtql"]), "altered|unknown"),
-        (lambda d: d.update(format_version=3), "format 3; this version of tether reads 1, 2"),
+        (lambda d: d.update(format_version=4), "format 4; this version of tether reads 1, 2, 3"),
         (lambda d: d.pop("schema"), "no schema"),
         (lambda d: d["action_range"]["scale"].__setitem__(0, 2.0), "action_range's scale"),
         (lambda d: d["action_range"].pop("offset"), "altered"),
@@ -394,7 +394,10 @@ def test_actions_come_out_in_the_robots_units(robot: LoadedPolicy, loaded: Loade
     assert (actions >= ROBOT.box.low).all()
     assert (actions <= ROBOT.box.high).all()  # to the last bit
     np.testing.assert_allclose(ROBOT.box.to_unit(action[None])[0], [unit[0], unit[1], 0.0], atol=1e-6)
-    assert robot.document["action_range"] == {"scale": [43.0, 5.0, 0.0], "offset": [0.0, 5.0, 2.5]}
+    assert robot.document["action_range"] == {
+        **{"scale": [43.0, 5.0, 0.0], "offset": [0.0, 5.0, 2.5]},
+        **{"low": [-43.0, 0.0, 2.5], "high": [43.0, 10.0, 2.5]},
+    }
     assert robot.schema == ROBOT
     assert list(robot.schema.observation) == list(ROBOT.observation)  # in their order
 

@@ -49,6 +49,7 @@ def train(
     observation_transform: str = "none",
     data_filter: str = "none",
     environment: str | None = None,
+    horizon: int | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
     notes: Mapping[str, Any] | None = None,
@@ -64,6 +65,8 @@ def train(
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
     environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
         data set's name says, or the record of its collection.
+    horizon: steps after which evaluated episodes are cut, where not as the environment says; needed for one without a
+        time limit.
     out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
     quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
@@ -80,7 +83,7 @@ def train(
     if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
         raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
-    place = task_for(data, environment)
+    place = task_for(data, environment, horizon)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
     if options.batch_size > rows:

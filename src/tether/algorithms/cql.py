@@ -9,7 +9,7 @@ SAC whose critics are pushed down on the policy's and random actions and up on t
     Lagrange sum_i E[ (Q_i - y)^2 ] + alpha' ( w E[ Z_i - Q_i ] - tau ),  alpha' in [0, 1e6] ascends on the brackets
     actor    E[ alpha log pi(b|s) - min_i Q_i(s, b) ]; alpha by its entropy target, as SAC
 
-Deviations. Options are CORL's where they differ from the authors' script (baselines.md 6 lists both), except:
+Deviations. Hyper-parameters are CORL's where they differ from the authors' script (baselines.md 6 lists both), except:
   1. The log standard deviation is clipped to [-20, 2] without CORL's learnable scale and offset.
   2. tau is in the authors' units, those of the weighted gap. CORL subtracts it before it multiplies by w: its 0.8 is 4.
   3. `max_q_backup` takes each head's best action and then the lower head, as the authors do; CORL the best lower head.

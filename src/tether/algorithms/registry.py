@@ -190,9 +190,9 @@ def recover_class(record: Mapping[str, Any], given: Any) -> type:
         cls = ALGORITHMS[name]
         if recorded is None or _same(recorded, cls):
             return cls
-    module, _, short = str(recorded or name).rpartition(":")
-    if not module:  # of tether 0.1, which knew its own algorithms only
+    if recorded is None or str(recorded).startswith("tether."):  # tether 0.1 knew its own algorithms only
         raise errors.unknown("algorithm", name, ALGORITHMS)
+    module, _, short = str(recorded).rpartition(":")
     distribution = record.get("algorithm_distribution")
     origin = f"{recorded} of {distribution}" if distribution else recorded
     raise InputError(

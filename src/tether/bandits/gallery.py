@@ -232,7 +232,7 @@ class Figure(NamedTuple):
     draw: Callable[[str, Path, Sequence[Trained]], list[Row]]
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Options of every run: a figure drawn with the same ones is not drawn again."""
+        """Settings of every run: a figure drawn with the same ones is not drawn again."""
         return {str(run): run.settings() for run in self.runs}
 
 

@@ -38,7 +38,7 @@ class Bandit:
     problem: Annotated[Positional[str | None], hint("none", "PROBLEM")] = None
     """Which problem."""
     settings: Literal["fair", "published"] = "fair"
-    """Options under which the method's claim holds, or those of the DTQL paper's toy code."""
+    """Settings under which the method's claim holds, or those of the DTQL paper's toy code."""
     updates: Annotated[int | None, hint("the settings'", "N")] = None
     """Updates of the last phase."""
     seed: int = 0

@@ -56,6 +56,12 @@ class Compare:
     """Hyper-parameters, over presets and defaults: of one algorithm, or of all that have it."""
     environment: Annotated[str | None, hint("by the data set's name", "TASK")] = None
     """Task to evaluate in (`tether tasks`), or `none`: then there are losses only."""
+    horizon: Annotated[int | None, hint("the environment's own limit")] = None
+    """Steps after which evaluated episodes are cut; needed for an environment without a time limit."""
+    reward_transform: Annotated[str | None, hint("each preset's, or none", "NAME")] = None
+    """How all see rewards, e.g. iql_locomotion."""
+    observation_transform: Annotated[str | None, hint("each preset's, or none", "NAME")] = None
+    """How all see observations, e.g. standardise."""
     eval_every_updates: Annotated[int | None, hint("a tenth of the updates")] = None
     """Updates between evaluations."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 10
@@ -125,6 +131,9 @@ class Compare:
             preset="none" if self.preset_less else self.preset,
             assignments=self.set,
             environment=self.environment,
+            horizon=self.horizon,
+            reward_transform=self.reward_transform,
+            observation_transform=self.observation_transform,
             eval_every_updates=self.eval_every_updates,
             eval_episodes=self.eval_episodes,
             precision=self.precision,

@@ -57,6 +57,8 @@ class Train:
     """A task whose published settings to take (`tether tasks`), or `none`."""
     environment: Annotated[str | None, hint("by the data set's name", "TASK")] = None
     """Task (`tether tasks`) or gymnasium id to evaluate in, or `none`."""
+    horizon: Annotated[int | None, hint("the environment's own limit")] = None
+    """Steps after which evaluated episodes are cut; needed for an environment without a time limit."""
     eval_every_updates: Annotated[int | None, hint("the preset's, or a tenth of the training phase")] = None
     """Updates between evaluations."""
     eval_episodes: Annotated[int | None, hint("the preset's, or 10")] = None

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
-import jax
 import numpy as np
 
 from tether.collect.environments import Place
@@ -22,6 +21,7 @@ from tether.errors import InputError
 from tether.policies.acting import Mode, Sampled, Sampler
 from tether.policies.deployed import DeployedPolicy
 from tether.policies.folder import load_policy
+from tether.policies.loaded import LoadedPolicy
 
 __all__ = ["PLANNER", "Behaviour", "Episode", "controlled", "play_episode", "random_actions", "rollouts_of"]
 
@@ -61,22 +61,19 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
         raise InputError(
             f"{folder}: takes {found[0]} numbers, gives {found[1]}; {place.task.name} has {wanted[0]} and {wanted[1]}"
         )
-    module, drawn = policy.module, False
+    module, drawn = _within(policy.module, place), False
     if noise and isinstance(module.policy, Mode) and isinstance(module.policy.actor, Sampler):
         module, drawn = dataclasses.replace(module, policy=Sampled(module.policy.actor)), True
-    step = _step_of(_within(module, place))
+    playing = LoadedPolicy(module, policy.document, policy.algorithm)
 
     def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
-        key = jax.random.key(int(random.integers(2**31)))
-        carried: list[Any] = [0, module.initial_memory()]
+        playing.reseed(int(random.integers(2**31)))
+        memory = playing.initial_memory()
 
         def act(observation: np.ndarray, reward: float) -> np.ndarray:
-            number, memory = carried
-            action, memory = step(
-                np.asarray(observation, np.float32), key, np.int32(number), memory, np.float32(reward)
-            )
-            carried[:] = number + 1, memory
-            return np.asarray(action)
+            nonlocal memory
+            action, memory = playing.step(observation, memory, reward)
+            return action
 
         return act
 
@@ -92,16 +89,6 @@ def _within(module: DeployedPolicy, place: Place) -> DeployedPolicy:
     """The policy with actions that the environment takes."""
     box = ActionBox(module.action_low, module.action_high).within(place.limits)
     return dataclasses.replace(module, action_low=box.low, action_high=box.high)
-
-
-def _step_of(module: DeployedPolicy) -> Any:
-    """The policy with its arrays in the program: called a million times with nothing but an observation."""
-
-    @jax.jit
-    def step(observation: Any, key: Any, number: Any, memory: Any, reward: Any) -> Any:
-        return module.step(observation, jax.random.fold_in(key, number), memory, reward)
-
-    return step
 
 
 def controlled(text: str, place: Place) -> Behaviour:

@@ -1,5 +1,6 @@
 """Which environment a data set is evaluated in."""
 
+import dataclasses
 from typing import NamedTuple
 
 from tether.data import Dataset
@@ -21,17 +22,19 @@ class Evaluated(NamedTuple):
     why_not: str = ""  # where nothing is evaluated
 
 
-def task_for(data: Dataset, environment: str | None) -> Evaluated:
+def task_for(data: Dataset, environment: str | None, horizon: int | None = None) -> Evaluated:
     """The task to evaluate in and the actions that its environment takes, or why nothing is evaluated.
 
     environment: what the user asked for; None: what the data set's name or its record of collection says, as far as
-    that can be made here.
+    that can be made here. horizon: steps after which episodes are cut, where not as the environment says.
     Raises InputError where an environment was asked for that does not exist or cannot be made, or the data do not fit.
     """
+    if horizon is not None and horizon < 1:
+        raise InputError(f"horizon {horizon}: episodes have at least 1 step")
     if environment == NO_ENVIRONMENT:
         return Evaluated(None, why_not="as asked")
     try:
-        task = known_task(data, environment)
+        task = known_task(data, environment, horizon)
         if task is None:
             return Evaluated(None, why_not="no environment is known for these data (see --environment)")
         made = make_environment(task)  # better now than at the first evaluation
@@ -64,14 +67,16 @@ def data_box(data: Dataset) -> ActionBox:
     return unit_box(data.actions.shape[1]) if data.schema is None else data.schema.box
 
 
-def known_task(data: Dataset, environment: str | None) -> Task | None:
+def known_task(data: Dataset, environment: str | None, horizon: int | None = None) -> Task | None:
     """What `environment` means for these data: their own record of it, if it is the one; None: nothing is known."""
     recorded = data.recorded_in
     if recorded is not None and environment in (recorded.name, recorded.gymnasium_id):
-        return recorded
-    if environment is not None:
-        return find_environment(environment)
-    return find_task(data.name) or recorded
+        task = recorded
+    elif environment is not None:
+        return find_environment(environment, horizon)
+    else:
+        task = find_task(data.name) or recorded
+    return task if task is None or horizon is None else dataclasses.replace(task, horizon=horizon)
 
 
 NO_ENVIRONMENT = "none"

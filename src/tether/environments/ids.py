@@ -10,12 +10,16 @@ from tether.errors import InputError, unknown
 __all__ = ["find_environment", "task_of_id"]
 
 
-def find_environment(name: str) -> Task:
+def find_environment(name: str, horizon: int | None = None) -> Task:
     """The task called `name`, that of the D4RL data set called so, or one made up for the gymnasium id `name`.
 
+    horizon: steps after which its episodes are cut, where not as the task or id says.
     Raises InputError: there is none, or it cannot be made here.
     """
-    return find_task(name) or task_of_id(name)
+    task = find_task(name)
+    if task is None:
+        return task_of_id(name, horizon)
+    return task if horizon is None else dataclasses.replace(task, horizon=horizon)
 
 
 def task_of_id(name: str, horizon: int | None = None) -> Task:

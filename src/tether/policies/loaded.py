@@ -136,6 +136,10 @@ class LoadedPolicy:
         action, memory = _step_batch(self.module, observation, jax.random.split(key, len(observation)), memory, reward)
         return np.asarray(action), memory
 
+    def reseed(self, seed: int) -> None:
+        """Start the stream anew that calls without a key draw from."""
+        self._seed, self._stream = seed, np.asarray(jax.random.key_data(jax.random.key(seed)))
+
     def _next_key(self) -> PRNGKey:
         """From the policy's own stream, which moves on."""
         stream, key = jax.random.split(jax.random.wrap_key_data(self._stream, impl=self._generator))

@@ -42,7 +42,7 @@ def domain_of(task: str) -> str:
 
 
 def demo_preset(algorithm: str) -> dict[str, Any]:
-    """Options of our own for the bundled data set: a few minutes on 2 cores. Empty where there are none."""
+    """Values of our own for the bundled data set: a few minutes on 2 cores. Empty where there are none."""
     return _read(algorithm).get("demo", {})
 
 

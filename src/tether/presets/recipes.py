@@ -49,6 +49,7 @@ class TrainRequest:
     pretrain_updates: int | None = None
     batch_size: int | None = None
     environment: str | None = None
+    horizon: int | None = None
     eval_every_updates: int | None = None
     eval_episodes: int | None = None
     eval_workers: int | None = None
@@ -84,7 +85,11 @@ class TrainRequest:
             precision=self.precision,
         )
         transforms = {name: chosen.get(name, "none") for name in TRANSFORMS}
-        return algorithm, {"options": options, "environment": self.environment, **transforms}, recipe.preset
+        return (
+            algorithm,
+            {"options": options, "environment": self.environment, "horizon": self.horizon, **transforms},
+            recipe.preset,
+        )
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
             "in_memory": source is not None and source.in_memory,
         },
         "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
+        "horizon": plan.task.horizon if plan.task else None,
         "environment_actions": None if plan.limits is None else _limits_json(plan.limits),
         "score": plan.task.score_name if plan.task else None,
         "versions": versions(),
@@ -119,7 +120,7 @@ def restored_plan(folder: Path, quiet: bool, given: Any = None, dataset: str | D
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
     data = _same_data(path, source if dataset is None else dataset, sha256, in_memory, quiet)
-    task = None if environment == NO_ENVIRONMENT else known_task(data, environment)
+    task = None if environment == NO_ENVIRONMENT else known_task(data, environment, config.get("horizon"))
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
     limits = None if task is None else _limits_from(config, task)
     return make_plan(folder, name, algorithm, lanes, options, data, prepared, task, limits)

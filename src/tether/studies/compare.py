@@ -71,6 +71,9 @@ class Request:
     preset: str = "auto"
     assignments: tuple[str, ...] = ()  # NAME=VALUE or ALGORITHM.NAME=VALUE
     environment: str | None = None
+    horizon: int | None = None
+    reward_transform: str | None = None
+    observation_transform: str | None = None
     eval_every_updates: int | None = None
     eval_episodes: int = 10
     precision: str = "float32"
@@ -93,6 +96,7 @@ class Protocol:
     eval_episodes: int
     score_name: str = "normalised score"  # `Task.score_name`
     precision: str = "float32"  # of the matmuls of training
+    horizon: int | None = None  # where it is not the environment's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +252,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         raise InputError(f"seeds {request.seeds}: at least 1 is needed")
     if request.preset not in ("auto", "none") and not any(request.preset in preset_names(name) for name in names):
         raise errors.unknown("preset", request.preset, {task for name in names for task in preset_names(name)})
-    task = task_for(data, request.environment).task
+    task = task_for(data, request.environment, request.horizon).task
     every = request.eval_every_updates
     protocol = Protocol(
         source=findable(data.source.location),
@@ -263,6 +267,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         eval_every_updates=max(1, request.updates // 10) if every is None else every,
         eval_episodes=request.eval_episodes,
         precision=request.precision,
+        horizon=request.horizon,
     )
     assigned = _assigned(request)
     entrants = {name: _entrant(name, request, assigned[name]) for name in names}
@@ -306,8 +311,9 @@ def _entrant(name: str, request: Request, assigned: dict[str, str]) -> Entrant:
         values |= {f"{phase.name}_updates": request.pretrain_updates for phase in earlier}
     algorithm = make_algorithm(name, values | {"train_updates": request.updates})
     batch_size = recipe.options.get("batch_size", 256) if request.batch_size is None else request.batch_size
-    transforms = ("reward_transform", "observation_transform", "data_filter")
-    chosen = {key: recipe.options.get(key, "none") for key in transforms}
+    transforms = {"reward_transform": request.reward_transform, "observation_transform": request.observation_transform}
+    chosen = {key: recipe.options.get(key, "none") if asked is None else asked for key, asked in transforms.items()}
+    chosen["data_filter"] = recipe.options.get("data_filter", "none")
     return Entrant(recipe.preset, assigned, hyperparameters_of(algorithm), batch_size, **chosen)
 
 
@@ -393,6 +399,7 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
         observation_transform=entrant.observation_transform,
         data_filter=entrant.data_filter,
         environment=protocol.environment,
+        horizon=protocol.horizon,
         out=run,
         quiet=quiet,
         notes={"command": comparison.command, "preset": entrant.preset},
@@ -541,7 +548,7 @@ def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
     lines = [tables.cells(row, scored) for row in tables.best_first(rows)]
     if comparison.behaviour and scored:
         lines = [tables.behaviour_cells(comparison.behaviour), *lines]
-    task = find_environment(protocol.environment).evaluated_in if scored else ""
+    task = find_environment(protocol.environment, protocol.horizon).evaluated_in if scored else ""
     judged = (
         f"Evaluated in {task} every {protocol.eval_every_updates:,} updates: {protocol.eval_episodes} episodes of each "
         "seed, from the same starts for all."
