@@ -125,6 +125,9 @@ class Dataset:
         successes: (N,) bool, the task stood solved after this row's action; None where that is not recorded.
         schema: names of the columns and the robot's own range of its actions; None where they have none.
         recorded_in: the environment that the file says it was collected in; None where it does not say.
+        masks: name -> (N,) bool, the rows of some whole episodes (robomimic's filter keys, LeRobot's splits).
+        has_rewards: False where nobody recorded any (demonstrations): `rewards` are zeros then, and mean nothing.
+        notes: what was left out or taken for granted when it was read, a line each.
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
@@ -146,6 +149,9 @@ class Dataset:
     successes: np.ndarray | None = None
     schema: Schema | None = None
     recorded_in: Task | None = None
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    has_rewards: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = self.source.location
@@ -170,6 +176,8 @@ class Dataset:
         _check_schema(where, self.schema, columns)
         for name, array in columns.items():
             object.__setattr__(self, name, _read_only(array))
+        masks = {key: flags_of(where, f"mask {key}", mask, rows) for key, mask in self.masks.items()}
+        object.__setattr__(self, "masks", {key: _read_only(mask) for key, mask in masks.items()})
         if self.source.digest is None:
             object.__setattr__(self, "source", dataclasses.replace(self.source, digest=self.content_sha256()))
 
@@ -350,9 +358,12 @@ class Dataset:
             "terminals_end_episodes": self.terminals_end_episodes,
             "schema": None if self.schema is None else self.schema.to_json(),
         }
+        if not self.has_rewards:
+            rules["has_rewards"] = False
         digest = hashlib.sha256(json.dumps(rules).encode())
-        for name in COLUMNS:
-            if (array := getattr(self, name)) is not None:
+        columns = {name: getattr(self, name) for name in COLUMNS} | {f"masks/{k}": m for k, m in self.masks.items()}
+        for name, array in columns.items():
+            if array is not None:
                 stored = np.ascontiguousarray(array.astype("?" if array.dtype == np.bool_ else "<f4", copy=False))
                 digest.update(f"{name} {stored.shape}".encode())
                 digest.update(stored.data)
@@ -375,6 +386,12 @@ class Dataset:
             f"(min {lengths.min()}, max {lengths.max()})\n"
             f"  return mean {returns.mean():.1f} (min {returns.min():.1f}, max {returns.max():.1f})"
         )
+
+    def select(self, rows: Int[np.ndarray, " kept"]) -> "Dataset":
+        """These rows of *every* column, the optional ones too, in this order; the rest stays as it is."""
+        found = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        columns = {name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)}
+        return dataclasses.replace(self, **columns, masks={key: mask[rows] for key, mask in self.masks.items()})
 
     def episode_bounds(self) -> EpisodeBounds:
         """Where the episodes lie: a cut after every row whose `terminals` or `timeouts` is set (after time-outs

@@ -30,7 +30,7 @@ def summary_table(data: Dataset) -> Table:
         "observation": f"{data.observations.shape[1]} numbers, {_range(data.observations)}",
         "action": f"{data.actions.shape[1]} numbers, {_range(data.actions)}, "
         f"{np.mean(np.abs(data.actions) > 0.99):.1%} beyond ±0.99",
-        "reward": f"{_range(data.rewards)}, mean {data.rewards.mean():.3f}",
+        "reward": f"{_range(data.rewards)}, mean {data.rewards.mean():.3f}" if data.has_rewards else "not recorded",
         "next observations": "stored" if data.next_observations is not None else "not stored: the next row's",
         "terminals, time-outs": f"{data.terminals.sum():,}, {data.timeouts.sum():,}",
         "episodes": f"{len(bounds.starts):,}" + (", the last one is cut off" if bounds.last_is_partial else ""),
@@ -39,18 +39,25 @@ def summary_table(data: Dataset) -> Table:
         "returns": _histogram(returns),
         "task": _task(task),
     }
-    if task is not None and task.recorded_returns:
+    if not data.has_rewards:
+        del rows["return"], rows["returns"]
+    elif task is not None and task.recorded_returns:
         rows["normalised score"] = f"none: {task.recorded_returns}"
     elif task is not None and task.has_references and not task.references_by:
         scores = task.normalized_score(returns)
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
-    minari = minari_scores(data)
+    minari = minari_scores(data) if data.has_rewards else None
     if minari is not None:
         rows["Minari score"] = f"mean {minari.mean():.1f}, {_range(minari)}; by Minari's references, no D4RL score"
     if data.schema is not None:
         rows |= _schema_rows(data.schema)
     if data.successes is not None:
         rows["success"] = f"{_success_rate(data):.1%} of the episodes"
+    if data.masks:
+        masks = (f"mask={name} ({mask.sum():,} rows)" for name, mask in data.masks.items())
+        rows["--data-filter"] = ", ".join(masks)
+    if data.notes:
+        rows["notes"] = "\n".join(data.notes)
     for name, value in {**rows, **{f"metadata {k}": str(v) for k, v in data.metadata.items()}}.items():
         table.add_row(name, value)
     return table

@@ -10,6 +10,8 @@ from tether.data.logs.importing import read_table
 from tether.data.readers.d4rl import open_hdf5, read_d4rl_hdf5
 from tether.data.readers.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.readers.download import Downloads, cached_file
+from tether.data.readers.groups import has_episode_groups, read_episode_files, read_episode_groups
+from tether.data.readers.lerobot import is_lerobot_folder, read_lerobot, read_lerobot_folder
 from tether.data.readers.minari import (
     find_minari_file,
     is_minari_hdf5,
@@ -18,11 +20,20 @@ from tether.data.readers.minari import (
     read_minari_hdf5,
 )
 from tether.data.readers.ogbench import local_ogbench_files, read_ogbench
+from tether.data.readers.recording import Recording
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
 
-__all__ = ["READERS", "LocalSource", "bundled_names", "d4rl_path", "load_dataset", "local_sources"]
+__all__ = [
+    "READERS",
+    "LocalSource",
+    "bundled_names",
+    "d4rl_path",
+    "find_recording",
+    "load_dataset",
+    "local_sources",
+]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -57,8 +68,9 @@ def bundled_names() -> list[str]:
 def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     """Loads a data set by name or path.
 
-    A bundled name (`halfcheetah-medium-small`), `d4rl:NAME`, `minari:ID`, `ogbench:NAME`, a `*.hdf5` file
-    in D4RL's or Minari's layout, a Minari folder, a `*.csv`, `*.parquet` or `*.npz` table with columns by convention.
+    A bundled name (`halfcheetah-medium-small`), `d4rl:NAME`, `minari:ID`, `ogbench:NAME`, `lerobot:PATH`, a `*.hdf5`
+    file in D4RL's or Minari's layout or with a group for each episode (robomimic), a folder of Minari's, of LeRobot's or
+    with an episode in each `*.npz` or `*.hdf5` file, a `*.csv`, `*.parquet` or `*.npz` table with columns by convention.
     A bundled name wins over a file or folder of the same name; write `./name` for the latter.
 
     downloads: mirrors, cache, offline mode of `d4rl:`; by default as the environment says.
@@ -85,6 +97,8 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
         return _read_folder(path)
     if suffix in TABLE_SUFFIXES:
         return read_table(path)
+    if (recording := find_recording(path)) is not None:
+        return recording.dataset()
     if suffix in HDF5_SUFFIXES:
         return read_minari_hdf5(path) if is_minari_hdf5(path) else _read_d4rl(path)
     if path.exists():
@@ -96,16 +110,29 @@ def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
     return InputError(
         f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, minari:ID, "
-        "ogbench:NAME, *.hdf5 and *.h5 files in D4RL's or Minari's layout, Minari folders, and *.csv, *.parquet and "
-        "*.npz tables"
+        "ogbench:NAME, lerobot:PATH, *.hdf5 and *.h5 files in D4RL's or Minari's layout or with a group for each "
+        "episode, folders of Minari's, of LeRobot's or with an episode in each file, and *.csv, *.parquet and *.npz tables"
     )
 
 
 def _read_folder(folder: Path) -> Dataset:
     path = find_minari_file(folder)
-    if path is None:
-        raise _refused(str(folder), "a folder without data/main_data.hdf5")
-    return read_minari_hdf5(path)
+    if path is not None:
+        return read_minari_hdf5(path)
+    recording = find_recording(folder)
+    if recording is None:
+        raise _refused(str(folder), "a folder without data/main_data.hdf5, meta/info.json, *.npz or *.hdf5")
+    return recording.dataset()
+
+
+def find_recording(path: Path) -> Recording | None:
+    """The episodes of LeRobot's folders, of folders with an episode in each file, and of HDF5 files with a group for
+    each; None for anything else. Raises InputError where they cannot be read."""
+    if path.is_dir() and find_minari_file(path) is None:
+        return read_lerobot_folder(path) if is_lerobot_folder(path) else read_episode_files(path)
+    if path.suffix.lower() not in HDF5_SUFFIXES or not path.is_file() or is_minari_hdf5(path):
+        return None
+    return read_episode_groups(path) if has_episode_groups(path) else None
 
 
 def _read_d4rl(path: Path) -> Dataset:
@@ -137,6 +164,7 @@ def _named(dataset: Any, source: str) -> Dataset:
 READERS: Registry[Callable[[str], Dataset]] = registry("reader").provide(
     {
         "d4rl": lambda name: _read_d4rl_by_name(name, Downloads()),
+        "lerobot": read_lerobot,
         "minari": read_minari,
         "ogbench": read_ogbench,
     }

@@ -163,8 +163,8 @@ def out_of_range(data: Logged) -> Findings:
     suggestion = {"limits": "; the source states limits to rescale by", "clip": "; few and small: clipping repairs"}
     what = f"{len(rows) / data.rows:.2%} of the rows; ranges {ranges}{suggestion.get(how or '', '; rescale them')}"
     place = Place.of(rows, data.column_names("actions", columns))
-    # Minari's reader maps them from the limits that the data state, and the policy maps them back.
-    grade: Grade = "note" if how == "limits" and data.raw.layout == "minari" else "error"
+    # Where the reader maps them from the limits that the data state, the policy maps them back.
+    grade: Grade = "note" if how == "limits" and data.raw.maps_actions else "error"
     yield Finding("actions-out-of-range", grade, what, place, fixable=how is not None)
 
 

@@ -158,6 +158,11 @@ CODES: Mapping[str, Code] = {
         "`terminals` marks the last observation of a trajectory, not success, and rewards are computed for a task.",
         "Load it as `ogbench:...-singletask-...`; the doctor treats these flags as time-outs.",
     ),
+    "left-out": Code(
+        "not everything was read, or not as it stands",
+        "What is named here plays no part in training, or was taken for what it says.",
+        "Nothing, if it is what you expect.",
+    ),
     "counts-disagree": Code(
         "not as many rows or episodes as its description says",
         "The file is cut short, was filtered, or is another version than its name says; results are not comparable.",

@@ -81,9 +81,9 @@ def _rescale_actions(data: Logged) -> Fixed:
         low, high = data.raw.action_limits
         # The box goes into the file: the policy that is trained on it maps its actions back.
         box = ActionBox(tuple(low.tolist()), tuple(high.tolist()))
-        schema = Schema(
-            layout_of({"observation": data.observations.shape[1]}), layout_of({"action": data.actions.shape[1]}), box
-        )
+        sizes = {"observation": data.observations.shape[1], "action": data.actions.shape[1]}
+        plain = Schema(*(layout_of({name: size}) for name, size in sizes.items()), box)
+        schema = plain if data.raw.schema is None else data.raw.schema._replace(box=box)
         raw = replace(data.raw.with_columns(actions=box.to_unit(actions)), action_limits=None, schema=schema)
         return raw, "every action rescaled from the limits that the source states to [-1, 1], limits kept as schema"
     outside = int((np.abs(actions) > 1).any(axis=1).sum())

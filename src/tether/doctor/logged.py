@@ -86,7 +86,7 @@ class Logged:
         rows: N, that of the shortest column.
         usable: names of the columns below that the source has and that can be used; the others are empty or zero.
         observations, next_observations: (N, O) float32, finite.
-        actions: (N, A) float32, finite, as training sees them: in a Minari file mapped from its limits to [-1, 1].
+        actions: (N, A) float32, finite, as training sees them: mapped to [-1, 1] where the source's reader maps them.
         stored_actions: (N, A) float32, finite, as stored.
         rewards: (N,) float64, finite.
         terminals: (N,) bool.
@@ -104,8 +104,8 @@ class Logged:
         self.valid = np.ones(self.rows, np.bool_)
         self.observations = self._matrix("observations")
         self.stored_actions = self._matrix("actions")
-        # Minari's reader maps actions to [-1, 1], and the policy maps them back.
-        mapped = raw.layout == "minari" and self.has_other_limits
+        # Minari's reader, for one, maps actions to [-1, 1], and the policy maps them back.
+        mapped = raw.maps_actions and self.has_other_limits
         self.actions = self._in_limits(self.stored_actions) if mapped else self.stored_actions
         self.rewards = self._flat("rewards").astype(np.float64)
         self.next_observations = self._matrix("next_observations")

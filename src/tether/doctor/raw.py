@@ -11,7 +11,9 @@ import numpy as np
 from tether.data.readers.d4rl import open_hdf5, read_schema, scalar_metadata
 from tether.data.readers.d4rl_names import d4rl_name
 from tether.data.readers.download import Downloads
+from tether.data.readers.lerobot import find_lerobot, read_lerobot_folder
 from tether.data.readers.minari import find_minari_file, is_minari_hdf5
+from tether.data.readers.recording import Recording
 from tether.data.schema import IMPORT_KEY, Schema
 from tether.data.sources import (
     BUNDLED,
@@ -19,6 +21,7 @@ from tether.data.sources import (
     TABLE_SUFFIXES,
     bundled_names,
     d4rl_path,
+    find_recording,
     load_dataset,
     local_sources,
 )
@@ -42,13 +45,16 @@ class RawColumns:
     Attributes:
         name: the data set's name, by which its task is found.
         location: where it was read.
-        layout: `d4rl`, `minari`, `npz`, `ogbench`, `table` or `dataset` (read through `load_dataset`).
+        layout: `d4rl`, `minari`, `npz`, `ogbench`, `table`, `episodes` (LeRobot, a group or file for each episode) or
+            `dataset` (read through `load_dataset`).
         columns: those of `STANDARD` that are there. Minari's flags are called as D4RL's.
         extras: other arrays, e.g. `infos/goal`.
         metadata: small scalars.
         documents: texts of `tether data import` that are only passed on.
         schema: names of the columns and the robot's own range of its actions.
         action_limits: lowest and highest action, (A,) each, where the source states them.
+        maps_actions: the source's reader maps actions from these limits to [-1, 1].
+        exact_next_observations: the next observation of every row is known (see `Dataset`).
         terminals_end_episodes: False where the recording goes on after a terminal row (see `Dataset`).
         horizon: steps until the environment's time limit, where the source states it.
         findings: what was found while reading.
@@ -63,6 +69,8 @@ class RawColumns:
     documents: Mapping[str, str] = field(default_factory=dict)
     schema: Schema | None = None
     action_limits: tuple[np.ndarray, np.ndarray] | None = None
+    maps_actions: bool = False
+    exact_next_observations: bool = False
     terminals_end_episodes: bool = True
     horizon: int | None = None
     findings: tuple[Finding, ...] = ()
@@ -85,7 +93,7 @@ class RawColumns:
 
 def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
     """Reads a source as it is: a bundled name, `d4rl:NAME`, `minari:ID`, an HDF5 file (D4RL's or Minari's layout), a
-    Minari folder, a CSV, Parquet or npz table.
+    Minari folder, LeRobot's folders, episodes in groups or files of their own, a CSV, Parquet or npz table.
 
     `ogbench:NAME` is read by `load_dataset`, which computes its rewards and refuses what it refuses.
 
@@ -106,7 +114,11 @@ def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
         return replace(_read_d4rl(d4rl_path(name, Downloads()), widest), name=d4rl_name(name), location=source)
     if prefix == "minari" and name:
         return _read_minari_by_name(source)
+    if prefix == "lerobot" and name:
+        return _from_recording(read_lerobot_folder(find_lerobot(name)))
     path = Path(source).expanduser()
+    if (recording := find_recording(path)) is not None:
+        return _from_recording(recording)
     if path.is_dir() and (file := find_minari_file(path)) is not None:
         return _from_minari(file)
     if path.suffix.lower() in HDF5_SUFFIXES and path.is_file():
@@ -205,15 +217,38 @@ def _from_minari(path: Path) -> RawColumns:
         columns=read.columns,
         metadata=read.metadata,
         action_limits=read.action_limits,
+        maps_actions=True,
+        exact_next_observations=True,
         horizon=read.horizon,
         findings=read.findings,
         sha256=sha256_file(path),
     )
 
 
+def _from_recording(read: Recording) -> RawColumns:
+    box = read.box
+    return RawColumns(
+        name=read.name,
+        location=read.source.location,
+        layout="episodes",
+        columns=read.columns,
+        extras=read.extras,
+        metadata=read.metadata,
+        schema=Schema(read.observation, read.action, box),
+        action_limits=None if box.is_unit() else (np.asarray(box.low), np.asarray(box.high)),
+        maps_actions=True,
+        exact_next_observations=read.exact_next_observations,
+        terminals_end_episodes=read.terminals_end_episodes,
+        findings=tuple(Finding("left-out", "note", note) for note in read.notes),
+        sha256=read.source.sha256,
+    )
+
+
 def _from_dataset(source: str) -> RawColumns:
     data = load_dataset(source)
     columns = {name: getattr(data, name) for name in STANDARD if getattr(data, name) is not None}
+    if not data.has_rewards:
+        del columns["rewards"]
     return RawColumns(
         name=data.name,
         location=source,
@@ -221,6 +256,7 @@ def _from_dataset(source: str) -> RawColumns:
         columns=columns,
         metadata=data.metadata,
         schema=data.schema,
+        exact_next_observations=data.exact_next_observations,
         terminals_end_episodes=data.terminals_end_episodes,
         sha256=data.source.sha256,
     )

@@ -185,7 +185,7 @@ def repair(
         found = ", ".join(sorted(before.fixable())) or "nothing"
         raise InputError(f"cannot fix {code!r} in {source}: what can be fixed there is {found}")
     progress("fixing")
-    if before.data.raw.layout == "minari" and before.data.has_other_limits:
+    if before.data.raw.maps_actions and before.data.has_other_limits:
         wanted = wanted | {"actions-out-of-range"}  # D4RL's layout holds them in [-1, 1], with the limits beside them
     raw, changes = read_raw(source, every_column=True), ()
     for _ in range(MOST_ROUNDS):
