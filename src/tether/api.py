@@ -200,6 +200,8 @@ def _finish(
         lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
         what = f"{plan.algorithm_name} on {plan.prepared.record['dataset']}: {rows:,} transitions"
         display.message(f"{what}, {lanes} lane{'s' if lanes > 1 else ''}, in {plan.folder}")
+        for note in plan.prepared.record.get("notes", ()):
+            display.message(f"data: {note}")
         if plan.task is None:
             display.message(f"training without evaluation: {why_not}")
         run = Run(plan, display, stop)

@@ -69,8 +69,9 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     """Loads a data set by name or path.
 
     A bundled name (`halfcheetah-medium-small`), `d4rl:NAME`, `minari:ID`, `ogbench:NAME`, `lerobot:PATH`, a `*.hdf5`
-    file in D4RL's or Minari's layout or with a group for each episode (robomimic), a folder of Minari's, of LeRobot's or
-    with an episode in each `*.npz` or `*.hdf5` file, a `*.csv`, `*.parquet` or `*.npz` table with columns by convention.
+    file in D4RL's or Minari's layout or with a group for each episode (robomimic), a folder of Minari's, of LeRobot's
+    or with an episode in each `*.npz` or `*.hdf5` file, a `*.csv`, `*.parquet` or `*.npz` table with columns by
+    convention.
     A bundled name wins over a file or folder of the same name; write `./name` for the latter.
 
     downloads: mirrors, cache, offline mode of `d4rl:`; by default as the environment says.
@@ -111,7 +112,7 @@ def _refused(source: str, reason: str) -> InputError:
     return InputError(
         f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, minari:ID, "
         "ogbench:NAME, lerobot:PATH, *.hdf5 and *.h5 files in D4RL's or Minari's layout or with a group for each "
-        "episode, folders of Minari's, of LeRobot's or with an episode in each file, and *.csv, *.parquet and *.npz tables"
+        "episode, folders of Minari's, of LeRobot's or with an episode in each file, *.csv, *.parquet and *.npz tables"
     )
 
 

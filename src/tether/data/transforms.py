@@ -243,6 +243,7 @@ def prepare(
         "source": dataset.source.location,
         "collection": dataset.source.collection,
         "rows": file_rows,
+        "notes": list(dataset.notes),
         "filter": filtered,
         "transitions": len(rows),
         "reward_transform": {"name": reward_transform, **numbers},

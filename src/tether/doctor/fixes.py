@@ -82,7 +82,8 @@ def _rescale_actions(data: Logged) -> Fixed:
         # The box goes into the file: the policy that is trained on it maps its actions back.
         box = ActionBox(tuple(low.tolist()), tuple(high.tolist()))
         sizes = {"observation": data.observations.shape[1], "action": data.actions.shape[1]}
-        plain = Schema(*(layout_of({name: size}) for name, size in sizes.items()), box)
+        observation, action = (layout_of({name: size}) for name, size in sizes.items())
+        plain = Schema(observation, action, box)
         schema = plain if data.raw.schema is None else data.raw.schema._replace(box=box)
         raw = replace(data.raw.with_columns(actions=box.to_unit(actions)), action_limits=None, schema=schema)
         return raw, "every action rescaled from the limits that the source states to [-1, 1], limits kept as schema"

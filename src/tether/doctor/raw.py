@@ -227,6 +227,10 @@ def _from_minari(path: Path) -> RawColumns:
 
 def _from_recording(read: Recording) -> RawColumns:
     box = read.box
+    findings = [Finding("left-out", "note", note) for note in read.notes]
+    if not box.is_unit():
+        what = f"{read.beyond}; each one's range in the data is read as -1 to 1"
+        findings.append(Finding("actions-out-of-range", "note", what))
     return RawColumns(
         name=read.name,
         location=read.source.location,
@@ -239,7 +243,7 @@ def _from_recording(read: Recording) -> RawColumns:
         maps_actions=True,
         exact_next_observations=read.exact_next_observations,
         terminals_end_episodes=read.terminals_end_episodes,
-        findings=tuple(Finding("left-out", "note", note) for note in read.notes),
+        findings=tuple(findings),
         sha256=read.source.sha256,
     )
 

@@ -4,10 +4,11 @@ folders of HDF5 or npz files with an episode in each (ALOHA, DeepMind's control 
 An episode is whatever holds actions and observations under one of the usual names; arrays may lie deeper
 (`obs/joint_pos`). Observations may have one row more than actions; then next observations are exact.
 
-robomimic: `data/demo_0/{obs/KEY, actions, rewards, dones, next_obs/KEY}`. `dones` says that the action ends the task, at
-every row where it stands solved; the group goes on. `mask/NAME` lists demonstrations by name.
+robomimic: `data/demo_0/{obs/KEY, actions, rewards, dones, next_obs/KEY}`. `dones` says that the action ends the task,
+perhaps at every row where it stands solved; the group goes on. `mask/NAME` lists demonstrations by name.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -359,12 +360,10 @@ def _masks(file: Any, names: list[str], lengths: list[int]) -> dict[str, np.ndar
 def _robomimic(file: Any, rows: int) -> tuple[dict[str, str | float | int], tuple[str, ...]]:
     """(the environment's name, as metadata; what is odd)."""
     data = file.get("data")
-    attributes = data.attrs if isinstance(data, h5py.Group) else {}
+    attributes: Any = data.attrs if isinstance(data, h5py.Group) else {}
     metadata, notes = {}, []
-    try:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
         metadata["environment"] = str(json.loads(attributes["env_args"])["env_name"])
-    except (KeyError, TypeError, ValueError):
-        pass
     total = attributes.get("total")
     if total is not None and np.ndim(total) == 0 and int(total) != rows:
         notes.append(f"the file says that it has {int(total):,} rows; {rows:,} are there")

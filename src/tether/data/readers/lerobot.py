@@ -162,9 +162,7 @@ def _features(folder: Path, info: Mapping[str, Any]) -> dict[str, Feature]:
     return found
 
 
-def _of_kind(
-    folder: Path, features: Mapping[str, Feature], what: str, prefixes: Sequence[str]
-) -> dict[str, Feature]:
+def _of_kind(folder: Path, features: Mapping[str, Feature], what: str, prefixes: Sequence[str]) -> dict[str, Feature]:
     """The features `action`, else `action.*`, ...; of observations all, as each says something of the state."""
     for prefix in prefixes:
         found = {n: f for n, f in features.items() if n == prefix or n.startswith((f"{prefix}.", f"{prefix}/"))}
@@ -219,7 +217,7 @@ def _masks(info: Mapping[str, Any], frames: Mapping[str, np.ndarray], episode: n
     """The rows of each split (`"train": "0:40"`), and of each task where there are several."""
     masks = {}
     splits = info.get("splits")
-    for name, text in (splits.items() if isinstance(splits, dict) else ()):
+    for name, text in splits.items() if isinstance(splits, dict) else ():
         first, colon, last = str(text).partition(":")
         if colon and first.isdigit() and last.isdigit():
             masks[str(name)] = (episode >= int(first)) & (episode < int(last))
@@ -229,13 +227,17 @@ def _masks(info: Mapping[str, Any], frames: Mapping[str, np.ndarray], episode: n
     return masks
 
 
-def _notes(left: Mapping[str, Feature], frames: Mapping[str, np.ndarray], following: Mapping[str, str]) -> Iterator[str]:
+def _notes(
+    left: Mapping[str, Feature], frames: Mapping[str, np.ndarray], following: Mapping[str, str]
+) -> Iterator[str]:
     if left:
         shapes = (f"{name} ({f.dtype}, {' x '.join(map(str, f.shape))})" for name, f in left.items())
         yield f"not read: {', '.join(shapes)}"
     tasks = len(np.unique(frames.get("task_index", np.zeros(1))))
-    yield "the text of the task is not read" if tasks == 1 else (
-        f"the texts of {tasks} tasks are not read: all are learnt as one, or one alone with --data-filter mask=task-0"
+    yield (
+        "the text of the task is not read"
+        if tasks == 1
+        else (f"the texts of {tasks} tasks are not read: all are learnt as one, or one with --data-filter mask=task-0")
     )
     if "rewards" not in following:
         yield "no rewards (next.reward): methods that imitate can be trained, others refuse it"

@@ -71,11 +71,11 @@ def local_minari_files() -> list[tuple[str, Path]]:
 
 
 def is_minari_hdf5(path: Path) -> bool:
-    """Whether an HDF5 file is laid out in episodes as Minari's are: groups of these names, and one of its own columns in
-    the first, or its metadata beside the file."""
+    """Whether an HDF5 file is laid out in episodes as Minari's are: groups of these names, the first with one of
+    its own columns, or its metadata beside the file."""
     with open_hdf5(path) as file:
         keys = _episode_keys(file)
-        first = file[keys[0]] if keys else ()
+        first: Any = file[keys[0]] if keys else ()
         return bool(keys) and (path.with_name("metadata.json").is_file() or any(name in first for name in REQUIRED[3:]))
 
 

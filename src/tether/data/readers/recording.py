@@ -63,12 +63,23 @@ class Recording:
         """What is mapped to [-1, 1]: [-1, 1] where the actions lie in it, else the range of each in the data."""
         return own_range(self.columns["actions"])
 
+    @property
+    def beyond(self) -> str:
+        """Which actions leave [-1, 1], and how far, in words."""
+        actions = self.columns["actions"]
+        outside = np.abs(actions) > 1 + ACTION_TOLERANCE
+        rows, columns = outside.any(axis=1).mean(), np.flatnonzero(outside.any(axis=0)).tolist()
+        names = {start: name for name, (start, _) in self.action.items()}
+        ranges = [f"{names[c]} {np.nanmin(actions[:, c]):.4g} to {np.nanmax(actions[:, c]):.4g}" for c in columns[:4]]
+        more = f" and {len(columns) - 4} more" if len(columns) > 4 else ""
+        return f"actions are beyond ±1 in {rows:.1%} of the rows ({', '.join(ranges)}{more})"
+
     def dataset(self) -> Dataset:
         """The data set. Raises InputError for what `Dataset` refuses."""
         columns, box, notes = dict(self.columns), self.box, list(self.notes)
         if not box.is_unit():
             columns["actions"] = box.to_unit(columns["actions"])
-            notes.append(f"{_beyond(self.columns['actions'], self.action)}: each action's range in the data becomes -1 to 1")
+            notes.append(f"{self.beyond}: each action's range in the data becomes -1 to 1")
         rewards = columns.pop("rewards", None)
         return Dataset(
             name=self.name,
@@ -95,16 +106,6 @@ def own_range(actions: np.ndarray) -> ActionBox:
     if (low >= -1 - ACTION_TOLERANCE).all() and (high <= 1 + ACTION_TOLERANCE).all():
         low, high = -np.ones(len(low)), np.ones(len(high))
     return ActionBox(tuple(low.tolist()), tuple(high.tolist()))
-
-
-def _beyond(actions: np.ndarray, layout: Layout) -> str:
-    """Which actions leave [-1, 1], in words."""
-    outside = np.abs(actions) > 1 + ACTION_TOLERANCE
-    rows, columns = outside.any(axis=1).mean(), np.flatnonzero(outside.any(axis=0))
-    names = {start: name for name, (start, _) in layout.items()}
-    ranges = [f"{names.get(int(c), c)} {actions[:, c].min():.4g} to {actions[:, c].max():.4g}" for c in columns[:4]]
-    more = f" and {len(columns) - 4} more" if len(columns) > 4 else ""
-    return f"actions are beyond ±1 in {rows:.1%} of the rows ({', '.join(ranges)}{more})"
 
 
 def numbered(sizes: Mapping[str, int]) -> Layout:
