@@ -179,11 +179,17 @@ def test_antmaze_layout(tmp_path: Path) -> None:
     assert moved[running].max() < 1
 
 
-@pytest.mark.parametrize("key", ["observations", "actions", "rewards", "terminals"])
+@pytest.mark.parametrize("key", ["observations", "actions", "terminals"])
 def test_missing_column_is_named_beside_those_found(tmp_path: Path, columns: dict[str, Any], key: str) -> None:
     path = write(tmp_path / "a.hdf5", without(columns, key))
     with pytest.raises(InputError, match=f"no '{key}' among its keys .*'timeouts'.*needs observations, actions"):
         read_d4rl_hdf5(path)
+
+
+def test_demonstrations_need_no_rewards(tmp_path: Path, columns: dict[str, Any]) -> None:
+    data = read_d4rl_hdf5(write(tmp_path / "a.hdf5", without(columns, "rewards")))
+    assert not data.has_rewards
+    assert not data.rewards.any()
 
 
 def test_group_or_scalar_in_place_of_a_column(tmp_path: Path, columns: dict[str, Any]) -> None:

@@ -261,6 +261,18 @@ def test_lerobot_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_dataset("lerobot:someone/else")
 
 
+def test_written_to_a_file_they_stay_what_they_are(tmp_path: Path) -> None:
+    without = ("next.reward", "next.done", "next.success")
+    for source in (write_robomimic(tmp_path / "lift.hdf5"), write_lerobot(tmp_path / "a", without=without)):
+        data = load_dataset(str(source))
+        again = load_dataset(str(data.to_hdf5(tmp_path / f"{source.stem}-again.hdf5")))
+        assert again.content_sha256() == data.content_sha256()
+        assert again.has_rewards == data.has_rewards
+        assert {name: mask.tolist() for name, mask in again.masks.items()} == {
+            name: mask.tolist() for name, mask in sorted(data.masks.items())
+        }
+
+
 # --- the doctor ---------------------------------------------------------------------------------------------
 
 

@@ -361,7 +361,8 @@ class Dataset:
         if not self.has_rewards:
             rules["has_rewards"] = False
         digest = hashlib.sha256(json.dumps(rules).encode())
-        columns = {name: getattr(self, name) for name in COLUMNS} | {f"masks/{k}": m for k, m in self.masks.items()}
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        columns |= {f"masks/{name}": self.masks[name] for name in sorted(self.masks)}
         for name, array in columns.items():
             if array is not None:
                 stored = np.ascontiguousarray(array.astype("?" if array.dtype == np.bool_ else "<f4", copy=False))

@@ -19,7 +19,7 @@ from tether.data.dataset import ACTION_TOLERANCE, COLUMNS, Bound, Dataset, Names
 from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.logs.tables import natural
 from tether.data.readers.d4rl import as_scalar
-from tether.data.schema import COLLECT_KEY, LAYOUT_KEY, SCHEMA_KEY, ActionBox
+from tether.data.schema import COLLECT_KEY, LAYOUT_KEY, MASKS_KEY, SCHEMA_KEY, ActionBox
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.machine.files import atomic_path
@@ -454,8 +454,10 @@ def write_hdf5(data: Dataset, path: Path) -> Path:
         raise InputError(f"{path}: there is no folder {path.parent}")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         for column in COLUMNS:
-            if (array := getattr(data, column)) is not None:
+            if (array := getattr(data, column)) is not None and (column != "rewards" or data.has_rewards):
                 file[column] = array
+        for key, mask in data.masks.items():
+            file[f"{MASKS_KEY}/{key}"] = mask
         for key, value in data.metadata.items():
             file.attrs[key] = value
         rules = ("exact_next_observations", "terminals_end_episodes")

@@ -18,6 +18,7 @@ __all__ = [
     "COLLECT_KEY",
     "IMPORT_KEY",
     "LAYOUT_KEY",
+    "MASKS_KEY",
     "SCHEMA_KEY",
     "ActionBox",
     "Layout",
@@ -37,6 +38,7 @@ SCHEMA_KEY = "metadata/schema"
 IMPORT_KEY = "metadata/import"
 COLLECT_KEY = "metadata/collect"
 LAYOUT_KEY = "metadata/layout"
+MASKS_KEY = "masks"
 """Where an HDF5 data set of tether's keeps its schema, how it was imported or collected, and which of `Dataset`'s rules
 its rows follow, as JSON."""
 SHOWN_NAMES = 6

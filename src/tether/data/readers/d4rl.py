@@ -18,21 +18,21 @@ import numpy as np
 
 from tether.data.dataset import Dataset, FileDigest, Source
 from tether.data.parallel import in_parts
-from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, Schema
+from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, MASKS_KEY, SCHEMA_KEY, Schema
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.types import Bool
 
 __all__ = ["as_scalar", "open_hdf5", "read_array", "read_d4rl_hdf5", "scalar_metadata"]
 
-REQUIRED = ("observations", "actions", "rewards", "terminals")
+REQUIRED = ("observations", "actions", "terminals")
 PARALLEL_BYTES = 8 * 2**20  # from here on, arrays are read in parts of this size
 METADATA_TEXT_LIMIT = 200
 """Longest text kept as metadata, in characters: names and versions, not whole specifications."""
 
 
 def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Dataset:
-    """Reads a D4RL file, with or without `timeouts` and `next_observations`; other arrays are skipped.
+    """Reads a D4RL file, with or without `rewards`, `timeouts` and `next_observations`; other arrays are skipped.
 
     A file without `timeouts` (legacy gym v0, perhaps kitchen) leaves three cases; which one applied is
     written to `metadata["timeouts"]`:
@@ -58,12 +58,13 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         if missing:
             raise InputError(
                 f"{path}: no {', '.join(map(repr, missing))} among its keys {sorted(map(str, file))}; "
-                f"a D4RL file needs {', '.join(REQUIRED)} and may have timeouts, next_observations"
+                f"a D4RL file needs {', '.join(REQUIRED)} and may have rewards, timeouts, next_observations"
             )
         columns = {key: read_array(file, key, path) for key in REQUIRED}
         rules = _rules(file, path)
-        named = ("timeouts", "next_observations", *(("successes",) if rules else ()))
+        named = ("rewards", "timeouts", "next_observations", *(("successes",) if rules else ()))
         optional = {k: read_array(file, k, path) for k in named if k in file}
+        masks = _masks(file, path) if rules else {}
         metadata = scalar_metadata(file)
         schema = read_schema(file, path)
         recorded_in = _recorded_in(file, (columns["observations"].shape[-1], columns["actions"].shape[-1]))
@@ -71,7 +72,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         name=path.stem,
         observations=columns["observations"],
         actions=columns["actions"],
-        rewards=columns["rewards"],
+        rewards=optional.get("rewards", np.zeros(len(columns["observations"]), np.float32)),
         terminals=columns["terminals"],
         timeouts=optional.get("timeouts", np.zeros(len(columns["observations"]), np.bool_)),
         next_observations=optional.get("next_observations"),
@@ -80,6 +81,8 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         schema=schema,
         recorded_in=recorded_in,
         successes=optional.get("successes"),
+        masks=masks,
+        has_rewards="rewards" in optional,
         **rules,
     )
     return dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
@@ -181,7 +184,7 @@ def read_schema(file: h5py.File, path: Path) -> Schema | None:
     return Schema.from_json(value, str(path))
 
 
-def _rules(file: h5py.File, path: Path) -> dict[str, bool]:
+def _rules(file: h5py.File, path: Path) -> dict[str, Any]:
     """Which rules the rows of a file follow that `Dataset.to_hdf5` has written; {} in other files: D4RL's."""
     node: Any = file.get(LAYOUT_KEY)
     if node is None:
@@ -191,6 +194,15 @@ def _rules(file: h5py.File, path: Path) -> dict[str, bool]:
         return {rule: bool(found[rule]) for rule in ("exact_next_observations", "terminals_end_episodes")}
     except (TypeError, ValueError, AttributeError, KeyError):
         raise InputError(f"{path}: {LAYOUT_KEY!r} is not the JSON that tether writes there") from None
+
+
+def _masks(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
+    """The parts of the episodes that `Dataset.to_hdf5` has written."""
+    group = file.get(MASKS_KEY)
+    names: list[str] = []  # arrays are not read while HDF5 visits
+    if isinstance(group, h5py.Group):
+        group.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+    return {name: read_array(file, f"{MASKS_KEY}/{name}", path) for name in names}
 
 
 def _recorded_in(file: h5py.File, sizes: tuple[int, int]) -> Task | None:
