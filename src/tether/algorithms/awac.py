@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.iql import WEIGHT_LIMIT
 from tether.algorithms.shared.losses import advantage_weights, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
@@ -45,6 +45,8 @@ class AWAC(eqx.Module):
     critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
     target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
@@ -52,8 +54,8 @@ class AWAC(eqx.Module):
         """Fresh networks; the target starts as a copy."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False)
-        how = {"squashed_mean": False, "log_std_range": (-20.0, 2.0)}
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, network=self.critic_network)
+        how = {"squashed_mean": False, "log_std_range": (-20.0, 2.0), "network": self.actor_network}
         actor = FreeGaussianActor(actor_key, *sizes, spec.max_action, initialiser=torch_uniform, **how)
         return AWACState(critic, critic, actor, adam_init(critic), adam_init(actor))
 

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Derive, Hyperparameter, Phase
+from tether.algorithms.interface import Derive, Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import advantage_weights
 from tether.algorithms.shared.optimisers import adam_init, adam_step
-from tether.networks import MLP, ValueNetwork
+from tether.networks import Layers, ValueNetwork, make_network
 from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -36,7 +36,7 @@ WEIGHT_LIMIT, BOX_WEIGHT = 20.0, 5.0
 class FixedGaussianActor(eqx.Module):
     """Normal policy with a standard deviation that is not trained; its mean is not bounded."""
 
-    network: MLP
+    network: Layers
     max_action: float = eqx.field(static=True)
 
     def mode(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:
@@ -93,6 +93,8 @@ class AWR(eqx.Module):
     value_learning_rate: Hyperparameter = 3e-4  # Adam, V
 
     discount: float = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
+    critic_network: Network = network_field()  # of V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(128, 64))
     pretrain_updates: int = eqx.field(static=True, default=100_000)
     train_updates: int = eqx.field(static=True, default=500_000)
@@ -100,9 +102,11 @@ class AWR(eqx.Module):
     def init(self, spec: Spec, key: PRNGKey) -> AWRState:
         """Fresh networks."""
         value_key, actor_key = jax.random.split(key)
-        value = ValueNetwork(value_key, spec.observation_size, self.hidden_sizes, jax.nn.relu)
-        sizes = spec.observation_size, self.hidden_sizes, spec.action_size
-        actor = FixedGaussianActor(MLP(actor_key, *sizes, activation=jax.nn.relu), spec.max_action)
+        size = spec.observation_size
+        value = ValueNetwork(value_key, size, self.hidden_sizes, jax.nn.relu, network=self.critic_network)
+        sizes = (size,), self.hidden_sizes, spec.action_size
+        network = make_network(self.actor_network, actor_key, *sizes, activation=jax.nn.relu)
+        actor = FixedGaussianActor(network, spec.max_action)
         return AWRState(value, actor, adam_init(value), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:

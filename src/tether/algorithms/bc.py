@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.sac import entropy_weight_step
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import DeterministicActor, GaussianActor, glorot_uniform
@@ -66,6 +66,7 @@ class BC(eqx.Module):
     entropy_learning_rate: Hyperparameter = 3e-4  # Adam, of log alpha
 
     actor_kind: Literal["deterministic", "gaussian"] = eqx.field(static=True, default="deterministic")
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
@@ -73,10 +74,10 @@ class BC(eqx.Module):
         """Fresh networks; alpha starts at 1."""
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes, spec.max_action
         if self.actor_kind == "deterministic":
-            actor, entropy = DeterministicActor(key, *sizes), None
+            actor, entropy = DeterministicActor(key, *sizes, network=self.actor_network), None
         else:
             how = {"log_std_range": (-5.0, 0.0), "squashed_log_std": True}
-            actor = GaussianActor(key, *sizes, initialiser=glorot_uniform, **how)
+            actor = GaussianActor(key, *sizes, initialiser=glorot_uniform, network=self.actor_network, **how)
             log_weight = jnp.zeros((), jnp.float32)
             entropy = Entropy(log_weight, adam_init(log_weight))
         return BCState(actor, adam_init(actor), entropy)

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import aggregate_heads, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
-from tether.networks import MLP, QEnsemble
+from tether.networks import Layers, QEnsemble, make_network
 from tether.networks.vae import ActionVAE, vae_loss
 from tether.policies.acting import BestOfSamples
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
@@ -33,8 +33,8 @@ class BCQState(NamedTuple):
     vae: ActionVAE
     critic: QEnsemble
     target_critic: QEnsemble
-    perturbation: MLP
-    target_perturbation: MLP
+    perturbation: Layers
+    target_perturbation: Layers
     vae_optimiser: optax.OptState
     critic_optimiser: optax.OptState
     perturbation_optimiser: optax.OptState
@@ -44,7 +44,7 @@ class PerturbedVAE(eqx.Module):
     """Candidates: decoded behaviour, moved by the perturbation network; also a sampler for acting."""
 
     vae: ActionVAE
-    perturbation: MLP
+    perturbation: Layers
     size: Hyperparameter  # of the largest move, in action boxes
 
     @property
@@ -82,6 +82,8 @@ class BCQ(eqx.Module):
 
     next_candidates: int = eqx.field(static=True, default=10)  # per next state
     candidates: int = acting_field(100)  # when acting
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()  # of the perturbation
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(400, 300))  # Q and perturbation
     vae_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(750, 750))
     train_updates: int = eqx.field(static=True, default=1_000_000)
@@ -91,9 +93,9 @@ class BCQ(eqx.Module):
         vae_key, critic_key, perturbation_key = jax.random.split(key, 3)
         vae = ActionVAE(vae_key, spec, self.vae_hidden_sizes)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False)
-        in_size = spec.observation_size + spec.action_size
-        perturbation = MLP(perturbation_key, in_size, self.hidden_sizes, spec.action_size, activation=jax.nn.relu)
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, network=self.critic_network)
+        how = sizes[:2], self.hidden_sizes, spec.action_size
+        perturbation = make_network(self.actor_network, perturbation_key, *how, activation=jax.nn.relu)
         moments = adam_init(vae), adam_init(critic), adam_init(perturbation)
         return BCQState(vae, critic, critic, perturbation, perturbation, *moments)
 
@@ -154,7 +156,7 @@ class BCQ(eqx.Module):
 
     def actor_loss(
         self,
-        perturbation: MLP,
+        perturbation: Layers,
         vae: ActionVAE,
         critic: QEnsemble,
         observation: Float[Array, "batch observation"],

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
 from tether.diffusion import vp
@@ -113,6 +113,8 @@ class BDPO(eqx.Module):
     ensemble_size: int = eqx.field(static=True, default=10)  # K, of Q and of V
     samples: int = eqx.field(static=True, default=10)  # M, in targets and actor loss
     candidates: int = acting_field(10)  # samples when acting
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()  # the behaviour, too
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critics
     noise_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=64)
@@ -136,6 +138,7 @@ class BDPO(eqx.Module):
                 ensemble_size=self.ensemble_size,
                 layer_norm=self.q_layer_norm,
                 initialiser=initialiser,
+                network=self.critic_network,
             ),
             DiffusionValueEnsemble(
                 value_key,
@@ -146,6 +149,7 @@ class BDPO(eqx.Module):
                 time_features=size,
                 initialiser=initialiser,
                 layer_norm=self.value_layer_norm,
+                network=self.critic_network,
             ),
         )
         behaviour = NoiseNetwork(
@@ -156,6 +160,7 @@ class BDPO(eqx.Module):
             time_sizes=(size, size),
             activate_time=True,
             initialiser=initialiser,
+            network=self.actor_network,
         )
         moments = adam_init(critics.q), adam_init(critics.value), adam_init(behaviour), adam_init(behaviour)
         return BDPOState(critics, critics, behaviour, behaviour, behaviour, behaviour, *moments)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.bdpo import q_loss
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
 from tether.networks import GaussianActor, QEnsemble, TanhGaussian, orthogonal
@@ -97,6 +97,8 @@ class BDPOUnimodal(eqx.Module):
     ensemble_size: int = eqx.field(static=True, default=10)  # K
     samples: int = eqx.field(static=True, default=10)  # M, in target and actor loss; the deterministic actor needs 1
     candidates: int = acting_field(10)  # samples when acting
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()  # the behaviour, too
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # behaviour, too
     pretrain_updates: int = eqx.field(static=True, default=2_000_000)
@@ -113,10 +115,10 @@ class BDPOUnimodal(eqx.Module):
             ensemble_size=self.ensemble_size,
             layer_norm=False,
             initialiser=orthogonal(2.0**0.5),
+            network=self.critic_network,
         )
-        behaviour = GaussianActor(
-            behaviour_key, spec.observation_size, spec.action_size, self.actor_hidden_sizes, spec.max_action
-        )
+        sizes = spec.observation_size, spec.action_size, self.actor_hidden_sizes
+        behaviour = GaussianActor(behaviour_key, *sizes, spec.max_action, network=self.actor_network)
         moments = adam_init(critic), adam_init(behaviour), adam_init(behaviour)
         return BDPOUnimodalState(critic, critic, behaviour, behaviour, behaviour, behaviour, *moments)
 

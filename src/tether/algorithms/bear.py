@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import aggregate_heads, mmd, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, torch_uniform
@@ -67,6 +67,8 @@ class BEAR(eqx.Module):
     mmd_samples: int = eqx.field(static=True, default=4)
     next_actions: int = eqx.field(static=True, default=10)
     candidates: int = acting_field(100)  # when acting
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and actor
     vae_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(750, 750))
     train_updates: int = eqx.field(static=True, default=1_000_000)
@@ -76,8 +78,9 @@ class BEAR(eqx.Module):
         vae_key, critic_key, actor_key = jax.random.split(key, 3)
         vae = ActionVAE(vae_key, spec, self.vae_hidden_sizes)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False)
-        actor = GaussianActor(actor_key, *sizes, spec.max_action, initialiser=torch_uniform, mean_limit=MEAN_LIMIT)
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, network=self.critic_network)
+        how = {"initialiser": torch_uniform, "mean_limit": MEAN_LIMIT, "network": self.actor_network}
+        actor = GaussianActor(actor_key, *sizes, spec.max_action, **how)
         zero = jnp.zeros((), jnp.float32)
         moments = adam_init(vae), adam_init(critic), adam_init(actor), adam_init(zero)
         return BEARState(vae, critic, critic, actor, zero, *moments)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.bc import DATA_MARGIN, gaussian_cloning_loss
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.sac import entropy_weight_step
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
@@ -52,16 +52,20 @@ class BRACState(NamedTuple):
 
 
 def init_state(
-    spec: Spec, key: PRNGKey, hidden_sizes: tuple[int, ...], actor_hidden_sizes: tuple[int, ...]
+    spec: Spec,
+    key: PRNGKey,
+    hidden_sizes: tuple[int, ...],
+    actor_hidden_sizes: tuple[int, ...],
+    networks: tuple[Network, Network],
 ) -> BRACState:
-    """Fresh networks; the target starts as a copy."""
+    """Fresh networks; the target starts as a copy. networks: the critic's, the actors'."""
     behaviour_key, critic_key, actor_key = jax.random.split(key, 3)
     sizes = spec.observation_size, spec.action_size
-    how = {"activation": jax.nn.relu, "layer_norm": False, "initialiser": glorot_uniform}
+    how = {"activation": jax.nn.relu, "layer_norm": False, "initialiser": glorot_uniform, "network": networks[0]}
     critic = QEnsemble(critic_key, *sizes, hidden_sizes, **how)
 
     def gaussian(key: PRNGKey) -> GaussianActor:
-        how = {"log_std_range": (-5.0, 0.0), "squashed_log_std": True}
+        how = {"log_std_range": (-5.0, 0.0), "squashed_log_std": True, "network": networks[1]}
         return GaussianActor(key, *sizes, actor_hidden_sizes, spec.max_action, initialiser=glorot_uniform, **how)
 
     behaviour, actor, zero = gaussian(behaviour_key), gaussian(actor_key), jnp.zeros((), jnp.float32)
@@ -166,6 +170,8 @@ class BRACP(eqx.Module):
 
     samples: int = eqx.field(static=True, default=4)  # actions per state in the KL
     warmup_updates: int = eqx.field(static=True, default=20_000)  # with the KL alone
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()  # the behaviour, too
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(300, 300))  # Q
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(200, 200))  # behaviour, too
     pretrain_updates: int = eqx.field(static=True, default=300_000)
@@ -173,7 +179,8 @@ class BRACP(eqx.Module):
 
     def init(self, spec: Spec, key: PRNGKey) -> BRACState:
         """Fresh networks."""
-        return init_state(spec, key, self.hidden_sizes, self.actor_hidden_sizes)
+        networks = self.critic_network, self.actor_network
+        return init_state(spec, key, self.hidden_sizes, self.actor_hidden_sizes, networks)
 
     def phases(self) -> tuple[Phase, ...]:
         """The behaviour, then policy and critic."""
@@ -228,6 +235,8 @@ class BRACV(eqx.Module):
 
     samples: int = eqx.field(static=True, default=4)  # actions per state in the KL
     warmup_updates: int = eqx.field(static=True, default=20_000)  # with the KL alone
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()  # the behaviour, too
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(300, 300))  # Q
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(200, 200))  # behaviour, too
     pretrain_updates: int = eqx.field(static=True, default=300_000)
@@ -235,7 +244,8 @@ class BRACV(eqx.Module):
 
     def init(self, spec: Spec, key: PRNGKey) -> BRACState:
         """Fresh networks."""
-        return init_state(spec, key, self.hidden_sizes, self.actor_hidden_sizes)
+        networks = self.critic_network, self.actor_network
+        return init_state(spec, key, self.hidden_sizes, self.actor_hidden_sizes, networks)
 
     def phases(self) -> tuple[Phase, ...]:
         """The behaviour, then policy and critic."""

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
 from tether.algorithms.shared.losses import mean_over_parts, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
@@ -105,6 +105,8 @@ class CQL(eqx.Module):
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `proposals` actions per head (AntMaze)
     gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts (AntMaze)
     proposals: int = eqx.field(static=True, default=10)  # n of each of the three kinds
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # Q
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
@@ -121,6 +123,7 @@ class CQL(eqx.Module):
             layer_norm=False,
             initialiser=orthogonal(2.0**0.5),
             last_initialiser=orthogonal(SMALL),
+            network=self.critic_network,
         )
         actor = GaussianActor(
             actor_key,
@@ -130,6 +133,7 @@ class CQL(eqx.Module):
             initialiser=torch_uniform,
             last_initialiser=partial(glorot_uniform, gain=SMALL),
             log_std_range=LOG_STD_RANGE,
+            network=self.actor_network,
         )
         log_weight = jnp.zeros((), jnp.float32)
         multiplier = Multiplier(log_weight, adam_init(log_weight)) if self.lagrange else None

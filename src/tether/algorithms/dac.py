@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
@@ -114,6 +114,8 @@ class DAC(eqx.Module):
     ensemble_size: int = eqx.field(static=True, default=10)  # H
     next_actions: int = eqx.field(static=True, default=10)  # samples per next state in the critic's target
     candidates: int = acting_field(10)  # samples when acting
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=16)
     train_updates: int = eqx.field(static=True, default=2_000_000)
@@ -129,6 +131,7 @@ class DAC(eqx.Module):
             ensemble_size=self.ensemble_size,
             layer_norm=False,
             initialiser=glorot_uniform,
+            network=self.critic_network,
         )
         size = self.time_embedding_size
         actor = NoiseNetwork(
@@ -139,6 +142,7 @@ class DAC(eqx.Module):
             time_sizes=(2 * size, 2 * size),
             activate_time=False,
             initialiser=glorot_uniform,
+            network=self.actor_network,
         )
         eta = jnp.asarray(self.eta_init, jnp.float32)
         return DACState(critic, critic, actor, actor, adam_init(critic), adam_init(actor), eta)

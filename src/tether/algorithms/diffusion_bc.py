@@ -14,7 +14,7 @@ import equinox as eqx
 import optax
 
 from tether.algorithms.dql import dql_noise_network
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
@@ -44,12 +44,13 @@ class DiffusionBC(eqx.Module):
     cosine_decay: bool = eqx.field(static=True, default=True)  # the rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     diffusion_steps: int = eqx.field(static=True, default=5)  # T
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> DiffusionBCState:
         """A fresh network; the average starts as a copy."""
-        actor = dql_noise_network(key, spec, self.hidden_sizes)
+        actor = dql_noise_network(key, spec, self.hidden_sizes, self.actor_network)
         return DiffusionBCState(actor, actor, adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
@@ -46,10 +46,10 @@ class DQLState(NamedTuple):
     actor_optimiser: optax.OptState
 
 
-def dql_noise_network(key: PRNGKey, spec: Spec, hidden_sizes: tuple[int, ...]) -> NoiseNetwork:
+def dql_noise_network(key: PRNGKey, spec: Spec, hidden_sizes: tuple[int, ...], network: Network) -> NoiseNetwork:
     """The published noise predictor: time features 16, an MLP 32-16 on them, a Mish trunk."""
     how = {"time_features": 16, "time_sizes": (32, 16), "activate_time": False, "initialiser": torch_uniform}
-    return NoiseNetwork(key, spec, hidden_sizes, **how)
+    return NoiseNetwork(key, spec, hidden_sizes, network=network, **how)
 
 
 def chain_q_target(
@@ -95,14 +95,17 @@ class DQL(eqx.Module):
     diffusion_steps: int = eqx.field(static=True, default=5)  # T
     backup_samples: int = eqx.field(static=True, default=10)  # of the max-Q backup
     candidates: int = acting_field(50)  # chains when acting
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=2_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> DQLState:
         """Fresh networks; targets start as copies."""
         critic_key, actor_key = jax.random.split(key)
-        critic = QEnsemble(critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, layer_norm=False)
-        actor = dql_noise_network(actor_key, spec, self.hidden_sizes)
+        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        critic = QEnsemble(critic_key, *sizes, layer_norm=False, network=self.critic_network)
+        actor = dql_noise_network(actor_key, spec, self.hidden_sizes, self.actor_network)
         return DQLState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import expectile_loss, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
@@ -157,6 +157,8 @@ class DTQL(eqx.Module):
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp D to the action box
     candidates: int = acting_field(1024)  # actions drawn when acting
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic and Gaussian actor
     denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=16)
@@ -173,17 +175,18 @@ class DTQL(eqx.Module):
         q_key, value_key, denoiser_key, actor_key = jax.random.split(key, 4)
         observation_size, action_size, max_action = spec
         critic = Critic(
-            QEnsemble(q_key, observation_size, action_size, self.hidden_sizes),
-            ValueNetwork(value_key, observation_size, self.hidden_sizes),
+            QEnsemble(q_key, observation_size, action_size, self.hidden_sizes, network=self.critic_network),
+            ValueNetwork(value_key, observation_size, self.hidden_sizes, network=self.critic_network),
         )
         denoiser = Denoiser(
             denoiser_key, observation_size, action_size, self.denoiser_hidden_sizes, self.time_embedding_size
         )
         if self.actor_kind == "gaussian":
-            actor = GaussianActor(actor_key, observation_size, action_size, self.hidden_sizes, max_action)
+            sizes = self.hidden_sizes, max_action
+            actor = GaussianActor(actor_key, observation_size, action_size, *sizes, network=self.actor_network)
         else:
             sizes = self.denoiser_hidden_sizes, max_action, self.time_embedding_size
-            actor = ImplicitActor(actor_key, observation_size, action_size, *sizes)
+            actor = ImplicitActor(actor_key, observation_size, action_size, *sizes, network=self.actor_network)
         moments = adam_init(critic), adam_init(denoiser), adam_init(actor)
         return DTQLState(critic, critic.q, denoiser, actor, *moments)
 

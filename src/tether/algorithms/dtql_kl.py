@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.dtql import Critic, DTQLPolicy, q_term, update_behaviour
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
@@ -91,6 +91,8 @@ class DTQLKL(eqx.Module):
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp both D to the action box
     candidates: int = acting_field(1024)  # actions drawn when acting
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic
     denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # policy, too
     time_embedding_size: int = eqx.field(static=True, default=16)
@@ -102,13 +104,13 @@ class DTQLKL(eqx.Module):
         q_key, value_key, denoiser_key, fake_key, actor_key = jax.random.split(key, 5)
         observation_size, action_size, max_action = spec
         critic = Critic(
-            QEnsemble(q_key, observation_size, action_size, self.hidden_sizes),
-            ValueNetwork(value_key, observation_size, self.hidden_sizes),
+            QEnsemble(q_key, observation_size, action_size, self.hidden_sizes, network=self.critic_network),
+            ValueNetwork(value_key, observation_size, self.hidden_sizes, network=self.critic_network),
         )
         sizes = observation_size, action_size, self.denoiser_hidden_sizes
         denoiser = Denoiser(denoiser_key, *sizes, self.time_embedding_size)
         fake_denoiser = Denoiser(fake_key, *sizes, self.time_embedding_size)
-        actor = ImplicitActor(actor_key, *sizes, max_action, self.time_embedding_size)
+        actor = ImplicitActor(actor_key, *sizes, max_action, self.time_embedding_size, network=self.actor_network)
         moments = (adam_init(network) for network in (critic, denoiser, fake_denoiser, actor))
         return DTQLKLState(critic, critic.q, denoiser, fake_denoiser, actor, *moments)
 

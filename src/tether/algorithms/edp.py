@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.dql import chain_q_target, dql_noise_network
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import (
     advantage_weights,
     clip_actions,
@@ -76,15 +76,18 @@ class EDP(eqx.Module):
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `draws` next actions per head
     draws: int = eqx.field(static=True, default=10)  # of the max-Q backup and of crr's baseline
     candidates: int = acting_field(50)  # chains when acting
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=2_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> EDPState:
         """Fresh networks; targets start as copies."""
         critic_key, value_key, actor_key = jax.random.split(key, 3)
-        critic = QEnsemble(critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, layer_norm=False)
-        value = ValueNetwork(value_key, spec.observation_size, self.hidden_sizes)
-        actor = dql_noise_network(actor_key, spec, self.hidden_sizes)
+        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        critic = QEnsemble(critic_key, *sizes, layer_norm=False, network=self.critic_network)
+        value = ValueNetwork(value_key, spec.observation_size, self.hidden_sizes, network=self.critic_network)
+        actor = dql_noise_network(actor_key, spec, self.hidden_sizes, self.actor_network)
         moments = adam_init(critic), adam_init(value), adam_init(actor)
         return EDPState(critic, critic, value, actor, actor, *moments)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
@@ -82,6 +82,8 @@ class FQL(eqx.Module):
     aggregation: Literal["mean", "min"] = eqx.field(static=True, default="mean")  # of the target heads
     normalize_q: bool = eqx.field(static=True, default=False)  # divide the actor's Q by the mean of |Q|
     flow_steps: int = eqx.field(static=True, default=10)
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(512, 512, 512, 512))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
@@ -89,10 +91,11 @@ class FQL(eqx.Module):
         """Fresh networks; the target starts as a copy."""
         critic_key, flow_key, one_step_key = jax.random.split(key, 3)
         how = {"activation": jax.nn.gelu, "layer_norm": True, "norm_last": True, "initialiser": glorot_uniform}
-        critic = QEnsemble(critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, **how)
+        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
+        critic = QEnsemble(critic_key, *sizes, network=self.critic_network, **how)
         actors = Actors(
-            VelocityNetwork(flow_key, spec, self.hidden_sizes, timed=True),
-            VelocityNetwork(one_step_key, spec, self.hidden_sizes, timed=False),
+            VelocityNetwork(flow_key, spec, self.hidden_sizes, timed=True, network=self.actor_network),
+            VelocityNetwork(one_step_key, spec, self.hidden_sizes, timed=False, network=self.actor_network),
         )
         return FQLState(critic, critic, actors, adam_init(critic), adam_init(actors))
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.algorithms.shared.losses import clip_actions, polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
@@ -87,6 +87,7 @@ class IDQL(eqx.Module):
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     diffusion_steps: int = eqx.field(static=True, default=5)  # T
     candidates: int = acting_field(64)  # N
+    critic_network: Network = network_field()  # of Q and V
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and V
     width: int = eqx.field(static=True, default=256)  # of the behaviour's residual network
     block_count: int = eqx.field(static=True, default=3)
@@ -95,7 +96,7 @@ class IDQL(eqx.Module):
     def init(self, spec: Spec, key: PRNGKey) -> IDQLState:
         """Fresh networks; averages start as copies."""
         critic_key, actor_key = jax.random.split(key)
-        critic = init_critic(spec, critic_key, self.hidden_sizes)
+        critic = init_critic(spec, critic_key, self.hidden_sizes, network=self.critic_network)
         how = {"frequency_scale": 0.2, "frequencies_train": True}
         actor = ResidualNoiseNetwork(actor_key, spec, width=self.width, block_count=self.block_count, **how)
         return IDQLState(critic, critic.q, actor, actor, adam_init(critic), adam_init(actor))

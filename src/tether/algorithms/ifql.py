@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step
@@ -67,6 +67,8 @@ class IFQL(eqx.Module):
 
     flow_steps: int = acting_field(10)
     candidates: int = acting_field(32)  # N
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(512, 512, 512, 512))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
@@ -74,8 +76,8 @@ class IFQL(eqx.Module):
         """Fresh networks; the target starts as a copy."""
         critic_key, actor_key = jax.random.split(key)
         how = {"layer_norm": True, "norm_last": True, "initialiser": glorot_uniform}
-        critic = init_critic(spec, critic_key, self.hidden_sizes, jax.nn.gelu, **how)
-        actor = VelocityNetwork(actor_key, spec, self.hidden_sizes, timed=True)
+        critic = init_critic(spec, critic_key, self.hidden_sizes, jax.nn.gelu, network=self.critic_network, **how)
+        actor = VelocityNetwork(actor_key, spec, self.hidden_sizes, timed=True, network=self.actor_network)
         return IFQLState(critic, critic.q, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:

@@ -10,9 +10,21 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 
+from tether.networks import Network
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
-__all__ = ["Algorithm", "Derive", "Hyperparameter", "Phase", "Policy", "PolicyWithMemory", "Update", "acting_field"]
+__all__ = [
+    "Algorithm",
+    "Derive",
+    "Hyperparameter",
+    "Network",
+    "Phase",
+    "Policy",
+    "PolicyWithMemory",
+    "Update",
+    "acting_field",
+    "network_field",
+]
 
 Hyperparameter = float | Float[Array, "..."]
 """A number when an algorithm is written down, a scalar array when it is traced, [lanes] when it is stacked."""
@@ -24,6 +36,12 @@ def acting_field(default: Any, *, static: bool = True) -> Any:
     static: whether it is structural, such as a count.
     """
     return eqx.field(static=static, default=default, metadata={"acting": True})
+
+
+def network_field() -> Any:
+    """A hyper-parameter that says what networks are made of: by default the MLP of the paper, else a name or a factory
+    (`tether.networks.factories`)."""
+    return eqx.field(static=True, default="mlp", metadata={"registry": "network"})
 
 
 Update = Callable[[Any, Any, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import (
     advantage_weights,
     clip_actions,
@@ -70,16 +70,18 @@ def init_in_sample(
     *,
     value_layer_norm: bool = False,
     actor_dropout: float = 0.0,
+    networks: tuple[Network, Network] = ("mlp", "mlp"),
 ) -> IQLState:
-    """Fresh networks with orthogonal(sqrt 2) weights; the target starts as a copy."""
+    """Fresh networks with orthogonal(sqrt 2) weights; the target starts as a copy. networks: critic's, actor's."""
     critic_key, value_key, actor_key = jax.random.split(key, 3)
-    how: dict[str, Any] = {"initialiser": orthogonal(2.0**0.5)}
+    how: dict[str, Any] = {"initialiser": orthogonal(2.0**0.5), "network": networks[0]}
     sizes = spec.observation_size, spec.action_size, hidden_sizes
     critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, **how)
     value = ValueNetwork(
         value_key, spec.observation_size, hidden_sizes, jax.nn.relu, layer_norm=value_layer_norm, **how
     )
-    actor = FreeGaussianActor(actor_key, *sizes, spec.max_action, dropout_rate=actor_dropout, **how)
+    how |= {"network": networks[1], "dropout_rate": actor_dropout}
+    actor = FreeGaussianActor(actor_key, *sizes, spec.max_action, **how)
     return IQLState(critic, critic, value, actor, adam_init(critic), adam_init(value), adam_init(actor))
 
 
@@ -203,12 +205,15 @@ class IQL(eqx.Module):
     actor_dropout: float = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> IQLState:
         """Fresh networks."""
-        return init_in_sample(spec, key, self.hidden_sizes, actor_dropout=self.actor_dropout)
+        networks = self.critic_network, self.actor_network
+        return init_in_sample(spec, key, self.hidden_sizes, actor_dropout=self.actor_dropout, networks=networks)
 
     def phases(self) -> tuple[Phase, ...]:
         """One."""

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import advantage_weights, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import BoxGaussianActor, QEnsemble
@@ -69,6 +69,8 @@ class Onestep(eqx.Module):
 
     operator: Literal["reverse-kl", "exp-weight", "easy-bcq"] = eqx.field(static=True, default="reverse-kl")
     samples: int = eqx.field(static=True, default=10)  # actions per state, in V, KL and acting by easy-bcq
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()  # the behaviour, too
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(1024, 1024))
     behaviour_updates: int = eqx.field(static=True, default=500_000)
     critic_updates: int = eqx.field(static=True, default=2_000_000)
@@ -78,9 +80,11 @@ class Onestep(eqx.Module):
         """Fresh networks; the target starts as a copy, the policy as one of the behaviour when its phase begins."""
         behaviour_key, critic_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        behaviour = BoxGaussianActor(behaviour_key, *sizes, spec.max_action, truncated=False)
-        actor = BoxGaussianActor(behaviour_key, *sizes, spec.max_action, truncated=True)  # of the same parameters
-        critic = QEnsemble(critic_key, *sizes, ensemble_size=1, activation=jax.nn.relu, layer_norm=False)
+        of = {"network": self.actor_network}
+        behaviour = BoxGaussianActor(behaviour_key, *sizes, spec.max_action, truncated=False, **of)
+        actor = BoxGaussianActor(behaviour_key, *sizes, spec.max_action, truncated=True, **of)  # the same parameters
+        how = {"activation": jax.nn.relu, "layer_norm": False, "network": self.critic_network}
+        critic = QEnsemble(critic_key, *sizes, ensemble_size=1, **how)
         moments = adam_init(behaviour), adam_init(critic), adam_init(actor)
         return OnestepState(behaviour, critic, critic, actor, *moments)
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Derive, Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Derive, Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion import vp_sde
@@ -123,6 +123,7 @@ class QGPO(eqx.Module):
 
     support_actions: int = eqx.field(static=True, default=16)  # M; 32 for AntMaze
     solver_calls: int = eqx.field(static=True, default=15)  # evaluations of the network per sample, an odd number
+    critic_network: Network = network_field()  # of Q
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # Q
     energy_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256, 256))
     score_widths: tuple[int, ...] = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U
@@ -137,7 +138,7 @@ class QGPO(eqx.Module):
         """Fresh networks; the target starts as a copy."""
         behaviour_key, critic_key, energy_key = jax.random.split(key, 3)
         behaviour = ScoreNetwork(behaviour_key, spec, self.score_widths)
-        how = {"activation": jax.nn.relu, "layer_norm": False}
+        how = {"activation": jax.nn.relu, "layer_norm": False, "network": self.critic_network}
         critic = QEnsemble(critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, **how)
         energy = EnergyNetwork(energy_key, spec, self.energy_hidden_sizes)
         return QGPOState(behaviour, critic, critic, energy, adam_init(behaviour), adam_init(critic), adam_init(energy))

@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import polyak, q_regression, smoothed_action, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.algorithms.td3_bc import TD3BCState
@@ -43,6 +43,8 @@ class ReBRAC(eqx.Module):
     target_noise_limit: Hyperparameter = 0.5
 
     actor_update_interval: int = eqx.field(static=True, default=2)
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
@@ -51,9 +53,10 @@ class ReBRAC(eqx.Module):
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
         hidden, how = fan_in_uniform(bias=0.1), {"activation": jax.nn.relu, "layer_norm": True, "norm_last": True}
+        how |= {"network": self.critic_network}
         critic = QEnsemble(critic_key, *sizes, initialiser=hidden, last_initialiser=uniform(0.003), **how)
-        last = uniform(0.001)
-        actor = DeterministicActor(actor_key, *sizes, spec.max_action, initialiser=hidden, last_initialiser=last)
+        how = {"initialiser": hidden, "last_initialiser": uniform(0.001), "network": self.actor_network}
+        actor = DeterministicActor(actor_key, *sizes, spec.max_action, **how)
         return TD3BCState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import polyak, smoothed_action, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
-from tether.networks import MLP, DeterministicActor
+from tether.networks import DeterministicActor, Layers, make_network
 from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -31,8 +31,8 @@ TRUNKS = 2
 class REMState(NamedTuple):
     """Everything that training carries; array leaves only. Targets are Polyak averages."""
 
-    critic: tuple[MLP, ...]  # a trunk with H outputs each
-    target_critic: tuple[MLP, ...]
+    critic: tuple[Layers, ...]  # a trunk with H outputs each
+    target_critic: tuple[Layers, ...]
     actor: DeterministicActor
     target_actor: DeterministicActor
     critic_optimiser: optax.OptState
@@ -46,7 +46,7 @@ def mixture_weights(key: PRNGKey, head_count: int) -> Float[Array, "trunks heads
 
 
 def mixed_q(
-    trunks: tuple[MLP, ...], weights: Float[Array, "trunks heads"], observation: Array, action: Array
+    trunks: tuple[Layers, ...], weights: Float[Array, "trunks heads"], observation: Array, action: Array
 ) -> Float[Array, "batch trunks"]:
     """Q_w^k for every row."""
     x = jnp.concatenate([observation, action], axis=1)
@@ -65,16 +65,18 @@ class REM(eqx.Module):
 
     head_count: int = eqx.field(static=True, default=100)  # H
     actor_update_interval: int = eqx.field(static=True, default=2)
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(400, 300))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> REMState:
         """Fresh networks; targets start as copies."""
         actor_key, *trunk_keys = jax.random.split(key, 1 + TRUNKS)
-        in_size = spec.observation_size + spec.action_size
-        critic = tuple(MLP(k, in_size, self.hidden_sizes, self.head_count, activation=jax.nn.relu) for k in trunk_keys)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        actor = DeterministicActor(actor_key, *sizes, spec.max_action)
+        how = sizes[:2], self.hidden_sizes, self.head_count
+        critic = tuple(make_network(self.critic_network, k, *how, activation=jax.nn.relu) for k in trunk_keys)
+        actor = DeterministicActor(actor_key, *sizes, spec.max_action, network=self.actor_network)
         return REMState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:
@@ -89,7 +91,7 @@ class REM(eqx.Module):
         weights = mixture_weights(weight_key, self.head_count)
         target = self.critic_target(state, batch, weights, noise_key)
 
-        def loss(critic: tuple[MLP, ...]) -> tuple[Scalar, Array]:
+        def loss(critic: tuple[Layers, ...]) -> tuple[Scalar, Array]:
             q = mixed_q(critic, weights, batch.observation, batch.action)
             return jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0)), q
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, torch_uniform
@@ -79,6 +79,8 @@ class SAC(eqx.Module):
     critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
     target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
@@ -86,8 +88,8 @@ class SAC(eqx.Module):
         """Fresh networks, alpha 1; the target starts as a copy."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False)
-        how = {"initialiser": torch_uniform, "log_std_range": LOG_STD_RANGE}
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, network=self.critic_network)
+        how = {"initialiser": torch_uniform, "log_std_range": LOG_STD_RANGE, "network": self.actor_network}
         actor = GaussianActor(actor_key, *sizes, spec.max_action, **how)
         log_weight = jnp.zeros((), jnp.float32)
         moments = adam_init(critic), adam_init(actor), adam_init(log_weight)

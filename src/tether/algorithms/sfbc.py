@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Derive, Hyperparameter, Phase, acting_field
+from tether.algorithms.interface import Derive, Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.qgpo import soft_value
 from tether.algorithms.shared.losses import q_regression
 from tether.algorithms.shared.optimisers import adam_init, adam_step
@@ -107,6 +107,7 @@ class SfBC(eqx.Module):
     candidates: int = acting_field(32)  # when acting
     chosen: int = acting_field(4)  # of them, averaged; 1 outside locomotion
     solver_calls: int = eqx.field(static=True, default=15)  # evaluations of the network per sample, a multiple of 3
+    critic_network: Network = network_field()  # of Q
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # critics
     score_widths: tuple[int, ...] = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U
     behaviour_updates: int = eqx.field(static=True, default=586_000)
@@ -122,7 +123,7 @@ class SfBC(eqx.Module):
         """Fresh networks."""
         behaviour_key, *critic_keys = jax.random.split(key, 3)
         behaviour = ScoreNetwork(behaviour_key, spec, self.score_widths)
-        how = {"ensemble_size": 1, "activation": jax.nn.silu, "layer_norm": False}
+        how = {"ensemble_size": 1, "activation": jax.nn.silu, "layer_norm": False, "network": self.critic_network}
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
         first, critic = (QEnsemble(k, *sizes, **how) for k in critic_keys)
         return SfBCState(behaviour, first, critic, adam_init(behaviour), adam_init(first), adam_init(critic))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, adamw_step, decay_factor
@@ -60,6 +60,8 @@ class SRPO(eqx.Module):
     normalize_gradient: bool = eqx.field(static=True, default=False)  # of Q; on for AntMaze
     cosine_decay: bool = eqx.field(static=True, default=True)  # the policy's rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and V
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # policy
     width: int = eqx.field(static=True, default=256)  # of the behaviour's residual network
@@ -73,9 +75,9 @@ class SRPO(eqx.Module):
         behaviour_key, critic_key, actor_key = jax.random.split(key, 3)
         how = {"frequency_scale": 30.0, "frequencies_train": False}
         behaviour = ResidualNoiseNetwork(behaviour_key, spec, width=self.width, block_count=self.block_count, **how)
-        critic = init_critic(spec, critic_key, self.hidden_sizes)
+        critic = init_critic(spec, critic_key, self.hidden_sizes, network=self.critic_network)
         sizes = spec.observation_size, spec.action_size, self.actor_hidden_sizes
-        actor = DeterministicActor(actor_key, *sizes, spec.max_action)
+        actor = DeterministicActor(actor_key, *sizes, spec.max_action, network=self.actor_network)
         moments = adam_init(behaviour), adam_init(critic), adam_init(actor)
         return SRPOState(behaviour, critic, critic.q, actor, *moments)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.shared.losses import polyak, q_regression, smoothed_action, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.networks import DeterministicActor, QEnsemble
@@ -47,6 +47,8 @@ class TD3BC(eqx.Module):
     target_noise_limit: Hyperparameter = 0.5
 
     actor_update_interval: int = eqx.field(static=True, default=2)
+    critic_network: Network = network_field()  # of Q
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
@@ -54,8 +56,8 @@ class TD3BC(eqx.Module):
         """Fresh networks; targets start as copies."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False)
-        actor = DeterministicActor(actor_key, *sizes, spec.max_action)
+        critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, network=self.critic_network)
+        actor = DeterministicActor(actor_key, *sizes, spec.max_action, network=self.actor_network)
         return TD3BCState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:

@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.algorithms.interface import Hyperparameter, Phase
+from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.iql import (
     WEIGHT_LIMIT,
     IQLState,
@@ -83,12 +83,15 @@ class XQL(eqx.Module):
     actor_dropout: float = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    critic_network: Network = network_field()  # of Q and V
+    actor_network: Network = network_field()
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> IQLState:
         """Fresh networks."""
-        return init_in_sample(spec, key, self.hidden_sizes, value_layer_norm=True, actor_dropout=self.actor_dropout)
+        how = {"actor_dropout": self.actor_dropout, "networks": (self.critic_network, self.actor_network)}
+        return init_in_sample(spec, key, self.hidden_sizes, value_layer_norm=True, **how)
 
     def phases(self) -> tuple[Phase, ...]:
         """One."""

@@ -10,8 +10,10 @@ from tether.networks.critics import (
     unstack_heads,
 )
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
+from tether.networks.factories import NETWORKS, Network, ResidualMLP, find_network, make_network
 from tether.networks.layers import (
     MLP,
+    Layers,
     Linear,
     fan_in_uniform,
     glorot_uniform,
@@ -35,6 +37,7 @@ from tether.networks.velocity import VelocityNetwork
 
 __all__ = [
     "MLP",
+    "NETWORKS",
     "BoxGaussian",
     "BoxGaussianActor",
     "CausalTransformer",
@@ -47,9 +50,12 @@ __all__ = [
     "FreeGaussianActor",
     "GaussianActor",
     "ImplicitActor",
+    "Layers",
     "Linear",
+    "Network",
     "NoiseNetwork",
     "QEnsemble",
+    "ResidualMLP",
     "ResidualNoiseNetwork",
     "ScoreNetwork",
     "TanhGaussian",
@@ -57,7 +63,9 @@ __all__ = [
     "VelocityNetwork",
     "dropout",
     "fan_in_uniform",
+    "find_network",
     "glorot_uniform",
+    "make_network",
     "mish",
     "orthogonal",
     "sinusoidal_embedding",

@@ -6,7 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.networks.layers import MLP, Initialiser, torch_uniform
+from tether.networks.factories import Network, make_network
+from tether.networks.layers import Initialiser, Layers, torch_uniform
 from tether.types import Array, Float, PRNGKey
 
 __all__ = ["BoxGaussian", "BoxGaussianActor"]
@@ -58,7 +59,7 @@ class BoxGaussian(eqx.Module):
 class BoxGaussianActor(eqx.Module):
     """ReLU layers; mean and log_std run smoothly through [-1, 1] and [-5, 0] by a tanh."""
 
-    network: MLP
+    network: Layers
     max_action: float = eqx.field(static=True)
     truncated: bool = eqx.field(static=True)
 
@@ -72,9 +73,10 @@ class BoxGaussianActor(eqx.Module):
         *,
         truncated: bool,
         initialiser: Initialiser = torch_uniform,
+        network: Network = "mlp",
     ):
-        sizes = observation_size, hidden_sizes, 2 * action_size
-        self.network = MLP(key, *sizes, activation=jax.nn.relu, initialiser=initialiser)
+        sizes = (observation_size,), hidden_sizes, 2 * action_size
+        self.network = make_network(network, key, *sizes, activation=jax.nn.relu, initialiser=initialiser)
         self.max_action = max_action
         self.truncated = truncated
 

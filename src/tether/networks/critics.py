@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.networks.denoiser import sinusoidal_embedding
-from tether.networks.layers import MLP, Initialiser, mish
+from tether.networks.factories import Network, make_network
+from tether.networks.layers import MLP, Initialiser, Layers, mish
 from tether.types import Array, Float, Int, PRNGKey, Scalar
 
 __all__ = ["DiffusionValue", "DiffusionValueEnsemble", "QEnsemble", "ValueNetwork", "stack_heads", "unstack_heads"]
@@ -21,9 +22,9 @@ T = TypeVar("T")
 
 
 class ValueNetwork(eqx.Module):
-    """V(s): an MLP with one output."""
+    """V(s): an MLP, or another `network`, with one output."""
 
-    network: MLP
+    network: Layers
 
     def __init__(
         self,
@@ -33,10 +34,11 @@ class ValueNetwork(eqx.Module):
         activation: Callable = mish,
         *,
         layer_norm: bool = False,
+        network: Network = "mlp",
         **how: Any,  # of the MLP
     ):
         how |= {"activation": activation, "layer_norm": layer_norm}
-        self.network = MLP(key, observation_size, hidden_sizes, 1, **how)
+        self.network = make_network(network, key, (observation_size,), hidden_sizes, 1, **how)
 
     def __call__(self, observation: Float[Array, " observation"]) -> Scalar:
         return self.network(observation)[0]
@@ -49,7 +51,7 @@ class QEnsemble(eqx.Module):
     Within the training loop many heads are one network with a leading axis (`stack_heads`).
     """
 
-    heads: tuple[MLP, ...]  # within the training loop perhaps one MLP with a leading axis
+    heads: tuple[Layers, ...]  # within the training loop perhaps one network with a leading axis
 
     def __init__(
         self,
@@ -61,11 +63,12 @@ class QEnsemble(eqx.Module):
         ensemble_size: int = 2,
         activation: Callable = mish,
         layer_norm: bool = True,
+        network: Network = "mlp",
         **how: Any,  # of the MLPs
     ):
         how |= {"activation": activation, "layer_norm": layer_norm}
-        in_size = observation_size + action_size
-        self.heads = _make_heads(lambda k: MLP(k, in_size, hidden_sizes, 1, **how), key, ensemble_size)
+        sizes = (observation_size, action_size), hidden_sizes, 1
+        self.heads = _make_heads(lambda k: make_network(network, k, *sizes, **how), key, ensemble_size)
 
     def __call__(
         self, observation: Float[Array, " observation"], action: Float[Array, " action"]
@@ -92,7 +95,7 @@ class DiffusionValue(eqx.Module):
     """V_n(s, a_n): the value of a partly denoised action. LayerNorm before every Mish, unless left out."""
 
     time: MLP
-    network: MLP
+    network: Layers
     time_features: int = eqx.field(static=True)
 
     def __init__(
@@ -105,12 +108,13 @@ class DiffusionValue(eqx.Module):
         time_features: int,
         initialiser: Initialiser,
         layer_norm: bool = True,
+        network: Network = "mlp",
     ):
         time_key, network_key = jax.random.split(key)
         how = {"activation": mish, "initialiser": initialiser}
         self.time = MLP(time_key, time_features, (2 * time_features,), time_features, **how)
-        in_size = observation_size + action_size + time_features
-        self.network = MLP(network_key, in_size, hidden_sizes, 1, layer_norm=layer_norm, **how)
+        in_sizes = observation_size, action_size, time_features
+        self.network = make_network(network, network_key, in_sizes, hidden_sizes, 1, layer_norm=layer_norm, **how)
         self.time_features = time_features
 
     def __call__(

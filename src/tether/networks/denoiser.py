@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.networks.layers import MLP, Linear, mish, torch_uniform
+from tether.networks.factories import Network, make_network
+from tether.networks.layers import Layers, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Scalar
 
 __all__ = ["Denoiser", "fixed_frequencies", "fourier_embedding", "sinusoidal_embedding"]
@@ -48,7 +49,7 @@ class Denoiser(eqx.Module):
     time_in: Linear  # embedding -> 2 embedding, Mish
     time_out: Linear  # 2 embedding -> embedding
     stem: Linear  # action + observation + embedding -> hidden, no activation
-    trunk: MLP
+    trunk: Layers
     time_embedding_size: int = eqx.field(static=True)
 
     def __init__(
@@ -58,13 +59,16 @@ class Denoiser(eqx.Module):
         action_size: int,
         hidden_sizes: Sequence[int],
         time_embedding_size: int,
+        *,
+        network: Network = "mlp",
     ):
+        """network: of the trunk."""
         in_key, out_key, stem_key, trunk_key = jax.random.split(key, 4)
         self.time_in = Linear(in_key, time_embedding_size, 2 * time_embedding_size, torch_uniform)
         self.time_out = Linear(out_key, 2 * time_embedding_size, time_embedding_size, torch_uniform)
         in_size = action_size + observation_size + time_embedding_size
         self.stem = Linear(stem_key, in_size, hidden_sizes[0], torch_uniform)
-        self.trunk = MLP(trunk_key, hidden_sizes[0], hidden_sizes, action_size, activation=mish)
+        self.trunk = make_network(network, trunk_key, hidden_sizes[:1], hidden_sizes, action_size, activation=mish)
         self.time_embedding_size = time_embedding_size
 
     def __call__(

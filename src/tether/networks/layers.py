@@ -14,7 +14,9 @@ from tether.types import Array, Float, PRNGKey
 
 __all__ = [
     "MLP",
+    "Activation",
     "Initialiser",
+    "Layers",
     "Linear",
     "fan_in_uniform",
     "glorot_uniform",
@@ -27,6 +29,9 @@ __all__ = [
 Activation = Callable[[Array], Array]
 Initialiser = Callable[[PRNGKey, int, int], tuple[Array, Array]]
 """(key, in_features, out_features) -> (weight [out, in], bias [out])."""
+
+Layers = Callable[..., Array]
+"""An `MLP`, or a module in its place (`networks/factories.py`): x[in] -> [out], all leaves arrays."""
 
 
 def torch_uniform(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:

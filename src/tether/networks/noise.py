@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from tether.networks.denoiser import sinusoidal_embedding
-from tether.networks.layers import MLP, Initialiser, mish
+from tether.networks.factories import Network, make_network
+from tether.networks.layers import MLP, Initialiser, Layers, mish
 from tether.types import Array, Float, Int, PRNGKey, Spec
 
 __all__ = ["NoiseNetwork"]
@@ -20,7 +21,7 @@ class NoiseNetwork(eqx.Module):
     """
 
     time: MLP
-    trunk: MLP
+    trunk: Layers
     time_features: int = eqx.field(static=True)
     activate_time: bool = eqx.field(static=True)
     action_size: int = eqx.field(static=True)
@@ -36,14 +37,15 @@ class NoiseNetwork(eqx.Module):
         time_sizes: tuple[int, int],
         activate_time: bool,
         initialiser: Initialiser,
+        network: Network = "mlp",
     ):
         """time_sizes: hidden and output width of the MLP on the time features.
-        activate_time: Mish after its output, too (BDPO; DAC has none)."""
+        activate_time: Mish after its output, too (BDPO; DAC has none). network: of the trunk."""
         time_key, trunk_key = jax.random.split(key)
         how = {"activation": mish, "initialiser": initialiser}
         self.time = MLP(time_key, time_features, time_sizes[:1], time_sizes[1], **how)
-        in_size = spec.action_size + spec.observation_size + time_sizes[1]
-        self.trunk = MLP(trunk_key, in_size, hidden_sizes, spec.action_size, **how)
+        in_sizes = spec.action_size, spec.observation_size, time_sizes[1]
+        self.trunk = make_network(network, trunk_key, in_sizes, hidden_sizes, spec.action_size, **how)
         self.time_features = time_features
         self.activate_time = activate_time
         self.action_size, self.max_action = spec.action_size, spec.max_action

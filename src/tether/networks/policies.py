@@ -7,8 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from tether.errors import InputError
 from tether.networks.denoiser import Denoiser
-from tether.networks.layers import MLP, Initialiser, orthogonal
+from tether.networks.factories import Network, ResidualMLP, make_network
+from tether.networks.layers import MLP, Initialiser, Layers, orthogonal
 from tether.types import Array, Float, PRNGKey, Scalar
 
 __all__ = ["DeterministicActor", "FreeGaussianActor", "GaussianActor", "ImplicitActor", "TanhGaussian"]
@@ -67,7 +69,7 @@ class GaussianActor(eqx.Module):
     `mean_limit`: the mean before tanh is clamped to ± this (BEAR).
     """
 
-    network: MLP
+    network: Layers
     max_action: float = eqx.field(static=True)
     log_std_range: tuple[float, float] = eqx.field(static=True)
     squashed_log_std: bool = eqx.field(static=True)
@@ -86,10 +88,11 @@ class GaussianActor(eqx.Module):
         log_std_range: tuple[float, float] = LOG_STD_RANGE,
         squashed_log_std: bool = False,
         mean_limit: float | None = None,
+        network: Network = "mlp",
     ):
-        sizes = observation_size, hidden_sizes, 2 * action_size
+        sizes = (observation_size,), hidden_sizes, 2 * action_size
         how = {"initialiser": initialiser or orthogonal(1.0), "last_initialiser": last_initialiser}
-        self.network = MLP(key, *sizes, activation=jax.nn.relu, **how)
+        self.network = make_network(network, key, *sizes, activation=jax.nn.relu, **how)
         self.max_action = max_action
         self.log_std_range = log_std_range
         self.squashed_log_std = squashed_log_std
@@ -120,7 +123,7 @@ class GaussianActor(eqx.Module):
 class DeterministicActor(eqx.Module):
     """a = max_action tanh(MLP(s)), ReLU."""
 
-    network: MLP
+    network: Layers
     max_action: float = eqx.field(static=True)
 
     def __init__(
@@ -130,9 +133,12 @@ class DeterministicActor(eqx.Module):
         action_size: int,
         hidden_sizes: Sequence[int],
         max_action: float,
+        *,
+        network: Network = "mlp",
         **how: Any,  # of the MLP
     ):
-        self.network = MLP(key, observation_size, hidden_sizes, action_size, activation=jax.nn.relu, **how)
+        sizes = (observation_size,), hidden_sizes, action_size
+        self.network = make_network(network, key, *sizes, activation=jax.nn.relu, **how)
         self.max_action = max_action
 
     def __call__(self, observation: Float[Array, " observation"]) -> Float[Array, " action"]:
@@ -150,7 +156,7 @@ class FreeGaussianActor(eqx.Module):
     Dropout acts where a density is asked for with a key: in the loss.
     """
 
-    network: MLP
+    network: Layers
     log_std: Float[Array, " action"]
     max_action: float = eqx.field(static=True)
     squashed_mean: bool = eqx.field(static=True)
@@ -169,9 +175,13 @@ class FreeGaussianActor(eqx.Module):
         squashed_mean: bool = True,
         log_std_range: tuple[float, float] = LOG_STD_RANGE,
         dropout_rate: float = 0.0,
+        network: Network = "mlp",
     ):
-        sizes = observation_size, hidden_sizes, action_size
-        self.network = MLP(key, *sizes, activation=jax.nn.relu, initialiser=initialiser)
+        """Raises InputError for dropout with somebody's own network, which takes its input alone."""
+        sizes = (observation_size,), hidden_sizes, action_size
+        self.network = make_network(network, key, *sizes, activation=jax.nn.relu, initialiser=initialiser)
+        if dropout_rate and not isinstance(self.network, MLP | ResidualMLP):
+            raise InputError(f"actor_dropout {dropout_rate}: the actor's network {network!r} has none; set it to 0")
         self.log_std = jnp.zeros(action_size, jnp.float32)
         self.max_action = max_action
         self.squashed_mean = squashed_mean
@@ -182,7 +192,8 @@ class FreeGaussianActor(eqx.Module):
         self, observation: Float[Array, " observation"], dropout_key: PRNGKey | None = None
     ) -> Float[Array, " action"]:
         """The mean; beyond the action box only where it is not squashed."""
-        out = self.network(observation, self.dropout_rate, dropout_key)
+        dropout = (self.dropout_rate, dropout_key) if self.dropout_rate else ()
+        out = self.network(observation, *dropout)
         return self.max_action * jnp.tanh(out) if self.squashed_mean else out
 
     def log_density(
@@ -228,8 +239,11 @@ class ImplicitActor(eqx.Module):
         hidden_sizes: Sequence[int],
         max_action: float,
         time_embedding_size: int,
+        *,
+        network: Network = "mlp",
     ):
-        self.network = Denoiser(key, observation_size, action_size, hidden_sizes, time_embedding_size)
+        sizes = observation_size, action_size, hidden_sizes, time_embedding_size
+        self.network = Denoiser(key, *sizes, network=network)
         self.action_size = action_size
         self.max_action = max_action
 

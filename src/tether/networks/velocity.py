@@ -6,7 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.networks.layers import MLP, glorot_uniform
+from tether.networks.factories import Network, make_network
+from tether.networks.layers import Layers, glorot_uniform
 from tether.types import Array, Float, PRNGKey, Scalar, Spec
 
 __all__ = ["VelocityNetwork"]
@@ -15,15 +16,14 @@ __all__ = ["VelocityNetwork"]
 class VelocityNetwork(eqx.Module):
     """A GELU network on (observation, x, t), Glorot-uniform as in FQL's code."""
 
-    network: MLP
+    network: Layers
     action_size: int = eqx.field(static=True)
     max_action: float = eqx.field(static=True)  # of the actions it leads to; its own output is unbounded
 
-    def __init__(self, key: PRNGKey, spec: Spec, hidden_sizes: Sequence[int], *, timed: bool):
-        in_size = spec.observation_size + spec.action_size + int(timed)
-        self.network = MLP(
-            key, in_size, hidden_sizes, spec.action_size, activation=jax.nn.gelu, initialiser=glorot_uniform
-        )
+    def __init__(self, key: PRNGKey, spec: Spec, hidden_sizes: Sequence[int], *, timed: bool, network: Network = "mlp"):
+        in_sizes = (spec.observation_size, spec.action_size) + ((1,) if timed else ())
+        how = {"activation": jax.nn.gelu, "initialiser": glorot_uniform}
+        self.network = make_network(network, key, in_sizes, hidden_sizes, spec.action_size, **how)
         self.action_size, self.max_action = spec.action_size, spec.max_action
 
     def __call__(
