@@ -71,6 +71,7 @@ def _rows(cls: type) -> list[str]:
             break
         if (match := FIELD.match(line)) and "ClassVar" not in line:
             field, default, meaning = match.groups()
+            default = default.replace("network_field()", 'eqx.field(static=True, default="mlp")')
             static = STATIC.fullmatch(default)
             value = (static or SWEPT_ACTING.fullmatch(default) or re.fullmatch("(.*)", default)).group(1)
             rows.append(

@@ -94,7 +94,7 @@ class AWR(eqx.Module):
 
     discount: float = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
     critic_network: Network = network_field()  # of V
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(128, 64))
     pretrain_updates: int = eqx.field(static=True, default=100_000)
     train_updates: int = eqx.field(static=True, default=500_000)

@@ -66,7 +66,7 @@ class BC(eqx.Module):
     entropy_learning_rate: Hyperparameter = 3e-4  # Adam, of log alpha
 
     actor_kind: Literal["deterministic", "gaussian"] = eqx.field(static=True, default="deterministic")
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 

@@ -68,7 +68,7 @@ class BEAR(eqx.Module):
     next_actions: int = eqx.field(static=True, default=10)
     candidates: int = acting_field(100)  # when acting
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and actor
     vae_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(750, 750))
     train_updates: int = eqx.field(static=True, default=1_000_000)

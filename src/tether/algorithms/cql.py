@@ -106,7 +106,7 @@ class CQL(eqx.Module):
     gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts (AntMaze)
     proposals: int = eqx.field(static=True, default=10)  # n of each of the three kinds
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # Q
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)

@@ -115,7 +115,7 @@ class DAC(eqx.Module):
     next_actions: int = eqx.field(static=True, default=10)  # samples per next state in the critic's target
     candidates: int = acting_field(10)  # samples when acting
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=16)
     train_updates: int = eqx.field(static=True, default=2_000_000)

@@ -158,7 +158,7 @@ class DTQL(eqx.Module):
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp D to the action box
     candidates: int = acting_field(1024)  # actions drawn when acting
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic and Gaussian actor
     denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     time_embedding_size: int = eqx.field(static=True, default=16)

@@ -92,7 +92,7 @@ class DTQLKL(eqx.Module):
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp both D to the action box
     candidates: int = acting_field(1024)  # actions drawn when acting
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic
     denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # policy, too
     time_embedding_size: int = eqx.field(static=True, default=16)

@@ -77,7 +77,7 @@ class EDP(eqx.Module):
     draws: int = eqx.field(static=True, default=10)  # of the max-Q backup and of crr's baseline
     candidates: int = acting_field(50)  # chains when acting
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
     train_updates: int = eqx.field(static=True, default=2_000_000)
 

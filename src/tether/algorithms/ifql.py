@@ -68,7 +68,7 @@ class IFQL(eqx.Module):
     flow_steps: int = acting_field(10)
     candidates: int = acting_field(32)  # N
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(512, 512, 512, 512))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 

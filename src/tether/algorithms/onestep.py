@@ -80,9 +80,9 @@ class Onestep(eqx.Module):
         """Fresh networks; the target starts as a copy, the policy as one of the behaviour when its phase begins."""
         behaviour_key, critic_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        of = {"network": self.actor_network}
-        behaviour = BoxGaussianActor(behaviour_key, *sizes, spec.max_action, truncated=False, **of)
-        actor = BoxGaussianActor(behaviour_key, *sizes, spec.max_action, truncated=True, **of)  # the same parameters
+        box, network = spec.max_action, self.actor_network
+        behaviour = BoxGaussianActor(behaviour_key, *sizes, box, truncated=False, network=network)
+        actor = BoxGaussianActor(behaviour_key, *sizes, box, truncated=True, network=network)  # of the same parameters
         how = {"activation": jax.nn.relu, "layer_norm": False, "network": self.critic_network}
         critic = QEnsemble(critic_key, *sizes, ensemble_size=1, **how)
         moments = adam_init(behaviour), adam_init(critic), adam_init(actor)

@@ -16,6 +16,7 @@ from tether.algorithms.bdpo import BDPO
 from tether.algorithms.bdpo_unimodal import BDPOUnimodal
 from tether.algorithms.bear import BEAR
 from tether.algorithms.brac import BRACP, BRACV
+from tether.algorithms.callables import callables_of, how_to_import, is_callable, read_callable, spelling
 from tether.algorithms.cql import CQL
 from tether.algorithms.dac import DAC
 from tether.algorithms.diffusion_bc import DiffusionBC
@@ -56,6 +57,7 @@ __all__ = [
     "origin_of",
     "parse_fields",
     "parse_values",
+    "recover_algorithm",
     "recover_class",
 ]
 
@@ -195,10 +197,18 @@ def recover_class(record: Mapping[str, Any], given: Any) -> type:
     module, _, short = str(recorded).rpartition(":")
     distribution = record.get("algorithm_distribution")
     origin = f"{recorded} of {distribution}" if distribution else recorded
-    raise InputError(
-        f"made by {origin}, which is not registered here; import it: --plugin {module} (if it registers itself), or "
-        f"algorithm={short} from Python"
-    )
+    raise InputError(f"made by {origin}, which is not registered here; {how_to_import(module, f'algorithm={short}')}")
+
+
+def recover_algorithm(record: Mapping[str, Any], given: Any) -> Any:
+    """The algorithm, with its hyper-parameters, that a run's or policy's record speaks of.
+
+    given: as of `recover_class`; an instance also lends the callables that it carries, such as a network's factory.
+    Raises InputError as `recover_class` and `make_algorithm`.
+    """
+    cls = recover_class(record, given)
+    carried = {} if given is None or isinstance(given, type) else callables_of(given)
+    return make_algorithm(cls, record["hyperparameters"], carried)
 
 
 def _same(recorded: str, cls: type) -> bool:
@@ -221,13 +231,16 @@ def change_acting(algorithm: T, changes: Mapping[str, Any]) -> T:
     return dataclasses.replace(algorithm, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def make_algorithm(which: str | type, hyperparameters: Mapping[str, Any]) -> Any:
+def make_algorithm(
+    which: str | type, hyperparameters: Mapping[str, Any], carried: Mapping[str, Any] = types.MappingProxyType({})
+) -> Any:
     """An algorithm, by its registered name or its class, with these hyper-parameters as text or TOML/JSON values.
 
+    carried: callables by name of field, for hyper-parameters that stand in records as `module:name`.
     Raises InputError for an unknown algorithm, and as `parse_fields`.
     """
     cls = ALGORITHMS.find(which) if isinstance(which, str) else which
-    return cls(**parse_fields(cls, hyperparameters))
+    return cls(**parse_fields(cls, hyperparameters, carried))
 
 
 def numeric_fields(algorithm: Any) -> list[str]:
@@ -235,14 +248,21 @@ def numeric_fields(algorithm: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(algorithm) if not field.metadata.get("static", False)]
 
 
-def parse_fields(cls: type, assignments: Mapping[str, Any]) -> dict[str, Any]:
+def parse_fields(
+    cls: type, assignments: Mapping[str, Any], carried: Mapping[str, Any] = types.MappingProxyType({})
+) -> dict[str, Any]:
     """Hyper-parameters of the class from text or TOML/JSON values, checked against its fields.
 
+    carried: as of `make_algorithm`.
     Raises InputError for an unknown name (nearest ones offered) or a value of the wrong kind.
     """
     hints = typing.get_type_hints(cls)  # of class attributes, too
     kinds = {name: hints[name] for name in field_names(cls)} | dict.fromkeys(numeric_fields(cls), float)
-    return parse_values(f"hyper-parameter of {name_of(cls)}", kinds, assignments)
+    fields = {field.name: field for field in dataclasses.fields(cls) if is_callable(field)}
+    plain = {name: value for name, value in assignments.items() if name not in fields}
+    called = {name: value for name, value in assignments.items() if name in fields}
+    parsed = parse_values(f"hyper-parameter of {name_of(cls)}", kinds, plain)
+    return parsed | {name: read_callable(fields[name], value, carried.get(name)) for name, value in called.items()}
 
 
 def parse_values(what: str, kinds: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,8 +284,9 @@ def field_names(algorithm: Any) -> list[str]:
 
 
 def hyperparameters_of(algorithm: Any) -> dict[str, Any]:
-    """Every hyper-parameter by name, as JSON-able values."""
-    return {name: getattr(algorithm, name) for name in field_names(algorithm)}
+    """Every hyper-parameter by name, as JSON-able values: a callable as `module:name`, which nobody imports for it."""
+    values = {name: getattr(algorithm, name) for name in field_names(algorithm)}
+    return {name: spelling(value) if callable(value) else value for name, value in values.items()}
 
 
 def _parse(kind: Any, value: Any) -> Any:
@@ -285,6 +306,8 @@ def _parse(kind: Any, value: Any) -> Any:
         if not parsed:
             raise ValueError(value)
         return parsed
+    if kind is str or kind is Any:
+        return value if kind is Any else str(value)
     if kind is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         return value if isinstance(value, bool) else words[str(value).lower()]

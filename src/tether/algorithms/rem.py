@@ -66,7 +66,7 @@ class REM(eqx.Module):
     head_count: int = eqx.field(static=True, default=100)  # H
     actor_update_interval: int = eqx.field(static=True, default=2)
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(400, 300))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 

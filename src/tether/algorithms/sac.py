@@ -80,7 +80,7 @@ class SAC(eqx.Module):
     target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 

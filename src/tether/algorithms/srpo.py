@@ -61,7 +61,7 @@ class SRPO(eqx.Module):
     cosine_decay: bool = eqx.field(static=True, default=True)  # the policy's rate falls to 0
     decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and V
     actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # policy
     width: int = eqx.field(static=True, default=256)  # of the behaviour's residual network

@@ -48,7 +48,7 @@ class TD3BC(eqx.Module):
 
     actor_update_interval: int = eqx.field(static=True, default=2)
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()
+    actor_network: Network = network_field()  # of the policy
     hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
     train_updates: int = eqx.field(static=True, default=1_000_000)
 

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from tether import _version
+from tether.algorithms.callables import callables_of, networks_of
 from tether.algorithms.registry import hyperparameters_of
 from tether.environments import Task
 from tether.evaluation.rollout import Episodes
@@ -145,10 +146,15 @@ class WorkerPool:
         """accelerator: policies act on it, else on a core of the CPU. record: told of everything workers do."""
         self.count = count
         self.warnings: collections.deque[str] = collections.deque()
-        cls = type(algorithm)
-        who = {"algorithm": [cls.__module__, cls.__qualname__], "hyperparameters": hyperparameters_of(algorithm)}
+        cls, called = type(algorithm), callables_of(algorithm)
+        who = {
+            "algorithm": [cls.__module__, cls.__qualname__],
+            "hyperparameters": hyperparameters_of(algorithm),
+            "callables": {name: [thing.__module__, thing.__qualname__] for name, thing in called.items()},
+            "modules": sorted({thing.__module__ for thing in networks_of(algorithm)}),  # they register networks
+        }
         self._about = json.loads(to_json({"task": dataclasses.asdict(task), "spec": list(spec)} | who))
-        self._environment = _environment(accelerator, cls)
+        self._environment = _environment(accelerator, [cls, *called.values(), *networks_of(algorithm)])
         self._record = record
         self._work: queue.Queue[_Work | None] = queue.Queue()
         self._workers: dict[int, _Worker] = {}
@@ -323,26 +329,36 @@ class _Worker:
 
 
 def can_be_made_elsewhere(algorithm: Any) -> bool:
-    """Whether another process gets the algorithm's class by importing its module: not of a notebook or a script."""
-    cls = type(algorithm)
-    found: Any = sys.modules.get(cls.__module__)
-    for name in cls.__qualname__.split("."):
+    """Whether another process gets the algorithm's class, and its networks, by importing their modules: not what is
+    defined in a notebook or a script."""
+    return all(map(_is_in_a_module, [type(algorithm), *callables_of(algorithm).values(), *networks_of(algorithm)]))
+
+
+def _is_in_a_module(thing: Any) -> bool:
+    module, path = getattr(thing, "__module__", "__main__"), getattr(thing, "__qualname__", "")
+    found: Any = sys.modules.get(module)
+    for name in path.split("."):
         found = getattr(found, name, None)
-    return cls.__module__ != "__main__" and found is cls
+    return module != "__main__" and found is thing
 
 
-def _environment(accelerator: bool, cls: type) -> dict[str, str]:
+def _home(thing: Any) -> str | None:
+    """The folder in which the import of a thing's module is found."""
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
+    return None if file is None else str(Path(file).resolve().parents[thing.__module__.count(".")])
+
+
+def _environment(accelerator: bool, things: list[Any]) -> dict[str, str]:
     """The environment variables of a worker: JAX as it is set here, on one core or with what the run leaves of the
-    accelerator's memory; modules as they are found here, that of the algorithm's class too."""
+    accelerator's memory; modules as they are found here, those of these classes and functions too."""
     environment = dict(os.environ)
     for option in INHERITED:
         value = getattr(jax.config, option, None)
         if value is not None:
             environment[option.upper()] = str(value)
     root = str(Path(_version.__file__).parents[1])
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    home = None if file is None else str(Path(file).resolve().parents[cls.__module__.count(".")])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH"), home]))
+    paths = [root, environment.get("PYTHONPATH"), *map(_home, things)]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     # NPROC: the number of threads of XLA on a CPU. A policy for one observation gains nothing from a second one.
     threads = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment |= dict.fromkeys(threads, "1")

@@ -108,9 +108,12 @@ def _skeleton(request: dict[str, Any]) -> Any:
     from tether.training.lanes import Lane, stack_lanes
     from tether.types import Spec
 
-    module, name = request["algorithm"]  # of the run's own process: it has this class at hand
-    cls: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    spec, algorithm = Spec(*request["spec"]), make_algorithm(cls, request["hyperparameters"])
+    # Named by the run's own process, which has all of these at hand.
+    cls = _named(*request["algorithm"])
+    callables = {field: _named(*where) for field, where in request["callables"].items()}
+    for module in request["modules"]:
+        importlib.import_module(module)
+    spec, algorithm = Spec(*request["spec"]), make_algorithm(cls, request["hyperparameters"], callables)
     lanes = len(request["keys"])
     zeros = np.zeros(spec.observation_size, np.float32)
 
@@ -121,6 +124,11 @@ def _skeleton(request: dict[str, Any]) -> Any:
     stacked = stack_lanes(algorithm, [Lane(0, {})] * lanes)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lanes))
     return jax.eval_shape(jax.vmap(build), stacked, keys)
+
+
+def _named(module: str, name: str) -> Any:
+    """What a module has under a name, perhaps with dots in it."""
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from jax import export
 
 from tether import _version
 from tether.machine.files import atomic_write_bytes
+from tether.machine.registry import registry
 
 __all__ = ["KeptProgram", "keep_programs_in", "kept_program"]
 
@@ -32,6 +33,15 @@ FORMAT_VERSION = 2
 DECIDING = ("jax", "jaxlib", "equinox", "optax", "numpy")
 UNUSED_DAYS = 30  # after which a file goes
 DIGEST_BYTES = 32
+KNOWN = (
+    "tether",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "numpy",
+    "builtins",
+)  # packages whose sources or versions it has
 
 # Custom calls may mean something else in another version of jaxlib; that is in the key.
 ANYTHING = export.DisabledSafetyCheck.custom_call("ALL")
@@ -79,9 +89,9 @@ def kept_program(
         class and structural fields.
     """
     folder = _folder
-    if folder is None or not type(algorithm).__module__.startswith("tether."):  # others' sources are in no key
-        return None
     leaves, structure = jax.tree.flatten(arguments)
+    if folder is None or not (_is_known(algorithm) and _is_made_of_known(structure)):
+        return None
     path = folder / f"{_key(algorithm, about, leaves, structure)}.program"
     try:
         if (exported := _read(path)) is None:
@@ -107,6 +117,32 @@ def _export(function: Callable[[Any], Any], leaves: list[Any], structure: Any) -
 
 def _shapes(leaves: list[Any]) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+# --- whose code it is: others' sources are in no key ---
+
+
+def _is_known(algorithm: Any) -> bool:
+    """Whether the algorithm's class and all that its fields hold or name are of the packages that the key knows."""
+    if not _is_ours(type(algorithm)):
+        return False
+    for field in dataclasses.fields(algorithm):
+        value, kind = getattr(algorithm, field.name), field.metadata.get("registry")
+        if callable(value) and not _is_ours(value):
+            return False
+        if kind and isinstance(value, str) and not all(map(registry(kind).is_ours, value.split("+"))):
+            return False
+    return True
+
+
+def _is_made_of_known(structure: Any) -> bool:
+    """The same of a tree's nodes, such as networks and what a view made of the data."""
+    kind = structure.node_data()
+    return (kind is None or _is_ours(kind[0])) and all(map(_is_made_of_known, structure.children()))
+
+
+def _is_ours(thing: Any) -> bool:
+    return getattr(thing, "__module__", type(thing).__module__).partition(".")[0] in KNOWN
 
 
 # --- files --------------------------------------------------------------------------------------------------

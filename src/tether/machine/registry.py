@@ -113,6 +113,10 @@ class Registry(Mapping[str, T]):
         distribution = self._installed[name].dist
         return None if distribution is None else f"{distribution.name} {distribution.version}"
 
+    def is_ours(self, name: str) -> bool:
+        """Whether nobody else has registered the name: it is the library's, or nobody's."""
+        return name not in self._registered and name not in self._installed
+
     def is_findable_elsewhere(self, name: str) -> bool:
         """Whether another process finds the name without being told what to import."""
         return name in self._own or (name not in self._registered and name in self._installed)

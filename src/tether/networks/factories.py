@@ -43,16 +43,20 @@ SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)*")
 def make_network(
     network: Network, key: PRNGKey, in_sizes: Sequence[int], hidden_sizes: Sequence[int], out_size: int, **how: Any
 ) -> Layers:
-    """A network of one sample, x[sum(in_sizes)] -> [out_size], all of whose leaves are arrays.
+    """A network of one sample, x[sum(in_sizes)] -> [out_size]; its leaves are arrays.
 
     Raises InputError for an unknown name, and for a factory whose network is not of that kind.
     """
     if network == "mlp":  # what nearly everybody has
         return MLP(key, sum(in_sizes), hidden_sizes, out_size, **how)
-    factory = find_network(network)
-    made = factory(key, tuple(in_sizes), tuple(hidden_sizes), out_size, **how)
-    name = network if isinstance(network, str) else getattr(network, "__qualname__", repr(network))
-    _check(made, name, in_sizes, out_size)
+    made = find_network(network)(key, tuple(in_sizes), tuple(hidden_sizes), out_size, **how)
+    if callable(made) and not all(map(eqx.is_array, jax.tree.leaves(made))):  # eqx.nn.MLP has its activation there
+        made = ArraysOnly(*eqx.partition(made, eqx.is_array))
+    out = jax.eval_shape(made, jax.ShapeDtypeStruct((sum(in_sizes),), jnp.float32)) if callable(made) else None
+    if (getattr(out, "shape", None), getattr(out, "dtype", None)) != ((out_size,), jnp.float32):
+        name = network if isinstance(network, str) else getattr(network, "__qualname__", repr(network))
+        what = f"gives {out} for {sum(in_sizes)} numbers" if callable(made) else f"its factory gave {made!r}"
+        raise InputError(f"network {name!r}: {what}; a float32 array of shape ({out_size},) is needed")
     return made
 
 
@@ -84,6 +88,16 @@ class Change(NamedTuple):
     def __call__(self, key: PRNGKey, in_sizes: Any, hidden_sizes: Any, out_size: int, **how: Any) -> Layers:
         how = {"hidden_sizes": hidden_sizes, **how, **self.how}
         return (self.base or mlp)(key, in_sizes, out_size=out_size, **how)
+
+
+class ArraysOnly(eqx.Module):
+    """A network of which only the arrays are leaves, as training carries no others."""
+
+    arrays: Any
+    rest: Any = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        return eqx.combine(self.arrays, self.rest)(x)
 
 
 def mlp(key: PRNGKey, in_sizes: Sequence[int], hidden_sizes: Sequence[int], out_size: int, **how: Any) -> MLP:
@@ -175,21 +189,6 @@ class ResidualMLP(eqx.Module):
 def _sizes(text: str) -> tuple[int, ...]:
     """`512x256` -> (512, 256)."""
     return tuple(int(size) for size in text.split("x"))
-
-
-def _check(made: Any, name: str, in_sizes: Sequence[int], out_size: int) -> None:
-    """InputError where a factory gave what training cannot carry or the losses cannot use."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(made):
-        if not eqx.is_array(leaf):
-            where = jax.tree_util.keystr(path)
-            raise InputError(
-                f"network {name!r}: its{where} is a {type(leaf).__name__}, no array: declare it eqx.field(static=True)"
-            )
-    if not callable(made):
-        raise InputError(f"network {name!r}: its factory gave a {type(made).__name__}, which cannot be called")
-    out = jax.eval_shape(made, jax.ShapeDtypeStruct((sum(in_sizes),), jnp.float32))
-    if (getattr(out, "shape", None), getattr(out, "dtype", None)) != ((out_size,), jnp.float32):
-        raise InputError(f"network {name!r}: gives {out} for one sample; float32 of shape ({out_size},) is needed")
 
 
 _ACTIVATIONS: dict[str, Activation] = {

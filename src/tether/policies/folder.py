@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from tether._version import __version__
-from tether.algorithms.registry import hyperparameters_of, make_algorithm, name_of, origin_of, recover_class
+from tether.algorithms.registry import hyperparameters_of, name_of, origin_of, recover_algorithm
 from tether.data import Normaliser
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
@@ -170,7 +170,7 @@ def _document_hash(document: dict[str, Any]) -> str:
 def _algorithm_of(document: dict[str, Any], path: Path, given: Any) -> Any:
     """The algorithm that made the policy, by its class, which is `given` or registered."""
     try:
-        return make_algorithm(recover_class(document, given), document["hyperparameters"])
+        return recover_algorithm(document, given)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (TypeError, AttributeError) as error:

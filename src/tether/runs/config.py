@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from tether import _version, errors
-from tether.algorithms.registry import hyperparameters_of, make_algorithm, origin_of, recover_class
+from tether.algorithms.callables import check_networks
+from tether.algorithms.registry import hyperparameters_of, origin_of, recover_algorithm
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
 from tether.data.schema import ActionBox
 from tether.environments import Task
@@ -105,7 +106,7 @@ def restored_plan(folder: Path, quiet: bool, given: Any = None, dataset: str | D
         if found != CONFIG_FORMAT:
             raise InputError(f"format {found!r}; this version of tether reads {CONFIG_FORMAT}")
         name, record = config["algorithm"], config["data"]
-        algorithm = make_algorithm(recover_class(config, given), config["hyperparameters"])
+        algorithm = recover_algorithm(config, given)
         lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
         options = Options(**config["settings"])  # of runs from before there was a precision: the default
         check_precision(options.precision)
@@ -205,6 +206,7 @@ def check_counts(algorithm: Any, options: Options) -> None:
     """Refuse options that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
     one that there is."""
     check_precision(options.precision)
+    check_networks(algorithm)
     for name, value in dataclasses.asdict(options).items():
         least = 0 if name == "eval_workers" else 1
         if type(value) is int and value < least:
