@@ -228,7 +228,7 @@ def test_a_data_set_is_evaluated_where_it_was_recorded_and_scored_by_minaris_ref
 def test_an_environment_that_is_not_here_or_names_a_module_is_not_made(root: Path) -> None:
     written_in("Pendulum-v1")
     spec = json.loads(json.loads((root / "mine/swing/random-v0/data/metadata.json").read_text())["env_spec"])
-    for name, reason in {"Nowhere-v7": "Nowhere", "os:Pendulum-v1": "no environment is known"}.items():
+    for name, reason in {"Nowhere-v7": "Nowhere", "antigravity:Pendulum-v1": "a module that a file names"}.items():
         change_metadata(env_spec=json.dumps(spec | {"id": name}))
         out = root / name.replace(":", "-")
         code, _, progress = tether("train", "bc", str(root / "mine/swing/random-v0"), *BRIEF[:-1], "--out", out)

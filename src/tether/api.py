@@ -12,6 +12,7 @@ from tether.algorithms.registry import change_acting, name_of
 from tether.bench.forecast import long_run_warning
 from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
 from tether.environments.choose import task_for
+from tether.environments.ids import import_environment
 from tether.errors import InputError
 from tether.evaluation.rollout import Episodes
 from tether.machine.files import atomic_write_json
@@ -23,6 +24,7 @@ from tether.runs.config import (
     create_folder,
     fresh_folder,
     make_plan,
+    note_environment,
     note_length,
     restored_plan,
 )
@@ -83,6 +85,7 @@ def train(
     if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
         raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
+    import_environment(environment)
     place = task_for(data, environment, horizon)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     rows = prepared.transitions.rows
@@ -104,6 +107,7 @@ def resume(
     dataset: str | Dataset | None = None,
     algorithm: Any = None,
     quiet: bool = False,
+    environment: str | None = None,
     eval_workers: int | None = None,
     updates: int | None = None,
 ) -> Report:
@@ -112,13 +116,16 @@ def resume(
     A run that is complete is only reported again.
     dataset: the data that it trained on, where they were in memory or lie elsewhere now; with the same SHA-256.
     algorithm: its class, or an instance, where that is not registered here.
+    environment: task or gymnasium id to evaluate in from here on, where the run has none; from now on the run's. Of
+        a run that is evaluated already it must be the same, and imports the module of `module:id`.
     eval_workers: processes that play evaluations, where not as the run began (another machine, say).
     updates: another length of the training phase, from now on the run's: to train on after the end, or to end early
         and have the policies. A rate that decays over the phase then decays over the new length.
     Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
     done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
     """
-    plan = before = restored_plan(Path(folder), quiet, algorithm, dataset)
+    import_environment(environment)
+    plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment)
     if updates is not None:
         plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
     if eval_workers is not None:
@@ -210,6 +217,7 @@ def _finish(
                 display.message("no checkpoint was written yet: starting over")
             if new_length:
                 note_length(run)
+            note_environment(plan)
             run.drop_later_rows()
         elif slow := long_run_warning(plan.algorithm, plan.prepared.spec, plan.options.batch_size, lanes):
             display.warn(slow)

@@ -21,6 +21,7 @@ class Resume:
     Examples:
       tether resume runs/dtql-hopper-medium-20260101-120000
       tether resume runs/dtql-hopper-medium-20260101-120000 --updates 2000000
+      tether resume runs/mine-20260101-120000 --environment my_package:MyRobot-v0
     """
 
     folder: Folder
@@ -32,6 +33,8 @@ class Resume:
     updates: Annotated[int | None, hint("the run's", "N")] = None
     """Another length of the training phase: to train on after the end, or to end early and have the policies. A rate
     that decays over the phase then decays over the new length."""
+    environment: Annotated[str | None, hint("as the run began", "TASK")] = None
+    """Task (`tether tasks`) or gymnasium id to evaluate in from here on, where the run has none."""
     eval_workers: Annotated[int | None, hint("as the run began")] = None
     """Processes that play evaluations while training goes on."""
     distributed: Annotated[str | None, hint("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
@@ -44,6 +47,11 @@ class Resume:
 
         connect(self.distributed)
         report = resume(
-            self.folder, dataset=self.data, quiet=self.quiet, eval_workers=self.eval_workers, updates=self.updates
+            self.folder,
+            dataset=self.data,
+            quiet=self.quiet,
+            environment=self.environment,
+            eval_workers=self.eval_workers,
+            updates=self.updates,
         )
         return show_report(report)

@@ -11,7 +11,7 @@ import numpy as np
 from tether.data.schema import ActionBox, Schema, inner_float32, layout_of, size_of
 from tether.environments import TASKS, Task
 from tether.environments.actions import bounded_limits
-from tether.environments.ids import task_of_id
+from tether.environments.ids import import_environment, task_of_id
 from tether.environments.make import bare_environment, make_environment
 from tether.environments.observations import observation_layout, space_size
 from tether.errors import InputError
@@ -60,6 +60,7 @@ def find_place(name: str, horizon: int | None = None) -> Place:
     task = TASKS.get(name) or next((t for t in TASKS.values() if t.gymnasium_id == name and not t.options), None)
     label = name if task is None else task.name
     if task is None:
+        import_environment(name)  # the user names it, not a file
         task = task_of_id(name, horizon)
     elif horizon is not None:
         task = replace(task, horizon=horizon)

@@ -3,18 +3,32 @@
 import dataclasses
 import importlib
 
-from tether.environments.make import make_environment
+from tether.environments.make import OWN_MODULES, check_imported, make_environment
 from tether.environments.tasks import TASKS, Task, find_task
 from tether.errors import InputError, unknown
+from tether.machine.plugins import load_plugins
 
-__all__ = ["find_environment", "task_of_id"]
+__all__ = ["find_environment", "import_environment", "task_of_id"]
+
+
+def import_environment(name: str | None) -> None:
+    """Import the module of an id `module:id` that the user has named, also from the working folder.
+
+    Processes that this one begins import it, too. Never for an id that was found in a file. Raises InputError.
+    """
+    module, colon, _ = (name or "").rpartition(":")
+    if colon and module not in OWN_MODULES:
+        try:
+            load_plugins([module])
+        except InputError as error:
+            raise InputError(f"environment {name}: {error}") from None
 
 
 def find_environment(name: str, horizon: int | None = None) -> Task:
     """The task called `name`, that of the D4RL data set called so, or one made up for the gymnasium id `name`.
 
     horizon: steps after which its episodes are cut, where not as the task or id says.
-    Raises InputError: there is none, or it cannot be made here.
+    Raises InputError: there is none, its module is not imported (`import_environment`), or it cannot be made here.
     """
     task = find_task(name)
     if task is None:
@@ -37,7 +51,9 @@ def task_of_id(name: str, horizon: int | None = None) -> Task:
         raise InputError(f"environment {name}: {error}") from None
     know_robotics(name)
     if ":" not in name and name not in gymnasium.registry:
-        raise unknown("environment", name, [*TASKS, *gymnasium.registry])
+        own = f"one that a module of yours registers: MODULE:{name}, or --plugin MODULE"
+        raise InputError(f"{unknown('environment', name, [*TASKS, *gymnasium.registry])} ({own})")
+    check_imported(name)
     module, _, bare = name.rpartition(":")
     try:
         if module:  # `gymnasium.make` imports it, `gymnasium.spec` does not

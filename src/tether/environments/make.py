@@ -1,6 +1,7 @@
 """From a task to an environment that observes vectors."""
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ from tether.errors import InputError
 if TYPE_CHECKING:
     import gymnasium  # imported where an environment is made: training and policies work without any simulator
 
-__all__ = ["bare_environment", "ignore_ogbench", "make_environment", "silent_mujoco"]
+__all__ = ["bare_environment", "check_imported", "ignore_ogbench", "make_environment", "silent_mujoco"]
+
+OWN_MODULES = ("ogbench",)  # which `tether` itself names in ids
 
 
 def make_environment(task: Task) -> "gymnasium.Env":
@@ -27,10 +30,21 @@ def make_environment(task: Task) -> "gymnasium.Env":
     return flat_observations(environment)
 
 
+def check_imported(name: str) -> None:
+    """Refuse an id `module:id` whose module is not imported: gymnasium would import it, and the id may be a file's."""
+    module, colon, _ = name.rpartition(":")
+    if colon and module not in OWN_MODULES and module not in sys.modules:
+        raise InputError(
+            f"environment {name}: a module that a file names is not imported; say --plugin {module}, or name the "
+            f"environment yourself: --environment {name}"
+        )
+
+
 def bare_environment(task: Task) -> "gymnasium.Env":
     """The same as gymnasium makes it, with its own observations and actions."""
     if task.gymnasium_id is None:
         raise InputError(f"task {task.name!r} cannot be evaluated: {task.unavailable}")
+    check_imported(task.gymnasium_id)
     try:
         import gymnasium
 
@@ -52,7 +66,14 @@ def bare_environment(task: Task) -> "gymnasium.Env":
     # Whatever a simulator's own package meets: a missing dependency, a display, a file.
     except Exception as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())}"
-        raise InputError(f"environment {task.name}: {reason}") from error
+        raise InputError(f"environment {task.name}: {reason}{_whose(task.gymnasium_id, error)}") from error
+
+
+def _whose(name: str, error: Exception) -> str:
+    """What to do about an id that nobody has registered."""
+    if type(error).__name__ not in ("NameNotFound", "NamespaceNotFound", "VersionNotFound") or ":" in name:
+        return ""
+    return f" (if a module of yours registers it: --plugin MODULE, or --environment MODULE:{name})"
 
 
 @contextlib.contextmanager

@@ -163,10 +163,10 @@ def recorded_task(
     """The environment that a file says it was collected in; None where it says nothing of use.
 
     sizes: of the file's observations and actions. references: Minari's own. Without them it is the task of the table
-    that has this environment, if there is just one. An id that names a module is not taken from a file: making it
-    would import whatever the file says.
+    that has this environment, if there is just one. An id may name a module: it is made only where the user has named
+    that module, too (`tether.environments.make.check_imported`).
     """
-    if not isinstance(gymnasium_id, str) or ":" in gymnasium_id or not isinstance(options, Mapping):
+    if not isinstance(gymnasium_id, str) or not isinstance(options, Mapping):
         return None
     horizon = horizon if isinstance(horizon, int) and horizon > 0 else None
     if references is not None:

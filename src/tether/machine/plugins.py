@@ -51,10 +51,10 @@ def load_plugins(more: Sequence[str] = ()) -> None:
     for name in names:
         if not MODULE.fullmatch(name):
             raise InputError(f"plugin {name!r}: name a module as `import` does, such as my_package.algorithms")
-    if names:
-        os.environ[PLUGINS] = ",".join(names)
     for name in names:
         _load(name)
+    if names:
+        os.environ[PLUGINS] = ",".join(names)
 
 
 def _load(name: str) -> None:

@@ -18,7 +18,8 @@ from tether.algorithms.registry import hyperparameters_of, origin_of, recover_al
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
 from tether.data.schema import ActionBox
 from tether.environments import Task
-from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of
+from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of, task_for
+from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
 from tether.runs.plan import EVAL_DEVICES, Options, Plan
@@ -35,6 +36,7 @@ __all__ = [
     "findable",
     "fresh_folder",
     "make_plan",
+    "note_environment",
     "note_length",
     "restored_plan",
     "versions",
@@ -81,10 +83,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
             "sha256": sha256,
             "in_memory": source is not None and source.in_memory,
         },
-        "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
-        "horizon": plan.task.horizon if plan.task else None,
-        "environment_actions": None if plan.limits is None else _limits_json(plan.limits),
-        "score": plan.task.score_name if plan.task else None,
+        **_place(plan),
         "versions": versions(),
         "commit": commit(),
         "device": str(jax.devices()[0].device_kind),
@@ -93,11 +92,14 @@ def config_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def restored_plan(folder: Path, quiet: bool, given: Any = None, dataset: str | Dataset | None = None) -> Plan:
+def restored_plan(
+    folder: Path, quiet: bool, given: Any = None, dataset: str | Dataset | None = None, asked: str | None = None
+) -> Plan:
     """The plan that config.json describes.
 
     given: the algorithm's class, or an instance, where it is not registered.
     dataset: the data that the run trained on, or where they lie now; None: where config.json says.
+    asked: the environment for a run that has none; of one that has one, it must be the same.
     """
     path = folder / "config.json"
     try:
@@ -121,10 +123,23 @@ def restored_plan(folder: Path, quiet: bool, given: Any = None, dataset: str | D
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
     data = _same_data(path, source if dataset is None else dataset, sha256, in_memory, quiet)
-    task = None if environment == NO_ENVIRONMENT else known_task(data, environment, config.get("horizon"))
+    task, limits = _restored_place(path, environment, config, data, asked)
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
-    limits = None if task is None else _limits_from(config, task)
     return make_plan(folder, name, algorithm, lanes, options, data, prepared, task, limits)
+
+
+def _restored_place(
+    path: Path, name: str, config: dict[str, Any], data: Dataset, asked: str | None
+) -> tuple[Task | None, ActionBox | None]:
+    """The task of the run's environment `name` and the actions that this takes; of `asked` where the run has none."""
+    if name == NO_ENVIRONMENT:
+        return (None, None) if asked is None else task_for(data, asked)[:2]
+    if asked is not None and (wanted := known_task(data, asked)) is not None and wanted.name != name:
+        raise InputError(f"{path}: the run is evaluated in {name}, which --environment {asked} cannot change")
+    task = known_task(data, name, config.get("horizon"))
+    if task is not None and task.gymnasium_id is not None:
+        check_imported(task.gymnasium_id)  # now, and not at the next evaluation
+    return task, None if task is None else _limits_from(config, task)
 
 
 def _limits_json(limits: ActionBox) -> dict[str, list[float | None]]:
@@ -186,6 +201,26 @@ def _length(plan: Plan) -> dict[str, Any]:
     """The entries of config.json that say how long the phases are."""
     phases = [{"name": phase, "updates": updates} for phase, updates in plan.phases()]
     return {"hyperparameters": hyperparameters_of(plan.algorithm), "phases": phases}
+
+
+def _place(plan: Plan) -> dict[str, Any]:
+    """The entries of config.json that say where the run is evaluated."""
+    return {
+        "environment": plan.task.name if plan.task else NO_ENVIRONMENT,
+        "horizon": plan.task.horizon if plan.task else None,
+        "environment_actions": None if plan.limits is None else _limits_json(plan.limits),
+        "score": plan.task.score_name if plan.task else None,
+    }
+
+
+def note_environment(plan: Plan) -> None:
+    """Write the environment into config.json, where the run had none."""
+    path = plan.folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    added = plan.task is not None and config["environment"] == NO_ENVIRONMENT
+    together("read the environment")  # nobody reads what the first has written
+    if added and is_primary():
+        atomic_write_json(path, config | _place(plan))
 
 
 def note_length(run: Run) -> None:

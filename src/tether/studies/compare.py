@@ -26,7 +26,9 @@ from tether.api import resume, train
 from tether.bench import act_latency, update_flops
 from tether.data import Dataset, Downloads, load_dataset
 from tether.environments.choose import NO_ENVIRONMENT, task_for
-from tether.environments.ids import find_environment
+from tether.environments.ids import import_environment
+from tether.environments.make import check_imported
+from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary
 from tether.machine.files import atomic_write_json, atomic_write_text
@@ -214,6 +216,7 @@ def plan_comparison(request: Request, out: Path | None, quiet: bool = False) -> 
 def continue_comparison(folder: Path, cost: str = "compute", quiet: bool = False) -> Comparison:
     """Go on with the comparison in `folder` as it began. Raises as `start_comparison`."""
     found = _load(folder)
+    check_imported(found.protocol.environment)  # the user has not named it in this command
     data = load_dataset(found.protocol.source, downloads=Downloads(quiet=quiet))
     if data.source.sha256 != found.protocol.sha256:
         raise InputError(f"{found.protocol.source}: not the data that {folder} was begun with: its SHA-256 differs")
@@ -252,6 +255,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         raise InputError(f"seeds {request.seeds}: at least 1 is needed")
     if request.preset not in ("auto", "none") and not any(request.preset in preset_names(name) for name in names):
         raise errors.unknown("preset", request.preset, {task for name in names for task in preset_names(name)})
+    import_environment(request.environment)
     task = task_for(data, request.environment, request.horizon).task
     every = request.eval_every_updates
     protocol = Protocol(
@@ -548,10 +552,11 @@ def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
     lines = [tables.cells(row, scored) for row in tables.best_first(rows)]
     if comparison.behaviour and scored:
         lines = [tables.behaviour_cells(comparison.behaviour), *lines]
-    task = find_environment(protocol.environment, protocol.horizon).evaluated_in if scored else ""
+    task = find_task(protocol.environment)
+    place = task.evaluated_in if task else protocol.environment
     judged = (
-        f"Evaluated in {task} every {protocol.eval_every_updates:,} updates: {protocol.eval_episodes} episodes of each "
-        "seed, from the same starts for all."
+        f"Evaluated in {place} every {protocol.eval_every_updates:,} updates: {protocol.eval_episodes} episodes of "
+        "each seed, from the same starts for all."
         if scored
         else f"No environment is known for {protocol.dataset}: these are training losses only."
     )

@@ -13,8 +13,8 @@ from tether.bench.forecast import Forecast, duration, evaluation_seconds, foreca
 from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
 from tether.data.readers.d4rl_names import d4rl_file, d4rl_name
 from tether.environments import Task
-from tether.environments.choose import NO_ENVIRONMENT, task_for
-from tether.environments.ids import find_environment
+from tether.environments.choose import NO_ENVIRONMENT, known_task, task_for
+from tether.environments.ids import find_environment, import_environment
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.machine.memory import device_limit, free_memory, human_bytes, tree_bytes
@@ -71,7 +71,8 @@ def describe_training(
     options: Options = arguments["options"]
     check_counts(algorithm, options)
     lanes, data = make_lanes(algorithm, seeds, swept), _find_data(request.dataset)
-    task, why_not = _task(data, request.environment)
+    import_environment(request.environment)
+    task, why_not = _task(data, request.environment, request.horizon)
     name = name_of(algorithm)
     folder = out or fresh_folder(f"{name}-{data.dataset.name if data.dataset else d4rl_name(data.source[5:])}")
     if folder.exists():
@@ -108,7 +109,8 @@ def describe_training(
 def describe_comparison(planned: Any, data: Dataset) -> Table:
     """The runs of a `tether.studies.compare.Comparison` that is only planned."""
     rate, found = matmul_rate(precision=planned.protocol.precision), {}
-    task = find_environment(planned.protocol.environment) if planned.scored else None
+    protocol = planned.protocol
+    task = known_task(data, protocol.environment, protocol.horizon) if planned.scored else None
     here = Data(planned.protocol.source, data, (planned.protocol.observation_size, planned.protocol.action_size))
     for name, entrant in planned.entrants.items():
         arguments = {field: getattr(entrant, field) for field in TRANSFORMS}
@@ -126,7 +128,7 @@ def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
         algorithm, arguments, preset = job.request().resolve()
         check_counts(algorithm, arguments["options"])
         data = find(job.dataset)
-        task, _ = place(data, arguments["environment"])
+        task, _ = place(data, arguments["environment"], arguments["horizon"])
         words = f"{preset or 'defaults'}, {len(job.lanes)} lanes"
         found[job.name] = words, _estimate(algorithm, arguments["options"], data, arguments, job.lanes, task, rate)
     return _many(f"{len(jobs)} programs; in {folder}", found, rate)
@@ -170,14 +172,14 @@ def _find_data(source: str) -> Data:
     return Data(source, dataset, (dataset.observations.shape[1], dataset.actions.shape[1]))
 
 
-def _task(data: Data, environment: str | None) -> tuple[Task | None, str]:
+def _task(data: Data, environment: str | None, horizon: int | None) -> tuple[Task | None, str]:
     """(the task to evaluate in, or None; why nothing is evaluated), as `task_for`."""
     if data.dataset is not None:
-        found = task_for(data.dataset, environment)
+        found = task_for(data.dataset, environment, horizon)
         return found.task, found.why_not
     if environment == NO_ENVIRONMENT:
         return None, "as asked"
-    return (find_environment(environment) if environment else find_task(d4rl_name(data.source[5:]))), ""
+    return find_environment(environment or d4rl_name(data.source[5:]), horizon), ""
 
 
 def _lanes_words(lanes: Sequence[Lane]) -> str:

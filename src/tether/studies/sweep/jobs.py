@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_text
 from tether.runs.records import JsonLines
@@ -91,6 +92,7 @@ def run_job(job: Job, folder: Path, *, quiet: bool = True) -> None:
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()  # a kill between making it and writing its first file left it empty
         algorithm, arguments, preset = job.request().resolve()
+        check_imported(arguments["environment"] or "")  # which a file names, not the user
         notes = {"sweep_job": job.name, "preset": preset}
         train(algorithm, job.dataset, **arguments, lanes=job.lanes, out=folder, quiet=quiet, notes=notes)
 
