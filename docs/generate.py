@@ -1,5 +1,5 @@
 """Writes docs/algorithms/NAME.md of the baselines from their header, fields, presets and results, and which checks each
-algorithm has passed (src/tether/algorithms/checks.json): `python docs/generate.py`.
+algorithm has passed (src/tether/algorithms/checks.json), and docs/api.md, the public names: `python docs/generate.py`.
 
 The pages of the library's own methods are written by hand (HAND_WRITTEN). tests/test_docs.py checks that the rest is
 what this script would write.
@@ -14,7 +14,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import tether
 from tether.algorithms import ALGORITHMS
+from tether.algorithms.catalogue import catalogue
 from tether.presets import domain_of, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +32,27 @@ GALLERY, CLOSED = ROOT / "docs" / "gallery", 0.8  # of the energy distance betwe
 STATIC = re.compile(r"(?:eqx\.field\(static=True, default=|acting_field\()((?:(?!, static=False).)*)\)")
 SWEPT_ACTING = re.compile(r"acting_field\((.*), static=False\)")
 FIELD = re.compile(r"^    (\w+): [^=]+= (.+?)(?:  # (.*))?$")
+
+
+PUBLIC = {
+    "Train and evaluate": ("train", "resume", "evaluate", "load_policy", "find_preset", "Options", "Report"),
+    "Data": ("load_dataset", "Dataset"),
+    "Studies": ("compare", "sweep"),
+    "Build on it": ("register", "ALGORITHMS", "Phase", "Spec", "Transition"),
+    "Faults": ("InputError",),
+}
+"""The sections of docs/api.md; algorithms have one of their own."""
+CONSTANTS = {"ALGORITHMS": "Name -> class of every algorithm, the library's own and those that are registered."}
+API_HEAD = """# The public API
+
+`import tether` takes no time: names are resolved when they are used. Those on this page are public and follow semantic
+versioning ([how](../CONTRIBUTING.md#versions-and-what-is-public)): what worked in a version works in the next one, or
+warns for a version first. Whatever else can be imported is internal and may change at any time.
+
+Every argument, shape and exception stands in the docstring: `help(tether.train)`. A misspelt name is answered with
+those that are near: `tether.DTQL(expectil=0.9)`, `tether.dtql`. Bad input raises `tether.InputError`, one line that
+names the value, the place and the choices.
+"""
 
 
 def generated_names() -> list[str]:
@@ -61,6 +84,61 @@ def page(name: str) -> str:
         _results(name),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def api_page() -> str:
+    """docs/api.md: every name of `tether.__all__`, with the first line of its docstring."""
+    parts = [API_HEAD.strip()]
+    for title, names in PUBLIC.items():
+        parts += [f"## {title}", _table([line for name in names for line in _described(name)])]
+    names = {cls.__name__: name for name, cls in ALGORITHMS.items()}
+    rows = [(f"`{cls}`", f"[`{name}`](algorithms/{_page_of(name)}.md)", _what(cls)) for cls, name in names.items()]
+    parts += ["## Algorithms", _table(rows, ("class", "name", ""))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _described(name: str) -> list[tuple[str, ...]]:
+    """The rows of a public name: itself, and the public methods and properties of a class."""
+    thing = getattr(tether, name)
+    if name in CONSTANTS:
+        return [(f"`{name}`", CONSTANTS[name])]
+    rows = [(f"`{name}`" if isinstance(thing, type) else f"`{name}({_arguments(thing)})`", _what(name))]
+    own = {} if not isinstance(thing, type) else {key: value for key, value in vars(thing).items() if key[0] != "_"}
+    for key, member in own.items():
+        text = inspect.getdoc(member) if isinstance(member, property | classmethod) or callable(member) else None
+        if text:
+            call = "" if isinstance(member, property) else f"({_arguments(getattr(thing, key))})"
+            rows.append((f"`{name}.{key}{call}`", _first_line(text)))
+    return rows
+
+
+def _arguments(function: Any) -> str:
+    """`algorithm, dataset, *, ...`: what has to be given."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return ", ".join(needed + (["..."] if len(parameters) > len(needed) else []))
+
+
+def _what(name: str) -> str:
+    text = inspect.getdoc(getattr(tether, name)) or ""
+    if name in {cls.__name__ for cls in ALGORITHMS.values()}:
+        return next(entry.what for key, entry in catalogue().items() if ALGORITHMS[key].__name__ == name) + "."
+    return _first_line(text)
+
+
+def _first_line(text: str) -> str:
+    """The first sentence or paragraph of a docstring."""
+    return " ".join(text.split("\n\n")[0].split()).replace("|", "¦").removesuffix(":")
+
+
+def _page_of(name: str) -> str:
+    """`bdpo-unimodal` is a section of BDPO's page."""
+    return "bdpo" if name == "bdpo-unimodal" else name
+
+
+def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...] = ("name", "")) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *lines])
 
 
 def _rows(cls: type) -> list[str]:
@@ -218,3 +296,4 @@ if __name__ == "__main__":
     CHECKS.write_text(json.dumps(checks(), indent=1) + "\n", encoding="utf-8")
     for name in generated_names():
         (ROOT / "docs" / "algorithms" / f"{name}.md").write_text(page(name), encoding="utf-8")
+    (ROOT / "docs" / "api.md").write_text(api_page(), encoding="utf-8")

@@ -15,6 +15,7 @@ from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
 from tether.errors import InputError
 from tether.evaluation.rollout import Episodes
+from tether.machine.deprecation import renamed_keywords
 from tether.machine.files import atomic_write_json
 from tether.machine.signals import StopSignals
 from tether.policies.folder import save_policy
@@ -40,6 +41,7 @@ __all__ = ["evaluate", "resume", "train"]
 SEEDS_END = 2**31
 
 
+@renamed_keywords("0.3", settings="options")
 def train(
     algorithm: Any,
     dataset: str | Dataset,
@@ -134,6 +136,7 @@ def resume(
     return _finish(plan, quiet, resumed=True, new_length=plan.phases() != before.phases())
 
 
+@renamed_keywords("0.3", settings="acting")
 def evaluate(
     folder: str | Path,
     *,

@@ -1,4 +1,4 @@
-"""The one exception for wrong usage and bad input."""
+"""The one exception for wrong usage and bad input, and what is built on it."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,9 +11,13 @@ class InputError(ValueError):
     """
 
 
-def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
-    """An InputError for a name that is not among `choices`, nearest names first."""
+class ArgumentError(InputError, TypeError):
+    """A keyword argument that a class or function does not take; also a TypeError, as Python raises one for it."""
+
+
+def unknown(kind: str, value: str, choices: Iterable[str], error: type[InputError] = InputError) -> InputError:
+    """An InputError, or another `error`, for a name that is not among `choices`, nearest names first."""
     choices = sorted(choices)
     near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"choices: {', '.join(choices)}"
-    return InputError(f"unknown {kind} {value!r}; {hint}")
+    return error(f"unknown {kind} {value!r}; {hint}")

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from tether.algorithms import ALGORITHMS, FAMILIES
 
-__all__ = ["Entry", "catalogue"]
+__all__ = ["OTHERS", "Entry", "catalogue"]
+
+OTHERS = "of others"
+"""The family of what is not the library's own."""
 
 
 class Entry(NamedTuple):
@@ -21,14 +24,15 @@ class Entry(NamedTuple):
 def catalogue() -> dict[str, Entry]:
     """Every algorithm, in the registry's order."""
     family_of = {name: family for family, names in FAMILIES.items() for name in names}
-    return {name: _entry(name, family_of[name]) for name in ALGORITHMS}
+    return {name: _entry(name, family_of.get(name, OTHERS)) for name in ALGORITHMS}
 
 
 def _entry(name: str, family: str) -> Entry:
     cls = ALGORITHMS[name]
     header = sys.modules[cls.__module__].__doc__ or ""
     shared = sum(other.__module__ == cls.__module__ for other in ALGORITHMS.values()) > 1
-    what = ((cls.__doc__ or "") if shared else header).splitlines()[0].split(": ", 1)[-1]
+    text = ((cls.__doc__ or "") if shared else header) or name
+    what = text.splitlines()[0].split(": ", 1)[-1]
     what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what).removesuffix(".")
     # The text says whose the algorithm is; what is set in, beside the equations, whose form of it.
     text = "\n".join(line for line in header.splitlines() if not line.startswith(" "))

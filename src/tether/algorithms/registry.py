@@ -1,6 +1,7 @@
 """Names to algorithms, and hyper-parameters from text: what the rest of the library asks of an algorithm's class."""
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -40,6 +41,7 @@ from tether.algorithms.srpo import SRPO
 from tether.algorithms.td3_bc import TD3BC
 from tether.algorithms.xql import XQL
 from tether.errors import InputError
+from tether.machine.keywords import explain_keywords
 from tether.machine.registry import Registry, distribution_of, registry
 
 T = TypeVar("T")
@@ -103,7 +105,8 @@ ALGORITHMS: Registry[type] = registry("algorithm").provide(
         "cql": CQL,
         "rem": REM,
         "sac": SAC,
-    }
+    },
+    prepare=functools.partial(explain_keywords, what="hyper-parameter"),
 )
 """Name -> class, of the library and of whoever registered one (`tether.register`)."""
 

@@ -77,15 +77,18 @@ class Registry(Mapping[str, T]):
         self.group, self._wrong = KINDS[kind]
         self._own: dict[str, T] = {}
         self._registered: dict[str, T] = {}
+        self._prepare: Callable[[T], T] = lambda thing: thing
 
     @property
     def words(self) -> str:
         """The kind as people write it."""
         return self.kind.replace("_", " ")
 
-    def provide(self, own: Mapping[str, T]) -> "Registry[T]":
-        """The library's own things, by name."""
-        self._own = dict(own)
+    def provide(self, own: Mapping[str, T], prepare: Callable[[T], T] | None = None) -> "Registry[T]":
+        """The library's own things, by name. prepare: what is done to each thing of this kind, whoever has added it."""
+        self._prepare = prepare or self._prepare
+        self._own = {name: self._prepare(thing) for name, thing in own.items()}
+        self._registered = {name: self._prepare(thing) for name, thing in self._registered.items()}
         return self
 
     def add(self, name: str, thing: T) -> None:
@@ -97,7 +100,7 @@ class Registry(Mapping[str, T]):
             raise InputError(f"{self.words} {name!r} is tether's own; register yours under another name")
         if why := self._wrong(thing):
             raise InputError(f"{self.words} {name!r}: {thing!r} {why}")
-        self._registered[name] = thing
+        self._registered[name] = self._prepare(thing)
 
     def find(self, name: str) -> T:
         """Raises InputError for a name that nobody has, with the nearest names."""
@@ -148,7 +151,7 @@ class Registry(Mapping[str, T]):
             raise InputError(f"{self.words} {entry.name!r} of {entry.value}: cannot be imported: {reason}") from error
         if why := self._wrong(thing):
             raise InputError(f"{self.words} {entry.name!r} of {entry.value}: {why}")
-        return thing
+        return self._prepare(thing)
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._registered or name in self._installed

@@ -13,6 +13,7 @@ import numpy as np
 from tether.algorithms.registry import change_acting, hyperparameters_of
 from tether.data.schema import Schema, join, summary
 from tether.errors import InputError
+from tether.machine.deprecation import warn_deprecated
 from tether.policies.deployed import DeployedPolicy
 from tether.types import Array, Float, PRNGKey, Spec
 
@@ -104,6 +105,11 @@ class LoadedPolicy:
         changed = LoadedPolicy(module, document, after, self._seed)
         changed.compile()
         return changed
+
+    def with_settings(self, **changes: Any) -> "LoadedPolicy":
+        """The old name of `with_acting`."""
+        warn_deprecated("LoadedPolicy.with_settings", "LoadedPolicy.with_acting", "0.3")
+        return self.with_acting(**changes)
 
     @property
     def has_memory(self) -> bool:

@@ -21,8 +21,8 @@ def get_preset(algorithm: str, task: str) -> dict[str, Any]:
 
 
 def preset_names(algorithm: str) -> tuple[str, ...]:
-    """The tasks that have a preset, in the file's order. Raises: InputError for an unknown algorithm."""
-    return tuple(load_presets(algorithm))
+    """The tasks that have a preset, in the file's order; none for an algorithm without a file, such as a user's own."""
+    return tuple(load_presets(algorithm)) if algorithm in _files() else ()
 
 
 def load_presets(algorithm: str) -> dict[str, dict[str, Any]]:
@@ -43,12 +43,17 @@ def domain_of(task: str) -> str:
 
 def demo_preset(algorithm: str) -> dict[str, Any]:
     """Values of our own for the bundled data set: a few minutes on 2 cores. Empty where there are none."""
-    return _read(algorithm).get("demo", {})
+    return _read(algorithm).get("demo", {}) if algorithm in _files() else {}
+
+
+def _files() -> dict[str, Any]:
+    """Algorithm -> the file of its presets."""
+    found = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".toml")]
+    return {file.name.removesuffix(".toml"): file for file in found}
 
 
 def _read(algorithm: str) -> dict[str, Any]:
-    files = {file.name.removesuffix(".toml"): file for file in resources.files(__name__).iterdir()}
-    files = {name: file for name, file in files.items() if file.name.endswith(".toml")}
+    files = _files()
     if algorithm not in files:
         raise unknown("algorithm with presets", algorithm, files)
     return tomllib.loads(files[algorithm].read_text(encoding="utf-8"))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tether.algorithms import ALGORITHMS
-from tether.algorithms.registry import make_algorithm
-from tether.data import bundled_names
+from tether.algorithms.registry import make_algorithm, name_of
+from tether.data import Dataset, bundled_names
 from tether.errors import unknown
 from tether.presets import demo_preset, get_preset, preset_names
 from tether.runs.plan import Options
 
-__all__ = ["Recipe", "TrainRequest", "find_recipe"]
+__all__ = ["Preset", "Recipe", "TrainRequest", "find_preset", "find_recipe"]
 
 TRANSFORMS = ("reward_transform", "observation_transform", "data_filter")
 
@@ -90,6 +90,33 @@ class TrainRequest:
             {"options": options, "environment": self.environment, "horizon": self.horizon, **transforms},
             recipe.preset,
         )
+
+
+class Preset(NamedTuple):
+    """Published settings of an algorithm for a task, as `tether.train` takes them."""
+
+    name: str
+    algorithm: Any  # an instance with the preset's hyper-parameters
+    arguments: dict[str, Any]  # of `tether.train`: options and transforms
+
+
+def find_preset(algorithm: str | type, data: str | Dataset, **hyperparameters: Any) -> Preset:
+    """The published settings of an algorithm for a data set.
+
+        preset = tether.find_preset("dtql", "hopper-medium-v2", candidates=64)
+        report = tether.train(preset.algorithm, data, **preset.arguments)
+
+    algorithm: its name or class. data: a data set, which its name says, or a task or source (`tether tasks`).
+    hyperparameters: others than the preset's.
+    Raises InputError for an unknown algorithm or hyper-parameter, and where there is no preset, with the nearest ones.
+    """
+    name = algorithm if isinstance(algorithm, str) else name_of(algorithm)
+    source = data if isinstance(data, str) else data.name
+    resolved, arguments, preset = TrainRequest(name, source, hyperparameters).resolve()
+    if preset is None:
+        raise unknown(f"{name} preset", source, preset_names(name))
+    del arguments["environment"]  # as the data say
+    return Preset(preset, resolved, arguments)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

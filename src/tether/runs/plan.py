@@ -9,6 +9,7 @@ import numpy as np
 from tether.data import Prepared
 from tether.data.schema import ActionBox
 from tether.environments import Task
+from tether.machine.keywords import explain_keywords
 from tether.training.lanes import Lane
 
 __all__ = ["EVAL_DEVICES", "Options", "Plan"]
@@ -16,6 +17,7 @@ __all__ = ["EVAL_DEVICES", "Options", "Plan"]
 EVAL_DEVICES = ("auto", "cpu", "accelerator")
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How a run trains and reports, beside the algorithm's own hyper-parameters."""

@@ -14,6 +14,7 @@ from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate, interquartile_mean, interval_text
 from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
+from tether.runs.curves import Curves, read_curves
 from tether.runs.records import JsonLines
 from tether.training.lanes import Lane
 
@@ -50,6 +51,11 @@ class Report:
     diverged: dict[int, str]  # lane -> where, e.g. "train update 1234"
     arms: tuple[Arm, ...]  # swept combinations, in their order; empty where there is only one
     updates_per_second: float
+
+    @property
+    def curves(self) -> Curves:
+        """Scores, returns and losses over updates, as arrays: `report.curves.scores` (lanes, points, episodes)."""
+        return read_curves(self.folder)
 
     @property
     def curve(self) -> Path:

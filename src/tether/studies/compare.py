@@ -38,6 +38,7 @@ from tether.plots.markdown import markdown_table
 from tether.plots.tradeoff import plot_tradeoff
 from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
+from tether.runs.arms import as_text
 from tether.runs.config import check_counts, commit, findable, fresh_folder, versions
 from tether.runs.plan import Options
 from tether.runs.records import Display
@@ -132,6 +133,9 @@ class Comparison:
     costs: dict[str, Cost] = dataclasses.field(default_factory=dict)
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return as_text(comparison_table(self))
+
     @property
     def scored(self) -> bool:
         """Whether there is an environment."""
@@ -186,14 +190,17 @@ class Stopped(Interrupted):
         self.signal_number, self.folder = signal_number, folder
 
 
-def start_comparison(request: Request, out: Path | None, cost: str = "compute", quiet: bool = False) -> Comparison:
+def start_comparison(
+    request: Request, out: Path | None, cost: str = "compute", quiet: bool = False, data: Dataset | None = None
+) -> Comparison:
     """Train all that is asked for into the folder `out`; where it holds the same comparison already, go on with it.
 
-    An algorithm that is not in it yet is added. cost: of the picture, compute or time.
+    An algorithm that is not in it yet is added. cost: of the picture, compute or time. data: in the place of those that
+    the request names.
     Raises InputError for bad input, before anything is trained, and where `out` holds another comparison or
     something else; Stopped after Ctrl-C or SIGTERM; OSError where the folder cannot be written.
     """
-    asked, data = plan_comparison(request, out, quiet)
+    asked, data = plan_comparison(request, out, quiet, data)
     folder = asked.folder
     if (folder / "comparison.json").exists():
         asked = _joined(_load(folder), asked)
@@ -203,12 +210,14 @@ def start_comparison(request: Request, out: Path | None, cost: str = "compute", 
     return _train_all(asked, data, cost, quiet)
 
 
-def plan_comparison(request: Request, out: Path | None, quiet: bool = False) -> tuple[Comparison, Dataset]:
+def plan_comparison(
+    request: Request, out: Path | None, quiet: bool = False, data: Dataset | None = None
+) -> tuple[Comparison, Dataset]:
     """The comparison that is asked for, and its data; nothing is trained or written yet.
 
     Raises InputError for bad input.
     """
-    data = load_dataset(request.source, downloads=Downloads(quiet=quiet))
+    data = load_dataset(request.source, downloads=Downloads(quiet=quiet)) if data is None else data
     folder = out or fresh_folder(f"compare-{data.name.replace('/', '-')}")
     return _plan(request, data, folder), data
 
@@ -387,7 +396,7 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
     run = comparison.folder / name
     if (run / "config.json").exists():
         _check_run(comparison, name)
-        resume(run, quiet=quiet)
+        resume(run, dataset=data, quiet=quiet)
         return
     if run.is_dir() and not any(_lasting(run)):  # killed before there was anything in it
         for leftover in run.iterdir():

@@ -39,7 +39,7 @@ from tether.errors import InputError
 from tether.presets.recipes import TrainRequest
 from tether.training.lanes import Lane, make_lanes
 
-__all__ = ["Job", "SweepSpec", "load_spec"]
+__all__ = ["Job", "SweepSpec", "load_spec", "parse_spec"]
 
 KEYS = {"algorithms", "datasets", "seeds", "lanes_per_job", "retries", "options", "set", "sweep", "grid", "algorithm"}
 KEYS |= {"resources", "slurm", "base"}
@@ -86,11 +86,18 @@ def load_spec(path: str | Path) -> SweepSpec:
     """
     path = Path(path)
     try:
-        text = path.read_text()
-        table = tomllib.loads(text)
+        return parse_spec(path.read_text(), path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def parse_spec(text: str, path: Path) -> SweepSpec:
+    """The spec that `text` spells; `path` is where it is from, beside which relative data sets lie."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     try:
         base = table.get("base", str(path.resolve().parent))

@@ -1,0 +1,76 @@
+"""What a run has recorded, as arrays."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tether.errors import InputError
+from tether.runs.records import JsonLines
+from tether.types import Float, Int
+
+__all__ = ["Curves", "Series", "read_curves"]
+
+
+class Series(NamedTuple):
+    """A metric over the updates of its phase."""
+
+    updates: Int[np.ndarray, " points"]
+    values: Float[np.ndarray, "lanes points"]  # means since the point before; NaN where a lane had diverged
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """The evaluations and metrics of a run; NaN where a lane had diverged or was not evaluated yet.
+
+    Attributes:
+        updates: (points,) of the last phase, at which policies were evaluated; in order.
+        scores: (lanes, points, episodes), normalised, or returns where the task has no references.
+        returns: (lanes, points, episodes), as the environment paid them.
+        lengths: (lanes, points, episodes), steps.
+        losses: "phase/metric", such as "train/q_loss", -> its `Series`.
+    """
+
+    updates: Int[np.ndarray, " points"]
+    scores: Float[np.ndarray, "lanes points episodes"]
+    returns: Float[np.ndarray, "lanes points episodes"]
+    lengths: Float[np.ndarray, "lanes points episodes"]
+    losses: Mapping[str, Series]
+
+
+def read_curves(folder: Path) -> Curves:
+    """Of a run folder, also of one that still trains. Raises InputError where it is none."""
+    try:
+        lanes = len(json.loads((folder / "config.json").read_text(encoding="utf-8"))["lanes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: not a run folder: config.json: {type(error).__name__} {error}") from None
+    played = JsonLines(folder / "evaluations.jsonl").read()
+    updates = sorted({row["update"] for row in played})
+    episodes = 1 + max((row["episode"] for row in played), default=-1)
+    table = np.full((3, lanes, len(updates), episodes), np.nan)
+    place = {update: index for index, update in enumerate(updates)}
+    for row in played:
+        score = row["return"] if row["normalized_score"] is None else row["normalized_score"]
+        numbers = [np.nan if number is None else number for number in (score, row["return"], row["length"])]
+        table[:, row["lane"], place[row["update"]], row["episode"]] = numbers
+    scores, returns, lengths = table
+    losses = _losses(JsonLines(folder / "metrics.jsonl").read(), lanes)
+    return Curves(np.asarray(updates, int), scores, returns, lengths, losses)
+
+
+def _losses(rows: Sequence[Mapping[str, Any]], lanes: int) -> dict[str, Series]:
+    """The metrics of every phase, in the order in which they came."""
+    found = {}
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        own = [row for row in rows if row["phase"] == phase]
+        place = {update: index for index, update in enumerate(sorted({row["update"] for row in own}))}
+        for name in dict.fromkeys(name for row in own for name in row if name not in ("phase", "update", "lane")):
+            values = np.full((lanes, len(place)), np.nan)
+            for row in own:
+                if row.get(name) is not None:
+                    values[row["lane"], place[row["update"]]] = row[name]
+            found[f"{phase}/{name}"] = Series(np.asarray(list(place), int), values)
+    return found
