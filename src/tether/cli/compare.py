@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -67,7 +67,7 @@ class Compare:
     eval_episodes: Annotated[int, arg(metavar="N")] = 10
     """Episodes of each seed in an evaluation, from the same starts for all."""
     precision: Precision = "float32"
-    """Of the matmuls of training; parameters, optimiser and targets stay float32."""
+    """Precision of the matmuls of training; parameters, optimiser and targets stay float32."""
     cost: Literal["compute", "time"] = "compute"
     """What the picture draws the score against: FLOP of training, or seconds."""
     dry_run: bool = False
@@ -94,7 +94,9 @@ class Compare:
         elif self.data is None or self.algorithms is None:
             raise InputError("compare: name --data and --algorithms, or the DIR of a comparison")
         elif self.dry_run:
-            print_out(self._dry_run(self.data, self.algorithms))
+            from tether.studies.dry_run import describe_comparison
+
+            print_out(describe_comparison(self._request(self.data, self.algorithms), self.out))
             return 0
         else:
             comparison = start_comparison(self._request(self.data, self.algorithms), self.out, self.cost, self.quiet)
@@ -102,13 +104,6 @@ class Compare:
         for line in comparison.closing_lines():
             print_out(line)
         return 0 if self.folder is not None or comparison.succeeded else 1
-
-    def _dry_run(self, data: str, algorithms: str) -> Any:
-        """What would be trained, in words."""
-        from tether.studies.compare import plan_comparison
-        from tether.studies.dry_run import describe_comparison
-
-        return describe_comparison(*plan_comparison(self._request(data, algorithms), self.out, self.quiet))
 
     def _asked(self) -> list[str]:
         """The options of training that were given."""

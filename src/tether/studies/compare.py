@@ -151,7 +151,7 @@ class Comparison:
         return make_algorithm(name, self.entrants[name].hyperparameters)
 
     def options(self, name: str) -> Options:
-        """Of the run of the algorithm called `name`."""
+        """Run options of the algorithm called `name`."""
         protocol = self.protocol
         return Options(
             batch_size=self.entrants[name].batch_size,
@@ -243,7 +243,7 @@ def draw(folder: Path, cost: str = "compute") -> Comparison:
 
 
 def comparison_table(comparison: Comparison) -> Any:
-    """For the terminal."""
+    """The table for the terminal."""
     return tables.rich_table(_title(comparison), comparison.rows(), comparison.behaviour, comparison.scored)
 
 

@@ -21,6 +21,7 @@ from tether.machine.memory import device_limit, free_memory, human_bytes, tree_b
 from tether.presets.recipes import TrainRequest
 from tether.runs.config import check_counts, fresh_folder
 from tether.runs.plan import Options
+from tether.studies.compare import Request, plan_comparison
 from tether.training.lanes import Lane, make_lanes
 from tether.types import Spec
 
@@ -39,7 +40,7 @@ class Data(NamedTuple):
 
     @property
     def spec(self) -> Spec:
-        """Of one observation and action."""
+        """Sizes that the networks are built for."""
         return Spec(*self.sizes)
 
     def __str__(self) -> str:
@@ -106,18 +107,21 @@ def describe_training(
     )
 
 
-def describe_comparison(planned: Any, data: Dataset) -> Table:
-    """The runs of a `tether.studies.compare.Comparison` that is only planned."""
-    rate, found = matmul_rate(precision=planned.protocol.precision), {}
+def describe_comparison(request: Request, out: Path | None) -> Table:
+    """The runs that `tether compare` would make. Raises InputError for all that it would refuse."""
+    data = _find_data(request.source)
+    if data.dataset is None:
+        raise InputError(f"{request.source}: not on this machine; `tether data show {request.source}` downloads it")
+    planned, _ = plan_comparison(request, out, data=data.dataset)
     protocol = planned.protocol
-    task = known_task(data, protocol.environment, protocol.horizon) if planned.scored else None
-    here = Data(planned.protocol.source, data, (planned.protocol.observation_size, planned.protocol.action_size))
+    task = known_task(data.dataset, protocol.environment, protocol.horizon) if planned.scored else None
+    rate, found = matmul_rate(precision=protocol.precision), {}
     for name, entrant in planned.entrants.items():
         arguments = {field: getattr(entrant, field) for field in TRANSFORMS}
         algorithm, options = planned.algorithm(name), planned.options(name)
-        lanes = [Lane(seed, {}) for seed in planned.protocol.seeds]
-        found[name] = (entrant.where_from, _estimate(algorithm, options, here, arguments, lanes, task, rate))
-    return _many(f"{here}; in {planned.folder}", found, rate)
+        lanes = [Lane(seed, {}) for seed in protocol.seeds]
+        found[name] = (entrant.where_from, _estimate(algorithm, options, data, arguments, lanes, task, rate))
+    return _many(f"{data}; in {planned.folder}", found, rate)
 
 
 def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
@@ -158,7 +162,7 @@ def _estimate(
 
 
 def _find_data(source: str) -> Data:
-    """From this machine alone. Raises InputError as `load_dataset`."""
+    """The data set, if it is on this machine; nothing is downloaded. Raises InputError as `load_dataset`."""
     if source.startswith("d4rl:"):
         name = d4rl_name(source.removeprefix("d4rl:"))
         path = Downloads().cache / "d4rl" / d4rl_file(name)
