@@ -1,4 +1,4 @@
-"""From Python: `train`, `resume`, `evaluate`. The command line calls these and nothing else."""
+"""What Python code calls: `train`, `resume`, `evaluate`. The command line calls these, too."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

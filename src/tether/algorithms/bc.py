@@ -83,7 +83,7 @@ class BC(eqx.Module):
         return BCState(actor, adam_init(actor), entropy)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(self, state: BCState, batch: Transition, key: PRNGKey, step: Int[Array, ""]) -> tuple[BCState, Metrics]:

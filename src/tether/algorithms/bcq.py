@@ -100,7 +100,7 @@ class BCQ(eqx.Module):
         return BCQState(vae, critic, critic, perturbation, perturbation, *moments)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

@@ -86,7 +86,7 @@ class BEAR(eqx.Module):
         return BEARState(vae, critic, critic, actor, zero, *moments)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

@@ -141,7 +141,7 @@ class CQL(eqx.Module):
         return CQLState(critic, critic, actor, log_weight, multiplier, *moments)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

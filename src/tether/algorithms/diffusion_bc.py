@@ -54,7 +54,7 @@ class DiffusionBC(eqx.Module):
         return DiffusionBCState(actor, actor, adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

@@ -109,7 +109,7 @@ class DQL(eqx.Module):
         return DQLState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

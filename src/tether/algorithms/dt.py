@@ -179,7 +179,7 @@ class DT(eqx.Module):
         return DTState(model, adam_init(model))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(self, state: DTState, batch: Windows, key: PRNGKey, step: Int[Array, ""]) -> tuple[DTState, Metrics]:

@@ -92,7 +92,7 @@ class EDP(eqx.Module):
         return EDPState(critic, critic, value, actor, actor, *moments)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

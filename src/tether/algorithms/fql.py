@@ -100,7 +100,7 @@ class FQL(eqx.Module):
         return FQLState(critic, critic, actors, adam_init(critic), adam_init(actors))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

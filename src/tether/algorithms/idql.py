@@ -102,7 +102,7 @@ class IDQL(eqx.Module):
         return IDQLState(critic, critic.q, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

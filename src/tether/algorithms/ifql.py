@@ -81,7 +81,7 @@ class IFQL(eqx.Module):
         return IFQLState(critic, critic.q, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

@@ -216,7 +216,7 @@ class IQL(eqx.Module):
         return init_in_sample(spec, key, self.hidden_sizes, actor_dropout=self.actor_dropout, networks=networks)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

@@ -78,7 +78,7 @@ class SQL(eqx.Module):
         return init_in_sample(spec, key, self.hidden_sizes, value_layer_norm=True, **how)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(
@@ -128,7 +128,7 @@ class EQL(eqx.Module):
         return init_in_sample(spec, key, self.hidden_sizes, value_layer_norm=True, **how)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

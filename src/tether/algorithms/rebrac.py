@@ -60,7 +60,7 @@ class ReBRAC(eqx.Module):
         return TD3BCState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

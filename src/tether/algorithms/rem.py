@@ -80,7 +80,7 @@ class REM(eqx.Module):
         return REMState(critic, critic, actor, actor, adam_init(critic), adam_init(actor))
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

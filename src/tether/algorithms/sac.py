@@ -96,7 +96,7 @@ class SAC(eqx.Module):
         return SACState(critic, critic, actor, log_weight, *moments)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One."""
+        """A single phase, `train`."""
         return (Phase("train", self.train_updates, self.update),)
 
     def update(

@@ -123,7 +123,7 @@ def new_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 
 def write_title(figure: Figure, title: str) -> None:
-    """At the upper left, in as many lines as the figure is narrow."""
+    """Write the title at the upper left, wrapped to the figure's width."""
     lines = textwrap.fill(title, int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
     figure.suptitle(lines, fontsize=9, x=0.01, ha="left")
 

@@ -173,7 +173,7 @@ def nearest(
 def squared_distances(
     points: Float[np.ndarray, "count action"], references: Float[np.ndarray, "references action"]
 ) -> Float[np.ndarray, "count references"]:
-    """Between all pairs, coordinate by coordinate: no cancellation, no axis of length two."""
+    """Distances between all pairs, summed coordinate by coordinate: no cancellation, no axis of length two."""
     return (points[:, :1] - references[:, 0]) ** 2 + (points[:, 1:] - references[:, 1]) ** 2
 
 

@@ -172,7 +172,7 @@ class _Ready(NamedTuple):
     actions: Float[np.ndarray, "points action"]
 
     def trained(self, state: Any, diverged_at: int | None, seconds: float) -> Trained:
-        """With the outcome of training."""
+        """The same problem with the outcome of training."""
         parts = self.name, self.problem, self.algorithm, state, self.setup, self.scale
         return Trained(*parts, diverged_at, seconds, self.actions)
 

@@ -53,7 +53,7 @@ def act_latency(algorithm: Any, spec: Spec) -> tuple[list[float], float]:
 
 
 def untrained_policy(name: str, algorithm: Any, spec: Spec) -> LoadedPolicy:
-    """As if it had been loaded."""
+    """A policy with untrained networks, as if it had been loaded."""
     unscaled = Normaliser(np.zeros(spec.observation_size, np.float32), np.ones(spec.observation_size, np.float32))
     module = deploy(algorithm.policy(algorithm.init(spec, jax.random.key(0))), spec, unscaled)
     document = {"algorithm": name, "hyperparameters": hyperparameters_of(algorithm), "spec": spec._asdict()}

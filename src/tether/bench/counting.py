@@ -112,7 +112,8 @@ def _contracted(equation: Any) -> list[int]:
 def _dot_flops(
     jaxpr: Any, counts: Callable[[Any], bool] = lambda equation: True, numbers: Mapping[Any, Any] = MappingProxyType({})
 ) -> float:
-    """Of those matmuls that `counts`, where variables are these whole `numbers`: they tell which branches are taken."""
+    """FLOPs of the matmuls for which `counts(equation)` is true. numbers: whole numbers that variables are known to be,
+    which tell the branches that are taken."""
     total, known = 0.0, dict(numbers)
     for equation in jaxpr.eqns:
         inputs = [variable.val if hasattr(variable, "val") else known.get(variable) for variable in equation.invars]

@@ -58,7 +58,7 @@ class Forecast(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """Of all phases."""
+        """Seconds of all phases."""
         known = [phase.seconds for phase in self.phases if phase.seconds is not None]
         return sum(known) if len(known) == len(self.phases) else None
 
@@ -104,7 +104,7 @@ def matmul_rate(batch_size: int = 256, precision: str = "float32") -> float:
 
 
 def evaluation_seconds(algorithm: Any, task: Task, lanes: int, episodes: int) -> float:
-    """At most so many seconds an evaluation takes: all episodes of full length, an action after the other."""
+    """Upper bound of the seconds of an evaluation: all episodes of full length, one action after the other."""
     row = _committed().get(name_of(algorithm), {}).get("act", {})
     environment = make_environment(task)
     environment.action_space.seed(0)
@@ -161,7 +161,7 @@ def _committed() -> dict[str, dict[str, dict[str, Any]]]:
 def _update_seconds(
     algorithm: Any, phase: int, row: dict[str, Any] | None, spec: Spec, batch_size: int, rate: float | None
 ) -> float | None:
-    """Of one update of one lane."""
+    """Seconds of one update of one lane."""
     if row is None:
         return (
             None if rate is None else update_flops(algorithm, phase, spec, batch_size) / (1e9 * rate * ASSUMED_FRACTION)

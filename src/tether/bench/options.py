@@ -40,11 +40,11 @@ class BenchOptions:
 
     @property
     def spec(self) -> Spec:
-        """Of the synthetic data."""
+        """Sizes of the synthetic data."""
         return Spec(self.observation_size, self.action_size)
 
     def sizes(self) -> dict[str, int]:
-        """As results hold them."""
+        """Sizes as results hold them."""
         return {name: getattr(self, name) for name in ("batch_size", "observation_size", "action_size")}
 
     def algorithm(self, name: str) -> Any:

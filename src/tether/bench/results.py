@@ -60,7 +60,7 @@ def read_figures(path: Path) -> dict[str, Any]:
 
 
 def _first_format_row(row: Mapping[str, Any], lanes: int) -> dict[str, Any]:
-    """As it would be written now."""
+    """The row as it would be written now."""
     now = {"run": 0, "lanes": 1 if row["what"] == "act" else lanes, **row}
     if "updates_per_second" in row:
         now["seconds_per_update"] = lanes / row["updates_per_second"]

@@ -36,21 +36,21 @@ class Bandit:
     algorithm: Annotated[Positional[str | None], hint("none: list the problems", "ALGORITHM")] = None
     """dtql, dtql-kl, dac or bdpo; or `gallery`."""
     problem: Annotated[Positional[str | None], hint("none", "PROBLEM")] = None
-    """Which problem."""
+    """Name of the problem."""
     settings: Literal["fair", "published"] = "fair"
     """Settings under which the method's claim holds, or those of the DTQL paper's toy code."""
     updates: Annotated[int | None, hint("the settings'", "N")] = None
     """Updates of the last phase."""
     seed: int = 0
-    """Of data, networks and minibatches."""
+    """Seed of data, networks and minibatches."""
     precision: Precision = "float32"
-    """Of the matmuls of training."""
+    """Precision of the matmuls of training."""
     set: Assignments = ()
     """Hyper-parameters, over the settings; also batch_size, points, state, terminal, unit_scale, box."""
     only: tuple[str, ...] = ()
-    """Of the gallery: these figures."""
+    """Figures of the gallery to draw; all by default."""
     fresh: bool = False
-    """Of the gallery: train and draw again what is there already."""
+    """Train and draw the gallery's figures again, those that are there too."""
     out: Annotated[Path | None, hint("bandit-ALGORITHM-PROBLEM.png; of the gallery: gallery", "PATH")] = None
     """The picture (.pdf, .png or .svg); of the gallery, its folder."""
     quiet: bool = False

@@ -33,23 +33,23 @@ class Bench:
     batch_size: Annotated[int, arg(metavar="N")] = 256
     """Transitions in a minibatch."""
     observation_size: Annotated[int, arg(metavar="N")] = 11
-    """As Hopper's."""
+    """Size of an observation; Hopper's by default."""
     action_size: Annotated[int, arg(metavar="N")] = 3
-    """As Hopper's."""
+    """Size of an action; Hopper's by default."""
     lanes: Annotated[str, arg(metavar="N1,N2,...")] = "1"
     """Seeds side by side: how many, each measured; several are compared in rounds."""
     seconds: Annotated[float, arg(metavar="S")] = 5.0
     """Time for each measurement."""
     precision: Precision = "float32"
-    """Of the matmuls of the updates and of the reference."""
+    """Precision of the matmuls, those of the reference included."""
     set: Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")] = ()
     """Hyper-parameters."""
     act: bool = False
-    """Acting alone, on one core."""
+    """Measure acting only, on one core."""
     candidates: Annotated[str | None, hint("the algorithm's own", "N1,N2,...")] = None
-    """With --act: numbers of candidates to measure."""
+    """Numbers of candidates to measure, with --act."""
     budget_ms: Annotated[float | None, hint("none", "MS")] = None
-    """With --act: find the most candidates whose 99th percentile is within so many milliseconds."""
+    """Find the most candidates whose 99th percentile is within so many milliseconds, with --act."""
     merge: Annotated[tuple[Path, ...], hint("none", "JSON ...")] = ()
     """Measure nothing: put the rows of these files together into --out."""
     out: Annotated[Path | None, hint("none", "JSON")] = None
@@ -142,7 +142,7 @@ class Bench:
 
 
 def _keep_to_one_core() -> None:
-    """Where the system can. Before JAX starts, which makes a thread for each core that it finds."""
+    """Pin this process to one core where the system can; before JAX starts, which makes a thread for each core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 

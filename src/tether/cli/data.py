@@ -78,7 +78,7 @@ class Check:
     fix: Annotated[Path | None, hint("none", "OUT.hdf5")] = None
     """A new file for the data with everything repaired that needs no judgement."""
     only: Annotated[tuple[str, ...], hint("all that can be fixed", "CODE ...")] = ()
-    """Of the fixes: those of these findings."""
+    """Apply only the fixes of these findings."""
     quiet: bool = False
     """No progress on stderr."""
 
@@ -184,19 +184,20 @@ class Collect:
     kinds: Annotated[tuple[str, ...], hint("medium-replay, unless somebody else acts", "KIND ...")] = ()
     """random, medium, medium-replay, full-replay, medium-expert, expert."""
     policy: Annotated[str | None, hint("none", "FOLDER|random")] = None
-    """Who acts, instead of SAC: a policy folder or a run."""
+    """Policy folder or run that acts instead of SAC; or `random`."""
     controller: Annotated[str | None, hint("none", "MODULE:FUNCTION|waypoints")] = None
-    """Who acts: f(environment, generator) is called at each start and gives a function of the observation."""
+    """Controller that acts instead of SAC: f(environment, generator), called at each episode's start, gives a function
+    of the observation."""
     name: Annotated[str | None, hint("policy, or the function's", "NAME")] = None
-    """What data of --policy or --controller are called."""
+    """Name for data of --policy or --controller."""
     rows: Annotated[int, arg(metavar="N")] = 100_000
-    """Rows of random, medium, expert and of --policy, --controller."""
+    """Rows to collect of random, medium, expert, --policy and --controller."""
     steps: Annotated[int, arg(metavar="N")] = 1_000_000
-    """The most that SAC may take; it stops when all levels are reached."""
+    """Most steps that SAC may take; it stops when all levels are reached."""
     checkpoint_at: Annotated[str | None, hint("40, where scores are normalised", "SCORE,...")] = None
     """Levels whose policies are kept: normalised scores, or returns where the task has no references."""
     seed: int = 0
-    """Of everything."""
+    """Seed of environment, networks and sampling."""
     layouts: Annotated[tuple[str, ...], hint("d4rl", "LAYOUT ...")] = ("d4rl",)
     """d4rl: one HDF5 file; minari: a folder for MINARI_DATASETS_PATH=DIR/minari."""
     no_noise: bool = False
@@ -204,15 +205,15 @@ class Collect:
     horizon: Annotated[int | None, hint("the environment's", "N")] = None
     """Steps until an episode is cut."""
     batch_size: Annotated[int, arg(metavar="N")] = 256
-    """Of SAC."""
+    """Transitions in a minibatch of SAC."""
     random_steps: Annotated[int, arg(metavar="N")] = 1_000
-    """At random, before SAC learns."""
+    """Steps with random actions before SAC learns."""
     updates_per_step: Annotated[int, arg(metavar="N")] = 1
-    """Of SAC."""
+    """Updates of SAC after each step."""
     eval_every_steps: Annotated[int, arg(metavar="N")] = 2_000
-    """Between evaluations, by which levels are judged."""
+    """Steps between the evaluations by which levels are judged."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 5
-    """Without noise, in each."""
+    """Episodes without action noise per evaluation."""
     set: Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")] = ()
     """Hyper-parameters of SAC."""
     quiet: bool = False

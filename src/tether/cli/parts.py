@@ -20,7 +20,7 @@ def hint(text: str, metavar: str = "N") -> Any:
 
 
 def print_out(what: Any) -> None:
-    """To stdout. Nothing is wrapped where nobody sees columns, so that output can be searched and copied."""
+    """Print to stdout. Nothing is wrapped where nobody sees columns, so that output can be searched and copied."""
     from rich.console import Console
 
     console = Console(soft_wrap=isinstance(what, str))
@@ -75,7 +75,7 @@ def show_report(report: Any) -> int:
 
 
 def _show_paths(report: Any) -> None:
-    """Where things are."""
+    """Print where curve, policy and run folder are."""
     for name, path in (("curve", report.curve), ("sweep", report.sweep)):
         if path.exists():
             print_out(f"{name:<7} {path}")

@@ -38,7 +38,7 @@ class Resume:
     eval_workers: Annotated[int | None, hint("as the run began")] = None
     """Processes that play evaluations while training goes on."""
     distributed: Annotated[str | None, hint("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
-    """As of `tether train`; the number of processes and devices may be another one."""
+    """Spread lanes over processes, as in `tether train`; their number and the devices may have changed."""
 
     def run(self) -> int:
         """Train to the end, then show the table; 1 if a lane diverged."""

@@ -35,7 +35,7 @@ class Sweep:
     local: bool = False
     """Run the jobs on this machine, without Ray."""
     workers: Annotated[int, arg(metavar="N")] = 1
-    """With --local: jobs at a time."""
+    """Jobs at a time, with --local."""
     slurm: bool = False
     """Run nothing; write sweep.sbatch, a job array for Slurm."""
     table: bool = False

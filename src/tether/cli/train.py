@@ -66,13 +66,13 @@ class Train:
     eval_workers: Annotated[int | None, hint("by spare cores; none on 2 cores")] = None
     """Processes that play evaluations while training goes on; 0: training waits. Changes no number."""
     eval_device: Literal["auto", "cpu", "accelerator"] = "auto"
-    """Where policies act in evaluations; auto measures where they are faster."""
+    """Device that policies act on in evaluations; auto measures which is faster."""
     log_every_updates: Annotated[int, arg(metavar="N")] = 500
     """Updates between rows of metrics.jsonl."""
     lanes_per_group: Annotated[int | None, hint("as many as the device has room for")] = None
     """Lanes trained at once; the others take turns with them. Changes no number."""
     precision: Precision = "float32"
-    """Of the matmuls of training; parameters, optimiser and targets stay float32."""
+    """Precision of the matmuls of training; parameters, optimiser and targets stay float32."""
     reward_transform: Annotated[str | None, hint("the preset's, or none", "NAME")] = None
     """How training sees rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, hint("the preset's, or none", "NAME")] = None

@@ -57,7 +57,7 @@ class Training:
 
 
 def level_name(level: float) -> str:
-    """Of the policy folder that first reached it."""
+    """Name of the policy folder that first reached the level."""
     return f"at-{level:g}"
 
 
@@ -225,7 +225,7 @@ class Online:
 
 
 def _plain(value: Any) -> float | None:
-    """For strict JSON."""
+    """The number, or None where strict JSON has none."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -263,7 +263,7 @@ def _act(policy: Any, observation: Any, key: PRNGKey, step: Int[Array, ""]) -> A
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _insert(buffer: Transition, rows: Transition, start: Int[Array, ""]) -> Transition:
-    """In place: the buffer that was given is gone."""
+    """Write rows into the buffer in place; the one that was given must not be used again."""
     return jax.tree.map(lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, start, 0), buffer, rows)
 
 

@@ -90,7 +90,7 @@ def collect(options: CollectOptions, *, quiet: bool = False, command: str = "") 
 
 
 def _checked(options: CollectOptions) -> CollectOptions:
-    """With the kinds that are meant. Raises InputError for what makes no sense."""
+    """The options with the kinds filled in. Raises InputError for what makes no sense."""
     for kind in options.kinds:
         if kind not in KINDS:
             raise unknown("kind", kind, KINDS)

@@ -137,7 +137,7 @@ def find_recording(path: Path) -> Recording | None:
 
 
 def _read_d4rl(path: Path) -> Dataset:
-    """With the horizon of the task that the file is named after: it matters where no time-outs are stored."""
+    """Read with the horizon of the task that the file is named after: it matters where no time-outs are stored."""
     task = find_task(path.stem)
     return read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
 

@@ -188,7 +188,7 @@ OBSERVATION_TRANSFORMS: Registry[ObservationTransform] = registry("observation_t
 
 
 def _checked(normaliser: Normaliser, name: str, size: int) -> Normaliser:
-    """As float32; InputError for what somebody's transform must not give."""
+    """The numbers as float32; InputError for what somebody's transform must not give."""
     mean, std = (np.asarray(numbers, np.float32) for numbers in normaliser)
     if mean.shape != (size,) or std.shape != (size,) or not np.isfinite([mean, std]).all() or (std <= 0).any():
         raise InputError(f"observation transform {name!r}: needs {size} finite means and as many positive divisors")

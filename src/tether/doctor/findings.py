@@ -78,7 +78,7 @@ class Finding:
             raise ValueError(f"finding code {self.code!r} has no automatic fix")
 
     def record(self) -> dict[str, Any]:
-        """As JSON: everything that a reader needs without this program."""
+        """The finding for JSON: everything that a reader needs without this program."""
         code = CODES[self.code]
         return {
             "code": self.code,

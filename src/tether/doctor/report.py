@@ -27,7 +27,7 @@ __all__ = ["OVERALL", "Report", "check", "fix", "repair"]
 
 FORMAT_VERSION = 1
 MOST_ROUNDS = 4
-"""Of repairs: one fault may hide another (interleaved rows hide jumps)."""
+"""Most rounds of repairs: one fault may hide another (interleaved rows hide jumps)."""
 OVERALL = {
     "A": "nothing above a note",
     "B": "warnings: some algorithms or numbers come out wrong",
@@ -100,7 +100,7 @@ class Report:
         }
 
     def table(self) -> Group:
-        """For the terminal: figures, findings with their fixes, grade."""
+        """The report for the terminal: figures, findings with their fixes, grade."""
         summary = Table(title=f"{self.data.raw.name}", title_justify="left", show_header=False)
         summary.add_column(no_wrap=True)
         summary.add_column()
@@ -177,7 +177,7 @@ def repair(
     only: Collection[str] = (),
     progress: Callable[[str], None] = lambda name: None,
 ) -> tuple[Report, Report]:
-    """As `fix`, of a source whose report `before` is there already."""
+    """The same as `fix`, for a source whose report `before` is there already."""
     out = Path(out)
     check_target(out)
     wanted = set(only) or before.fixable()

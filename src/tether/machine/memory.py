@@ -24,7 +24,7 @@ class Memory(NamedTuple):
 
     @property
     def needed(self) -> int:
-        """In all."""
+        """Bytes of all lanes and what they share."""
         return self.shared + self.lanes * self.per_lane
 
     @property

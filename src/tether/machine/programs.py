@@ -71,7 +71,7 @@ class KeptProgram:
         return jax.tree.unflatten(self._result, tree), named
 
     def memory_analysis(self) -> Any:
-        """As of a compiled program of JAX."""
+        """The same analysis as a compiled JAX program gives."""
         return self._compiled.memory_analysis()
 
 

@@ -195,7 +195,7 @@ def register(name: str, kind: str = "algorithm") -> Callable[[T], T]:
 
 @functools.cache
 def _entry_points(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
-    """Of installed packages, the first of each name. Names that the library has itself never get here."""
+    """Entry points of installed packages, the first of each name; the library's own names never get here."""
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=group):
         found.setdefault(entry.name, entry)

@@ -19,7 +19,7 @@ def note_command() -> None:
 
 
 def note_next_run() -> None:
-    """Of the several runs that this process's command makes, another one begins now."""
+    """Restart the clock for the command's next run."""
     global _began
     if _began is not None:
         _began = since_process_start()

@@ -148,8 +148,8 @@ def _make_heads(make: Callable[[PRNGKey], T], key: PRNGKey, count: int) -> tuple
 
 
 def _of_each(heads: Any, function: Callable[[Any], Scalar]) -> Float[Array, " ensemble"]:
-    """What `function` makes of each head. Of stacked ones a CPU makes plain matmuls, each with both cores' caches full
-    of one head (a sixth faster than a loop over heads); elsewhere their matmuls are one batched matmul."""
+    """What `function` makes of each head. On a CPU, stacked heads run one by one (a sixth faster than a loop over a
+    tuple of them: one head at a time stays in the caches); elsewhere they are vmapped."""
     if not isinstance(heads, tuple):
         if jax.default_backend() != "cpu":
             return jax.vmap(function)(heads)

@@ -79,7 +79,7 @@ class Style(NamedTuple):
 
     @classmethod
     def number(cls, index: int) -> "Style":
-        """Of the line drawn as number `index`; the first 28 differ."""
+        """The style of line number `index`; the first 28 differ."""
         colours = len(PALETTE)
         return cls(PALETTE[index % colours], DASHES[index // colours % len(DASHES)], MARKERS[index % colours])
 
@@ -163,7 +163,7 @@ def _curve_label(curve: Curve, style: Style, banded: bool) -> _Label:
 
 
 def _shortened(name: str) -> str:
-    """Without the middle of a long name: folders differ at their ends."""
+    """A long name without its middle: folders differ at their ends."""
     half = (LONGEST_LABEL - 1) // 2
     return name if len(name) <= LONGEST_LABEL else f"{name[:half]}…{name[-half:]}"
 

@@ -36,13 +36,16 @@ class DeployedPolicy(eqx.Module):
         return isinstance(self.policy, PolicyWithMemory)
 
     def initial_memory(self) -> Any:
-        """At the start of an episode; nothing where there is no memory."""
+        """The memory at the start of an episode; empty where there is none."""
         return self.policy.initial_memory() if isinstance(self.policy, PolicyWithMemory) else ()
 
     def step(
         self, observation: Float[Array, " observation"], key: PRNGKey, memory: Any, reward: Float[Array, ""]
     ) -> tuple[Float[Array, " action"], Any]:
-        """As a call, for policies of both kinds: also the memory to give next time. `reward`: of the last action."""
+        """The action and the memory for the next step, for policies with and without memory.
+
+        reward: what the last action earned.
+        """
         observation = (observation - self.observation_mean) / self.observation_std
         if isinstance(self.policy, PolicyWithMemory):
             action, memory = self.policy(observation, key, memory, reward)

@@ -147,7 +147,7 @@ class LoadedPolicy:
         self._seed, self._stream = seed, np.asarray(jax.random.key_data(jax.random.key(seed)))
 
     def _next_key(self) -> PRNGKey:
-        """From the policy's own stream, which moves on."""
+        """The next key of the policy's own stream."""
         stream, key = jax.random.split(jax.random.wrap_key_data(self._stream, impl=self._generator))
         self._stream = np.asarray(jax.random.key_data(stream))
         return key
@@ -182,7 +182,7 @@ class LoadedPolicy:
         return self.step(observation, (), np.zeros(observation.shape[:-1]), key)[0]
 
     def _observation(self, observation: Any) -> np.ndarray:
-        """As float32, checked."""
+        """The observation as float32, checked for shape and finite numbers."""
         try:
             with np.errstate(over="ignore"):  # becomes infinite, which is refused
                 if isinstance(observation, Mapping) and self.schema is not None:

@@ -45,7 +45,7 @@ class NoiseSampler(eqx.Module):
 
     @property
     def max_action(self) -> float:
-        """Of the actions it draws."""
+        """Size of an action."""
         return self.network.max_action
 
     def sample(
@@ -66,7 +66,7 @@ class SDESampler(eqx.Module):
 
     @property
     def max_action(self) -> float:
-        """Of the actions it draws."""
+        """Size of an action."""
         return self.network.max_action
 
     def sample(

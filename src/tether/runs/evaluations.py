@@ -229,7 +229,7 @@ class Evaluations:
     # --- checkpoints ---
 
     def notes(self) -> dict[str, Any]:
-        """For a checkpoint, beside `arrays`."""
+        """What a checkpoint keeps beside `arrays`."""
         pending = [[asked.update, asked.lanes, asked.lost] for asked in self.pending]
         return {"pending": pending, "lost": sorted(self.lost), "device": self.device}
 
@@ -276,11 +276,11 @@ class Evaluations:
             self._display.message(f"policies act on the {self.device}: a step of all episodes takes {times}")
 
     def _jax_device(self) -> Any:
-        """As JAX knows it; None: the default one."""
+        """The device as JAX knows it; None: the default one."""
         return _processor() if self.device == "cpu" and jax.default_backend() != "cpu" else None
 
     def _note(self, process: str, what: str, start: float, end: float, update: int | None) -> None:
-        """Of the timeline; called by any thread."""
+        """Add a bar to the timeline; any thread may call it."""
         self._timeline.add(process, what, start, end, update)
         if what == "evaluate":
             with self._lock:

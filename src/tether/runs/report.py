@@ -214,12 +214,12 @@ def _curve(label: str, rows: Sequence[Mapping[str, Any]], lanes: Sequence[int]) 
 
 
 def score_of(row: Mapping[str, Any]) -> float:
-    """Of an episode's row in evaluations.jsonl: normalised, or where its task has no references the return."""
+    """Score of an episode's row in evaluations.jsonl: normalised, or where its task has no references the return."""
     return float(row["return"] if row["normalized_score"] is None else row["normalized_score"])
 
 
 def lane_score(lane: Mapping[str, Any]) -> float | None:
-    """Of a lane of result.json; those of tether 0.1 had only normalised scores."""
+    """Score of a lane of result.json; those of tether 0.1 had only normalised ones."""
     return lane.get("score", lane["normalized_score"])
 
 

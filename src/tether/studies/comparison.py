@@ -147,7 +147,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def best_first(rows: Sequence[Row]) -> list[Row]:
-    """By the score at the last evaluation; those without one last, in the order they were named."""
+    """Rows sorted by the score at the last evaluation; those without one last, in the order they were named."""
     return sorted(rows, key=lambda row: -row.last.iqm if row.last else float("inf"))
 
 
@@ -180,7 +180,7 @@ def behaviour_cells(behaviour: Summary) -> list[str]:
 
 
 def rich_table(title: str, rows: Sequence[Row], behaviour: Summary | None, scored: bool) -> Table:
-    """For the terminal. Papers, settings and what the columns mean are in comparison.md, where there is room."""
+    """The table for the terminal; comparison.md has room for papers, settings and what the columns mean, too."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     left_out, short = ("paper", "settings"), {"updates/s": "upd/s", "GFLOP/update": "GFLOP"}
     names = columns(scored)

@@ -28,7 +28,7 @@ class Group:
     """Lanes of one program, leading axis `size` on every array; the last ones may be padding."""
 
     lanes: np.ndarray  # (size,): numbers of lanes of the run; padding repeats the last one
-    real: int  # how many are no padding
+    real: int  # number of real lanes
     algorithm: Any
     keys: Any
     state: Any = None  # with large ensembles stacked (`networks.stack_heads`), inside this module alone
@@ -75,7 +75,7 @@ class LaneGroups:
 
     @property
     def lanes_on_device(self) -> int:
-        """Of one group, on each device."""
+        """Number of lanes of one group on each device."""
         return self.groups[0].size // self.devices.total
 
     # --- states ---
@@ -261,7 +261,7 @@ class LaneGroups:
 
 
 def _name(how: dict[str, Any], group: Group) -> tuple[Any, ...]:
-    """Of a compiled program, among those of a run."""
+    """Key of a compiled program among those of a run."""
     return *sorted(how.items()), group.size
 
 

@@ -279,7 +279,7 @@ def _columns(arrays: Mapping[str, Array], roles: Roles, where: str) -> dict[str,
 
 
 def _roles(arrays: Mapping[str, Array], where: str) -> Roles:
-    """By their names. Raises InputError where there are no actions or no observations that are vectors."""
+    """The columns by their names. Raises InputError where there are no actions or no observations that are vectors."""
     action_name, observation_name = (_first(arrays, names) for names in (ACTIONS, OBSERVATIONS))
     if action_name is None:
         raise missing_column(where, "actions", arrays, ACTIONS)

@@ -151,7 +151,7 @@ def _package_episode(episode: Any, where: str) -> Episode:
 
 
 def _folder_sha256(folder: Path) -> str:
-    """Of the one HDF5 file; of several files (Arrow) of their hashes in the order of their names."""
+    """SHA-256 of the one HDF5 file; of several files (Arrow) that of their hashes in the order of their names."""
     if (folder / MAIN_FILE).is_file():
         return sha256_file(folder / MAIN_FILE)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "metadata.json")

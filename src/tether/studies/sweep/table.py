@@ -96,7 +96,7 @@ def _cells(row: JobRow) -> list[str]:
 
 
 def sweep_table(rows: Sequence[JobRow], title: str) -> Table:
-    """For people."""
+    """The table for the terminal."""
     table = Table(title=title, title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in HEADINGS[:3] else "right")
