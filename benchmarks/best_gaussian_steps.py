@@ -2,7 +2,7 @@
 
 BDPO's theory lets every reverse kernel be arbitrary; its policies take N Gaussian steps of fixed variance beta_n, which
 is exact only as N grows. Is a miss of a trained policy a matter of N, or of training? With Q the energy, the actor free
-to choose each step's mean m, and mu(a) the mean of the exact behaviour's step (spec/bdpo.md 3, 4, 7.3):
+to choose each step's mean m, and mu(a) the mean of the exact behaviour's step (arXiv 2502.04778):
 
     V_0 = Q
     V_n(a) = max_m  E_z[ V_{n-1}(m + 1[n > 1] sqrt(beta_n) z) ] - eta |m - mu(a)|^2 / (2 beta_n)

@@ -2,7 +2,7 @@
 
 The kinds: locomotion (falls and time-outs), sparse goals, an ant in a maze, a gripper with goals, demonstrations, a
 kitchen, short episodes, deterministic control, a one-step bandit, a grid, a replay buffer's growing skill. The faults
-are those of d4rl-facts sections 3 and 4 and of the threads in needs.md, pain 6.
+are those that D4RL's files have (docs/data.md) and that users ask about in public threads.
 """
 
 import functools

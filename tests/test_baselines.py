@@ -1,4 +1,4 @@
-"""Identities that the baselines must satisfy (baselines.md section 10), beside the contract suite and the bandit."""
+"""Identities that the baselines must satisfy, beside the contract suite and the bandit."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""BDPO's identities: spec/bdpo.md section 16. The closed-form case has behaviour N(0, I) and Q(a) = g.a, for which the
+"""BDPO's identities (arXiv 2502.04778). The closed-form case has behaviour N(0, I) and Q(a) = g.a, for which the
 optimal noise prediction, the diffusion values, the policy's mean and the path KL are all known."""
 
 from typing import Any

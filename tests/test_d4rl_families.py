@@ -1,6 +1,6 @@
-"""What D4RL's families of files mean, on small files in their layouts (d4rl-facts sections 3 and 4), loaded by name.
+"""What D4RL's families of files mean, on small files in their layouts, loaded by name.
 
-Every layout is also compared with the D4RL package's Q-learning view, written down here as the loop of section 4.
+Every layout is also compared with the D4RL package's Q-learning view, written down here as a loop.
 """
 
 import io
@@ -38,7 +38,7 @@ def load(tmp_path: Path) -> Callable[[str, Columns], Dataset]:
 
 
 def qlearning_view(columns: Columns, horizon: int) -> dict[str, np.ndarray]:
-    """d4rl-facts section 4, `terminate_on_end` off; without its miscount after terminal rows (`read_d4rl_hdf5`)."""
+    """D4RL's `qlearning_dataset`, `terminate_on_end` off, without its miscount after terminals (`read_d4rl_hdf5`)."""
     terminals = np.ravel(columns["terminals"])
     rows, step = [], 0
     for i in range(len(terminals) - 1):

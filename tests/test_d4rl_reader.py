@@ -1,4 +1,4 @@
-"""The D4RL HDF5 reader on small files in the real layouts (d4rl-facts sections 3 and 9)."""
+"""The D4RL HDF5 reader on small files in the real layouts."""
 
 import gc
 import hashlib

@@ -1,4 +1,4 @@
-"""DAC's identities: the porting checklist of spec/dac.md section 19."""
+"""DAC's identities (arXiv 2405.20555)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The container: refusals, episodes, Q-learning view against a slow loop (d4rl-facts sections 4 and 9)."""
+"""The container: refusals, episodes, Q-learning view against a slow loop."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ def flags(rows: int, *at: int) -> np.ndarray:
 
 
 def slow_view(data: Dataset, keep_terminal_timeouts: bool) -> list[tuple[int, int, float]]:
-    """d4rl-facts section 4, row by row: (row, row of the next observation, done)."""
+    """D4RL's `qlearning_dataset`, row by row: (row, row of the next observation, done)."""
     emitted = []
     for i in range(len(data) - 1):
         kept_anyway = keep_terminal_timeouts and data.terminals[i]

@@ -207,7 +207,7 @@ def test_several_faults_are_repaired_together(tmp_path: Path, name: str) -> None
 
 def view_of_d4rl(columns: Columns) -> Columns:
     """What D4RL's Q-learning helper emits, saved: time-out rows are gone, and with them the flags; the next observation
-    of a terminal row is the next episode's (d4rl-facts 4)."""
+    of a terminal row is the next episode's."""
     columns = without(columns, "next_observations")
     following = np.append(columns["observations"][1:], columns["observations"][:1], axis=0)
     kept = np.flatnonzero(~columns["timeouts"][:-1])

@@ -450,7 +450,7 @@ def test_names() -> None:
     assert set(d4rl_datasets()) <= set(D4RL_FILES)
     assert all(find_task(name) is not None for name in D4RL_FILES)
     assert len(set(D4RL_FILES.values())) == len(D4RL_FILES)
-    for name, file in {  # d4rl-facts sections 2.1, 2.2 and 6.5
+    for name, file in {
         "walker2d-medium-replay-v2": "gym_mujoco_v2/walker2d_medium_replay-v2.hdf5",
         "antmaze-umaze-v2": "ant_maze_v2/Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed.hdf5",
         "antmaze-large-play-v2": "ant_maze_v2/Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse"

@@ -1,4 +1,4 @@
-"""DTQL's own losses and schedule (spec/dtql.md sections 5 to 7 and 21); what it learns is in learning/."""
+"""DTQL's own losses and schedule (arXiv 2405.19690); what it learns is in learning/."""
 
 import functools
 from typing import Any

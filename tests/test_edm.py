@@ -1,4 +1,4 @@
-"""EDM against closed forms (spec/dtql.md sections 4, 5 and 14)."""
+"""EDM against closed forms."""
 
 import functools
 import math

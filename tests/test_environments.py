@@ -1,4 +1,4 @@
-"""The adapted environments: how each differs from the maintained one, and every number of d4rl-facts sections 5, 6."""
+"""The adapted environments: how each differs from the maintained one, and D4RL's numbers."""
 
 import importlib.util
 import os
@@ -45,7 +45,7 @@ def bare(name: str) -> Any:
 
 # --- mazes --------------------------------------------------------------------------------------------------
 
-OPEN_CELLS = {  # d4rl-facts section 5.1, copied by hand: row -> columns
+OPEN_CELLS = {  # of the D4RL package, copied by hand: row -> columns
     "umaze": {1: [1, 2, 3], 2: [3], 3: [1, 2, 3]},
     "medium": {
         1: [1, 2, 5, 6],
@@ -103,7 +103,7 @@ def test_layouts_are_those_of_gymnasium_robotics() -> None:
 
 
 def test_the_ant_is_gymnasiums_body_with_d4rls_motors_and_clock() -> None:
-    """d4rl-facts section 5.1: same body; +-30 torque at gear 1, 0.02 s, RK4, five steps per action."""
+    """D4RL's ant: same body; +-30 torque at gear 1, 0.02 s, RK4, five steps per action."""
     theirs = gymnasium.make("Ant-v4").unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
     ours = AntMaze("umaze").model
     for name in ("body_mass", "body_inertia", "body_pos", "jnt_axis", "jnt_range", "dof_armature", "dof_damping"):
@@ -439,7 +439,7 @@ def test_door_repeats_a_row_of_d4rl() -> None:
 
 @robotics
 def test_pen_ends_when_it_is_dropped() -> None:
-    """d4rl-facts section 5: below 0.075 m, with a penalty of 5; Gymnasium-Robotics' never ends."""
+    """D4RL: below 0.075 m, with a penalty of 5; Gymnasium-Robotics' never ends."""
     environment = make_environment(get_task("pen"))
     environment.reset(seed=0)
     pen: Any = environment.unwrapped
@@ -472,7 +472,7 @@ def test_adroit_time_limits() -> None:
 
 # --- Kitchen ------------------------------------------------------------------------------------------------
 
-ELEMENTS = {  # d4rl-facts section 6.4, copied by hand: places among the 30 positions, goal
+ELEMENTS = {  # of the D4RL package, copied by hand: places among the 30 positions, goal
     "bottom burner": ([11, 12], [-0.88, -0.01]),
     "light switch": ([17, 18], [-0.69, -0.05]),
     "slide cabinet": ([19], [0.37]),

@@ -69,7 +69,7 @@ def test_soft_guidance_stays_on_the_support() -> None:
 
 
 def test_bdpo_reaches_its_targets() -> None:
-    """spec/bdpo.md 14.4: the proposals for the six energy sets."""
+    """The bars that docs/gallery/README.md states for the six energy sets."""
     found = rows("bdpo-5", "bdpo")
     assert len(found) == 6
     for problem, row in found.items():

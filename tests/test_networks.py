@@ -1,4 +1,4 @@
-"""Networks against spec/dtql.md section 3: sizes, layers, initialisers, laws."""
+"""Networks against the papers' code: sizes, layers, initialisers, laws."""
 
 import math
 from typing import Any

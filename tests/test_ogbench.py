@@ -220,7 +220,7 @@ def test_environments_by_module_and_id() -> None:
             find_environment(name)
 
 
-# Spec baselines 8.8: alpha, aggregation, discount.
+# FQL, arXiv 2502.02538: alpha, aggregation, discount.
 OGBENCH = {
     "antmaze-large-navigate": (10, "min", 0.99),
     "antmaze-giant-navigate": (10, "min", 0.995),

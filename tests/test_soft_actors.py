@@ -185,7 +185,7 @@ def test_ifql_acts_by_its_best_sample() -> None:
 
 
 def test_diffusion_cloning_is_dql_without_its_critic() -> None:
-    """Equal noise, equal loss, equal gradient (baselines.md section 10: eta = 0 equals Diffusion-BC)."""
+    """Equal noise, equal loss, equal gradient (eta = 0 equals Diffusion-BC)."""
     dql, cloning = DQL(**SIZES, diffusion_steps=3, q_weight=0.0), DiffusionBC(**SIZES, diffusion_steps=3)
     critic_state, key = dql.init(SPEC, jax.random.key(0)), jax.random.key(1)
     state = cloning.init(SPEC, jax.random.key(2))._replace(actor=critic_state.actor)

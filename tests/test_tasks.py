@@ -1,4 +1,4 @@
-"""The task table against d4rl-facts section 1, and that no task is guessed."""
+"""The task table against D4RL's reference returns, and that no task is guessed."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tether.environments import TASKS, Task, d4rl_datasets, find_task, get_task
 from tether.errors import InputError
 
-REFERENCES = {  # d4rl-facts section 1, copied by hand
+REFERENCES = {  # of the D4RL package, copied by hand
     "hopper": (-20.272305, 3234.3),
     "halfcheetah": (-280.178953, 12135.0),
     "walker2d": (1.629008, 4592.3),

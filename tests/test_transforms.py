@@ -1,4 +1,4 @@
-"""Reward and observation transforms by hand (baselines.md 0.2 and 0.3)."""
+"""Reward and observation transforms by hand."""
 
 import json
 from typing import Any
@@ -50,7 +50,7 @@ def test_reward_transforms(name: str, expected: Any) -> None:
 
 def test_every_row_of_the_table_is_there() -> None:
     rows = "none iql_locomotion iql_antmaze cql_antmaze corl_antmaze standardise minmax_pm1 dice_antmaze"
-    assert list(REWARD_TRANSFORMS) == [*rows.split(), "bdpo_antmaze"]  # the last from spec/bdpo.md section 9
+    assert list(REWARD_TRANSFORMS) == [*rows.split(), "bdpo_antmaze"]  # the last is BDPO's, arXiv 2502.04778
     assert list(OBSERVATION_TRANSFORMS) == ["none", "standardise", "standardise-1e-6"]
 
 

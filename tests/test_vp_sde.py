@@ -119,7 +119,7 @@ def block(into: int, width: int) -> int:
 
 
 def test_parameter_counts() -> None:
-    """Worked out from baselines.md 8.4 and 8.5 for Hopper's sizes."""
+    """Worked out from the authors' layer sizes, for Hopper."""
     score = jax.eval_shape(lambda key: ScoreNetwork(key, Spec(11, 3)), jax.random.key(0))
     features = dense((11, 32), (32, 32), (64, 128), (128, 128))
     blocks = [(3, 512), (512, 256), (256, 128), (128, 128), (256, 256), (512, 512)]

@@ -236,7 +236,7 @@ def _by_nearest(references: np.ndarray, energies: np.ndarray) -> Energy:
     return lambda actions: energies[nearest(actions, references)[0]]
 
 
-# --- DTQL, arXiv 2405.19690; spec/dtql.md 13. Support radius: two standard deviations of the noise. The method has no
+# --- DTQL, arXiv 2405.19690, and its toy code. Support radius: two standard deviations of the noise. The method has no
 # temperature; ours makes the target what the figures show: nearly all of it at the best modes, or the best end of the
 # roll. At "hard", whose rewards are doubled, it is doubled too.
 
@@ -300,7 +300,7 @@ def _roll_problem(reward: str, description: str, energy: Energy) -> Problem:
     )
 
 
-# --- DAC, arXiv 2405.20555; spec/dac.md 15. Support radius: two standard deviations of a component (15.4). The
+# --- DAC, arXiv 2405.20555, figure 2. Support radius: two standard deviations of a component. The
 # temperature is where the dual variable settles in all four sets (0.22 to 0.26).
 
 DAC_PEAK = np.array([0.4, -0.4])
@@ -335,7 +335,7 @@ def _dac_scaled(points: np.ndarray) -> np.ndarray:
     return 1.1 * (points - low) / (high - low) + np.array([-0.8, -0.2])
 
 
-# --- BDPO, arXiv 2502.04778, sets of Lu et al. 2023 (arXiv 2304.12824); spec/bdpo.md 14.
+# --- BDPO, arXiv 2502.04778, sets of Lu et al. 2023 (arXiv 2304.12824).
 # Temperature: the paper's figure. Support radius: two standard deviations of the noise in the set's final units.
 
 BDPO_POINTS = 1_000_000

@@ -1,7 +1,6 @@
 """How near a policy's samples are to the target of a 2-D problem.
 
-The papers show pictures only. The distances and the ideal sampler are those of our specification (spec/bdpo.md 14.4),
-the off-support share is spec/dac.md 15.4's.
+The papers show pictures only; distances, ideal sampler and off-support share are ours (docs/gallery/README.md).
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Maze2D's data as D4RL made them: a planner walks from sub-goal to sub-goal, in one stream.
 
-What the specification says (d4rl-facts section 3): time-outs mark that a sub-goal was reached, nothing is terminal, and
+As in D4RL's sets (arXiv 2004.07219): time-outs mark that a sub-goal was reached, nothing is terminal, and
 a row's reward is that of its own observation, not of the next one. The planner is ours: the shortest way through open
 cells, a spring and a damper towards the next cell's centre, and noise on the forces. Deviation: after BLOCK_ROWS rows
 the point is put somewhere else, so that collection can be resumed exactly; D4RL's stream is never interrupted.

@@ -1,7 +1,7 @@
 """The data-set container: logged rows in recording order, on the host, checked once when they arrive.
 
 A `Dataset` keeps the *file's* rows, flags included; what an algorithm trains on is the transition table that
-`Dataset.transitions` derives from them (d4rl-facts section 4). Episodes (returns, lengths, sequences) are
+`Dataset.transitions` derives from them (docs/data.md). Episodes (returns, lengths, sequences) are
 always cut from the file's rows, never from the table, in which every timed-out episode has lost a row.
 """
 
@@ -431,7 +431,7 @@ class Dataset:
     def transitions(self, keep_timeouts: bool | None = None) -> Transition:
         """The table an algorithm trains on: (o, a, r, o', terminal), float32 NumPy arrays, M <= N rows.
 
-        By default this is D4RL's Q-learning view (d4rl-facts section 4): rows with a time-out are dropped,
+        By default this is D4RL's Q-learning view (docs/data.md): rows with a time-out are dropped,
         since row i+1 is not what followed them; the last row of the file is always dropped; terminal rows are
         kept; o' is the observation of row i+1. Two documented differences from D4RL:
 

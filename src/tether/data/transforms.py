@@ -1,4 +1,4 @@
-"""Reward and observation transforms by name (baselines.md 0.2 and 0.3), recorded with the numbers they used.
+"""Reward and observation transforms by name (docs/data.md), recorded with the numbers they used.
 
 All statistics are taken over the table that is trained on (`views.raw_table`), as the papers' codes take them.
 """
@@ -65,7 +65,7 @@ def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajector
     """Undiscounted returns of the trajectories in a transition table, segmented as IQL's authors do.
 
     A trajectory ends at a terminal row, where the next observation is not the next row's observation
-    (|o'_i - o_{i+1}| > 1e-6), and with the table: variant (a) of baselines.md 0.2. The last trajectory counts
+    (|o'_i - o_{i+1}| > 1e-6), and with the table. The last trajectory counts
     even if it is unfinished, as it does for the authors.
     """
     observation, next_observation = (
@@ -133,7 +133,7 @@ def _minmax_pm1(transitions: Transition) -> RewardFit:
 
 
 def _bdpo_antmaze(transitions: Transition) -> RewardFit:
-    """100 r (spec/bdpo.md section 9)."""
+    """100 r (BDPO, arXiv 2502.04778)."""
     return lambda r: 100.0 * r, {}
 
 

@@ -3,7 +3,7 @@
 An algorithm declares its view by a class attribute, `view: ClassVar[str] = "sarsa"`; without one it has "transitions".
 
     transitions   `Transition`: the table of `Dataset.transitions`
-    sarsa         and `next_action`, the data's own (d4rl-facts section 4)
+    sarsa         and `next_action`, the data's own
     returns       and `return_to_go`, discounted by the algorithm's static field `discount`, and `trajectory_end`
     trajectories  `Trajectories`, of which minibatches are windows of `context_length` (a static field) steps
 

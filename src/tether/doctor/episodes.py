@@ -44,7 +44,7 @@ TIME_NAMES = frozenset({"time", "times", "timestamp", "timestamps", "time_stamp"
 EPISODE_NAMES = frozenset(
     {"episode", "episode_id", "episode_ids", "episode_index", "trajectory", "trajectory_id", "traj_id", "demo_id"}
 )
-PUBLISHED = {  # trajectories and rows (d4rl-facts 2.1, 2.3)
+PUBLISHED = {  # trajectories and rows (D4RL, arXiv 2004.07219, and its files)
     "halfcheetah-medium-v2": (1000, 1_000_000),
     "halfcheetah-medium-replay-v2": (202, 202_000),
     "halfcheetah-medium-expert-v2": (2000, 2_000_000),

@@ -144,7 +144,7 @@ CODES: Mapping[str, Code] = {
     "dictionary-observations": Code(
         "observations are a dictionary",
         "Networks here take one vector. The doctor joins the entries in the order of their names.",
-        "Choose the entries that the policy shall see and join them (d4rl-facts 6.2, 6.4).",
+        "Choose the entries that the policy shall see and join them.",
     ),
     "missing-last-observation": Code(
         "episodes with as many observations as actions",

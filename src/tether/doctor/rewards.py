@@ -25,7 +25,7 @@ __all__ = [
 ALIGNED_ROWS, WIDE = 8_000, 100
 """Rows that the regressions of the alignment tests look at, half of them to be judged on; half as many where
 observations have more than `WIDE` columns."""
-GOAL_BOXES = {  # lower corner of AntMaze's goals; they reach 1.5 further in x and y (d4rl-facts 5, 5.1)
+GOAL_BOXES = {  # lower corner of AntMaze's goals; they reach 1.5 further in x and y (the D4RL package)
     "umaze": (0.0, 8.0),
     "medium": (20.0, 20.0),
     "large": (32.0, 24.0),
@@ -354,7 +354,7 @@ def shifted_actions(data: Logged) -> tuple[str, dict[str, float]]:
 
 
 def family_rules(data: Logged) -> Findings:
-    """What the published D4RL sets of a family keep to (d4rl-facts 3 and 9)."""
+    """What the published D4RL sets of a family keep to (docs/data.md)."""
     name = data.raw.name.lower().replace("_", "-")
     if data.raw.layout == "minari":
         return

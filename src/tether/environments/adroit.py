@@ -1,4 +1,4 @@
-"""The Adroit hand as D4RL evaluates it, on Gymnasium-Robotics' AdroitHand environments (d4rl-facts section 6.3).
+"""The Adroit hand as D4RL evaluates it, on Gymnasium-Robotics' AdroitHand environments (arXiv 2004.07219).
 
 - Pen ends when the pen is dropped, below 0.075 m, with the penalty of 5 that the new environment still pays; there it
   never ends. Time limits are D4RL's 100 steps (pen) and 200 (door, hammer, relocate).

@@ -1,4 +1,4 @@
-"""AntMaze as D4RL evaluates in it: its own ant, walls and goals (d4rl-facts sections 5 and 5.1).
+"""AntMaze as D4RL evaluates in it: its own ant, walls and goals (arXiv 2004.07219).
 
 Gymnasium's and Gymnasium-Robotics' ants differ in torque (30 here) and time step (0.1 s here), so D4RL's policies do
 not carry over to them. Where this differs from the specification or from D4RL:

@@ -1,4 +1,4 @@
-"""The kitchen as D4RL evaluates in it, on Gymnasium-Robotics' FrankaKitchen-v1 (d4rl-facts sections 5 and 6.4).
+"""The kitchen as D4RL evaluates in it, on Gymnasium-Robotics' FrankaKitchen-v1 (arXiv 2004.07219).
 
 - Observations are D4RL's 60 numbers: 9 joint positions, 21 object positions, 30 goal entries that are zero except for
   the four tasks' elements. FrankaKitchen has 59 others and the goals in a dictionary.

@@ -1,6 +1,6 @@
-"""Layouts of D4RL's mazes as rows of text: `#` is a wall, `.` is open (d4rl-facts section 5.1).
+"""Layouts of D4RL's mazes as rows of text: `#` is a wall, `.` is open (arXiv 2004.07219).
 
-The specification has umaze, medium and large, which the ant and the point share; `open` and the `eval-` mazes are
+Its data sets have umaze, medium and large, which the ant and the point share; `open` and the `eval-` mazes are
 those of D4RL's point mazes.
 """
 

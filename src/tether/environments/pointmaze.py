@@ -1,8 +1,8 @@
 """Maze2D as D4RL evaluates in it: a point that is pushed through a maze, paid while it is near a fixed goal.
 
 Gymnasium-Robotics' PointMaze has the same point and walls (tests/test_environments.py compares the two) but another
-frame, other starts and goals, radius 0.45, and a dictionary to observe; it is not needed here. The specification
-(d4rl-facts section 6.1) gives horizons and reference returns only; frame, starts and goals are those of the D4RL
+frame, other starts and goals, radius 0.45, and a dictionary to observe; it is not needed here. The
+paper (arXiv 2004.07219) gives horizons and reference returns only; frame, starts and goals are those of the D4RL
 package:
 
 - Positions are (row, column) of a cell. The particle's frame is 0.2 off: cell (1, 1) is observed as (0.8, 0.8) at its
@@ -10,7 +10,7 @@ package:
 - Starts: any open cell, +-0.1 on both positions, 0.1 N(0, 1) on both velocities.
 - The goal is the same point in every episode: `reset_target` is off in every registered task.
 - Reward of the state after the action: 1 within 0.5 of the goal, or exp(-distance) where it is dense. (The data pay
-  for the state before the action: d4rl-facts section 3.) No episode ends before its time limit.
+  for the state before the action.) No episode ends before its time limit.
 """
 
 import functools

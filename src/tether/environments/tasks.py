@@ -76,7 +76,7 @@ class Task:
         return self.normalized_score(returns) if self.has_references else np.asarray(returns, np.float64)
 
     def normalized_score(self, returns: Any) -> np.ndarray:
-        """100 (R - R_min) / (R_max - R_min), float64, in the shape of `returns` (d4rl-facts section 1).
+        """100 (R - R_min) / (R_max - R_min), float64, in the shape of `returns` (arXiv 2004.07219).
 
         Args:
             returns: number or array of undiscounted sums of the environment's raw rewards, one per episode.

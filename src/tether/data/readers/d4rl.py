@@ -1,4 +1,4 @@
-"""Reader of D4RL's HDF5 files, every generation of them, without the `d4rl` package (d4rl-facts section 3).
+"""Reader of D4RL's HDF5 files, every generation of them, without the `d4rl` package (docs/data.md).
 
 A D4RL file holds flat columns (`observations`, `actions`, `rewards`, `terminals`, mostly `timeouts`, in gym
 v1/v2 also `next_observations`) beside groups (`infos`, `metadata`) of which only scalars are of

@@ -1,6 +1,6 @@
-"""D4RL's data sets by name: which file each one is (d4rl-facts sections 2 and 6.5).
+"""D4RL's data sets by name: which file each one is (arXiv 2004.07219).
 
-Paths are those of the original host, below `DEFAULT_MIRRORS`. Where the specification gives no file name (gym and
+Paths are those of the original host, below `DEFAULT_MIRRORS`. Where its documentation gives no file name (gym and
 Adroit v0, kitchen, maze2d) it is the one that the D4RL package's own table lists.
 """
 

@@ -1,4 +1,4 @@
-"""Reader of Minari's data sets (d4rl-facts section 6.5): by id through the `minari` package, by folder with h5py.
+"""Reader of Minari's data sets: by id through the `minari` package, by folder with h5py.
 
 One group per episode: `observations` with T+1 rows, all other columns (`actions`, `rewards`, `terminations`,
 `truncations`) with T. Every row therefore has its true next observation, the last one of an episode too, and

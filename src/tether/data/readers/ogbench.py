@@ -1,4 +1,4 @@
-"""Reader of OGBench's single-task data sets (d4rl-facts section 8) with the `ogbench` package.
+"""Reader of OGBench's single-task data sets (arXiv 2410.20092) with the `ogbench` package.
 
 A file holds T+1 observation rows for each trajectory and no rewards; the package's regular view makes T transitions
 of them and computes rewards and masks for the task's goal from the simulator states, with its own environment, which
