@@ -58,6 +58,7 @@ def run_of(
     return SimpleNamespace(
         plan=plan,
         evaluations=evaluations,
+        metrics=JsonLines(folder / "metrics.jsonl"),
         frozen=frozen,
         alive=np.array([lane not in frozen for lane in range(count)]),
         updates=max(scores, default=0),

@@ -21,6 +21,7 @@ from tether.machine.signals import StopSignals
 from tether.policies.folder import save_policy
 from tether.runs.config import (
     check_counts,
+    check_rewards,
     config_of,
     create_folder,
     fresh_folder,
@@ -90,6 +91,7 @@ def train(
     import_environment(environment)
     place = task_for(data, environment, horizon)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
+    check_rewards(name, algorithm, prepared)
     rows = prepared.transitions.rows
     if options.batch_size > rows:
         raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
@@ -133,6 +135,8 @@ def resume(
     if eval_workers is not None:
         plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, eval_workers=eval_workers))
     check_counts(plan.algorithm, plan.options)
+    if updates is not None:
+        check_rewards(plan.algorithm_name, plan.algorithm, plan.prepared)
     return _finish(plan, quiet, resumed=True, new_length=plan.phases() != before.phases())
 
 

@@ -175,6 +175,16 @@ def test_same_key_same_parameters(name: str, variant: str) -> None:
     assert bits(again) == bits(trained(name, variant))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_phases_that_imitate_read_no_rewards(name: str) -> None:
+    """Whatever stands there, NaN too."""
+    it = world(name, next(iter(CASES[name].variants)))
+    for phase in (it.phase(phase.name) for phase in it.one.phases() if not phase.reads_rewards):
+        assert isinstance(it.data, Transition)
+        unpaid = it._replace(data=it.data._replace(reward=jnp.full(ROWS, jnp.nan)))
+        assert bits(unpaid.run(it.state, phase, 0, 3)) == bits(it.run(it.state, phase, 0, 3))
+
+
 # --- the compiled loop ---
 
 

@@ -84,7 +84,7 @@ class BC(eqx.Module):
 
     def phases(self) -> tuple[Phase, ...]:
         """A single phase, `train`."""
-        return (Phase("train", self.train_updates, self.update),)
+        return (Phase("train", self.train_updates, self.update, reads_rewards=False),)
 
     def update(self, state: BCState, batch: Transition, key: PRNGKey, step: Int[Array, ""]) -> tuple[BCState, Metrics]:
         """One step on the data."""

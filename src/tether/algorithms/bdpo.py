@@ -168,7 +168,7 @@ class BDPO(eqx.Module):
     def phases(self) -> tuple[Phase, ...]:
         """The behaviour, then everything else."""
         return (
-            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update, reads_rewards=False),
             Phase("train", self.train_updates, self.update),
         )
 

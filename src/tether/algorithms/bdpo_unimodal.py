@@ -125,7 +125,7 @@ class BDPOUnimodal(eqx.Module):
     def phases(self) -> tuple[Phase, ...]:
         """The behaviour, then everything else."""
         return (
-            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update, reads_rewards=False),
             Phase("train", self.train_updates, self.update),
         )
 

@@ -185,7 +185,7 @@ class BRACP(eqx.Module):
     def phases(self) -> tuple[Phase, ...]:
         """The behaviour, then policy and critic."""
         return (
-            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update, reads_rewards=False),
             Phase("train", self.train_updates, self.update),
         )
 
@@ -250,7 +250,7 @@ class BRACV(eqx.Module):
     def phases(self) -> tuple[Phase, ...]:
         """The behaviour, then policy and critic."""
         return (
-            Phase("pretrain", self.pretrain_updates, self.pretrain_update),
+            Phase("pretrain", self.pretrain_updates, self.pretrain_update, reads_rewards=False),
             Phase("train", self.train_updates, self.update),
         )
 

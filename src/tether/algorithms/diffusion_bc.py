@@ -55,7 +55,7 @@ class DiffusionBC(eqx.Module):
 
     def phases(self) -> tuple[Phase, ...]:
         """A single phase, `train`."""
-        return (Phase("train", self.train_updates, self.update),)
+        return (Phase("train", self.train_updates, self.update, reads_rewards=False),)
 
     def update(
         self, state: DiffusionBCState, batch: Transition, key: PRNGKey, step: Int[Array, ""]

@@ -68,6 +68,7 @@ class Phase(NamedTuple):
     updates: int
     update: Update
     derive: Derive | None = None  # before the first update; few phases need it
+    reads_rewards: bool = True  # False: it imitates, so demonstrations without rewards will do
 
 
 @runtime_checkable
@@ -100,7 +101,8 @@ class Algorithm(Protocol):
     """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays.
 
     Optional: the class attribute `view: ClassVar[str]`, where it trains on anything but plain transitions
-    (`tether.data.views`).
+    (`tether.data.views`). Whether it needs rewards its phases say (`Phase.reads_rewards`): data without any, or with
+    rewards that say nothing, are refused where a phase reads them.
     """
 
     def init(self, spec: Spec, key: PRNGKey) -> Any:

@@ -91,7 +91,7 @@ class Onestep(eqx.Module):
     def phases(self) -> tuple[Phase, ...]:
         """Behaviour, its value, one improvement."""
         return (
-            Phase("behaviour", self.behaviour_updates, self.behaviour_update),
+            Phase("behaviour", self.behaviour_updates, self.behaviour_update, reads_rewards=False),
             Phase("critic", self.critic_updates, self.critic_update),
             Phase("train", self.train_updates, self.update),
         )

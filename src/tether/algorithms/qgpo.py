@@ -146,7 +146,7 @@ class QGPO(eqx.Module):
     def phases(self) -> tuple[Phase, ...]:
         """The behaviour; critic and energy; the energy alone. Support actions are drawn before the second and third."""
         return (
-            Phase("behaviour", self.behaviour_updates, self.behaviour_update),
+            Phase("behaviour", self.behaviour_updates, self.behaviour_update, reads_rewards=False),
             Phase("critic", self.critic_updates, self.critic_update, Derive(self.draw_both_supports)),
             Phase("train", self.train_updates, self.update, Derive(self.draw_support)),
         )

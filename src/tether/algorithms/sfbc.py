@@ -132,7 +132,7 @@ class SfBC(eqx.Module):
         """The behaviour, the critic of the data's returns, the critic of the planned ones."""
         returns = Derive(lambda state, row, key: row.return_to_go, lambda returns, data: standardised(returns)[0])
         return (
-            Phase("behaviour", self.behaviour_updates, self.behaviour_update),
+            Phase("behaviour", self.behaviour_updates, self.behaviour_update, reads_rewards=False),
             Phase("critic", self.critic_updates, self.first_critic_update, returns),
             Phase("train", self.train_updates, self.update, Derive(self.value, self.plan)),
         )

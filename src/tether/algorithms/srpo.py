@@ -84,7 +84,7 @@ class SRPO(eqx.Module):
     def phases(self) -> tuple[Phase, ...]:
         """Behaviour, critic, policy: each is frozen when the next begins."""
         return (
-            Phase("behaviour", self.behaviour_updates, self.behaviour_update),
+            Phase("behaviour", self.behaviour_updates, self.behaviour_update, reads_rewards=False),
             Phase("critic", self.critic_updates, self.critic_update),
             Phase("train", self.train_updates, self.update),
         )

@@ -377,6 +377,9 @@ class Dataset:
     def __repr__(self) -> str:
         bounds, returns, lengths = self.episode_bounds(), self.episode_returns(), self.episode_lengths()
         partial = ", the last one partial" if bounds.last_is_partial else ""
+        paid = "no rewards"
+        if self.has_rewards:
+            paid = f"return mean {returns.mean():.1f} (min {returns.min():.1f}, max {returns.max():.1f})"
         stored = "not stored" if self.next_observations is None else "stored"
         return (
             f"Dataset {self.name!r} from {self.source.location} (sha256 {self.source.sha256[:12]})\n"
@@ -385,7 +388,7 @@ class Dataset:
             f"  {len(bounds.starts)} episodes{partial}; {self.terminals.sum()} terminal rows, "
             f"{self.timeouts.sum()} time-outs; length mean {lengths.mean():.1f} "
             f"(min {lengths.min()}, max {lengths.max()})\n"
-            f"  return mean {returns.mean():.1f} (min {returns.min():.1f}, max {returns.max():.1f})"
+            f"  {paid}"
         )
 
     def select(self, rows: Int[np.ndarray, " kept"]) -> "Dataset":
@@ -411,8 +414,11 @@ class Dataset:
     def episode_returns(self) -> Float[np.ndarray, " episodes"]:
         """Undiscounted sums of the raw rewards, float64, of the complete episodes.
 
-        A data set without any complete episode is one partial one: then it is that one's.
+        A data set without any complete episode is one partial one: then it is that one's. One without rewards
+        (`has_rewards`) has none at all.
         """
+        if not self.has_rewards:
+            return np.zeros(0)
         starts, ends = self.complete_episodes()
         return np.add.reduceat(self.rewards[: ends[-1]].astype(np.float64), starts)
 

@@ -35,15 +35,13 @@ def summary_table(data: Dataset) -> Table:
         "terminals, time-outs": f"{data.terminals.sum():,}, {data.timeouts.sum():,}",
         "episodes": f"{len(bounds.starts):,}" + (", the last one is cut off" if bounds.last_is_partial else ""),
         "episode length": f"mean {lengths.mean():.0f}, {_range(lengths)}",
-        "return": f"mean {returns.mean():.1f}, {_range(returns)}",
-        "returns": _histogram(returns),
         "task": _task(task),
     }
-    if not data.has_rewards:
-        del rows["return"], rows["returns"]
-    elif task is not None and task.recorded_returns:
+    if data.has_rewards:
+        rows |= {"return": f"mean {returns.mean():.1f}, {_range(returns)}", "returns": _histogram(returns)}
+    if task is not None and task.recorded_returns:
         rows["normalised score"] = f"none: {task.recorded_returns}"
-    elif task is not None and task.has_references and not task.references_by:
+    elif task is not None and task.has_references and not task.references_by and data.has_rewards:
         scores = task.normalized_score(returns)
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
     minari = minari_scores(data) if data.has_rewards else None

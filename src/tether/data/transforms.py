@@ -23,6 +23,7 @@ __all__ = [
     "Normaliser",
     "Prepared",
     "prepare",
+    "rewards_tell_nothing",
     "trajectory_returns",
 ]
 
@@ -59,6 +60,7 @@ class Prepared(NamedTuple):
     record: dict[str, Any]  # JSON-able; goes to config.json
     schema: Schema | None = None  # names of the columns, the robot's range of actions
     source: Source | None = None  # whose SHA-256 goes to config.json, too
+    no_rewards: str = ""  # why nothing can be learnt from the rewards; empty where something can
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -219,6 +221,8 @@ def prepare(
     """
     fit_rewards = REWARD_TRANSFORMS.find(reward_transform)
     fit_observations = OBSERVATION_TRANSFORMS.find(observation_transform)
+    if reward_transform != "none" and not dataset.has_rewards:
+        raise InputError(f"reward transform {reward_transform!r}: {dataset.source.location} has no rewards")
     if view.name == "trajectories" and reward_transform != "none":
         raise InputError(
             f"reward transform {reward_transform!r}: an algorithm that is told a return to reach is paid in the "
@@ -247,10 +251,30 @@ def prepare(
         "filter": filtered,
         "transitions": len(rows),
         "reward_transform": {"name": reward_transform, **numbers},
+        "rewards": [float(rewards.min()), float(rewards.max())] if dataset.has_rewards else None,  # transformed
         "observation_transform": {"name": observation_transform},
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     columns = build(view, dataset, rows, table._replace(**changed), rewards)
-    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source)
+    reason = _no_rewards(dataset, rewards)
+    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason)
+
+
+def _no_rewards(dataset: Dataset, rewards: np.ndarray) -> str:
+    """Why nothing can be learnt from `rewards`, one for each row; empty where something can."""
+    if not dataset.has_rewards:
+        return "holds no rewards"
+    lengths = dataset.episode_lengths()
+    if rewards_tell_nothing(rewards, dataset.terminals, lengths):
+        return f"holds {len(rewards):,} rewards that are all {float(rewards[0]):g}"
+    return ""
+
+
+def rewards_tell_nothing(rewards: np.ndarray, terminals: np.ndarray, lengths: np.ndarray) -> bool:
+    """Whether all rewards are equal, and the lengths of episodes do not tell good from bad either: they do where a
+    reward other than 0 is paid until a true end (a bonus for staying alive, a charge until the goal)."""
+    if (rewards != rewards[0]).any():
+        return False
+    return not (rewards[0] != 0 and terminals.any() and len(np.unique(lengths)) > 1)

@@ -30,6 +30,7 @@ from tether.training.precision import check_precision
 
 __all__ = [
     "check_counts",
+    "check_rewards",
     "commit",
     "config_of",
     "create_folder",
@@ -237,6 +238,18 @@ def note_length(run: Run) -> None:
         atomic_write_json(path, json.loads(path.read_text(encoding="utf-8")) | _length(plan))
 
 
+def check_rewards(name: str, algorithm: Any, prepared: Prepared) -> None:
+    """Refuse rewards that say nothing to an algorithm that learns from them in one of its phases."""
+    reading = [phase.name for phase in algorithm.phases() if phase.updates and phase.reads_rewards]
+    if prepared.no_rewards and reading:
+        where = prepared.record["source"]
+        phase = "" if len(algorithm.phases()) == 1 else f" ({reading[0]})"
+        raise InputError(
+            f"{where} {prepared.no_rewards}, and {name} learns from rewards{phase}; imitate with bc or diffusion-bc, "
+            "or give the rows rewards that differ"
+        )
+
+
 def check_counts(algorithm: Any, options: Options) -> None:
     """Refuse options that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
     one that there is."""
@@ -251,12 +264,14 @@ def check_counts(algorithm: Any, options: Options) -> None:
     if options.eval_device == "accelerator" and jax.default_backend() == "cpu":
         raise InputError("eval_device 'accelerator': JAX finds none on this machine; choices here: auto, cpu")
     *earlier, last = algorithm.phases()
-    if last.updates < 1:
+    trained = [phase for phase in earlier if phase.updates > 0]
+    imitates = bool(trained) and not any(phase.reads_rewards for phase in trained)
+    if last.updates < (0 if imitates else 1):  # a model of the behaviour is worth having alone
         raise InputError(f"updates {last.updates}: the {last.name} phase needs at least 1")
     for phase in earlier:
         if phase.updates < 0:
             raise InputError(f"{phase.name} updates {phase.updates}: must not be negative")
-    phase_updates = {f"{phase.name}_updates" for phase in earlier}
+    phase_updates = {f"{phase.name}_updates" for phase in (*earlier, last)}
     for name, value in hyperparameters_of(algorithm).items():
         counts = value if isinstance(value, tuple) else (value,)
         for count in counts:

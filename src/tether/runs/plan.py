@@ -45,7 +45,7 @@ class Plan:
     prepared: Prepared  # its transitions lie on the device
     task: Task | None  # None: no environment is known, so nothing is evaluated
     limits: ActionBox | None  # of the actions of its environment
-    behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes
+    behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes; none where no rewards were recorded
     observations: np.ndarray  # (rows, observation): some raw ones, for golden pairs
 
     def phases(self) -> list[tuple[str, int]]:

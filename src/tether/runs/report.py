@@ -13,6 +13,7 @@ from tether.environments import Task
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate, interquartile_mean, interval_text
 from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.runs.alarms import alarms_of
 from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
 from tether.runs.curves import Curves, read_curves
 from tether.runs.records import JsonLines
@@ -105,9 +106,9 @@ def write_report(run: Any) -> Report:
 def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
     """The scores of the data's own episodes, as one lane.
 
-    None without a task, and where recorded returns are no scores (`Task.recorded_returns`).
+    None without a task or without rewards, and where recorded returns are no scores (`Task.recorded_returns`).
     """
-    if task is None or task.recorded_returns:
+    if task is None or task.recorded_returns or not len(returns):
         return None
     return aggregate(task.score(returns)[None])
 
@@ -269,6 +270,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "last": dataclasses.asdict(summary) if summary else None,
         "best": {"update": report.best_update, **dataclasses.asdict(report.best)} if report.best else None,
         "updates": report.updates,
+        "alarms": [alarm._asdict() for alarm in alarms_of(run.metrics.read())],
         "updates_per_second": report.updates_per_second,
         "compile_seconds": run.seconds["compile"],
         "compiled": run.compiled,

@@ -21,6 +21,7 @@ from tether.machine.memory import USABLE, Memory, device_limit, human_bytes, mea
 from tether.machine.signals import Interrupted, StopSignals
 from tether.machine.start import Compilations, compilations, since_start
 from tether.policies.deployed import DeployedPolicy, deploy
+from tether.runs.alarms import alarms_of, describe_alarm, huge_metrics
 from tether.runs.checkpoint import load_latest, save_checkpoint
 from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
 from tether.runs.plan import Plan
@@ -83,6 +84,7 @@ class Run:
         self.seconds_to_first_update: float | None = None  # since the command or, of several, this run began
         self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
         self._summed = np.zeros(len(plan.lanes), np.int64)  # (lanes,): over how many updates
+        self._alarmed: set[str] = set()  # metrics that were found huge
 
     @property
     def alive(self) -> np.ndarray:
@@ -307,9 +309,20 @@ class Run:
         rows = []
         for lane in np.flatnonzero(self._summed).tolist():
             values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
-            rows.append({"phase": name, "update": done, "lane": lane, **values})
+            alarm = {"alarm": 1} if huge_metrics(values) else {}
+            rows.append({"phase": name, "update": done, "lane": lane, **values, **alarm})
         self.metrics.append(rows)
+        self._raise_alarms(rows)
         self._sums, self._summed = {}, np.zeros_like(self._summed)
+
+    def _raise_alarms(self, rows: list[dict[str, Any]]) -> None:
+        """A line, once for each metric, where it is beyond what can be learnt."""
+        for alarm in alarms_of(rows):
+            if alarm.metric in self._alarmed:
+                continue
+            self._alarmed.add(alarm.metric)
+            lanes = [row["lane"] for row in rows if alarm.metric in huge_metrics(row)]
+            self.display.warn(describe_alarm(alarm, lanes, self.plan.prepared.record.get("rewards")))
 
     # --- evaluation ---
 

@@ -1,0 +1,124 @@
+"""Demonstrations without rewards are imitated, methods that learn from rewards refuse them, and rewards that no critic
+can learn are said aloud."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_data import columns, tether, write_d4rl
+from recordings import write_robomimic
+
+from tether.algorithms import ALGORITHMS
+from tether.data import load_dataset, prepare
+from tether.data.transforms import rewards_tell_nothing
+from tether.errors import InputError
+from tether.runs.alarms import alarms_of, huge_metrics
+
+SHORT = ("--preset", "none", "--updates", "3", "--batch-size", "4", "--environment", "none", "--set")
+TINY = (*SHORT, "hidden_sizes=8")
+
+
+def no_rewards(folder: Path) -> Path:
+    return write_robomimic(folder / "demos.hdf5", rewards=None, dones=None)
+
+
+def test_demonstrations_train_methods_that_imitate(tmp_path: Path) -> None:
+    path = no_rewards(tmp_path)
+    code, _, error = tether("train", "bc", path, *TINY, "--out", tmp_path / "bc")
+    assert code == 0, error
+    assert "data: not read: obs/agentview_image (8 x 8 x 3, pictures)" in error
+    result = json.loads((tmp_path / "bc" / "result.json").read_text())
+    assert (result["status"], result["behaviour"], result["alarms"]) == ("done", None, [])
+    assert (tmp_path / "bc" / "policy" / "policy.json").is_file()
+    assert json.loads((tmp_path / "bc" / "config.json").read_text())["data"]["rewards"] is None
+
+
+def test_the_behaviour_part_of_others_trains_alone(tmp_path: Path) -> None:
+    size = (*SHORT, "hidden_sizes=8", "actor_hidden_sizes=8", "--pretrain-updates", "3")
+    path = no_rewards(tmp_path)
+    code, _, error = tether("train", "brac-p", path, *size, "--out", tmp_path / "both")
+    assert code == 2
+    assert f"{path} holds no rewards, and brac-p learns from rewards (train)" in error
+    assert not (tmp_path / "both").exists()
+    code, _, error = tether("train", "brac-p", path, *size, "--updates", "0", "--out", tmp_path / "behaviour")
+    assert code == 0, error
+
+
+def test_methods_that_need_rewards_refuse_data_without(tmp_path: Path) -> None:
+    """By name, before anything is written, with what to do."""
+    for path in (no_rewards(tmp_path), write_d4rl(tmp_path / "zero.hdf5", rewards=np.zeros(400))):
+        code, _, error = tether("train", "iql", path, *TINY, "--out", tmp_path / "run")
+        assert code == 2
+        assert "iql learns from rewards; imitate with bc or diffusion-bc" in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"reward transform 'standardise': .* has no rewards"):
+        prepare(load_dataset(str(tmp_path / "demos.hdf5")), "standardise")
+
+
+def test_what_imitates_says_so() -> None:
+    silent = {name for name, cls in ALGORITHMS.items() if not any(phase.reads_rewards for phase in cls().phases())}
+    assert silent == {"bc", "diffusion-bc"}
+
+
+@pytest.mark.parametrize(
+    ("reward", "terminals", "lengths", "nothing"),
+    [
+        (0.0, [2, 9], [3, 7], True),
+        (1.0, [], [10], True),
+        (1.0, [4, 9], [5, 5], True),
+        (1.0, [2, 9], [3, 7], False),  # staying alive pays
+        (-1.0, [2], [3, 7], False),  # each step until the goal costs
+    ],
+)
+def test_equal_rewards_tell_something_where_lengths_do(
+    reward: float, terminals: list[int], lengths: list[int], nothing: bool
+) -> None:
+    flags = np.isin(np.arange(10), terminals)
+    assert rewards_tell_nothing(np.full(10, reward), flags, np.array(lengths)) is nothing
+
+
+def test_constant_rewards_are_judged_as_they_are_trained_on(tmp_path: Path) -> None:
+    """r - 1 makes a charge for each step of rewards that are 0 until the goal."""
+    ends = np.isin(np.arange(400), (30, 100, 250, 399))
+    none: dict[str, Any] = {"rewards": np.zeros(400), "terminals": ends, "timeouts": np.zeros(400, bool)}
+    data = load_dataset(str(write_d4rl(tmp_path / "goal.hdf5", **none)))
+    assert prepare(data).no_rewards == "holds 400 rewards that are all 0"
+    assert prepare(data, "iql_antmaze").no_rewards == ""
+
+
+# --- alarms -------------------------------------------------------------------------------------------------
+
+
+def test_rewards_of_another_planet_raise_an_alarm(tmp_path: Path) -> None:
+    path = write_d4rl(tmp_path / "huge.hdf5", rewards=1e9 * columns()["rewards"])
+    code, _, error = tether("train", "iql", path, *TINY, "--quiet", "--out", tmp_path / "run")
+    assert code == 0, error
+    alarms = [line for line in error.splitlines() if line.startswith("alarm: critic/q_loss is ")]
+    assert len(alarms) == 1
+    assert "train update 3 of lane 0: rewards reach 3" in alarms[0]
+    assert "--reward-transform" in alarms[0]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    found = {alarm["metric"]: alarm for alarm in result["alarms"]}
+    assert found["critic/q_loss"]["value"] > 1e17
+    assert (found["critic/q_loss"]["lane"], found["critic/q_loss"]["update"]) == (0, 3)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["alarm"] for row in rows] == [1]
+
+
+def test_ordinary_numbers_raise_none() -> None:
+    usual = {"critic/q_loss": 1e8, "critic/q": -9e4, "actor/loss": -1e9, "behaviour/steps": 1e7, "update": 10**12}
+    assert huge_metrics(usual) == {}
+    huge = {"critic/q_loss": 1.1e10, "actor/q": -2e5, "critic/value": 1e6, "actor/loss": None}
+    assert set(huge_metrics(huge)) == {"critic/q_loss", "actor/q", "critic/value"}
+
+
+def test_an_alarm_is_the_first_row_of_each_lane() -> None:
+    rows = [
+        {"phase": "train", "update": update, "lane": lane, "critic/q": 1e4 * update * (lane + 1)}
+        for update in (5, 8, 15, 20)
+        for lane in (0, 1)
+    ]
+    assert [(alarm.lane, alarm.update) for alarm in alarms_of(rows)] == [(1, 8), (0, 15)]
