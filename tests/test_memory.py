@@ -212,6 +212,16 @@ def test_episodes_without_it_and_as_objects_with_single_flags() -> None:
     assert Dataset.from_episodes(iter(made[:1])).terminals.tolist() == [False, False, False, True]
 
 
+def test_demonstrations_have_no_rewards(tmp_path: Path) -> None:
+    data = Dataset.from_arrays(**arrays(rewards=None), rewards=None)
+    assert not data.has_rewards
+    bare = [{name: part[name] for name in part if name != "rewards"} for part in episodes(last_observation=False)]
+    assert_equal(Dataset.from_episodes(bare), data)
+    assert_equal(load_dataset(str(data.to_hdf5(tmp_path / "memory.hdf5"))), data)
+    assert data.content_sha256() != Dataset.from_arrays(**arrays(rewards=np.zeros(N))).content_sha256()
+    assert "episode 0 has no rewards" in refusal(Dataset.from_episodes, [bare[0], episodes(last_observation=False)[1]])
+
+
 def change(index: int, **changes: Any) -> list[dict[str, Any]]:
     made = episodes()
     made[index] |= changes

@@ -211,7 +211,7 @@ class Dataset:
                 policy then takes.
             actions: (N, A) continuous actions in [-1, 1], or in any range that `action_low` and `action_high` state;
                 or a dictionary.
-            rewards: (N,), as the environment paid them.
+            rewards: (N,), as the environment paid them; None where nobody recorded any (demonstrations).
             terminals: (N,) flags: the task truly ended with this row.
             timeouts: (N,) flags: the recording was cut after this row (gymnasium's truncations).
             episodes: (N,) whole numbers or texts, equal within each episode: an episode ends where the next row has
@@ -230,8 +230,9 @@ class Dataset:
         """
         from tether.data.memory import dataset_of_arrays
 
-        arrays = {"observations": observations, "actions": actions, "rewards": rewards, "terminals": terminals}
+        arrays = {"observations": observations, "actions": actions, "terminals": terminals}
         optional = {
+            "rewards": rewards,
             "timeouts": timeouts,
             "episodes": episodes,
             "next_observations": next_observations,
@@ -257,9 +258,9 @@ class Dataset:
 
         Args:
             episodes: each with `observations` (T+1, O), the one after the last action included, or (T, O);
-                `actions` (T, A); `rewards` (T,); `terminals` or `terminations`, (T,) or one flag for the last row;
-                perhaps `timeouts` or `truncations` in the same way. An episode without a flag was cut at its end.
-                Observations and actions may be dictionaries of arrays.
+                `actions` (T, A); `rewards` (T,), or none in any episode; `terminals` or `terminations`, (T,) or one
+                flag for the last row; perhaps `timeouts` or `truncations` in the same way. An episode without a flag
+                was cut at its end. Observations and actions may be dictionaries of arrays.
             name, observation_names, action_names, action_low, action_high, metadata: as of `from_arrays`.
 
         Raises:

@@ -63,8 +63,10 @@ def dataset_of_arrays(
     if not rows:
         raise InputError(f"{where}: observations have no rows; a data set needs at least one transition")
     columns |= _checked_flags(where, columns, rows)
+    has_rewards = "rewards" in columns
+    columns.setdefault("rewards", np.zeros(rows, np.float32))
     exact = following is not None and exact_next_observations
-    return _made(name, columns, sizes, bounds, metadata, exact_next_observations=exact)
+    return _made(name, columns, sizes, bounds, metadata, exact_next_observations=exact, has_rewards=has_rewards)
 
 
 def _checked_flags(where: str, columns: dict[str, Any], rows: int) -> dict[str, np.ndarray]:
@@ -235,6 +237,7 @@ class _Episode(NamedTuple):
     terminals: np.ndarray
     timeouts: np.ndarray
     successes: np.ndarray | None
+    has_rewards: bool  # else they are zeros
 
     @property
     def steps(self) -> int:
@@ -270,6 +273,8 @@ def dataset_of_episodes(
         found = {key: widths(getattr(part, key)) for key in sizes}
         if found != sizes:
             raise InputError(f"{where}: episode {number} has columns {found}, episode 0 {sizes}")
+        if part.has_rewards != first.has_rewards:
+            raise InputError(f"{where}: episode {number if first.has_rewards else 0} has no rewards, others have")
         if part.has_last_observation != first.has_last_observation:
             raise InputError(
                 f"{where}: episode {number} has {part.steps + part.has_last_observation} observations for {part.steps} "
@@ -290,7 +295,8 @@ def dataset_of_episodes(
         sizes[key] = _named(where, key, sizes[key], given)
     task = recorded_in(columns["observations"].shape[1], columns["actions"].shape[1])
     exact = first.has_last_observation
-    return _made(name, columns, sizes, bounds, metadata, exact_next_observations=exact, recorded_in=task)
+    more = {"exact_next_observations": exact, "recorded_in": task, "has_rewards": first.has_rewards}
+    return _made(name, columns, sizes, bounds, metadata, **more)
 
 
 def _rows(entries: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
@@ -300,11 +306,13 @@ def _rows(entries: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str,
 def _episode(value: Any, where: str, tuples: bool) -> _Episode:
     """Raises InputError naming the episode and the array that does not fit."""
     get = _getter(value)
-    for key in ("observations", "actions", "rewards"):
+    for key in ("observations", "actions"):
         if get(key) is None:
             raise InputError(f"{where}: has no {key}; a dictionary or an object with {key} is needed")
     observations, actions = (_entries(where, key, get(key), tuples) for key in ("observations", "actions"))
-    rewards = _array(where, "rewards", get("rewards"))
+    has_rewards = get("rewards") is not None
+    given = get("rewards") if has_rewards else np.zeros(len(next(iter(actions.values()), ())), np.float32)
+    rewards = _array(where, "rewards", given)
     rewards = rewards[:, 0] if rewards.ndim == 2 and rewards.shape[1] == 1 else rewards
     if rewards.ndim != 1 or not len(rewards):
         raise InputError(f"{where}: rewards has shape {rewards.shape}; (T,) with at least one step is needed")
@@ -324,7 +332,7 @@ def _episode(value: Any, where: str, tuples: bool) -> _Episode:
         raise InputError(f"{where}: has no {names}; give False where it did not truly end")
     timeouts = np.zeros(steps, bool) if timeouts is None else timeouts
     timeouts[-1] |= not terminals[-1]
-    return _Episode(observations, actions, rewards, terminals, timeouts, _successes(get, steps))
+    return _Episode(observations, actions, rewards, terminals, timeouts, _successes(get, steps), has_rewards)
 
 
 def _getter(value: Any) -> Callable[[str], Any]:
