@@ -17,7 +17,7 @@ from make_data import SETTINGS, algorithm, columns, finished_run, rows
 from test_docs import generate
 
 import tether
-from tether import ALGORITHMS, Dataset, InputError, Options
+from tether import ALGORITHMS, Dataset, InputError, Options, api
 from tether._version import __version__
 from tether.errors import ArgumentError
 from tether.machine.deprecation import renamed_keywords
@@ -316,3 +316,13 @@ def test_a_spec_is_spelled_as_the_file_would_be() -> None:
         "algorithm": {"td3-bc": {"set": {"c": "x"}}},
     }
     assert not re.search("e-05'", text)
+
+
+def test_train_says_that_it_takes_an_instance() -> None:
+    for given, words in (
+        ("dtql", "algorithm 'dtql': give an instance, such as DTQL()"),
+        (tether.IQL, "algorithm 'IQL': give an instance, such as IQL()"),
+        ({"name": "bc"}, "algorithm dict: has no init, phases, policy"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            api._check_algorithm(given)

@@ -137,16 +137,18 @@ if TYPE_CHECKING:
     from tether.types import Spec, Transition
 
 
-def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        from tether.machine.deprecation import warn_deprecated
+if not TYPE_CHECKING:  # else a misspelt name would be of any type
 
-        new, removed_in = _RENAMED[name]
-        warn_deprecated(f"tether.{name}", f"tether.{new}", removed_in)
-        name = new
-    if name not in __all__:
-        raise AttributeError(f"module 'tether' has no attribute {name!r}{_near(name)}", name=name)
-    return getattr(importlib.import_module(_HOMES.get(name, "tether.algorithms")), name)
+    def __getattr__(name: str) -> Any:
+        if name in _RENAMED:
+            from tether.machine.deprecation import warn_deprecated
+
+            new, removed_in = _RENAMED[name]
+            warn_deprecated(f"tether.{name}", f"tether.{new}", removed_in)
+            name = new
+        if name not in __all__:
+            raise AttributeError(f"module 'tether' has no attribute {name!r}{_near(name)}", name=name)
+        return getattr(importlib.import_module(_HOMES.get(name, "tether.algorithms")), name)
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from tether.algorithms.registry import change_acting, name_of
+from tether.algorithms.interface import Algorithm
+from tether.algorithms.registry import ALGORITHMS, change_acting, name_of
 from tether.bench.forecast import long_run_warning
 from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
 from tether.environments.choose import task_for
@@ -44,7 +45,7 @@ SEEDS_END = 2**31
 
 @renamed_keywords("0.3", settings="options")
 def train(
-    algorithm: Any,
+    algorithm: Algorithm,
     dataset: str | Dataset,
     *,
     seeds: int | Sequence[int] = 1,
@@ -81,6 +82,7 @@ def train(
     SIGTERM, CheckpointError or OSError where the disk fails.
     """
     options = options or Options()
+    _check_algorithm(algorithm)
     name = name_of(algorithm)
     check_counts(algorithm, options)
     if lanes is None:
@@ -109,7 +111,7 @@ def resume(
     folder: str | Path,
     *,
     dataset: str | Dataset | None = None,
-    algorithm: Any = None,
+    algorithm: Algorithm | type | None = None,
     quiet: bool = False,
     environment: str | None = None,
     eval_workers: int | None = None,
@@ -140,12 +142,23 @@ def resume(
     return _finish(plan, quiet, resumed=True, new_length=plan.phases() != before.phases())
 
 
+def _check_algorithm(algorithm: Any) -> None:
+    """Refuse names, classes and what is no algorithm."""
+    if isinstance(algorithm, str | type):
+        found = algorithm if isinstance(algorithm, str) else algorithm.__name__
+        cls = ALGORITHMS.get(found.lower(), algorithm) if isinstance(algorithm, str) else algorithm
+        example = f"{cls.__name__}()" if isinstance(cls, type) else "tether.DTQL()"
+        raise InputError(f"algorithm {found!r}: give an instance, such as {example}; presets: tether.find_preset")
+    if missing := [name for name in ("init", "phases", "policy") if not callable(getattr(algorithm, name, None))]:
+        raise InputError(f"algorithm {type(algorithm).__name__}: has no {', '.join(missing)}; see tether.Phase")
+
+
 @renamed_keywords("0.3", settings="acting")
 def evaluate(
     folder: str | Path,
     *,
     dataset: str | Dataset | None = None,
-    algorithm: Any = None,
+    algorithm: Algorithm | type | None = None,
     episodes: int = 10,
     quiet: bool = False,
     acting: Mapping[str, Any] | None = None,
