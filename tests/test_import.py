@@ -18,7 +18,7 @@ import pytest
 from make_data import tether
 
 from tether.data import load_dataset
-from tether.data.logs import tables
+from tether.data.logs import pieces, tables
 from tether.data.logs.columns import ColumnOptions
 from tether.data.logs.importing import Import, import_logs, import_report
 from tether.errors import InputError
@@ -123,7 +123,7 @@ def test_pieces_do_not_show(tmp_path: Path, suffix: str, monkeypatch: pytest.Mon
     options = {"time": "stamp", "reward": "r * 2 + joint_1"}
     whole, _ = run(path, tmp_path / "whole.hdf5", **options)
     for number in (300, 1000) if suffix == ".csv" else (40, 400):  # of bytes: a few rows
-        monkeypatch.setattr(tables, "PIECE_BYTES", number)
+        monkeypatch.setattr(pieces, "PIECE_BYTES", number)
         assert len(list(tables.open_table(path).read({"joint_1": "float32", "r": "float64"}))) > 1
         in_pieces, _ = run(path, tmp_path / f"{number}.hdf5", **options)
         for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
@@ -282,7 +282,7 @@ def test_rewards_by_a_function_of_whole_episodes(tmp_path: Path, monkeypatch: py
     differences = np.diff(columns["joint_1"], append=0)
     differences[[9, 14, 34, 39]] = 0
     np.testing.assert_allclose(data.rewards, differences, atol=1e-6)
-    monkeypatch.setattr(tables, "PIECE_BYTES", 300)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 300)
     data, _ = run(path, tmp_path / "b.hdf5", reward="my_rewards:steps")
     np.testing.assert_array_equal(data.rewards, [*range(10), *range(5), *range(20), *range(5)])
     (tmp_path / "__pycache__").exists()
@@ -513,8 +513,8 @@ def test_tables_that_follow_the_convention_are_sources(tmp_path: Path, suffix: s
     assert data.episode_bounds().last_is_partial  # nothing is said of the last row
     np.testing.assert_array_equal(data.episode_lengths(), [3, 2])
     assert list(data.schema.observation) == ["observation_9", "observation_10"]
-    path = WRITERS[suffix](tmp_path / f"wide{suffix}", {**CONVENTION, "action_0": np.arange(6.0)})
-    with pytest.raises(InputError, match=r"actions reach 5, beyond.*tether data import"):
+    path = WRITERS[suffix](tmp_path / f"wide{suffix}", {**CONVENTION, "action_0": np.arange(6.0) + 0.5})
+    with pytest.raises(InputError, match=r"actions reach 5.5, beyond.*tether data import"):
         load_dataset(str(path))
     path = WRITERS[suffix](tmp_path / f"other{suffix}", log())
     with pytest.raises(InputError, match=r"\(stamp, .*\) do not follow the convention.*tether data import"):

@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -116,19 +116,26 @@ Patterns = Annotated[tuple[str, ...], arg(metavar="COLUMN ...")]
 class Import:
     """Turn logs (CSV, Parquet, npz, HDF5) into a data set.
 
-    Several files, or a folder of them, are an episode each unless --episode says otherwise. What you do not say is
-    assumed aloud, or refused with the choices. Actions are scaled to [-1, 1]; the policy scales them back.
+    Several files, or a folder of them, are an episode each unless --episode says otherwise; so are groups of an HDF5 or
+    npz file that a pattern reaches into. What you do not say is assumed aloud, or refused with the choices. Actions are
+    scaled to [-1, 1]; the policy scales them back.
 
     Examples:
       tether data import log.csv --observation "q_*" --action "tau_*" --reward r --out set.hdf5
       tether data import runs/ --observation "q*" tip --action u --reward="-norm(tip)" --time t --out set.hdf5
       tether data import a.npz b.npz --observation state --action u --reward rewards:progress --out set.hdf5
+      tether data import demos.hdf5 --observation "data/*/obs/*" --action "data/*/actions" --reward 0 --out set.hdf5
+      tether data import replay.parquet --observation "obs_*" --next-observation "new_obs_*" --action a --reward r
+        --terminal done --out set.hdf5
+      tether data import plant.csv --observation level temp --action valve --reward r --time zeit
+        --time-format "%d.%m.%Y %H:%M" --missing drop --max-gap 60 --out set.hdf5
     """
 
     logs: Annotated[Positional[tuple[Path, ...]], arg(metavar="LOGS ...")]
     """Files or folders."""
     observation: Patterns
-    """What the policy sees: columns, in this order; * and ? stand for any letters, joint_2 comes before joint_10."""
+    """What the policy sees: columns, in this order. * and ? stand for any letters and mean columns in the file's order,
+    but joint_2 before joint_10."""
     action: Patterns
     """What the policy decides."""
     out: Annotated[Path, arg(metavar="HDF5")]
@@ -138,11 +145,30 @@ class Import:
     episode: Annotated[str | None, hint("each file, or flags", "COLUMN")] = None
     """What changes from one episode to the next; `none`: one recording without a break."""
     terminal: Annotated[str | None, hint("no episode truly ended", "COLUMN")] = None
-    """1 where the task truly ended (fallen, broken, done), so that nothing follows."""
+    """1 where the task truly ended (fallen, broken, done), so that nothing follows; `every-row`: decisions of one step,
+    beside which all other columns are kept, such as how probable each was."""
     truncated: Annotated[str | None, hint("where an episode's rows end", "COLUMN")] = None
     """1 where the recording was cut (time limit, operator)."""
     time: Annotated[str | None, hint("rows are in order", "COLUMN")] = None
-    """Sorts the rows of each episode."""
+    """The clock: sorts the rows of each episode, and is kept in the data set."""
+    time_format: Annotated[str | None, hint("numbers or ISO 8601", "FORMAT")] = None
+    """How the clock is written, as Python's strptime reads it: "%d.%m.%Y %H:%M"."""
+    max_gap: Annotated[float | None, hint("any", "X")] = None
+    """A longer step of the clock ends an episode; in its unit, in seconds where it shows times."""
+    next_observation: Annotated[tuple[str, ...], hint("the next row's", "COLUMN ...")] = ()
+    """What was seen after the action, where rows are in any order (s, a, r, s')."""
+    missing: Literal["refuse", "drop", "hold"] = "refuse"
+    """Rows with an entry that is missing or not finite: drop them and end the episode there, or hold the last value."""
+    one_hot: Annotated[tuple[str, ...] | None, hint("text is refused", "[COLUMN ...]")] = None
+    """Makes a number of each text in these columns, or in all of the observation's that hold text."""
+    keep: Annotated[tuple[str, ...], hint("none", "COLUMN ...")] = ()
+    """Columns that are kept in the file, below infos/, and not trained on."""
+    join: Annotated[tuple[str, ...], hint("files follow each other", "COLUMN ...")] = ()
+    """The key by which the files' rows stand side by side."""
+    header: Literal["first", "none"] = "first"
+    """`none`: the CSV file's first line is a row, and its columns are called c0, c1, ..."""
+    continuous: bool = False
+    """Actions of whole numbers are levels, not choices among which they are indices."""
     action_low: Annotated[tuple[float, ...], hint("the data's, unless within [-1, 1]", "X ...")] = ()
     """The robot's lowest action: one number for all actions, or one each."""
     action_high: Annotated[tuple[float, ...], hint("the data's, unless within [-1, 1]", "X ...")] = ()

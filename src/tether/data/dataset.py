@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.choices import refuse_choices
 from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
 from tether.environments.tasks import Task
@@ -131,7 +132,8 @@ class Dataset:
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
-            other than 0 and 1; actions outside [-1, 1] by more than `ACTION_TOLERANCE`; a schema of another size.
+            other than 0 and 1; actions outside [-1, 1] by more than `ACTION_TOLERANCE`, or indices of choices; a
+            schema of another size.
     """
 
     name: str
@@ -158,6 +160,8 @@ class Dataset:
         rows = len(self.observations) if np.ndim(self.observations) else 0
         if rows == 0:
             raise InputError(f"{where}: observations have no rows; a data set needs at least one transition")
+        if self.schema is None:  # whoever gave one has looked
+            refuse_choices(where, self.actions)
         columns: dict[str, np.ndarray] = {
             "observations": _matrix(where, "observations", self.observations, rows),
             "actions": _matrix(where, "actions", self.actions, rows),

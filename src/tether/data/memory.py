@@ -425,7 +425,8 @@ def dataset_of_frame(name: str, frame: Any, meant: Mapping[str, Any], bounds: Bo
     """See `Dataset.from_frame`. meant: what `ColumnOptions` takes, None where not said."""
     from tether.data.logs.columns import ColumnOptions, resolve
     from tether.data.logs.frames import frame_table
-    from tether.data.logs.rows import Rows, rows_of
+    from tether.data.logs.rows import joined as joined_rows
+    from tether.data.logs.rows import rows_of
 
     where = Source.memory(name).location
     patterns = {
@@ -435,18 +436,19 @@ def dataset_of_frame(name: str, frame: Any, meant: Mapping[str, Any], bounds: Bo
     }
     table = frame_table(frame, where)
     try:
-        plan = resolve(table.columns, ColumnOptions(**{**meant, **patterns}), [table.path])
+        plan = resolve([table], ColumnOptions(**{**meant, **patterns}))
         pieces = list(rows_of([table], plan))
     except InputError as error:  # written for the command line
         raise InputError(re.sub(r"--(\w[\w-]*)", lambda match: match[1].replace("-", "_"), str(error))) from None
     if not pieces:
         raise InputError(f"{where}: the frame holds no rows")
-    rows = Rows(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+    rows = joined_rows(pieces)._asdict()
+    del rows["infos"]
     sizes = {
         f"{key}s": {column: stop - start for column, (start, stop) in getattr(plan, key).items()}
         for key in ("observation", "action")
     }
-    return _made(name, {**rows._asdict(), "next_observations": None}, sizes, bounds, metadata)
+    return _made(name, rows, sizes, bounds, metadata)
 
 
 # --- to a file ----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def read_table_columns(path: Path, widest: int | None) -> TableColumns:
     """
     table = open_table(path)
     options = conventional_options(table)
-    plan = resolve(table.columns, options, [path])
+    plan = resolve([table], options)
     others = [
         name
         for name, column in table.columns.items()

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tether.data.logs.tables import Table, arrow_table
+from tether.data.logs.parquet import arrow_table
+from tether.data.logs.pieces import Table
 from tether.errors import InputError
 
 __all__ = ["frame_table"]

@@ -15,17 +15,24 @@ import h5py
 import numpy as np
 
 from tether._version import __version__
+from tether.data.choices import Choices, refuse_choices
 from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
-from tether.data.logs.columns import ColumnOptions, find_files, resolve
-from tether.data.logs.rows import Rows, rows_of
-from tether.data.logs.tables import Table, open_table
-from tether.data.schema import IMPORT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of
+from tether.data.logs.columns import ColumnOptions, ColumnPlan, find_files, resolve
+from tether.data.logs.episodes import in_episodes
+from tether.data.logs.joined import join_tables
+from tether.data.logs.order import refuse_unordered
+from tether.data.logs.pieces import Table
+from tether.data.logs.rows import Mended, Rows, joined, rows_of
+from tether.data.logs.tables import open_table
+from tether.data.schema import IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of, summary
 from tether.errors import InputError
 from tether.machine.files import atomic_path, sha256_file
 
 __all__ = ["ColumnOptions", "Import", "conventional_options", "import_logs", "import_report", "read_table"]
 
 CHUNK_BYTES = 2**20  # of the HDF5 file's columns
+WRITTEN_BYTES = 8 * 2**20  # rows are gathered until they are as many
+MOST_NAMES = 40  # that are printed
 
 
 @dataclass
@@ -54,20 +61,35 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}")
     files = find_files(paths)
-    plan = resolve(open_table(files[0]).columns, options, files)
-    report = Import(out, observation=plan.observation, action=plan.action, assumed=list(plan.assumed))
+    tables, own_options = _opened(files, options)
+    plan = resolve(tables, own_options)
+    refuse_unordered(tables[0], plan)
+    report = Import(out, observation=plan.named(plan.observation), action=plan.named(plan.action))
+    mended = Mended()
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
         columns = _Appender(file)
-        for rows in rows_of(files, plan):
+        for rows in rows_of(tables, plan, mended):
             columns.append(rows)
             report.rows += len(rows.rewards)
             report.episodes += int((rows.terminals | rows.timeouts).sum())
         if not report.rows:
-            raise InputError(f"{files[0]}: holds no rows")
-        report.box = _action_box(columns.low, columns.high, plan.action, options, report)
+            raise InputError(f"{files[0]}: holds no rows" + (" without a gap" if mended.dropped_rows else ""))
+        columns.flush()
+        report.assumed = [*plan.assumed, *mended.notes(plan)]
+        _judge_choices(columns.choices, str(files[0]), options, report)
+        report.box = _action_box(columns, report.action, options, report)
         _scale_actions(file, report.box)
-        _write_metadata(file, Schema(plan.observation, plan.action, report.box), files, options, report)
+        _write_metadata(file, Schema(report.observation, report.action, report.box), files, options, plan, report)
     return report
+
+
+def _opened(files: Sequence[Path], options: ColumnOptions) -> tuple[list[Table], ColumnOptions]:
+    """The files as tables, joined if they are to be, and the options in the names of their columns."""
+    tables = [open_table(path, options.header) for path in files]
+    if options.join:
+        return [join_tables(tables, options.join)], options
+    seen = [in_episodes(table, options) for table in tables]
+    return [table for table, _ in seen], seen[0][1]
 
 
 def import_report(done: Import) -> list[str]:
@@ -84,34 +106,39 @@ def import_report(done: Import) -> list[str]:
 
 
 def _described(layout: Layout) -> str:
-    return f"{size_of(layout)} numbers: {', '.join(layout)}"
+    return f"{size_of(layout)} numbers: {', '.join(layout) if len(layout) <= MOST_NAMES else summary(layout)}"
 
 
 def read_table(path: Path) -> Dataset:
     """A table whose columns follow the convention, as a data set without an import.
 
     The convention: `observation_*`, `action_*`, `reward`, `terminal`, `timeout`, or D4RL's plural names, and perhaps
-    `episode`. Raises InputError for other columns, naming `tether data import`, and as `Dataset`.
+    `episode` and `next_observation_*`. Raises InputError for other columns, naming `tether data import`, and as
+    `Dataset`.
     """
     table = open_table(path)
     options = conventional_options(table)
-    plan = resolve(table.columns, options, [path])
-    pieces = list(rows_of([path], plan, close_last=options.episode is not None))
+    table, options = in_episodes(table, options)
+    plan = resolve([table], options)
+    pieces = list(rows_of([table], plan, close_last=options.episode is not None or table.has_episodes))
     if not pieces:
         raise InputError(f"{path}: holds no rows")
-    rows = Rows(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+    rows = joined(pieces)
+    refuse_choices(str(path), rows.actions, list(plan.named(plan.action)))
     limit = np.abs(rows.actions).max()
     if limit > 1 + ACTION_TOLERANCE:
         raise InputError(
             f"{path}: actions reach {limit:g}, beyond [-1, 1]; tether data import scales them and keeps the scale"
         )
     ones = (1.0,) * rows.actions.shape[1]
+    columns = rows._asdict()
+    del columns["infos"]
     return Dataset(
         name=path.stem,
-        **rows._asdict(),
-        next_observations=None,
+        **columns,
         source=Source(str(path), sha256_file(path)),
-        schema=Schema(plan.observation, plan.action, ActionBox(tuple(-one for one in ones), ones)),
+        exact_next_observations=rows.next_observations is not None,
+        schema=Schema(plan.named(plan.observation), plan.named(plan.action), ActionBox(tuple(-x for x in ones), ones)),
     )
 
 
@@ -122,15 +149,26 @@ def conventional_options(table: Table) -> ColumnOptions:
     def first(*names: str) -> str | None:
         return next((name for name in names if _matches(name, columns)), None)
 
-    observation, action = first("observations", "observation_*"), first("actions", "action_*")
+    observation = first("observations", "observation", "observation_*")
+    action = first("actions", "action", "action_*")
+    following = first("next_observations", "next_observation", "next_observation_*")
     reward, episode = first("rewards", "reward"), first("episode")
     terminal, truncated = first("terminals", "terminal"), first("timeouts", "timeout")
-    if observation is None or action is None or reward is None or not (terminal or truncated or episode):
+    apart = terminal or truncated or episode or following
+    if observation is None or action is None or reward is None or not apart:
         raise InputError(
             f"{table.path}: its columns ({', '.join(columns)}) do not follow the convention (observation_*, action_*, "
             "reward, terminal, timeout, or D4RL's names); say what they mean to: tether data import"
         )
-    return ColumnOptions((observation,), (action,), reward, episode, terminal, truncated)
+    return ColumnOptions(
+        (observation,),
+        (action,),
+        reward,
+        episode,
+        terminal,
+        truncated,
+        next_observation=() if following is None else (following,),
+    )
 
 
 def _matches(name: str, columns: Iterable[str]) -> bool:
@@ -143,50 +181,93 @@ def _matches(name: str, columns: Iterable[str]) -> bool:
 
 
 class _Appender:
-    """D4RL's columns in an open file, which grow; remembers the range of the actions."""
+    """D4RL's columns in an open file, which grow; remembers the range of the actions and whether they are choices."""
 
     def __init__(self, file: h5py.File):
         self._file = file
+        self._gathered: list[Rows] = []
+        self._bytes = 0
         self.low: np.ndarray = np.array(np.inf)
         self.high: np.ndarray = np.array(-np.inf)
+        self.choices = Choices()
 
     def append(self, rows: Rows) -> None:
-        for name, column in rows._asdict().items():
+        self.low = np.minimum(self.low, rows.actions.min(axis=0))
+        self.high = np.maximum(self.high, rows.actions.max(axis=0))
+        self.choices.see(rows.actions)
+        self._gathered.append(rows)
+        self._bytes += sum(column.nbytes for column in _named_columns(rows).values())
+        if self._bytes > WRITTEN_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is gathered."""
+        if not self._gathered:
+            return
+        rows = self._gathered[0] if len(self._gathered) == 1 else joined(self._gathered)
+        self._gathered, self._bytes = [], 0
+        for name, column in _named_columns(rows).items():
             if name not in self._file:
                 chunk = max(1, CHUNK_BYTES // (column.itemsize * int(np.prod(column.shape[1:], dtype=np.int64))))
+                chunk = min(chunk, len(column))  # a chunk is written whole: small data make a small file
                 shape, most = (0, *column.shape[1:]), (None, *column.shape[1:])
                 self._file.create_dataset(name, shape, column.dtype, maxshape=most, chunks=(chunk, *column.shape[1:]))
             stored: Any = self._file[name]
             stored.resize(len(stored) + len(column), axis=0)
             stored[-len(column) :] = column
-        self.low = np.minimum(self.low, rows.actions.min(axis=0))
-        self.high = np.maximum(self.high, rows.actions.max(axis=0))
 
 
-def _action_box(low: np.ndarray, high: np.ndarray, names: Layout, options: ColumnOptions, report: Import) -> ActionBox:
+def _named_columns(rows: Rows) -> dict[str, np.ndarray]:
+    """As they are called in the file; `infos/` has what training does not read."""
+    columns = {name: column for name, column in rows._asdict().items() if isinstance(column, np.ndarray)}
+    return columns | {f"infos/{name}": column for name, column in rows.infos.items()}
+
+
+def _judge_choices(choices: Choices, where: str, options: ColumnOptions, report: Import) -> None:
+    """Raises InputError for actions that are choices, unless they are said to be levels."""
+    names = list(report.action) if len(report.action) == size_of(report.action) else None
+    names = names or [_name_at(report.action, index) for index in range(size_of(report.action))]
+    refusal = None if options.continuous else choices.refusal(where, names)
+    if refusal is not None:
+        raise refusal
+    switches = [] if options.continuous else choices.switches()
+    if switches:
+        which = ", ".join(names[index] for index in switches)
+        report.assumed.append(f"{which}: two whole values only beside continuous actions: taken as levels")
+
+
+def _action_box(seen: _Appender, names: Layout, options: ColumnOptions, report: Import) -> ActionBox:
     """The range that is mapped to [-1, 1]: what the user says, else [-1, 1] where it fits, else the data's own."""
+    low, high = seen.low, seen.high
     size = len(low)
     if options.action_low or options.action_high:
-        ends = []
-        for option, given in (("low", options.action_low), ("high", options.action_high)):
-            if len(given) not in (1, size):
-                raise InputError(f"--action-{option}: {len(given)} numbers for {size} actions; give 1 or {size}")
-            ends.append(tuple(given) * (size if len(given) == 1 else 1))
-        box = ActionBox(*ends)
-        slack = ACTION_TOLERANCE * np.maximum(np.abs(box.low), np.abs(box.high))
-        bad = np.flatnonzero((low < np.asarray(box.low) - slack) | (high > np.asarray(box.high) + slack))
-        if len(bad):
-            i, where = bad[0], f"actions {bad[0]} ({_name_at(names, int(bad[0]))})"
-            raise InputError(
-                f"{where} reach from {low[i]:g} to {high[i]:g}, beyond --action-low {box.low[i]:g} and --action-high "
-                f"{box.high[i]:g}"
-            )
-        return box
-    if (low >= -1 - ACTION_TOLERANCE).all() and (high <= 1 + ACTION_TOLERANCE).all():
+        return _stated_box(low, high, names, options)
+    # Levels 0 and 1 lie in [-1, 1] and would look like choices there.
+    fits = (low >= -1 - ACTION_TOLERANCE).all() and (high <= 1 + ACTION_TOLERANCE).all()
+    if fits and not (options.continuous and seen.choices.columns()):
         report.assumed.append("no --action-low and --action-high: all actions lie in [-1, 1] and are kept as they are")
         return ActionBox((-1.0,) * size, (1.0,) * size)
     report.assumed.append("no --action-low and --action-high: each action's range is the data's own")
     return ActionBox(tuple(low.astype(float).tolist()), tuple(high.astype(float).tolist()))
+
+
+def _stated_box(low: np.ndarray, high: np.ndarray, names: Layout, options: ColumnOptions) -> ActionBox:
+    """The user's. Raises InputError where actions lie beyond it."""
+    size, ends = len(low), []
+    for option, given in (("low", options.action_low), ("high", options.action_high)):
+        if len(given) not in (1, size):
+            raise InputError(f"--action-{option}: {len(given)} numbers for {size} actions; give 1 or {size}")
+        ends.append(tuple(given) * (size if len(given) == 1 else 1))
+    box = ActionBox(*ends)
+    slack = ACTION_TOLERANCE * np.maximum(np.abs(box.low), np.abs(box.high))
+    bad = np.flatnonzero((low < np.asarray(box.low) - slack) | (high > np.asarray(box.high) + slack))
+    if len(bad):
+        i, where = bad[0], f"actions {bad[0]} ({_name_at(names, int(bad[0]))})"
+        raise InputError(
+            f"{where} reach from {low[i]:g} to {high[i]:g}, beyond --action-low {box.low[i]:g} and --action-high "
+            f"{box.high[i]:g}"
+        )
+    return box
 
 
 def _name_at(layout: Layout, index: int) -> str:
@@ -204,7 +285,12 @@ def _scale_actions(file: h5py.File, box: ActionBox) -> None:
 
 
 def _write_metadata(
-    file: h5py.File, schema: Schema, files: Sequence[Path], options: ColumnOptions, report: Import
+    file: h5py.File,
+    schema: Schema,
+    files: Sequence[Path],
+    options: ColumnOptions,
+    plan: ColumnPlan,
+    report: Import,
 ) -> None:
     """What the columns are, and how they came about."""
     origin = {
@@ -212,6 +298,9 @@ def _write_metadata(
         "files": [path.name for path in files],
         "options": asdict(options),
         "assumed": report.assumed,
+        "clock": None if plan.time is None else f"infos/{plan.time}",
     }
     file[SCHEMA_KEY] = json.dumps(schema.to_json())
     file[IMPORT_KEY] = json.dumps(origin)
+    if plan.next_observation:
+        file[LAYOUT_KEY] = json.dumps({"exact_next_observations": True, "terminals_end_episodes": True})

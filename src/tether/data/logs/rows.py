@@ -4,20 +4,23 @@ Every step is a generator over pieces, so memory is bounded by a piece, or by th
 by time or a function computes rewards.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tether.data.logs.columns import ColumnPlan
-from tether.data.logs.tables import Piece, Table, open_table
+from tether.data.logs.pieces import EPISODE, Piece, Table, nanoseconds
 from tether.data.schema import Layout, size_of
 from tether.errors import InputError, unknown
 
-__all__ = ["Rows", "rows_of"]
+__all__ = ["Mended", "Rows", "follows", "joined", "rows_of"]
 
 LABEL, ENDS = "\0label", "\0ends"  # keys of pieces that are no column's name
+SAME = 1e-5
+"""How far a next observation and the next row's observation may be apart, of a number's size: text may be rounded."""
 
 
 class Rows(NamedTuple):
@@ -28,71 +31,134 @@ class Rows(NamedTuple):
     rewards: np.ndarray  # (rows,) float32
     terminals: np.ndarray  # (rows,) bool
     timeouts: np.ndarray  # (rows,) bool
+    next_observations: np.ndarray | None  # (rows, observation) float32
+    infos: dict[str, np.ndarray]  # (rows, ...), the clock and what else is kept
 
 
-def rows_of(files: Sequence[Path | Table], plan: ColumnPlan, close_last: bool = True) -> Iterator[Rows]:
-    """The rows of all files, or of tables that are open, in order.
+@dataclass
+class Mended:
+    """What was done to rows on their way, counted."""
 
-    close_last: the last row of all ends its episode, as nothing follows.
-    """
-    pieces = _with_ends(_labelled(files, plan), close_last)
+    dropped: Counter[str] = field(default_factory=Counter)  # column -> rows that lack it
+    dropped_rows: int = 0
+    held: Counter[str] = field(default_factory=Counter)  # column -> rows that repeat the one before
+    held_rows: int = 0
+    gaps: int = 0
+    unfollowed: int = 0
+
+    def notes(self, plan: ColumnPlan) -> Iterator[str]:
+        """In words."""
+        names = ", ".join(f"{name} {count:,}" for name, count in self.dropped.items())
+        if plan.options.missing == "drop":
+            cut = f" ({names}); the episode is cut there, as truncated" if names else ""
+            yield f"--missing drop: {self.dropped_rows:,} rows are left out{cut}"
+        if plan.options.missing == "hold":
+            held = ", ".join(f"{name} {count:,}" for name, count in self.held.items())
+            yield f"--missing hold: {self.held_rows:,} rows repeat a value of the row before" + (held and f" ({held})")
+            if self.dropped_rows:
+                yield f"--missing hold: {self.dropped_rows:,} rows at the start of episodes have none before ({names})"
+        if plan.options.max_gap is not None:
+            yield f"--max-gap {plan.options.max_gap:g}: {self.gaps:,} longer steps of {plan.time!r} end an episode"
+        if self.unfollowed:
+            yield f"{self.unfollowed:,} rows are not followed by the next one: each ends a piece, as truncated"
+
+
+def rows_of(
+    tables: Sequence[Table], plan: ColumnPlan, mended: Mended | None = None, close_last: bool = True
+) -> Iterator[Rows]:
+    """The rows of all tables in order. close_last: the last row of all ends its episode, as nothing follows."""
+    mended = Mended() if mended is None else mended
+    pieces = _labelled(tables, plan)
+    if plan.order is not None:
+        pieces = (_in_order(piece, piece[plan.order]) for piece in _whole(_with_ends(pieces, True)))
     if plan.time is not None:
-        pieces = (_in_order(piece, piece[plan.time]) for piece in _whole(pieces))
-    pieces = (_with_flags(piece, plan) for piece in pieces)
+        pieces = _with_seconds(pieces, plan, tables[0])
+    if plan.options.max_gap is not None:
+        pieces = _cut_at_gaps(pieces, plan, mended)
+    if plan.options.missing == "drop":
+        pieces = _dropped(pieces, plan, mended)
+    if plan.options.missing == "hold":
+        pieces = _held(pieces, plan, mended)
+    pieces = (_with_flags(piece, plan) for piece in _with_ends(pieces, close_last))
     if plan.reward.whole_episodes:
         pieces = _whole(pieces)
-    done = 0
-    for piece in pieces:
-        yield _rows(piece, plan, done)
-        done += len(piece[ENDS])
+    rows = _each(pieces, plan)
+    return _cut_where_unfollowed(rows, mended) if plan.next_observation else rows
 
 
-def _labelled(files: Sequence[Path | Table], plan: ColumnPlan) -> Iterator[Piece]:
-    """The columns of all files, and LABEL: what the row's episode is called, equal within each and only there."""
-    first = _opened(files[0])
-    sizes = {name: column.size for name, column in first.columns.items()}
+def joined(parts: Sequence[Rows]) -> Rows:
+    """`parts` one below the other."""
+
+    def column(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else np.concatenate(values)
+
+    infos = {name: np.concatenate([part.infos[name] for part in parts]) for name in parts[0].infos}
+    return Rows(**{name: column(name) for name in Rows._fields if name != "infos"}, infos=infos)
+
+
+# --- episodes -----------------------------------------------------------------------------------------------
+
+
+def _labelled(tables: Sequence[Table], plan: ColumnPlan) -> Iterator[Piece]:
+    """The columns of all tables, and LABEL: a number for each row, equal within an episode and greater in the next."""
     seen: set[Any] = set()
-    last: Any = object()
-    for number, file in enumerate(files):
-        table, row = _opened(file), 0
-        path = table.path
-        for name in plan.kinds:
-            if name not in table.columns:
-                raise unknown(f"column in {path} (it is in {first.path}):", name, table.columns)
-            if table.columns[name].size != sizes[name]:
-                found = table.columns[name].size
-                raise InputError(
-                    f"{path}: column {name!r} holds {found} numbers in each row, in {first.path} {sizes[name]}"
-                )
+    last: Any = None
+    ordinal = 0
+    for number, table in enumerate(tables):
+        _check_columns(table, tables[0], plan)
+        file = number if plan.episode is None or table.has_episodes else -1  # an episode may go on in the next file
+        row = 0
         for piece in table.read(plan.kinds):
             rows = len(next(iter(piece.values())))
-            labels = np.full(rows, number) if plan.episode is None else piece[plan.episode]
-            starts = np.flatnonzero(np.append(labels[0] != last, labels[1:] != labels[:-1]))
-            for start in starts.tolist():
-                if labels[start] in seen:
+            parts = piece.pop(EPISODE, np.zeros(rows, np.int64))
+            labels = parts if plan.episode is None else piece[plan.episode]
+            changes = (labels[1:] != labels[:-1]) | (parts[1:] != parts[:-1])
+            starts = np.append((file, parts[0], labels[0]) != last, changes)
+            for start in np.flatnonzero(starts).tolist():
+                key = (file, parts[start], labels[start])
+                if key in seen:
                     raise InputError(
-                        f"{path}: episode {labels[start]} goes on in row {row + start}, after another one; "
+                        f"{table.path}: episode {labels[start]} goes on in row {row + start}, after another one; "
                         f"sort the log by {plan.episode!r} first"
                     )
-                seen.add(labels[start])
-            last, row = labels[-1], row + rows
-            yield {**piece, LABEL: labels}
+                seen.add(key)
+            if plan.time is not None and plan.options.time_format is not None:
+                texts = piece[plan.time].tolist()
+                piece[plan.time] = nanoseconds(table.path, plan.time, texts, plan.options.time_format, row)
+            last, row = (file, parts[-1], labels[-1]), row + rows
+            yield {**piece, LABEL: ordinal + np.cumsum(starts)}
+            ordinal += int(starts.sum())
 
 
-def _opened(file: Path | Table) -> Table:
-    return file if isinstance(file, Table) else open_table(file)
+def _check_columns(table: Table, first: Table, plan: ColumnPlan) -> None:
+    """Raises InputError unless `table` has the columns of the first one."""
+    for name in plan.kinds:
+        if name not in table.columns:
+            if name in table.skipped:
+                raise InputError(f"{table.path}: column {name!r} holds {table.skipped[name]}")
+            raise unknown(f"column in {table.path} (it is in {first.path}):", name, table.columns)
+        found, expected = table.columns[name], first.columns[name]
+        if found.size != expected.size:
+            raise InputError(
+                f"{table.path}: column {name!r} holds {found.size} numbers in each row, in {first.path} {expected.size}"
+            )
+        if found.ahead != expected.ahead:
+            with_more, without = (table, first) if found.ahead else (first, table)
+            raise InputError(
+                f"{with_more.path}: {name!r} has a row more than the actions, in {without.path} it has not"
+            )
 
 
 def _with_ends(pieces: Iterator[Piece], close_last: bool) -> Iterator[Piece]:
-    """ENDS in place of LABEL: whether the next row has another label. A piece is held until the next one is there."""
+    """And ENDS: whether the next row has another label. A piece is held until the next one is there."""
     held: Piece | None = None
-    last_label: Any = None
     for piece in pieces:
-        labels = piece.pop(LABEL)
+        labels = piece[LABEL]
         if held is not None:
-            held[ENDS][-1] = last_label != labels[0]
+            held[ENDS][-1] = held[LABEL][-1] != labels[0]
             yield held
-        held, last_label = {**piece, ENDS: np.append(labels[1:] != labels[:-1], False)}, labels[-1]
+        held = {**piece, ENDS: np.append(labels[1:] != labels[:-1], False)}
     if held is not None:
         held[ENDS][-1] = close_last
         yield held
@@ -100,8 +166,9 @@ def _with_ends(pieces: Iterator[Piece], close_last: bool) -> Iterator[Piece]:
 
 def _with_flags(piece: Piece, plan: ColumnPlan) -> Piece:
     """Flagged rows end episodes, too."""
-    flags = [piece[name] for name in (plan.terminal, plan.truncated) if name is not None]
-    return {**piece, ENDS: np.logical_or.reduce([piece[ENDS], *flags])}
+    flags = {name: piece[name].astype(np.bool_) for name in (plan.terminal, plan.truncated) if name is not None}
+    ends = np.ones_like(piece[ENDS]) if plan.every_row_ends else piece[ENDS]
+    return {**piece, **flags, ENDS: np.logical_or.reduce([ends, *flags.values()])}
 
 
 def _whole(pieces: Iterator[Piece]) -> Iterator[Piece]:
@@ -120,11 +187,121 @@ def _whole(pieces: Iterator[Piece]) -> Iterator[Piece]:
         yield {name: np.concatenate([part[name] for part in rest]) for name in rest[0]}
 
 
+# --- time ---------------------------------------------------------------------------------------------------
+
+
 def _in_order(piece: Piece, time: np.ndarray) -> Piece:
     """Each episode of a piece of whole ones sorted by time; rows of the same time stay as they are."""
     episode = np.cumsum(piece[ENDS]) - piece[ENDS]
     order = np.lexsort((time, episode))
     return {name: column if name == ENDS else column[order] for name, column in piece.items()}
+
+
+def _with_seconds(pieces: Iterator[Piece], plan: ColumnPlan, first: Table) -> Iterator[Piece]:
+    """The clock's times as float64 seconds, its numbers as they are."""
+    assert plan.time is not None
+    times = plan.options.time_format is not None or first.columns[plan.time].holds in ("times", "text")
+    for piece in pieces:
+        yield {**piece, plan.time: piece[plan.time] / 1e9} if times else piece
+
+
+def _cut_at_gaps(pieces: Iterator[Piece], plan: ColumnPlan, mended: Mended) -> Iterator[Piece]:
+    """Another label from each row on that comes more than `max_gap` after the one before it."""
+    assert plan.time is not None
+    assert plan.options.max_gap is not None
+    last: tuple[Any, Any] | None = None  # label and time of the row before
+    for piece in pieces:
+        labels, time = piece[LABEL], piece[plan.time]
+        before = last or (labels[0], time[0])
+        same = np.diff(labels, prepend=before[0]) == 0
+        gaps = same & (np.diff(time.astype(np.float64), prepend=float(before[1])) > plan.options.max_gap)
+        last = labels[-1], time[-1]
+        yield {**piece, LABEL: labels + mended.gaps + np.cumsum(gaps)}
+        mended.gaps += int(gaps.sum())
+
+
+# --- what is missing ----------------------------------------------------------------------------------------
+
+
+def _lacking(piece: Piece, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """(rows, ...) of each column: which of its entries are missing."""
+    return {name: piece[name] == "" if piece[name].dtype == object else np.isnan(piece[name]) for name in names}
+
+
+def _needed(plan: ColumnPlan) -> list[str]:
+    """The columns of which every entry is needed."""
+    names = [*plan.observation, *plan.action, *(() if plan.reward.whole_episodes else plan.reward.columns)]
+    return list(dict.fromkeys(name for name in names if plan.kinds[name] in ("float32?", "float64?", "text")))
+
+
+def _dropped(pieces: Iterator[Piece], plan: ColumnPlan, mended: Mended) -> Iterator[Piece]:
+    """Without the rows that lack an entry; what follows them has another label."""
+    flags = [name for name in (plan.terminal, plan.truncated) if name is not None]
+    before = 0
+    for piece in pieces:
+        lacking = _lacking(piece, [*_needed(plan), *flags])
+        if plan.next_observation:
+            goes_on = ~_ended(piece, plan)
+            unknown_next = _lacking(piece, plan.next_observation).items()
+            lacking |= {name: _by_row(lacks) & goes_on for name, lacks in unknown_next}
+        bad = _count(lacking, mended.dropped)
+        kept = ~bad
+        labels = piece[LABEL] + before + np.cumsum(bad)
+        before += int(bad.sum())
+        mended.dropped_rows = before
+        if kept.any():
+            yield {name: column[kept] for name, column in {**piece, LABEL: labels}.items()}
+
+
+def _held(pieces: Iterator[Piece], plan: ColumnPlan, mended: Mended) -> Iterator[Piece]:
+    """Missing entries repeat the one before in the episode; rows before the first one are left out."""
+    needed, last = _needed(plan), None
+    for piece in pieces:
+        rows = len(piece[LABEL])
+        if last is not None:
+            piece = {name: np.concatenate([last[name], column]) for name, column in piece.items()}
+        own = slice(len(piece[LABEL]) - rows, None)
+        starts = np.searchsorted(piece[LABEL], piece[LABEL])  # labels never fall
+        lacking = _lacking(piece, needed)
+        filled = {name: _filled(piece[name], lacks, starts) for name, lacks in lacking.items() if lacks.any()}
+        still = {name: lacks[own] for name, lacks in _lacking({**piece, **filled}, needed).items()}
+        bad = _count(still, mended.dropped)
+        held = {name: (_by_row(lacks)[own] & ~_by_row(still[name]) & ~bad) for name, lacks in lacking.items()}
+        mended.held_rows += int(_count(held, mended.held).sum())
+        mended.dropped_rows += int(bad.sum())
+        piece = {name: filled.get(name, column)[own][~bad] for name, column in piece.items()}
+        if len(piece[LABEL]):
+            last = {name: column[-1:] for name, column in piece.items()}
+            yield piece
+
+
+def _filled(column: np.ndarray, lacks: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Each lacking entry as the last one before it that is there, no earlier than the row `starts`."""
+    rows = np.arange(len(column)).reshape(-1, *[1] * (column.ndim - 1))
+    source = np.maximum.accumulate(np.where(lacks, -1, rows), axis=0)
+    source = np.where(source >= starts.reshape(rows.shape), source, rows)
+    return np.take_along_axis(column, source, axis=0)
+
+
+def _by_row(lacks: np.ndarray) -> np.ndarray:
+    return np.any(lacks.reshape(len(lacks), -1), axis=1)
+
+
+def _count(lacking: dict[str, np.ndarray], counts: Counter[str]) -> np.ndarray:
+    """(rows,) whether a row lacks anything; counted by column."""
+    by_row = {name: _by_row(lacks) for name, lacks in lacking.items()}
+    counts.update({name: int(lacks.sum()) for name, lacks in by_row.items() if lacks.any()})
+    return np.any(np.stack(list(by_row.values())), axis=0)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------
+
+
+def _each(pieces: Iterator[Piece], plan: ColumnPlan) -> Iterator[Rows]:
+    done = 0
+    for piece in pieces:
+        yield _rows(piece, plan, done)
+        done += len(piece[ENDS])
 
 
 def _rows(piece: Piece, plan: ColumnPlan, done: int) -> Rows:
@@ -135,9 +312,26 @@ def _rows(piece: Piece, plan: ColumnPlan, done: int) -> Rows:
     for start, stop in zip(starts, [*starts[1:], len(ends)], strict=True):
         part = {name: piece[name][start:stop] for name in plan.reward.columns}
         rewards.append(_checked_rewards(plan.reward.evaluate(part, stop - start), stop - start, done + start))
-    terminals = np.zeros(len(ends), bool) if plan.terminal is None else piece[plan.terminal]
-    columns = _stacked(piece, plan.observation), _stacked(piece, plan.action)
-    return Rows(*columns, np.concatenate(rewards), terminals, ends & ~terminals)
+    terminals = _ended(piece, plan)
+    observations = _stacked(piece, plan.observation, plan)
+    kept = (*((plan.time,) if plan.time is not None else ()), *plan.keep)
+    return Rows(
+        observations,
+        _stacked(piece, plan.action, plan),
+        np.concatenate(rewards),
+        terminals,
+        ends & ~terminals,
+        _following(piece, plan, observations, terminals, done) if plan.next_observation else None,
+        {name: piece[name] for name in kept},
+    )
+
+
+def _ended(piece: Piece, plan: ColumnPlan) -> np.ndarray:
+    """(rows,) bool: after which rows nothing follows."""
+    rows = len(piece[LABEL])
+    if plan.terminal is None:
+        return np.full(rows, plan.every_row_ends)
+    return piece[plan.terminal] == 1
 
 
 def _checked_rewards(value: Any, rows: int, first: int) -> np.ndarray:
@@ -154,10 +348,57 @@ def _checked_rewards(value: Any, rows: int, first: int) -> np.ndarray:
     return rewards
 
 
-def _stacked(piece: Piece, layout: Layout) -> np.ndarray:
+def _stacked(piece: Piece, layout: Layout, plan: ColumnPlan) -> np.ndarray:
     """The columns of `layout` side by side, (rows, size) float32."""
     rows = len(piece[ENDS])
     matrix = np.empty((rows, size_of(layout)), np.float32)
     for name, (start, stop) in layout.items():
-        matrix[:, start:stop] = piece[name].reshape(rows, -1)
+        if name in plan.categories:
+            matrix[:, start:stop] = piece[name][:, None] == np.array(plan.categories[name], object)
+        else:
+            matrix[:, start:stop] = piece[name].reshape(rows, -1)
     return matrix
+
+
+def _following(
+    piece: Piece, plan: ColumnPlan, observations: np.ndarray, terminals: np.ndarray, done: int
+) -> np.ndarray:
+    """Next observations; where nothing follows and none is given, the row's own, which nobody reads."""
+    rows = len(observations)
+    following = np.concatenate([piece[key].reshape(rows, -1) for key in plan.next_observation], axis=1)
+    following = following.astype(np.float32, copy=False)
+    unknown_next = _by_row(np.isnan(following))
+    bad = np.flatnonzero(unknown_next & ~terminals)
+    if len(bad):
+        raise InputError(
+            f"--next-observation: row {done + bad[0]} of the logs has none, and is not terminal; "
+            "--missing drop leaves such rows out"
+        )
+    return np.where(unknown_next[:, None], observations, following)
+
+
+def follows(next_observations: np.ndarray, observations: np.ndarray) -> np.ndarray:
+    """(rows,) bool: whether next observations are, but for rounding, these observations."""
+    return np.all(np.isclose(next_observations, observations, rtol=SAME, atol=SAME * 1e-3), axis=1)
+
+
+def _cut_where_unfollowed(parts: Iterator[Rows], mended: Mended) -> Iterator[Rows]:
+    """A time-out at each row inside an episode whose next observation is not the next row's observation."""
+    held: Rows | None = None
+
+    def cut(rows: Rows, upcoming: np.ndarray) -> Rows:
+        assert rows.next_observations is not None
+        known = rows.next_observations[: len(upcoming)]
+        ends = (rows.terminals | rows.timeouts)[: len(upcoming)]
+        unfollowed = ~ends & ~follows(known, upcoming)
+        mended.unfollowed += int(unfollowed.sum())
+        timeouts = rows.timeouts.copy()
+        timeouts[: len(upcoming)] |= unfollowed
+        return rows._replace(timeouts=timeouts)
+
+    for rows in parts:
+        if held is not None:
+            yield cut(held, np.concatenate([held.observations[1:], rows.observations[:1]]))
+        held = rows
+    if held is not None:
+        yield cut(held, held.observations[1:])
