@@ -66,7 +66,8 @@ class Choices:
 def refuse_choices(where: str, actions: np.ndarray, names: Sequence[str] | None = None) -> None:
     """Raises InputError for actions that are indices of choices, from 0 on: (rows,) or (rows, size).
 
-    Numbers below 0 are none: a data set of [-1, 1] may hold a controller that only switches.
+    Numbers below 0 are none: a data set of [-1, 1] may hold a controller that only switches. Nor are floats with wide
+    gaps between them: they are a fault of another kind.
     """
     actions = np.asarray(actions)
     if actions.dtype.kind not in "biuf" or actions.size == 0 or (actions[:1] != np.floor(actions[:1])).all():
@@ -76,6 +77,8 @@ def refuse_choices(where: str, actions: np.ndarray, names: Sequence[str] | None 
         return
     choices = Choices()
     choices.see(matrix)
+    if actions.dtype.kind == "f" and any(2 * len(v) <= v[-1] - v[0] + 1 for v in choices.columns().values()):
+        return
     names = names or [str(index) for index in range(matrix.shape[1])]
     if (refusal := choices.refusal(where, names)) is not None:
         raise refusal

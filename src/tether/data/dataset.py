@@ -34,10 +34,13 @@ __all__ = [
     "Names",
     "Source",
     "flags_of",
+    "follows",
 ]
 
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
+SAME = 1e-5
+"""How far a next observation and the next row's observation may be apart, of a number's size: text may be rounded."""
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
 NUMBERS_AT_ONCE = 2**20  # of one check
 ROWS_AT_ONCE = 50_000  # of copies and checks
@@ -312,6 +315,7 @@ class Dataset:
         terminal: str | None = None,
         truncated: str | None = None,
         time: str | None = None,
+        next_observation: str | Sequence[str] = (),
         name: str = "memory",
         action_low: Bound | None = None,
         action_high: Bound | None = None,
@@ -321,11 +325,12 @@ class Dataset:
 
         Args:
             frame: a row per step. Columns may hold lists of equal length.
-            observation, action: columns; patterns may hold * and ?, such as "joint_*" (in natural order).
+            observation, action: columns; patterns may hold * and ?, such as "joint_*" (joint_2 before joint_10).
             reward: a column, or arithmetic over columns such as "1 - angle**2".
             episode: the column that tells episodes apart, or "none" for one recording without a break.
             terminal, truncated: columns of flags.
             time: the column to sort each episode's rows by.
+            next_observation: what was seen after the action, where rows are in any order (s, a, r, s').
             name, action_low, action_high, metadata: as of `from_arrays`.
 
         Raises:
@@ -335,7 +340,7 @@ class Dataset:
         from tether.data.memory import dataset_of_frame
 
         meant = {"observation": observation, "action": action, "reward": reward, "episode": episode}
-        meant |= {"terminal": terminal, "truncated": truncated, "time": time}
+        meant |= {"terminal": terminal, "truncated": truncated, "time": time, "next_observation": next_observation}
         return dataset_of_frame(name, frame, meant, (action_low, action_high), metadata or {})
 
     def replace(self, **columns: Any) -> "Dataset":
@@ -532,6 +537,13 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     buffer = np.empty(size + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
     return buffer[start : start + size].view(np.float32).reshape(shape)
+
+
+def follows(
+    next_observations: Float[np.ndarray, "rows size"], observations: Float[np.ndarray, "rows size"]
+) -> Bool[np.ndarray, " rows"]:
+    """Whether next observations are, but for rounding, these observations."""
+    return np.all(np.isclose(next_observations, observations, rtol=SAME, atol=SAME * 1e-3), axis=1)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

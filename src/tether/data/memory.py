@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from tether.data.choices import refuse_choices
 from tether.data.dataset import ACTION_TOLERANCE, COLUMNS, Bound, Dataset, Names, Source, flags_of
 from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.logs.tables import natural
@@ -425,6 +426,7 @@ def dataset_of_frame(name: str, frame: Any, meant: Mapping[str, Any], bounds: Bo
     """See `Dataset.from_frame`. meant: what `ColumnOptions` takes, None where not said."""
     from tether.data.logs.columns import ColumnOptions, resolve
     from tether.data.logs.frames import frame_table
+    from tether.data.logs.order import refuse_unordered
     from tether.data.logs.rows import joined as joined_rows
     from tether.data.logs.rows import rows_of
 
@@ -432,11 +434,12 @@ def dataset_of_frame(name: str, frame: Any, meant: Mapping[str, Any], bounds: Bo
     patterns = {
         key: (value,) if isinstance(value, str) else tuple(value)
         for key, value in meant.items()
-        if key in ("observation", "action")
+        if key in ("observation", "action", "next_observation")
     }
     table = frame_table(frame, where)
     try:
         plan = resolve([table], ColumnOptions(**{**meant, **patterns}))
+        refuse_unordered(table, plan)
         pieces = list(rows_of([table], plan))
     except InputError as error:  # written for the command line
         raise InputError(re.sub(r"--(\w[\w-]*)", lambda match: match[1].replace("-", "_"), str(error))) from None
@@ -445,10 +448,13 @@ def dataset_of_frame(name: str, frame: Any, meant: Mapping[str, Any], bounds: Bo
     rows = joined_rows(pieces)._asdict()
     del rows["infos"]
     sizes = {
-        f"{key}s": {column: stop - start for column, (start, stop) in getattr(plan, key).items()}
+        f"{key}s": {column: stop - start for column, (start, stop) in plan.named(getattr(plan, key)).items()}
         for key in ("observation", "action")
     }
-    return _made(name, rows, sizes, bounds, metadata)
+    if bounds == (None, None):
+        refuse_choices(where, rows["actions"], list(plan.named(plan.action)))
+    exact = rows["next_observations"] is not None
+    return _made(name, rows, sizes, bounds, metadata, exact_next_observations=exact)
 
 
 # --- to a file ----------------------------------------------------------------------------------------------

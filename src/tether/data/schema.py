@@ -180,6 +180,24 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def _by_number(layout: Layout, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the numbers of a vector, and the text of a category, under the names that `layout` has for each."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        numbers = [key for key in layout if key.startswith(f"{name}/")] if name not in layout else []
+        texts = [key for key in layout if key.startswith(f"{name}=")] if name not in layout else []
+        if texts and np.asarray(value).dtype.kind in "US":
+            known = [key.removeprefix(f"{name}=") for key in texts]
+            if unknown_texts := set(np.ravel(value).tolist()) - set(known):
+                raise InputError(f"observation: {name!r} is {sorted(unknown_texts)[0]!r}; it may be {', '.join(known)}")
+            found |= {key: np.asarray(value) == text for key, text in zip(texts, known, strict=True)}
+        elif numbers and np.ndim(value) and np.shape(value)[-1] == len(numbers):
+            found |= {key: np.asarray(value)[..., index] for index, key in enumerate(numbers)}
+        else:
+            found[name] = value
+    return found
+
+
 def join(layout: Layout, values: Mapping[str, Any]) -> np.ndarray:
     """A dictionary of numbers and arrays, or of batches of them, as the vector or matrix of `layout`, float32.
 
@@ -187,7 +205,7 @@ def join(layout: Layout, values: Mapping[str, Any]) -> np.ndarray:
     in a batch (rows,); one of several has them on its last axis.
     Raises InputError for names that are missing or too many, and for entries of another size.
     """
-    values = dict(_flat(values, ""))
+    values = _by_number(layout, dict(_flat(values, "")))
     faults = [f"no {name!r}" for name in layout if name not in values]
     faults += [f"no such entry as {name!r}" for name in values if name not in layout]
     if faults:

@@ -141,6 +141,7 @@ def _sarsa_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Ta
     if keep_timeouts:
         where = dataset.source.location
         raise InputError(f"{where}: keep_timeouts: a timed-out row has no next action, which is asked for")
+    _refuse_single_rows(view, dataset)
     return dataset.transitions_and_rows(False)
 
 
@@ -148,6 +149,25 @@ def _sarsa(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: 
     following = dataset.actions[np.minimum(rows + 1, len(dataset) - 1)]
     following[dataset.terminals[rows]] = 0.0
     return table._replace(next_action=following)
+
+
+def _returns_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:
+    _refuse_single_rows(view, dataset)
+    return dataset.transitions_and_rows(keep_timeouts)
+
+
+WORDS = {"sarsa": "next actions", "returns": "returns", "trajectories": "trajectories"}
+
+
+def _refuse_single_rows(view: View, dataset: Dataset) -> None:
+    """Raises InputError for a table of transitions in any order, in which nobody knows what came after the next one."""
+    starts, ends, _ = dataset.episode_bounds()
+    single = (ends - starts == 1) & ~dataset.terminals[ends - 1]
+    if single.sum() > 0.5 * len(dataset):
+        raise InputError(
+            f"{dataset.source.location}: its rows do not follow each other, so that there are no {WORDS[view.name]}, "
+            "which this algorithm trains on; one for single transitions is needed, such as iql, td3-bc or dtql"
+        )
 
 
 def _returns(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Transition:
@@ -161,6 +181,7 @@ def _returns(view: View, dataset: Dataset, rows: Any, table: Transition, rewards
 
 def _trajectories_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:
     """Every row of the complete episodes; nobody reads next observations there, so they are the rows' own."""
+    _refuse_single_rows(view, dataset)
     _, ends = dataset.complete_episodes()
     rows = np.arange(int(ends[-1]))
     return dataset.table(rows, dataset.observations[rows]), rows
@@ -184,7 +205,7 @@ VIEWS: Registry[ViewKind] = registry("view").provide(
     {
         "transitions": ViewKind(_transitions),
         "sarsa": ViewKind(_sarsa, _sarsa_table),
-        "returns": ViewKind(_returns, describe=lambda algorithm: View(discount=algorithm.discount)),
+        "returns": ViewKind(_returns, _returns_table, describe=lambda algorithm: View(discount=algorithm.discount)),
         "trajectories": ViewKind(
             _trajectories, _trajectories_table, lambda algorithm: View(steps=algorithm.context_length)
         ),

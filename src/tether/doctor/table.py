@@ -1,5 +1,6 @@
 """Tables (CSV, Parquet, npz) for the doctor: what `load_dataset` would refuse in them is read and reported."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ def read_table_columns(path: Path, widest: int | None) -> TableColumns:
         if name != plan.episode:
             stored[name] = _numbers(name, stored[name], found)
     columns = _columns(plan, stored, str(options.reward))
+    if plan.next_observation:
+        columns["next_observations"] = _stacked(stored, plan.next_observation, len(columns["rewards"]))
     extras = {name: stored[name] for name in (*others, plan.episode) if name is not None}
     size = size_of(plan.action)
     schema = Schema(plan.observation, plan.action, ActionBox((-1.0,) * size, (1.0,) * size))
@@ -100,7 +103,7 @@ def _columns(plan: ColumnPlan, stored: dict[str, np.ndarray], reward: str) -> di
     return {k: v.astype(np.bool_) if k in flag_names and np.isin(v, (0, 1)).all() else v for k, v in columns.items()}
 
 
-def _stacked(stored: dict[str, np.ndarray], layout: Layout, rows: int) -> np.ndarray:
+def _stacked(stored: dict[str, np.ndarray], layout: Layout | Sequence[str], rows: int) -> np.ndarray:
     """The columns of `layout` side by side, (rows, size)."""
     return _single(np.concatenate([stored[name].reshape(rows, -1) for name in layout], axis=1))
 

@@ -140,7 +140,7 @@ def resolve(tables: Sequence[Table], options: ColumnOptions) -> ColumnPlan:
     kinds |= dict.fromkeys(categories, "text")
     kinds |= dict.fromkeys((k for k in following if k in table.columns), "float32?")
     kinds |= {name: ROLES[role] for role, name in named.items()}
-    kinds |= {k: "flag?" for k in kinds if loose and kinds[k] == "flag"}
+    kinds |= {k: "flag?" for k in kinds if options.missing == "drop" and kinds[k] == "flag"}
     kinds |= {order: "order"} if order is not None else {}
     kinds |= {named["time"]: "text"} if options.time_format is not None and "time" in named else {}
     kinds |= {k: "float64?" for k in keep if k not in kinds}

@@ -139,9 +139,11 @@ class _Compiler(NamedTuple):
 
     def _square(self, node: ast.AST) -> Compute:
         """The sum of the squares of one argument of `norm`, which may be a vector."""
-        if isinstance(node, ast.Name) and self.sizes.get(node.id, 1) > 1:
-            name = self._column(node)
-            return lambda values: np.square(values[name]).sum(axis=1)
+        match node:
+            case ast.Name(id=name) | ast.Call(func=ast.Name(id="column"), args=[ast.Constant(value=str(name))]):
+                if self.sizes.get(name, 1) > 1:
+                    name = self._column(node)
+                    return lambda values: np.square(values[name]).sum(axis=1)
         return _apply(np.square, self.compile(node))
 
     def _size(self, name: str) -> str:

@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.dataset import follows
 from tether.data.logs.columns import ColumnPlan
 from tether.data.logs.pieces import EPISODE, Piece, Table, nanoseconds
 from tether.data.schema import Layout, size_of
 from tether.errors import InputError, unknown
 
-__all__ = ["Mended", "Rows", "follows", "joined", "rows_of"]
+__all__ = ["Mended", "Rows", "joined", "rows_of"]
 
 LABEL, ENDS = "\0label", "\0ends"  # keys of pieces that are no column's name
-SAME = 1e-5
-"""How far a next observation and the next row's observation may be apart, of a number's size: text may be rounded."""
 
 
 class Rows(NamedTuple):
@@ -375,11 +374,6 @@ def _following(
             "--missing drop leaves such rows out"
         )
     return np.where(unknown_next[:, None], observations, following)
-
-
-def follows(next_observations: np.ndarray, observations: np.ndarray) -> np.ndarray:
-    """(rows,) bool: whether next observations are, but for rounding, these observations."""
-    return np.all(np.isclose(next_observations, observations, rtol=SAME, atol=SAME * 1e-3), axis=1)
 
 
 def _cut_where_unfollowed(parts: Iterator[Rows], mended: Mended) -> Iterator[Rows]:

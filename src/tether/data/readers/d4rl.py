@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tether.data.dataset import Dataset, FileDigest, Source
+from tether.data.dataset import Dataset, FileDigest, Source, follows
 from tether.data.parallel import in_parts
 from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, MASKS_KEY, SCHEMA_KEY, Schema
 from tether.environments.tasks import Task, recorded_task
@@ -27,12 +27,16 @@ __all__ = ["as_scalar", "open_hdf5", "read_array", "read_d4rl_hdf5", "scalar_met
 
 REQUIRED = ("observations", "actions", "terminals")
 PARALLEL_BYTES = 8 * 2**20  # from here on, arrays are read in parts of this size
+SOME_ROWS = 10_000  # of which it is looked whether the next one follows
 METADATA_TEXT_LIMIT = 200
 """Longest text kept as metadata, in characters: names and versions, not whole specifications."""
 
 
 def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Dataset:
     """Reads a D4RL file, with or without `rewards`, `timeouts` and `next_observations`; other arrays are skipped.
+
+    Where stored next observations are mostly not the next rows' observations, rows are in no order: the stored ones
+    are exact then, and time-outs are set where a row is not followed.
 
     A file without `timeouts` (legacy gym v0, perhaps kitchen) leaves three cases; which one applied is
     written to `metadata["timeouts"]`:
@@ -85,7 +89,26 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         has_rewards="rewards" in optional,
         **rules,
     )
-    return dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
+    dataset = dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
+    return dataset if rules else _with_own_successors(dataset)
+
+
+def _with_own_successors(dataset: Dataset) -> Dataset:
+    """`dataset`; one whose rows mostly do not follow each other (a replay buffer) with its next observations as exact
+    ones, and a time-out at each row that the next one does not follow."""
+    following, ends = dataset.next_observations, dataset.terminals | dataset.timeouts
+    inside = np.flatnonzero(~ends[:-1])
+    if following is None or len(inside) == 0:
+        return dataset
+    some = inside[:: max(1, len(inside) // SOME_ROWS)]
+    if follows(following[some], dataset.observations[some + 1]).mean() > 0.5:
+        return dataset
+    lost = inside[~follows(following[inside], dataset.observations[inside + 1])]
+    timeouts = dataset.timeouts.copy()
+    timeouts[lost] = True
+    note = f"{len(lost):,} rows are not followed by the next one: the stored next observations are used"
+    metadata = {**dataset.metadata, "next_observations": note}
+    return replace(dataset, timeouts=timeouts, exact_next_observations=True, metadata=metadata)
 
 
 def _with_timeouts(dataset: Dataset, horizon: int | None) -> Dataset:

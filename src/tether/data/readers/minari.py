@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from tether.data.choices import refuse_choices
 from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
 from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.logs.tables import natural
@@ -251,7 +252,13 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
             raise InputError(f"{where}: actions leave the range that the metadata state, first at row {outside[0]}")
         actions = box.to_unit(actions)
     if actions.ndim == 1:
-        raise InputError(f"{where}: actions are discrete, one number for each step; this version reads vectors")
+        values = ", ".join(map(str, np.unique(actions)[:8].tolist()))
+        raise InputError(
+            f"{where}: actions are discrete, integer choices {values}: one number for each step; this version reads "
+            "vectors of continuous ones"
+        )
+    if box is None:
+        refuse_choices(where, actions)
     known = [episode.successes for episode in episodes if episode.successes is not None]
     observations = [joined([episode.observations]) for episode in episodes]
     return Dataset(
