@@ -125,10 +125,8 @@ class Import:
       tether data import runs/ --observation "q*" tip --action u --reward="-norm(tip)" --time t --out set.hdf5
       tether data import a.npz b.npz --observation state --action u --reward rewards:progress --out set.hdf5
       tether data import demos.hdf5 --observation "data/*/obs/*" --action "data/*/actions" --reward 0 --out set.hdf5
-      tether data import replay.parquet --observation "obs_*" --next-observation "new_obs_*" --action a --reward r
-        --terminal done --out set.hdf5
-      tether data import plant.csv --observation level temp --action valve --reward r --time zeit
-        --time-format "%d.%m.%Y %H:%M" --missing drop --max-gap 60 --out set.hdf5
+      tether data import t.csv --observation "s_*" --next-observation "n_*" --action a --reward r --out set.hdf5
+      tether data import plant.csv --observation T --action u --reward r --time t --missing drop --out set.hdf5
     """
 
     logs: Annotated[Positional[tuple[Path, ...]], arg(metavar="LOGS ...")]

@@ -34,7 +34,7 @@ def read_table_columns(path: Path, widest: int | None) -> TableColumns:
     """
     table = open_table(path)
     options = conventional_options(table)
-    plan = resolve([table], options)
+    plan = resolve([table], options, refuse_text=False)
     others = [
         name
         for name, column in table.columns.items()

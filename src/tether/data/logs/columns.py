@@ -110,8 +110,8 @@ class Reward(NamedTuple):
 ROLES: dict[str, Kind] = {"episode": "label", "terminal": "flag", "truncated": "flag", "time": "order"}
 
 
-def resolve(tables: Sequence[Table], options: ColumnOptions) -> ColumnPlan:
-    """Patterns -> columns of the first table.
+def resolve(tables: Sequence[Table], options: ColumnOptions, refuse_text: bool = True) -> ColumnPlan:
+    """Patterns -> columns of the first table. refuse_text: that of observations, unless it becomes categories.
 
     Raises InputError for what is missing, meant twice, or can be meant in two ways.
     """
@@ -129,7 +129,7 @@ def resolve(tables: Sequence[Table], options: ColumnOptions) -> ColumnPlan:
     observation = taken.names("observation", options.observation)
     action = taken.names("action", options.action)
     following = taken.names("next-observation", options.next_observation) if options.next_observation else []
-    observation, categories = _one_hot(taken, observation, options, tables)
+    observation, categories = _one_hot(taken, observation, options, tables, refuse_text)
     layout = layout_of({k: len(categories.get(k, ())) or table.columns[k].size for k in observation})
     following = _paired(table, layout, following) if following else _ahead(table, observation)
     keep = _kept(taken, options, every_row_ends)
@@ -347,7 +347,7 @@ def by_number(names: Sequence[str]) -> list[str]:
 
 
 def _one_hot(
-    taken: _Taken, observation: list[str], options: ColumnOptions, tables: Sequence[Table]
+    taken: _Taken, observation: list[str], options: ColumnOptions, tables: Sequence[Table], refuse_text: bool
 ) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """(the columns of the observation, the texts of those that are categories). Raises InputError for other text."""
     columns = taken.table.columns
@@ -360,7 +360,7 @@ def _one_hot(
     if options.one_hot == ():
         named = [name for name in observation if columns[name].holds == "text"]
     for name in observation:
-        if columns[name].holds == "text" and name not in named:
+        if refuse_text and columns[name].holds == "text" and name not in named:
             raise _text_refused(taken.table, name)
     return observation, {name: _texts(tables, name) for name in dict.fromkeys(named)}
 
