@@ -484,7 +484,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert err.count("\n") == 1
     code, out, err = tether(*words, "--policy", "random", "--rows", "300", "--quiet")
     assert (code, err) == (0, "")
-    assert "pendulum-v1-random.hdf5: 300 rows, 2 episodes, return -" in out
+    assert "pendulum-v1-random.hdf5: 300 rows, 2 episodes, mean return -" in out
     code, out, _ = tether(*words, "--policy", "random", "--rows", "300", "--quiet")
     assert code == 0  # it is there
 

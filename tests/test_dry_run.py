@@ -10,6 +10,7 @@ from tether.algorithms import ALGORITHMS, DTQL, IQL
 from tether.bench import forecast as module
 from tether.bench.forecast import ASSUMED_FRACTION, duration, forecast, long_run_warning
 from tether.bench.results import COSTS, read_figures
+from tether.errors import InputError
 from tether.types import Spec
 
 FIGURES = read_figures(COSTS)
@@ -134,3 +135,15 @@ def test_compare_and_sweep_say_it_of_every_run(nowhere: Path) -> None:
     assert out.count("defaults, 2 lanes") == 2
     assert tether("sweep", spec, "--dry-run", "--local")[0] == 2
     assert [path.name for path in nowhere.iterdir()] == ["spec.toml"]
+
+
+def test_training_announces_it_before_it_starts(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tether import api
+
+    def stop(run: api.Run) -> None:
+        raise InputError("training began")
+
+    monkeypatch.setattr(api, "long_run_warning", lambda *about: "days and days")
+    monkeypatch.setattr(api.Run, "execute", stop)
+    code, _, err = tether("train", "iql", data_file(), "--out", "run", "--quiet")
+    assert (code, err.splitlines()) == (2, ["days and days", "tether: error: training began"])

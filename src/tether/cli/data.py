@@ -254,8 +254,8 @@ class Collect:
         made = collect(CollectOptions(**given), quiet=quiet, command=shlex.join(["tether", *sys.argv[1:]]))
         for path, found in made.files:
             rows = f"{found['rows']:,} rows, {found['episodes']:,.0f} episodes" if found else "as it was"
-            score = f", score {found['mean_score']:.1f}" if "mean_score" in found else ""
-            returns = f", return {found['return_mean']:.1f}" if found else ""
+            score = f", mean score {found['mean_score']:.1f}" if "mean_score" in found else ""
+            returns = f", mean return {found['return_mean']:.1f}" if found else ""
             print_out(f"{path}: {rows}{returns}{score}")
         if made.failure:
             sys.stderr.write(f"tether: {made.failure}\n")

@@ -195,7 +195,7 @@ class Online:
             row["score"] = float(self.place.task.score(row["return"]))
         self.evaluations.append([row | {name: _plain(value) for name, value in self._metrics.items()}])
         measured = float(self.place.task.score(row["return"]))
-        self.display.score(self.log.rows, f"{measured:.1f}" + ("" if self.place.task.has_references else " (return)"))
+        self.display.score(self.log.rows, f"{measured:.1f} (mean{'' if self.place.task.has_references else ' return'})")
         reached = [level for level in self._missing(levels) if measured >= level]
         for level in reached:
             self.levels[level_name(level)] = row

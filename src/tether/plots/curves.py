@@ -141,7 +141,9 @@ def plot_panels(
     for axes in grid.flat[len(curves) :]:
         axes.set_visible(False)
     for index, (axes, curve, caption) in enumerate(zip(grid.flat, curves, captions, strict=False)):
-        style_axes(axes, "training updates", score_name if index % columns == 0 else "", "")
+        lowest = index + columns >= len(curves)  # of its column
+        style_axes(axes, "training updates" if lowest else "", score_name if index % columns == 0 else "", "")
+        axes.tick_params(labelbottom=lowest)
         axes.set_title(caption, loc="left", fontsize=9, color=TEXT, parse_math=False, wrap=True)
         _draw_curve(axes, curve, Style.number(0), banded=True, singles=True)
         if behaviour_score is not None:

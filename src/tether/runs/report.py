@@ -99,7 +99,7 @@ def write_report(run: Any) -> Report:
         if rows:
             plot_runs([plan.folder], report.curve)
         if report.arms:
-            _write_sweep(report, rows, plan.lanes)
+            _write_sweep(report, rows, f"{plan.algorithm_name} on {plan.prepared.record['dataset']}")
     return report
 
 
@@ -113,7 +113,7 @@ def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
     return aggregate(task.score(returns)[None])
 
 
-def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lane]) -> None:
+def _write_sweep(report: Report, rows: list[dict[str, Any]], title: str) -> None:
     """sweep.json and sweep.txt, and where something was evaluated sweep.png: what each arm came to."""
     atomic_write_json(report.folder / "sweep.json", [setting._asdict() for setting in report.arms])
     atomic_write_text(report.folder / "sweep.txt", as_text(arms_table(report.arms)))
@@ -123,7 +123,7 @@ def _write_sweep(report: Report, rows: list[dict[str, Any]], lanes: Sequence[Lan
         curves = [_curve(arm.name, rows, arm.lanes) for arm in report.arms]
         captions = [f"{arm.name}\n{_last_words(curve, arm)}" for curve, arm in zip(curves, report.arms, strict=True)]
         behaviour = None if report.behaviour is None else report.behaviour.iqm
-        plot_panels(report.sweep, curves, captions, behaviour, report.score_name, report.folder.resolve().name)
+        plot_panels(report.sweep, curves, captions, behaviour, report.score_name, title)
 
 
 def _last_words(curve: Any, arm: Arm) -> str:
