@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 # A process that ends in a test (it crashed, or hung too long) ends them all: a new one would only run that test again.
 WORKERS := -n auto --dist loadgroup --max-worker-restart 0
 READY  := $(VENV)/.ready
-# Everything that the tests use; a user needs none of them to train.
-EXTRAS := dev,loggers,minari,ogbench,ray,robotics,tables
+# Everything that the tests and the documentation use; a user needs none of them to train.
+EXTRAS := dev,docs,loggers,minari,ogbench,ray,robotics,tables
 
-.PHONY: help demo test test-long check format bench bench-all clean
+.PHONY: help demo test test-long check docs format bench bench-all clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
@@ -43,6 +43,9 @@ check: $(READY)  ## lint, formatting, types, who imports whom
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)   ## build the documentation into site/, strictly and without the network (half a minute)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)  ## speed of six algorithms and of acting against this machine's limits (6 minutes); into bench/
 	@mkdir -p bench

@@ -72,8 +72,8 @@ def page(name: str) -> str:
         f"# `{name}`",
         first,
         f"{links}. Code: [`{file}`](../../{file}).",
-        "The header of the file, with the objective and every deviation:",
-        "```\n" + rest.strip("\n") + "\n```",
+        "The header of the file, with the objective and every deviation.",
+        _prose(rest.strip("\n")),
         "## Hyper-parameters",
         "Those marked *swept* are numbers that `--sweep` takes; the others change the program.",
         "| field | default | | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(cls)),
@@ -139,6 +139,34 @@ def _page_of(name: str) -> str:
 def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...] = ("name", "")) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *lines])
+
+
+def _prose(header: str) -> str:
+    """A header as Markdown: equations, which are indented by four, as code; its numbered deviations as a list."""
+    found: list[str] = []
+    kind = ""
+    for line in header.splitlines():
+        number = re.match(r"  (\d+\. .*)", line)
+        goes_on = kind == "list" and line.startswith("     ")
+        now = "list" if number or goes_on else "code" if line.startswith("    ") else "text"
+        if not line.strip() and kind == "code":
+            continue  # the next line says whether the block goes on
+        if now != kind:
+            found += ["```"] if kind == "code" else []
+            found += [""] if found and found[-1] else []
+            found += ["```"] if now == "code" else []
+        text = number.group(1) if number else "   " + line.strip() if goes_on else line.strip()
+        found.append(line if now == "code" else _escaped(text))
+        kind = now
+    return "\n".join(found + (["```"] if kind == "code" else []))
+
+
+def _escaped(text: str) -> str:
+    """Words that Markdown would take for emphasis, links or tags; code in backquotes stays."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([*_\[\\])", r"\\\1", part).replace("<", "&lt;") for part in parts
+    )
 
 
 def _rows(cls: type) -> list[str]:
