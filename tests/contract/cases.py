@@ -22,6 +22,8 @@ class Case(NamedTuple):
     """Numbers that the last phase does not read at all."""
     deterministic: frozenset[str] = frozenset()
     """Variants whose policy gives one action for one observation, whatever the key."""
+    structural: frozenset[str] = frozenset()
+    """Numbers that are static on purpose: they decide a program's form, or a column of the data."""
     distinct: int = 8
     """More of 64 actions for one observation than this must differ, in the variants that are not deterministic."""
 
@@ -256,6 +258,7 @@ CASES: dict[str, Case] = {
             "train": {"critic", "critic_optimiser"},
         },
         swept="learning_rate",
+        structural=frozenset({"discount"}),
         # the plan reads inverse_temperature, but an untrained critic's values win in no row (tests/test_sfbc.py)
         unread=frozenset({"behaviour_learning_rate", "sharpness", "inverse_temperature"}),
         distinct=2,  # an untrained behaviour's actions lie in the box's four corners
@@ -283,6 +286,7 @@ CASES: dict[str, Case] = {
         variants={"main": {"train_updates": 20}},
         changes={"train": IN_SAMPLE},
         swept="expectile",
+        structural=frozenset({"actor_dropout"}),
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
@@ -291,6 +295,7 @@ CASES: dict[str, Case] = {
         variants={"main": {"train_updates": 20, "actor_dropout": 0.1}},
         changes={"train": IN_SAMPLE},
         swept="alpha",
+        structural=frozenset({"actor_dropout"}),
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
@@ -299,6 +304,7 @@ CASES: dict[str, Case] = {
         variants={"main": {"train_updates": 20}},
         changes={"train": IN_SAMPLE},
         swept="alpha",
+        structural=frozenset({"actor_dropout"}),
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
@@ -312,6 +318,7 @@ CASES: dict[str, Case] = {
         },
         changes={"train": IN_SAMPLE},
         swept="alpha",
+        structural=frozenset({"actor_dropout"}),
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
@@ -333,6 +340,7 @@ CASES: dict[str, Case] = {
             "train": {"actor", "actor_optimiser"},
         },
         swept="temperature",
+        structural=frozenset({"discount"}),
         targets=(),
         unread=frozenset(["value_learning_rate"]),
         deterministic=frozenset(["main"]),
@@ -447,6 +455,7 @@ CASES: dict[str, Case] = {
             },
         },
         swept="penalty_weight",
+        structural=frozenset({"gap_floor"}),
         targets=(("target_critic", "critic", "target_rate"),),
         unread=frozenset(["penalty_target"]),
         deterministic=frozenset(["lagrange", "main"]),
