@@ -23,10 +23,10 @@ from tether.types import Array, Metrics
 __all__ = [
     "checkpoints",
     "every_number_counts",
+    "imitation_reads_no_rewards",
     "lanes_are_single_runs",
     "lanes_differ",
     "loop_is_single_calls",
-    "imitation_reads_no_rewards",
     "metrics_are_scalars",
     "same_seed_same_numbers",
     "stretches",
