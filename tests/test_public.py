@@ -32,7 +32,7 @@ OWN = [cls for cls in ALGORITHMS.values() if cls.__module__.startswith("tether."
 
 def imported_for_type_checkers() -> set[str]:
     """What `if TYPE_CHECKING:` in `tether/__init__.py` imports."""
-    (block,) = [node for node in ast.parse(SOURCE.read_text()).body if isinstance(node, ast.If)]
+    block = next(node for node in ast.parse(SOURCE.read_text()).body if isinstance(node, ast.If))
     return {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
@@ -250,14 +250,16 @@ SMALL = {"hidden_sizes": (8, 8)}
 def test_compare_from_python_on_data_in_memory(tmp_path: Path) -> None:
     data, out = Dataset.from_arrays(**columns(rows=120)), tmp_path / "both"
     arguments: dict[str, Any] = {"seeds": 2, "updates": 3, "batch_size": 8, "environment": "none", "quiet": True}
-    asked = {"hyperparameters": SMALL | {"td3-bc": {"q_weight": 1.5}}}
-    done = tether.compare(["bc", tether.TD3BC], data, out=out, **arguments, **asked)
+    special = {"hyperparameters": SMALL | {"td3-bc": {"q_weight": 1.5}}}
+    done = tether.compare(["bc", tether.TD3BC], data, out=out, **arguments, **special)
     assert done.succeeded
     assert [row.algorithm for row in done.rows()] == ["bc", "td3-bc"]
     assert "td3-bc" in str(done)
     config = json.loads((out / "bc" / "config.json").read_text())
     assert (config["data"]["in_memory"], config["data"]["sha256"]) == (True, data.content_sha256())
     assert config["hyperparameters"]["hidden_sizes"] == [8, 8]
+    assert json.loads((out / "td3-bc" / "config.json").read_text())["hyperparameters"]["q_weight"] == 1.5
+    asked = {"hyperparameters": SMALL}
     before = (out / "bc" / "result.json").stat().st_mtime_ns
     again = tether.compare(["bc"], Dataset.from_arrays(**columns(rows=120)), out=out, **arguments, **asked)
     assert (out / "bc" / "result.json").stat().st_mtime_ns == before
