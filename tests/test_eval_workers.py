@@ -266,7 +266,7 @@ def test_a_worker_heeds_its_parent_alone(tmp_path: Path) -> None:
     parent = (
         "import time\n"
         "from tether.evaluation.pool import _environment, _Worker\n"
-        "worker = _Worker(_environment(False))\n"
+        "worker = _Worker(_environment(False, []))\n"
         "worker.wait_until_ready()\n"
         "print(worker.process.pid, flush=True)\n"
         "time.sleep(600)"
@@ -500,7 +500,7 @@ def test_policies_act_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.
     display = Display(quiet=True)
     monkeypatch.setattr(display, "message", said.append)
     settings = dataclasses.replace(SETTINGS, eval_workers=0)
-    plan: Any = type("Plan", (), {"task": PENDULUM, "settings": settings, "lanes": (Lane(0, {}),)})()
+    plan: Any = type("Plan", (), {"task": PENDULUM, "options": settings, "lanes": (Lane(0, {}),)})()
     processor, accelerator = jax.devices()[0], object()
     seconds = {processor: 0.002, accelerator: 0.0005}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
