@@ -37,6 +37,7 @@ FIELD = re.compile(r"^    (\w+): [^=]+= (.+?)(?:  # (.*))?$")
 PUBLIC = {
     "Train and evaluate": ("train", "resume", "evaluate", "load_policy", "find_preset", "Options", "Report"),
     "Data": ("load_dataset", "Dataset"),
+    "Watch a run": ("Callback", "EarlyStopping", "KeepBest"),
     "Studies": ("compare", "sweep"),
     "Build on it": ("register", "ALGORITHMS", "Phase", "Spec", "Transition"),
     "Faults": ("InputError",),

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -19,13 +20,14 @@ from tether.evaluation import rollout
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FOLLOWED = ROOT / "docs" / "bring-your-own-data.md"  # tests/test_bring_your_own_data.py executes it
+# Those that tests/test_bring_your_own_data.py and tests/test_callbacks.py execute.
+FOLLOWED = {ROOT / "docs" / name for name in ("bring-your-own-data.md", "callbacks.md")}
 
 
-def blocks(language: str, but: Path | None = None) -> list[str]:
-    """The fenced blocks with this language, on all pages but one."""
+def blocks(language: str, but: Collection[Path] = ()) -> list[str]:
+    """The fenced blocks with this language, on all pages but some."""
     fence = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    found = [match for page in PAGES if page != but for match in fence.findall(page.read_text())]
+    found = [match for page in PAGES if page not in but for match in fence.findall(page.read_text())]
     return [text for name, text in found if name == language]
 
 

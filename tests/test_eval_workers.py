@@ -38,6 +38,7 @@ from tether.evaluation.rollout import Episodes, rollout
 from tether.machine.cores import usable_cores
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.runs import evaluations
+from tether.runs.callbacks import Callbacks
 from tether.runs.evaluations import QUEUE
 from tether.runs.records import Display, JsonLines
 from tether.runs.run import Run
@@ -445,7 +446,7 @@ def test_evaluations_that_are_not_in_are_played_after_resuming(
         with pytest.raises(KeyboardInterrupt):
             resume(out, quiet=True)
     held = [json.loads((out / "checkpoints" / "train-000000250" / "manifest.json").read_text())["run"]]
-    assert held[0]["evaluations"]["pending"] == [[100, [0, 1], None], [200, [0, 1], None]]
+    assert held[0]["evaluations"]["pending"] == [[100, [0, 1], None, None], [200, [0, 1], None, None]]
     assert held[0]["evaluated"] == 200  # the one at the end was not asked for: the queue is full
     monkeypatch.undo()
     resume(out, quiet=True, eval_workers=workers)
@@ -496,7 +497,7 @@ def test_refused_settings(tmp_path: Path, settings: Options, message: str) -> No
 
 def test_policies_act_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured once: the choice is kept in the checkpoint. With a fake accelerator, as there is none here."""
-    run_rows, said = JsonLines(tmp_path / "evaluations.jsonl"), []
+    run_rows, said = JsonLines(tmp_path / "timeline.jsonl"), []
     display = Display(quiet=True)
     monkeypatch.setattr(display, "message", said.append)
     settings = dataclasses.replace(SETTINGS, eval_workers=0)
@@ -508,7 +509,7 @@ def test_policies_act_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(evaluations, "seconds_per_step", lambda *what: seconds[what[-1]])
 
     def chosen() -> evaluations.Evaluations:
-        queue = evaluations.Evaluations(plan, run_rows, display, Timeline(run_rows))
+        queue = evaluations.Evaluations(plan, Callbacks([]), display, Timeline(run_rows))
         queue._choose_device(lambda: policies(1), jax.random.wrap_key_data(jax.numpy.asarray(raw_keys(1))))
         return queue
 

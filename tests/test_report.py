@@ -57,8 +57,8 @@ def run_of(
     frozen = frozen or {}
     return SimpleNamespace(
         plan=plan,
-        evaluations=evaluations,
-        metrics=JsonLines(folder / "metrics.jsonl"),
+        records=SimpleNamespace(evaluations=evaluations, metrics=JsonLines(folder / "metrics.jsonl")),
+        stopped_early=None,
         frozen=frozen,
         alive=np.array([lane not in frozen for lane in range(count)]),
         updates=max(scores, default=0),

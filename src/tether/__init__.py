@@ -45,9 +45,12 @@ __all__ = [
     "TD3BC",
     "XQL",
     "BDPOUnimodal",
+    "Callback",
     "Dataset",
     "DiffusionBC",
+    "EarlyStopping",
     "InputError",
+    "KeepBest",
     "Onestep",
     "Options",
     "Phase",
@@ -69,8 +72,11 @@ __all__ = [
 
 # Resolved on first use, so that `tether --help` does not wait for JAX. Names that are not here are algorithms.
 _HOMES = {
+    "Callback": "tether.runs.callbacks",
     "Dataset": "tether.data",
+    "EarlyStopping": "tether.runs.early_stopping",
     "InputError": "tether.errors",
+    "KeepBest": "tether.runs.keep_best",
     "Options": "tether.runs.plan",
     "Phase": "tether.algorithms.interface",
     "Report": "tether.runs.report",
@@ -131,6 +137,9 @@ if TYPE_CHECKING:
     from tether.machine.registry import register
     from tether.policies.folder import load_policy
     from tether.presets.recipes import find_preset
+    from tether.runs.callbacks import Callback
+    from tether.runs.early_stopping import EarlyStopping
+    from tether.runs.keep_best import KeepBest
     from tether.runs.plan import Options
     from tether.runs.report import Report
     from tether.studies.start import compare, sweep

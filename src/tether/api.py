@@ -1,6 +1,7 @@
 """What Python code calls: `train`, `resume`, `evaluate`. The command line calls these, too."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tether.evaluation.rollout import Episodes
 from tether.machine.deprecation import renamed_keywords
 from tether.machine.files import atomic_write_json
 from tether.machine.signals import StopSignals
-from tether.policies.folder import save_policy
+from tether.runs.callbacks import Callback, check_callbacks
 from tether.runs.config import (
     check_counts,
     check_rewards,
@@ -31,7 +32,9 @@ from tether.runs.config import (
     note_length,
     restored_plan,
 )
+from tether.runs.loggers import find_loggers, make_loggers
 from tether.runs.plan import Options, Plan
+from tether.runs.policies import save_lane_policy
 from tether.runs.records import Display
 from tether.runs.report import Report, write_report
 from tether.runs.run import Run
@@ -60,6 +63,8 @@ def train(
     quiet: bool = False,
     notes: Mapping[str, Any] | None = None,
     lanes: Sequence[Lane] | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: str | Sequence[str] = (),
 ) -> Report:
     """Train `algorithm` on `dataset` and leave a run folder.
 
@@ -77,11 +82,14 @@ def train(
     quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
     lanes: exactly these, in the place of `seeds` and `sweep`.
+    callbacks: hear of the run while it trains, and may end it (`tether.Callback`); such as `EarlyStopping()`.
+    logger: one name or several of tensorboard, wandb, mlflow, trackio, and loggers of your own (docs/callbacks.md).
 
     Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C or
     SIGTERM, CheckpointError or OSError where the disk fails.
     """
-    options = options or Options()
+    options, loggers = options or Options(), find_loggers(logger)
+    check_callbacks(callbacks)
     _check_algorithm(algorithm)
     name = name_of(algorithm)
     check_counts(algorithm, options)
@@ -104,7 +112,7 @@ def train(
     create_folder(folder, config_of(plan) | {"notes": dict(notes or {})})
     # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
     del data, prepared, dataset
-    return _finish(plan, quiet, why_not=place.why_not)
+    return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not)
 
 
 def resume(
@@ -116,10 +124,12 @@ def resume(
     environment: str | None = None,
     eval_workers: int | None = None,
     updates: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: str | Sequence[str] | None = None,
 ) -> Report:
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
-    A run that is complete is only reported again.
+    A run that is complete is only reported again; one that a callback has ended trains on to its whole length.
     dataset: the data that it trained on, where they were in memory or lie elsewhere now; with the same SHA-256.
     algorithm: its class, or an instance, where that is not registered here.
     environment: task or gymnasium id to evaluate in from here on, where the run has none; from now on the run's. Of
@@ -127,10 +137,14 @@ def resume(
     eval_workers: processes that play evaluations, where not as the run began (another machine, say).
     updates: another length of the training phase, from now on the run's: to train on after the end, or to end early
         and have the policies. A rate that decays over the phase then decays over the new length.
+    callbacks: as of `train`; those that the run had before are not stored in it.
+    logger: as of `train`; None: those that the run has had, with which it goes on.
     Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
     done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
     """
     import_environment(environment)
+    loggers = None if logger is None else find_loggers(logger)
+    check_callbacks(callbacks)
     plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment)
     if updates is not None:
         plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
@@ -139,7 +153,7 @@ def resume(
     check_counts(plan.algorithm, plan.options)
     if updates is not None:
         check_rewards(plan.algorithm_name, plan.algorithm, plan.prepared)
-    return _finish(plan, quiet, resumed=True, new_length=plan.phases() != before.phases())
+    return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=plan.phases() != before.phases())
 
 
 def _check_algorithm(algorithm: Any) -> None:
@@ -214,12 +228,15 @@ def _acting_with(plan: Plan, acting: Mapping[str, Any]) -> Plan:
 def _finish(
     plan: Plan,
     quiet: bool,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[str] | None,
     resumed: bool = False,
     new_length: bool = False,
     why_not: str = "config.json names no environment",
 ) -> Report:
     """Train to the end, then write policies, result and picture.
 
+    loggers: names; None: those that the run has had.
     new_length: the training phase has another one than config.json says.
     why_not: why nothing is evaluated, where it is not.
     """
@@ -231,7 +248,7 @@ def _finish(
             display.message(f"data: {note}")
         if plan.task is None:
             display.message(f"training without evaluation: {why_not}")
-        run = Run(plan, display, stop)
+        run = Run(plan, display, stop, [*callbacks, *make_loggers(plan.folder, loggers, display.warn)])
         if resumed:
             if not run.restore():
                 display.message("no checkpoint was written yet: starting over")
@@ -241,11 +258,14 @@ def _finish(
             run.drop_later_rows()
         elif slow := long_run_warning(plan.algorithm, plan.prepared.spec, plan.options.batch_size, lanes):
             display.warn(slow)
-        run.execute()
-        together("trained")
-        report = write_report(run)
-        _save_policies(run, report)
-        together("finished")
+        with run.callbacks:
+            run.execute()
+            together("trained")
+            report = write_report(run)
+            _save_policies(run, report)
+            together("finished")
+            if run.primary:
+                run.callbacks.end(report.status, json.loads((plan.folder / "result.json").read_text(encoding="utf-8")))
     return report
 
 
@@ -258,23 +278,8 @@ def _save_policies(run: Run, report: Report) -> None:
         folders |= {plan.folder / "policies" / f"lane-{lane}": lane for lane in np.flatnonzero(run.alive).tolist()}
     for folder, lane in folders.items():
         policy = run.policy(lane)
-        if not run.primary:
-            continue
-        save_policy(
-            folder,
-            policy,
-            algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].swept),
-            spec=plan.prepared.spec,
-            observations=plan.observations,
-            schema=plan.prepared.schema,
-            notes={
-                "dataset": plan.prepared.record["dataset"],
-                "lane": lane,
-                "seed": plan.lanes[lane].seed,
-                "update": run.updates,
-                "score": report.lane_scores.get(lane),
-            },
-        )
+        if run.primary:
+            save_lane_policy(plan, folder, policy, lane, update=run.updates, score=report.lane_scores.get(lane))
 
 
 # --- plans and config.json ----------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from tether.errors import InputError
 
-__all__ = ["Assignments", "Folder", "Precision", "assignments", "fail", "hint", "print_out", "show_report"]
+__all__ = ["Assignments", "Folder", "Loggers", "Precision", "assignments", "fail", "hint", "print_out", "show_report"]
 
 Precision = Literal["float32", "bfloat16", "tf32"]
 """`tether.training.precision.PRECISIONS`, which this must not import: it starts JAX."""
@@ -48,6 +48,9 @@ Folder = Annotated[Positional[Path], arg(metavar="DIR")]
 Assignments = Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")]
 
 
+Loggers = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME")]
+
+
 def fail(code: int, message: str) -> int:
     """One line on stderr."""
     sys.stderr.write(f"tether: {' '.join(message.split())}\n")
@@ -66,7 +69,9 @@ def show_report(report: Any) -> int:
         if report.arms:
             print_out(arms_table(report.arms))
         _show_paths(report)
-    if report.status == "done":
+        if report.stopped_early is not None:
+            print_out(f"stopped at update {report.updates:,}: {report.stopped_early}; train on with: tether resume")
+    if report.status in ("done", "stopped-early"):
         return 0
     lanes = ", ".join(f"lane {lane} in {where}" for lane, where in sorted(report.diverged.items()))
     return fail(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tether.cli.parts import (
     Folder,
+    Loggers,
     hint,
     show_report,
 )
@@ -26,6 +27,8 @@ class Resume:
 
     folder: Folder
     """The run folder."""
+    logger: Loggers = ()
+    """As of `tether train`; by default those that the run has had, `none`: without."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
     data: Annotated[str | None, hint("as config.json says", "DATASET")] = None
@@ -46,6 +49,7 @@ class Resume:
         from tether.training.devices import connect
 
         connect(self.distributed)
+        loggers = None if not self.logger else () if self.logger == ("none",) else self.logger
         report = resume(
             self.folder,
             dataset=self.data,
@@ -53,5 +57,6 @@ class Resume:
             environment=self.environment,
             eval_workers=self.eval_workers,
             updates=self.updates,
+            logger=loggers,
         )
         return show_report(report)

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from tether.cli.data import DEFAULT_DATASET
 from tether.cli.parts import (
     Assignments,
+    Loggers,
     Precision,
     assignments,
     hint,
@@ -81,6 +82,8 @@ class Train:
     """Which episodes to train on: top=0.1 keeps the tenth with the highest returns."""
     out: Annotated[Path | None, hint("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
     """The run folder; must not exist."""
+    logger: Loggers = ()
+    """tensorboard, wandb, mlflow, trackio, or one of your own: also log there (docs/callbacks.md). May be repeated."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
     distributed: Annotated[str | None, hint("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
@@ -104,10 +107,8 @@ class Train:
         notes = {"command": " ".join(["tether", *sys.argv[1:]]), "preset": preset}
         seeds = range(self.first_seed, self.first_seed + self.seeds)
         swept = _sweep(self.sweep)
-        report = train(
-            algorithm, self.dataset, **arguments, seeds=seeds, sweep=swept, out=self.out, quiet=self.quiet, notes=notes
-        )
-        return show_report(report)
+        how: dict[str, Any] = {"out": self.out, "quiet": self.quiet, "notes": notes, "logger": self.logger}
+        return show_report(train(algorithm, self.dataset, **arguments, seeds=seeds, sweep=swept, **how))
 
     def request(self) -> Any:
         """The `TrainRequest` of these options. Raises InputError for fewer than one seed."""

@@ -4,7 +4,7 @@ What a run computes must not depend on how fast evaluations are played, nor on w
 
     asked     training reaches its update: the policies are copied and the copy is played
     in        its rows are in evaluations.jsonl, in the order of updates; with workers that is some time later
-    settled   training acts on it: a lane whose return was not finite is frozen
+    settled   training acts on it: a lane whose return was not finite is frozen; if a callback asked for it, all ends
 
 The first and the last are fixed: evaluation k is settled right before evaluation k + QUEUE is asked for, or at the end
 of training, and training waits for it where it is not in by then. That bounds the queue, and holds for evaluations that
@@ -17,6 +17,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,9 +27,10 @@ from jax.experimental import multihost_utils
 from tether.environments import Task
 from tether.evaluation.pool import Evaluation, WorkerPool, automatic_workers, can_be_made_elsewhere
 from tether.evaluation.rollout import Episodes, rollout, seconds_per_step
-from tether.evaluation.statistics import aggregate
 from tether.policies.deployed import DeployedPolicy
-from tether.runs.records import Display, JsonLines
+from tether.runs.callbacks import Callbacks
+from tether.runs.policies import save_lane_policy
+from tether.runs.records import Display
 from tether.runs.timeline import TRAINING, Timeline
 from tether.types import PRNGKey
 
@@ -50,6 +52,7 @@ class Asked:
     lanes: tuple[int, ...]  # those that were not frozen then
     policies: DeployedPolicy | None  # NumPy arrays, leading axis as `lanes`; None once it is in
     lost: tuple[int, ...] | None = None  # lanes whose return was not finite; None: it is not in yet
+    stop: str | None = None  # why training should end with it, where a callback says so
     by_workers: Evaluation | None = None
 
     @property
@@ -61,12 +64,13 @@ class Asked:
 class Evaluations:
     """The evaluations of a run that are not settled. `plan` is a `tether.runs.run.Plan`."""
 
-    def __init__(self, plan: Any, rows: JsonLines, display: Display, timeline: Timeline):
+    def __init__(self, plan: Any, callbacks: Callbacks, display: Display, timeline: Timeline):
         self.pending: list[Asked] = []  # in the order of their updates
         self.lost: set[int] = set()  # lanes with a return that was not finite in any evaluation that is in
         self.device: str | None = None  # where policies act: cpu or accelerator; None: not chosen yet
         self.seconds_played = 0.0  # of all processes
-        self._plan, self._rows, self._display, self._timeline = plan, rows, display, timeline
+        self._plan, self._callbacks, self._display, self._timeline = plan, callbacks, display, timeline
+        self._told: tuple[Asked, DeployedPolicy] | None = None  # what callbacks are told of right now
         self._pool: WorkerPool | None = None
         self._lock = threading.Lock()
         wanted = plan.options.eval_workers
@@ -200,37 +204,48 @@ class Evaluations:
             self._note(TRAINING, "evaluate", started, time.perf_counter(), asked.update)
 
     def _put_in(self, asked: Asked, outcome: Episodes) -> None:
-        """Write its rows."""
+        """Tell its rows, of which the first callback writes them."""
         finite = [bool(np.isfinite(returns).all()) for returns in outcome.returns]
         # A network can turn finite parameters into infinite actions, for which a reward is not a number.
         asked.lost = tuple(lane for lane, good in zip(asked.lanes, finite, strict=True) if not good)
-        asked.policies, asked.by_workers = None, None
+        policies, asked.policies, asked.by_workers = asked.policies, None, None
         self.lost |= set(asked.lost)
         kept = np.array([lane not in self.lost for lane in asked.lanes])
         if not kept.any():
             return
         lanes, returns, lengths = np.asarray(asked.lanes)[kept], outcome.returns[kept], outcome.lengths[kept]
         scores = self.task.score(returns)
-        self._rows.append(
-            [
-                {
-                    "update": asked.update,
-                    "lane": int(lanes[row]),
-                    "episode": episode,
-                    "return": float(returns[row, episode]),
-                    "length": int(lengths[row, episode]),
-                    "normalized_score": float(scores[row, episode]) if self.task.has_references else None,
-                }
-                for row, episode in np.ndindex(scores.shape)
-            ]
-        )
-        self._display.score(asked.update, f"{aggregate(scores)} (IQM)")
+        rows = [
+            {
+                "update": asked.update,
+                "lane": int(lanes[row]),
+                "episode": episode,
+                "return": float(returns[row, episode]),
+                "length": int(lengths[row, episode]),
+                "normalized_score": float(scores[row, episode]) if self.task.has_references else None,
+            }
+            for row, episode in np.ndindex(scores.shape)
+        ]
+        assert policies is not None
+        self._told = asked, policies
+        asked.stop = self._callbacks.tell("on_evaluation", rows)
+        self._told = None
+
+    def save_policy(self, folder: Path, lane: int, **notes: Any) -> bool:
+        """`RunInfo.save_policy`."""
+        if self._told is None or lane not in self._told[0].lanes:
+            return False
+        asked, policies = self._told
+        index = asked.lanes.index(lane)
+        policy = jax.tree.map(lambda leaf: leaf[index], policies)
+        save_lane_policy(self._plan, folder, policy, lane, **{"update": asked.update} | notes)
+        return True
 
     # --- checkpoints ---
 
     def notes(self) -> dict[str, Any]:
         """What a checkpoint keeps beside `arrays`."""
-        pending = [[asked.update, asked.lanes, asked.lost] for asked in self.pending]
+        pending = [[asked.update, asked.lanes, asked.lost, asked.stop] for asked in self.pending]
         return {"pending": pending, "lost": sorted(self.lost), "device": self.device}
 
     def arrays(self) -> dict[str, DeployedPolicy]:
@@ -240,8 +255,8 @@ class Evaluations:
     def restore(self, notes: dict[str, Any], arrays: dict[str, DeployedPolicy]) -> None:
         """Go on from what a checkpoint holds."""
         self.pending = [
-            Asked(update, tuple(lanes), arrays.get(str(update)), None if lost is None else tuple(lost))
-            for update, lanes, lost in notes["pending"]
+            Asked(update, tuple(lanes), arrays.get(str(update)), None if lost is None else tuple(lost), *stop)
+            for update, lanes, lost, *stop in notes["pending"]  # runs from before there were callbacks have no `stop`
         ]
         self.lost, self.device = set(notes["lost"]), notes["device"]
 

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: JSON lines, and a progress display for people."""
+"""What a run writes while it trains: JSON lines, and a progress display for people. Both are its callbacks."""
 
 import json
 import os
@@ -10,9 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tether.evaluation.statistics import aggregate
 from tether.machine.files import atomic_write_text
+from tether.runs.callbacks import Callback, Row, scores_by_update
 
-__all__ = ["Display", "JsonLines"]
+__all__ = ["Display", "JsonLines", "Records"]
 
 SILENCE_SECONDS = 30.0  # without a terminal, a line at least this often shows that a run is alive
 
@@ -59,8 +61,28 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-class Display:
-    """Progress on stderr: a bar on a terminal, a line now and then elsewhere, nothing but warnings when quiet."""
+class Records(Callback):
+    """metrics.jsonl and evaluations.jsonl of the run in `folder`."""
+
+    def __init__(self, folder: Path, *, write: bool = True):
+        """write: as of `JsonLines`."""
+        self.metrics = JsonLines(folder / "metrics.jsonl", write=write)
+        self.evaluations = JsonLines(folder / "evaluations.jsonl", write=write)
+
+    def on_metrics(self, rows: list[Row]) -> None:
+        """Write them."""
+        self.metrics.append(rows)
+
+    def on_evaluation(self, rows: list[Row]) -> None:
+        """Write them."""
+        self.evaluations.append(rows)
+
+
+class Display(Callback):
+    """Progress on stderr: a bar on a terminal, a line now and then elsewhere, nothing but warnings when quiet.
+
+    As a callback it shows the scores of evaluations; beside that it is told how far any work has come.
+    """
 
     def __init__(self, quiet: bool, *, silent: bool = False):
         """silent: not even warnings, as another process gives them."""
@@ -112,6 +134,11 @@ class Display:
         """What the bar says of the moment, e.g. that it evaluates."""
         if self._task is not None:
             self._progress.update(self._task, note=text)
+
+    def on_evaluation(self, rows: list[Row]) -> None:
+        """Show the score."""
+        (update, scores), *_ = scores_by_update(rows).items()
+        self.score(update, f"{aggregate(scores)} (IQM)")
 
     def score(self, update: int, text: str) -> None:
         """The outcome of an evaluation; stays beside the bar and is printed as a line."""

@@ -15,6 +15,7 @@ from tether.evaluation.statistics import Summary, aggregate, interquartile_mean,
 from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.runs.alarms import alarms_of
 from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
+from tether.runs.callbacks import score_of, scores_by_update
 from tether.runs.curves import Curves, read_curves
 from tether.runs.records import JsonLines
 from tether.training.lanes import Lane
@@ -27,8 +28,6 @@ __all__ = [
     "lane_score",
     "plot_runs",
     "report_table",
-    "score_of",
-    "scores_by_update",
     "write_report",
 ]
 
@@ -39,7 +38,8 @@ class Report:
     evaluated. Lanes that diverged are in no summary."""
 
     folder: Path
-    status: str  # done, partly-diverged (some lanes), diverged (all lanes)
+    status: str  # done, stopped-early (a callback asked for it), partly-diverged (some lanes), diverged (all lanes)
+    stopped_early: str | None  # why, where a callback ended the run; None where it came to its end
     updates: int  # done in the last phase
     score_name: str  # what scores are: `Task.score_name`
     behaviour: Summary | None  # of the episodes in the data set
@@ -71,7 +71,7 @@ class Report:
 
 def write_report(run: Any) -> Report:
     """result.json and curve.png of a `tether.runs.run.Run` that has come to its end."""
-    plan, rows = run.plan, run.evaluations.read()
+    plan, rows = run.plan, run.records.evaluations.read()
     survivors = np.flatnonzero(run.alive).tolist()
     scores = scores_by_update(rows, survivors)
     by_update = {update: aggregate(values) for update, values in scores.items()}
@@ -80,7 +80,8 @@ def write_report(run: Any) -> Report:
     lane_scores = {lane: float(values.mean()) for lane, values in last_scores.items()}
     report = Report(
         folder=plan.folder,
-        status="done" if run.alive.all() else "partly-diverged" if survivors else "diverged",
+        status=_status(len(survivors), len(plan.lanes), run.stopped_early),
+        stopped_early=run.stopped_early,
         updates=run.updates,
         score_name=plan.task.score_name if plan.task else "",
         behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
@@ -101,6 +102,12 @@ def write_report(run: Any) -> Report:
         if report.arms:
             _write_sweep(report, rows, f"{plan.algorithm_name} on {plan.prepared.record['dataset']}")
     return report
+
+
+def _status(survivors: int, lanes: int, stopped_early: str | None) -> str:
+    if survivors < lanes:
+        return "partly-diverged" if survivors else "diverged"
+    return "done" if stopped_early is None else "stopped-early"
 
 
 def behaviour_summary(returns: np.ndarray, task: Task | None) -> Summary | None:
@@ -214,23 +221,9 @@ def _curve(label: str, rows: Sequence[Mapping[str, Any]], lanes: Sequence[int]) 
     return Curve(label, np.asarray(updates), middle, low, high, own, episodes)
 
 
-def score_of(row: Mapping[str, Any]) -> float:
-    """Score of an episode's row in evaluations.jsonl: normalised, or where its task has no references the return."""
-    return float(row["return"] if row["normalized_score"] is None else row["normalized_score"])
-
-
 def lane_score(lane: Mapping[str, Any]) -> float | None:
     """Score of a lane of result.json; those of tether 0.1 had only normalised ones."""
     return lane.get("score", lane["normalized_score"])
-
-
-def scores_by_update(rows: list[dict[str, Any]], lanes: list[int]) -> dict[int, np.ndarray]:
-    """update -> scores (lanes, episodes) of the given lanes, in this order."""
-    table: dict[int, dict[int, list[float]]] = {}
-    for row in rows:
-        if row["lane"] in lanes:
-            table.setdefault(row["update"], {}).setdefault(row["lane"], []).append(score_of(row))
-    return {update: np.asarray([by_lane[lane] for lane in lanes]) for update, by_lane in table.items()}
 
 
 def _by_arm(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[str, Summary]:
@@ -263,6 +256,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "dataset": plan.prepared.record["dataset"],
         "score": report.score_name or None,
         "status": report.status,
+        "stopped_early": report.stopped_early,
         "lanes": lanes,
         "iqm": summary.iqm if summary else None,
         "ci95": [summary.ci95_low, summary.ci95_high] if summary else None,
@@ -270,7 +264,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "last": dataclasses.asdict(summary) if summary else None,
         "best": {"update": report.best_update, **dataclasses.asdict(report.best)} if report.best else None,
         "updates": report.updates,
-        "alarms": [alarm._asdict() for alarm in alarms_of(run.metrics.read())],
+        "alarms": [alarm._asdict() for alarm in alarms_of(run.records.metrics.read())],
         "updates_per_second": report.updates_per_second,
         "compile_seconds": run.seconds["compile"],
         "compiled": run.compiled,

@@ -6,6 +6,7 @@ number i depends on nothing but the lane's key and i, so a resumed run repeats t
 """
 
 import contextlib
+import json
 import math
 import signal
 import time
@@ -22,10 +23,11 @@ from tether.machine.signals import Interrupted, StopSignals
 from tether.machine.start import Compilations, compilations, since_start
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.runs.alarms import alarms_of, describe_alarm, huge_metrics
+from tether.runs.callbacks import Callback, Callbacks, RunInfo
 from tether.runs.checkpoint import load_latest, save_checkpoint
 from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
 from tether.runs.plan import Plan
-from tether.runs.records import Display, JsonLines
+from tether.runs.records import Display, JsonLines, Records
 from tether.runs.timeline import TRAINING, Timeline
 from tether.training.derive import derived_shapes
 from tether.training.devices import any_process, choose_devices, is_primary, together
@@ -56,17 +58,20 @@ class Frozen(NamedTuple):
 
 
 class Run:
-    """One training run in progress. Make it, perhaps `restore` it, then `execute` it."""
+    """One training run in progress. Make it, perhaps `restore` it, then `execute` it. `with run.callbacks` these hear
+    of its end."""
 
-    def __init__(self, plan: Plan, display: Display, stop: StopSignals | None = None):
+    def __init__(
+        self, plan: Plan, display: Display, stop: StopSignals | None = None, callbacks: Sequence[Callback] = ()
+    ):
         self.plan = plan
         self.display = display
         self.stop = stop or StopSignals()
         self.primary = is_primary()  # of several processes only this one writes
-        self.metrics = JsonLines(plan.folder / "metrics.jsonl", write=self.primary)
-        self.evaluations = JsonLines(plan.folder / "evaluations.jsonl", write=self.primary)
+        self.records = Records(plan.folder, write=self.primary)
+        self.callbacks = Callbacks([self.records, display, *callbacks] if self.primary else [])
         self.timeline = Timeline(JsonLines(plan.folder / "timeline.jsonl", write=self.primary))
-        self.queue = Evaluations(plan, self.evaluations, display, self.timeline)
+        self.queue = Evaluations(plan, self.callbacks, display, self.timeline)
         devices = choose_devices(len(plan.lanes))
         stacked = stack_lanes(plan.algorithm, plan.lanes)
         self._stacked = stacked
@@ -76,6 +81,8 @@ class Run:
         self.memory: dict[str, Memory] = {}  # by phase
         self._data = devices.everywhere(plan.prepared.transitions)
         self.position = Position(0, 0)
+        self.resumed = False
+        self._stop_reason: str | None = None  # of a callback
         self.evaluated = -1  # updates of the last phase that were done when an evaluation was last asked for
         self.frozen: dict[int, Frozen] = {}  # by lane
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "waiting": 0.0, "wall": 0.0}
@@ -96,6 +103,12 @@ class Run:
         """Updates of the last phase that are done."""
         return self.position.update if self.position.phase == len(self.plan.phases()) - 1 else 0
 
+    @property
+    def stopped_early(self) -> str | None:
+        """Why a callback ended the run where there were updates left to do."""
+        last = len(self.plan.phases()) - 1
+        return None if self.position == (last, self.plan.phases()[last][1]) else self._stop_reason
+
     def updates_per_second(self) -> float:
         """Of all lanes side by side; compilation and evaluation left out."""
         return self.updates_timed / self.seconds["train"] if self.seconds["train"] else 0.0
@@ -110,6 +123,7 @@ class Run:
         if not self.groups.initialised:
             self.groups.init(self.plan.prepared.spec)
         try:
+            self._note_stop(self.callbacks.start(self._info()) if self.primary else None)
             self._go_on_evaluating()
             for phase in range(self.position.phase, len(self.plan.phases())):
                 self._run_phase(phase)
@@ -138,7 +152,7 @@ class Run:
 
     def _run_phase(self, phase: int) -> None:
         name, updates = self.plan.phases()[phase]
-        if not self.alive.any():  # then the position stays where the last lane was lost
+        if not self.alive.any() or self._stop_reason is not None:  # then the position stays where that was
             return
         if self.position.phase < phase:
             self.position = Position(phase, 0)
@@ -150,7 +164,7 @@ class Run:
             everybody = list(range(len(self.plan.lanes)))
             self.queue.prepare(lambda: self._snapshot(everybody), self.groups.keys)
         self._compile()
-        while self.position.update < updates and self.alive.any():
+        while not self._ended():
             self._run_piece(min(PIECE_UPDATES, self._next_stop() - self.position.update))
             self._log_if_due()
             self.queue.collect()
@@ -287,8 +301,30 @@ class Run:
         return min([self.plan.phases()[phase][1], *(done - done % step + step for step in steps)])
 
     def _ended(self) -> bool:
-        """Whether the phase is over: all updates are done, or no lane is left."""
-        return self.position.update == self.plan.phases()[self.position.phase][1] or not self.alive.any()
+        """Whether the phase is over: all updates are done, no lane is left, or a callback asked to stop."""
+        done = self.position.update == self.plan.phases()[self.position.phase][1]
+        return done or not self.alive.any() or self._stop_reason is not None
+
+    def _info(self) -> RunInfo:
+        """What callbacks hear at the start."""
+        pending, records = self.queue.pending, self.records
+        return RunInfo(
+            folder=self.plan.folder,
+            config=json.loads((self.plan.folder / "config.json").read_text(encoding="utf-8")),
+            phases=tuple(self.plan.phases()),
+            resumed=self.resumed,
+            metrics=records.metrics.read(),
+            evaluations=records.evaluations.read(),
+            settled=pending[0].update - 1 if pending else self.evaluated,
+            save_policy=lambda folder, lane, **notes: self.queue.save_policy(folder, lane, **notes),
+        )
+
+    def _note_stop(self, reason: str | None) -> None:
+        """Keep why a callback asks to stop, if it does; all processes come here at the same point."""
+        if self._stop_reason is None and any_process(reason is not None):
+            self._stop_reason = reason or "a callback asked for it"
+            if self.stopped_early is not None:
+                self.display.message(f"stopping early at update {self.position.update:,}: {self._stop_reason}")
 
     def _interrupt(self) -> None:
         self._save()
@@ -311,7 +347,8 @@ class Run:
             values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
             alarm = {"alarm": 1} if huge_metrics(values) else {}
             rows.append({"phase": name, "update": done, "lane": lane, **values, **alarm})
-        self.metrics.append(rows)
+        if rows:
+            self._note_stop(self.callbacks.tell("on_metrics", rows))
         self._raise_alarms(rows)
         self._sums, self._summed = {}, np.zeros_like(self._summed)
 
@@ -398,14 +435,16 @@ class Run:
             self._save()
 
     def _settle(self, most: int) -> None:
-        """Wait until at most so many evaluations are not settled. Lanes whose return was not finite are frozen: here,
-        and not when that is known, so that it does not depend on how fast evaluations are played."""
+        """Wait until at most so many evaluations are not settled. Lanes whose return was not finite are frozen, and
+        training ends if a callback asked for it: here, and not when that is known, so that it does not depend on how
+        fast evaluations are played."""
         while len(self.queue.pending) > most:
             settled = self.queue.settle_first(self.groups.keys, self._how_to_play(self._while_evaluating))
             for lane in settled.lost or ():
                 if lane not in self.frozen:
                     where = Frozen(self.plan.phases()[-1][0], settled.update)
                     self._freeze(lane, where, "its return is not a number")
+            self._note_stop(settled.stop)
 
     @contextlib.contextmanager
     def _standing_still(self) -> Iterator[None]:
@@ -454,7 +493,8 @@ class Run:
         name = f"{phases[phase][0]}-{update:09d}"
         arrays = {"state": self.groups.state(), "keys": self.groups.keys, "evaluations": self.queue.arrays()}
         if self.primary:
-            save_checkpoint(self.plan.folder / "checkpoints", name, arrays, notes)
+            path = save_checkpoint(self.plan.folder / "checkpoints", name, arrays, notes)
+            self.callbacks.tell("on_checkpoint", path, phases[phase][0], update)
         self.timeline.add(TRAINING, "save", started, time.perf_counter())
         self.timeline.write()
         together("saved")
@@ -477,7 +517,7 @@ class Run:
         state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
 
         def like(notes: dict[str, Any]) -> dict[str, Any]:
-            missing = {str(update): len(lanes) for update, lanes, lost in _queued(notes) if lost is None}
+            missing = {str(update): len(lanes) for update, lanes, lost, *_ in _queued(notes) if lost is None}
             policies = {update: self._policy_shapes(state, count) for update, count in missing.items()}
             return {"state": state, "keys": self.groups.keys, "evaluations": policies}
 
@@ -499,6 +539,7 @@ class Run:
         self.queue.seconds_played = self.seconds["evaluation"]
         self.memory = {name: Memory(*numbers) for name, numbers in notes.get("memory", {}).items()}
         self.timeline.began -= self.seconds["wall"]
+        self.resumed = True
         return True
 
     def _policy_shapes(self, state: Any, count: int) -> DeployedPolicy:
@@ -514,15 +555,15 @@ class Run:
     def drop_later_rows(self) -> None:
         """Drop the rows written after the current position: training will write them again."""
         order = {name: index for index, (name, _) in enumerate(self.plan.phases())}
-        self.metrics.keep(lambda row: (order[row["phase"]], row["update"]) <= self.position)
+        self.records.metrics.keep(lambda row: (order[row["phase"]], row["update"]) <= self.position)
         missing = self.queue.missing
-        self.evaluations.keep(lambda row: row["update"] <= self.evaluated and row["update"] not in missing)
+        self.records.evaluations.keep(lambda row: row["update"] <= self.evaluated and row["update"] not in missing)
         self.timeline.rows.keep(lambda row: row["start"] <= self.seconds["wall"] + 1e-3)  # rows are rounded
 
 
 def _queued(notes: dict[str, Any]) -> list[Any]:
-    """(update, lanes, lost) of the evaluations that a checkpoint has not settled; those of tether 0.1 had settled all
-    until workers played them."""
+    """(update, lanes, lost, stop) of the evaluations that a checkpoint has not settled; those of tether 0.1 had settled
+    all until workers played them."""
     return notes.get("evaluations", {"pending": []})["pending"]
 
 

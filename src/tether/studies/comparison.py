@@ -13,8 +13,9 @@ from rich.table import Table
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval, three_digits
 from tether.plots.tradeoff import Point
+from tether.runs.callbacks import scores_by_update
 from tether.runs.records import JsonLines
-from tether.runs.report import lane_score, scores_by_update
+from tether.runs.report import lane_score
 
 __all__ = [
     "Cost",

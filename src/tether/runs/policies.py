@@ -1,0 +1,25 @@
+"""The policy folders that a run leaves."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tether.policies.deployed import DeployedPolicy
+from tether.policies.folder import save_policy
+from tether.runs.plan import Plan
+
+__all__ = ["save_lane_policy"]
+
+
+def save_lane_policy(plan: Plan, folder: Path, policy: DeployedPolicy, lane: int, **notes: Any) -> None:
+    """Write `policy`, that of `lane`, with notes that say where it is from, and `notes`. Raises: OSError."""
+    where_from = {"dataset": plan.prepared.record["dataset"], "lane": lane, "seed": plan.lanes[lane].seed}
+    save_policy(
+        folder,
+        policy,
+        algorithm=dataclasses.replace(plan.algorithm, **plan.lanes[lane].swept),
+        spec=plan.prepared.spec,
+        observations=plan.observations,
+        schema=plan.prepared.schema,
+        notes=where_from | notes,
+    )
