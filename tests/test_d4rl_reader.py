@@ -10,9 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tether.data import read_d4rl_hdf5
-from tether.data.readers import d4rl
-from tether.data.readers.d4rl import METADATA_TEXT_LIMIT
+from tether.data import hdf5, read_d4rl_hdf5
+from tether.data.hdf5 import METADATA_TEXT_LIMIT
 from tether.errors import InputError
 
 
@@ -274,7 +273,7 @@ def test_large_arrays_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monk
             file[name] = array
         file.create_dataset("packed", data=values, compression="gzip", chunks=(100, 3))
         file.create_dataset("empty", shape=(500, 3), dtype="f4")  # HDF5 allots it no room
-    monkeypatch.setattr(d4rl, "PARALLEL_BYTES", 1000)
+    monkeypatch.setattr(hdf5, "PARALLEL_BYTES", 1000)
     for name in (path, tmp_path / "b.hdf5"):
         with h5py.File(name) as file:
             for key in list(file):  # not items(), which holds HDF5's lock: see read_array
@@ -298,7 +297,7 @@ def test_threads_that_read_may_free_what_is_hdf5s(tmp_path: Path, monkeypatch: p
             collected.append(gc.collect())
         return open_file(self, *arguments, **options)
 
-    monkeypatch.setattr(d4rl, "PARALLEL_BYTES", 100)
+    monkeypatch.setattr(hdf5, "PARALLEL_BYTES", 100)
     monkeypatch.setattr(Path, "open", collect_and_open)
     gc.disable()  # or the garbage is gone before the threads begin
     try:

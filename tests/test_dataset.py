@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tether.data import Dataset, Source, dataset
-from tether.data.dataset import FileDigest
+from tether.data.source import FileDigest
 from tether.errors import InputError
 
 

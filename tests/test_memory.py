@@ -16,7 +16,7 @@ from make_data import SETTINGS, algorithm, columns, data_file, digest, finished_
 
 import tether as library
 from tether import Dataset, load_dataset, resume, train
-from tether.data.dataset import COLUMNS, Source
+from tether.data.source import COLUMNS, Source
 from tether.environments import Task
 from tether.environments.choose import known_task
 from tether.errors import InputError

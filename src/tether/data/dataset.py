@@ -6,7 +6,6 @@ always cut from the file's rows, never from the table, in which every timed-out 
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,82 +18,26 @@ import numpy as np
 from tether.data.choices import refuse_choices
 from tether.data.parallel import in_parts
 from tether.data.schema import Schema, size_of
+from tether.data.source import (
+    ACTION_TOLERANCE,
+    COLUMNS,
+    Bound,
+    Names,
+    Source,
+    check_rows,
+    column_of,
+    flags_of,
+    numbers_of,
+)
 from tether.environments.tasks import Task
 from tether.errors import InputError
-from tether.machine.files import sha256_file
-from tether.types import Bool, Float, Int, Transition
+from tether.types import Float, Int, Transition
 
-__all__ = [
-    "ACTION_TOLERANCE",
-    "COLUMNS",
-    "Bound",
-    "Dataset",
-    "EpisodeBounds",
-    "FileDigest",
-    "Names",
-    "Source",
-    "flags_of",
-    "follows",
-]
+__all__ = ["Dataset", "EpisodeBounds"]
 
-ACTION_TOLERANCE = 1e-6
-"""How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
-SAME = 1e-5
-"""How far a next observation and the next row's observation may be apart, of a number's size: text may be rounded."""
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
 NUMBERS_AT_ONCE = 2**20  # of one check
 ROWS_AT_ONCE = 50_000  # of copies and checks
-
-
-class FileDigest:
-    """The SHA-256 of a file, taken when it is asked for: that takes longer than reading the file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._stamp = self._now()
-
-    @functools.cached_property
-    def value(self) -> str:
-        """In hexadecimal. Raises InputError where the file is another one by now."""
-        value = sha256_file(self.path)
-        if self._now() != self._stamp:
-            raise InputError(f"{self.path} was changed after it was read; start again")
-        return value
-
-    def _now(self) -> tuple[int, int, int]:
-        found = self.path.stat()
-        return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set was read from (`load_dataset` takes it) and the SHA-256 of its file, or of its content where it
-    was made in memory."""
-
-    location: str
-    digest: str | FileDigest | None  # None: `Dataset` takes that of its content
-    collection: str = ""  # Minari, OGBench: whose data these are, and whose scores they are therefore not
-    in_memory: bool = False
-
-    @classmethod
-    def memory(cls, name: str) -> "Source":
-        """Of data that no file holds."""
-        return cls(f"memory:{name}", None, in_memory=True)
-
-    @property
-    def sha256(self) -> str:
-        """In hexadecimal."""
-        if self.digest is None:
-            raise InputError(f"{self.location}: a data set has a SHA-256, its source alone has none")
-        return self.digest if isinstance(self.digest, str) else self.digest.value
-
-
-Names = Sequence[str] | Mapping[str, int]
-"""What the columns of a matrix are called: each, or name -> how many numbers."""
-Bound = float | int | Sequence[float | int] | np.ndarray
-"""The lowest or the highest action: of all, or of each."""
-COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations", "successes")
-"""The arrays of a data set, in the order of `Dataset.content_sha256`."""
 
 
 class EpisodeBounds(NamedTuple):
@@ -168,7 +111,7 @@ class Dataset:
         columns: dict[str, np.ndarray] = {
             "observations": _matrix(where, "observations", self.observations, rows),
             "actions": _matrix(where, "actions", self.actions, rows),
-            "rewards": _floats(where, "rewards", _column(where, "rewards", self.rewards, rows)),
+            "rewards": _floats(where, "rewards", column_of(where, "rewards", self.rewards, rows)),
             "terminals": flags_of(where, "terminals", self.terminals, rows),
             "timeouts": flags_of(where, "timeouts", self.timeouts, rows),
         }
@@ -235,7 +178,7 @@ class Dataset:
             InputError: as `Dataset`, naming the array; discrete actions; bounds that the actions leave; names that are
                 too few or too many; nothing that tells episodes apart.
         """
-        from tether.data.memory import dataset_of_arrays
+        from tether.data.memory import arguments_of_arrays
 
         arrays = {"observations": observations, "actions": actions, "terminals": terminals}
         optional = {
@@ -247,7 +190,7 @@ class Dataset:
         }
         arrays |= {column: value for column, value in optional.items() if value is not None}
         names, bounds = (observation_names, action_names), (action_low, action_high)
-        return dataset_of_arrays(name, arrays, names, bounds, exact_next_observations, metadata or {})
+        return cls(**arguments_of_arrays(name, arrays, names, bounds, exact_next_observations, metadata or {}))
 
     @classmethod
     def from_episodes(
@@ -273,10 +216,10 @@ class Dataset:
         Raises:
             InputError: as `from_arrays`, naming episode and array; a flag before an episode's last row; no episode.
         """
-        from tether.data.memory import dataset_of_episodes
+        from tether.data.memory import arguments_of_episodes
 
         names, bounds = (observation_names, action_names), (action_low, action_high)
-        return dataset_of_episodes(name, episodes, names, bounds, metadata or {})
+        return cls(**arguments_of_episodes(name, episodes, names, bounds, metadata or {}))
 
     @classmethod
     def from_gymnasium(
@@ -299,9 +242,9 @@ class Dataset:
         Raises:
             InputError: as `from_episodes`; discrete or unbounded action spaces.
         """
-        from tether.data.memory import dataset_of_gymnasium
+        from tether.data.memory import arguments_of_gymnasium
 
-        return dataset_of_gymnasium(name, episodes, environment, metadata or {})
+        return cls(**arguments_of_gymnasium(name, episodes, environment, metadata or {}))
 
     @classmethod
     def from_frame(
@@ -337,11 +280,11 @@ class Dataset:
             InputError: no pyarrow; columns that are missing, meant twice or not of the kind needed, with the choices;
                 as `from_arrays`.
         """
-        from tether.data.memory import dataset_of_frame
+        from tether.data.memory import arguments_of_frame
 
         meant = {"observation": observation, "action": action, "reward": reward, "episode": episode}
         meant |= {"terminal": terminal, "truncated": truncated, "time": time, "next_observation": next_observation}
-        return dataset_of_frame(name, frame, meant, (action_low, action_high), metadata or {})
+        return cls(**arguments_of_frame(name, frame, meant, (action_low, action_high), metadata or {}))
 
     def replace(self, **columns: Any) -> "Dataset":
         """The same data with other columns, in memory: no longer those of the file they were read from."""
@@ -539,24 +482,10 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return buffer[start : start + size].view(np.float32).reshape(shape)
 
 
-def follows(
-    next_observations: Float[np.ndarray, "rows size"], observations: Float[np.ndarray, "rows size"]
-) -> Bool[np.ndarray, " rows"]:
-    """Whether next observations are, but for rounding, these observations."""
-    return np.all(np.isclose(next_observations, observations, rtol=SAME, atol=SAME * 1e-3), axis=1)
-
-
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()  # the caller's own array stays writeable
     view.flags.writeable = False
     return view
-
-
-def _numbers(where: str, column: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{where}: {column} has type {array.dtype}; real numbers are needed")
-    return array
 
 
 def _floats(where: str, column: str, array: np.ndarray) -> np.ndarray:
@@ -577,37 +506,11 @@ def _floats(where: str, column: str, array: np.ndarray) -> np.ndarray:
 
 
 def _matrix(where: str, column: str, value: Any, rows: int) -> np.ndarray:
-    array = _numbers(where, column, value)
+    array = numbers_of(where, column, value)
     if array.ndim != 2 or array.shape[1] == 0:
         raise InputError(f"{where}: {column} has shape {array.shape}; two axes (rows, size) are needed")
-    _check_rows(where, column, array, rows)
+    check_rows(where, column, array, rows)
     return _floats(where, column, array)
-
-
-def _column(where: str, column: str, value: Any, rows: int) -> np.ndarray:
-    array = _numbers(where, column, value)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise InputError(f"{where}: {column} has shape {array.shape}; (rows,) or (rows, 1) is needed")
-    _check_rows(where, column, array, rows)
-    return array
-
-
-def _check_rows(where: str, column: str, array: np.ndarray, rows: int) -> None:
-    if len(array) != rows:
-        raise InputError(f"{where}: {column} has {len(array)} rows but observations have {rows}; they must be equal")
-
-
-def flags_of(where: str, column: str, value: Any, rows: int) -> Bool[np.ndarray, " rows"]:
-    """`value` as `rows` flags. Raises InputError, naming `where` and `column`, for what cannot be that."""
-    array = _column(where, column, value, rows)
-    if array.dtype == np.bool_:
-        return array
-    bad = np.flatnonzero((array != 0) & (array != 1))  # NaN is bad, too
-    if len(bad):
-        raise InputError(f"{where}: {column} holds {array[bad[0]]} at row {bad[0]}; a flag is false or true, 0 or 1")
-    return array.astype(np.bool_)
 
 
 def _check_same_width(where: str, observations: np.ndarray, next_observations: np.ndarray) -> None:

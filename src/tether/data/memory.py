@@ -16,33 +16,35 @@ import h5py
 import numpy as np
 
 from tether.data.choices import refuse_choices
-from tether.data.dataset import ACTION_TOLERANCE, COLUMNS, Bound, Dataset, Names, Source, flags_of
 from tether.data.entries import flat, joined, schema_of, widths
+from tether.data.hdf5 import as_scalar
 from tether.data.logs.tables import natural
-from tether.data.readers.d4rl import as_scalar
 from tether.data.schema import COLLECT_KEY, LAYOUT_KEY, MASKS_KEY, SCHEMA_KEY, ActionBox
+from tether.data.source import ACTION_TOLERANCE, COLUMNS, Bound, Names, Source, flags_of
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.machine.files import atomic_path
 
-__all__ = ["dataset_of_arrays", "dataset_of_episodes", "dataset_of_frame", "dataset_of_gymnasium", "write_hdf5"]
+__all__ = ["arguments_of_arrays", "arguments_of_episodes", "arguments_of_frame", "arguments_of_gymnasium", "write_hdf5"]
 
 Bounds = tuple[Bound | None, Bound | None]
 """Lowest and highest actions; None where not said."""
 Metadata = Mapping[str, Any]
+Arguments = dict[str, Any]
+"""What `Dataset(**arguments)` takes: `Dataset` is made of them where it is defined, and checks them."""
 SUCCESS = "success"  # of gymnasium's infos
 FLAGS = {"terminals": ("terminals", "terminations"), "timeouts": ("timeouts", "truncations")}
 """Column -> what it is called in recordings."""
 
 
-def dataset_of_arrays(
+def arguments_of_arrays(
     name: str,
     arrays: Mapping[str, Any],
     names: tuple[Names | None, Names | None],
     bounds: Bounds,
     exact_next_observations: bool,
     metadata: Metadata,
-) -> Dataset:
+) -> Arguments:
     """See `Dataset.from_arrays`. arrays: its array arguments, those that are given."""
     where = Source.memory(name).location
     matrices = ("observations", "actions", "next_observations")
@@ -91,7 +93,7 @@ def _made(
     bounds: Bounds,
     metadata: Metadata,
     **more: Any,
-) -> Dataset:
+) -> Arguments:
     """The data set of columns in the robot's units."""
     where = Source.memory(name).location
     stated = any(bound is not None for bound in bounds)
@@ -100,7 +102,7 @@ def _made(
     plain = all(list(entries) == [""] for entries in sizes.values())
     box = None if box.is_unit() else box
     columns.setdefault("successes", None)
-    return Dataset(
+    return dict(
         name=name,
         **columns,
         source=Source.memory(name),
@@ -250,7 +252,7 @@ class _Episode(NamedTuple):
         return len(next(iter(self.observations.values()))) == self.steps + 1
 
 
-def dataset_of_episodes(
+def arguments_of_episodes(
     name: str,
     episodes: Iterable[Any],
     names: tuple[Names | None, Names | None],
@@ -259,7 +261,7 @@ def dataset_of_episodes(
     *,
     tuples: bool = False,
     recorded_in: Callable[[int, int], Task | None] = lambda observation_size, action_size: None,
-) -> Dataset:
+) -> Arguments:
     """See `Dataset.from_episodes`.
 
     tuples: those of arrays are entries. recorded_in: the environment of data of these sizes.
@@ -370,7 +372,7 @@ def _successes(get: Callable[[str], Any], steps: int) -> np.ndarray | None:
 # --- gymnasium ----------------------------------------------------------------------------------------------
 
 
-def dataset_of_gymnasium(name: str, episodes: Iterable[Any], environment: Any, metadata: Metadata) -> Dataset:
+def arguments_of_gymnasium(name: str, episodes: Iterable[Any], environment: Any, metadata: Metadata) -> Arguments:
     """See `Dataset.from_gymnasium`."""
     where = Source.memory(name).location
     episodes = list(episodes)
@@ -378,8 +380,8 @@ def dataset_of_gymnasium(name: str, episodes: Iterable[Any], environment: Any, m
         if missing := [key for key in ("terminations", "truncations") if _getter(value)(key) is None]:
             raise InputError(f"{where}: episode {number}: has no {' and no '.join(missing)}; see from_episodes")
     bounds, task = _space_bounds(where, environment), functools.partial(_recorded_in, environment)
-    data = dataset_of_episodes(name, episodes, (None, None), bounds, metadata, tuples=True, recorded_in=task)
-    if not data.exact_next_observations:
+    data = arguments_of_episodes(name, episodes, (None, None), bounds, metadata, tuples=True, recorded_in=task)
+    if not data.get("exact_next_observations"):
         raise InputError(f"{where}: gymnasium's episodes have one observation more than actions; see from_episodes")
     return data
 
@@ -422,7 +424,9 @@ def _recorded_in(environment: Any, observation_size: int, action_size: int) -> T
 # --- frames -------------------------------------------------------------------------------------------------
 
 
-def dataset_of_frame(name: str, frame: Any, meant: Mapping[str, Any], bounds: Bounds, metadata: Metadata) -> Dataset:
+def arguments_of_frame(
+    name: str, frame: Any, meant: Mapping[str, Any], bounds: Bounds, metadata: Metadata
+) -> Arguments:
     """See `Dataset.from_frame`. meant: what `ColumnOptions` takes, None where not said."""
     from tether.data.logs.columns import ColumnOptions, resolve
     from tether.data.logs.frames import frame_table
@@ -460,7 +464,7 @@ def dataset_of_frame(name: str, frame: Any, meant: Mapping[str, Any], bounds: Bo
 # --- to a file ----------------------------------------------------------------------------------------------
 
 
-def write_hdf5(data: Dataset, path: Path) -> Path:
+def write_hdf5(data: Any, path: Path) -> Path:
     """See `Dataset.to_hdf5`."""
     if path.suffix.lower() not in (".hdf5", ".h5"):
         raise InputError(f"{path}: name a *.hdf5 file")

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tether.data.dataset import Dataset, Source
+from tether.data.dataset import Dataset
+from tether.data.hdf5 import open_hdf5
 from tether.data.logs.importing import read_table
-from tether.data.readers.d4rl import open_hdf5, read_d4rl_hdf5
+from tether.data.readers.d4rl import read_d4rl_hdf5
 from tether.data.readers.d4rl_names import D4RL_FILES, d4rl_file, d4rl_name
 from tether.data.readers.download import Downloads, cached_file
 from tether.data.readers.groups import has_episode_groups, read_episode_files, read_episode_groups
@@ -21,6 +22,7 @@ from tether.data.readers.minari import (
 )
 from tether.data.readers.ogbench import local_ogbench_files, read_ogbench
 from tether.data.readers.recording import Recording
+from tether.data.source import Source
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.data.dataset import Dataset, Source
+from tether.data.dataset import Dataset
 from tether.data.filters import NO_FILTER, filter_episodes
 from tether.data.schema import Schema
+from tether.data.source import Source
 from tether.data.views import Trajectories, View, build, raw_table
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tether.data.dataset import ACTION_TOLERANCE
+from tether.data.source import ACTION_TOLERANCE
 from tether.doctor.findings import Finding, Grade, Place
 from tether.doctor.logged import Logged, finite_in_float32, numeric, once
 from tether.doctor.raw import STANDARD

@@ -10,8 +10,8 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
-from tether.data.dataset import ACTION_TOLERANCE
 from tether.data.schema import ActionBox
+from tether.data.source import ACTION_TOLERANCE
 from tether.doctor.raw import RawColumns
 from tether.doctor.steps import StepScores, explained_share, score_steps
 from tether.environments import Task, find_task

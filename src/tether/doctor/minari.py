@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from tether.data.readers.d4rl import as_scalar, open_hdf5
+from tether.data.hdf5 import as_scalar, open_hdf5
 from tether.data.readers.minari import _episode_keys as episode_keys
 from tether.doctor.findings import Finding, Place
 from tether.errors import InputError

@@ -8,7 +8,8 @@ from typing import Any, TypeGuard
 import h5py
 import numpy as np
 
-from tether.data.readers.d4rl import open_hdf5, read_schema, scalar_metadata
+from tether.data.hdf5 import open_hdf5
+from tether.data.readers.d4rl import read_schema, scalar_metadata
 from tether.data.readers.d4rl_names import d4rl_name
 from tether.data.readers.download import Downloads
 from tether.data.readers.lerobot import find_lerobot, read_lerobot_folder

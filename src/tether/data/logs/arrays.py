@@ -10,9 +10,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tether.data.hdf5 import open_hdf5
 from tether.data.logs import pieces
 from tether.data.logs.pieces import ArrayFile, Column, Cursor, Kind, Piece, Table, array_column, as_kind, one_line
-from tether.data.readers.d4rl import open_hdf5
 from tether.errors import InputError
 
 __all__ = ["open_hdf5_table", "open_npz"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from tether._version import __version__
 from tether.data.choices import Choices, refuse_choices
-from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
+from tether.data.dataset import Dataset
 from tether.data.logs.columns import ColumnOptions, ColumnPlan, find_files, resolve
 from tether.data.logs.episodes import in_episodes
 from tether.data.logs.joined import join_tables
@@ -25,6 +25,7 @@ from tether.data.logs.pieces import Table
 from tether.data.logs.rows import Mended, Rows, joined, rows_of
 from tether.data.logs.tables import open_table
 from tether.data.schema import IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of, summary
+from tether.data.source import ACTION_TOLERANCE, Source
 from tether.errors import InputError
 from tether.machine.files import atomic_path, sha256_file
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tether.data.dataset import follows
 from tether.data.logs.columns import ColumnPlan
 from tether.data.logs.pieces import EPISODE, HEADER_BYTES, Kind, Piece, Table
+from tether.data.source import follows
 from tether.errors import InputError
 
 __all__ = ["refuse_unordered"]

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.data.dataset import follows
 from tether.data.logs.columns import ColumnPlan
 from tether.data.logs.pieces import EPISODE, Piece, Table, nanoseconds
 from tether.data.schema import Layout, size_of
+from tether.data.source import follows
 from tether.errors import InputError, unknown
 
 __all__ = ["Mended", "Rows", "joined", "rows_of"]

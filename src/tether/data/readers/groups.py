@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from tether.data.dataset import FileDigest, Source
+from tether.data.hdf5 import open_hdf5
 from tether.data.logs.tables import natural
-from tether.data.readers.d4rl import open_hdf5
 from tether.data.readers.recording import (
     Recording,
     as_flags,
@@ -30,6 +29,7 @@ from tether.data.readers.recording import (
     missing_column,
     numbered,
 )
+from tether.data.source import FileDigest, Source
 from tether.errors import InputError
 
 __all__ = ["has_episode_groups", "read_episode_files", "read_episode_groups"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.data.dataset import Dataset, Source
+from tether.data.dataset import Dataset
 from tether.data.logs.tables import natural
 from tether.data.readers.recording import (
     Recording,
@@ -26,6 +26,7 @@ from tether.data.readers.recording import (
     missing_column,
 )
 from tether.data.schema import Layout, layout_of
+from tether.data.source import Source
 from tether.errors import InputError
 
 __all__ = ["find_lerobot", "is_lerobot_folder", "lerobot_root", "read_lerobot", "read_lerobot_folder"]

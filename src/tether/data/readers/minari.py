@@ -18,11 +18,12 @@ import h5py
 import numpy as np
 
 from tether.data.choices import refuse_choices
-from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
+from tether.data.dataset import Dataset
 from tether.data.entries import flat, joined, schema_of, widths
+from tether.data.hdf5 import as_scalar, open_hdf5, read_array
 from tether.data.logs.tables import natural
-from tether.data.readers.d4rl import as_scalar, open_hdf5, read_array
 from tether.data.schema import ActionBox
+from tether.data.source import ACTION_TOLERANCE, Source
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.machine.files import sha256_file

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tether.data.dataset import Dataset, Source
+from tether.data.dataset import Dataset
 from tether.data.logs.tables import open_table
+from tether.data.source import Source
 from tether.environments.tasks import Task
 from tether.errors import InputError, unknown
 from tether.machine.files import sha256_file

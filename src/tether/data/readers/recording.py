@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tether.data.dataset import ACTION_TOLERANCE, Dataset, Source
+from tether.data.dataset import Dataset
 from tether.data.schema import ActionBox, Layout, Schema, layout_of
+from tether.data.source import ACTION_TOLERANCE, Source
 from tether.errors import InputError
 from tether.machine.files import sha256_file
 
