@@ -279,8 +279,8 @@ def test_large_arrays_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monk
             for key in list(file):  # not items(), which holds HDF5's lock: see read_array
                 node = file[key]
                 assert isinstance(node, h5py.Dataset)
-                np.testing.assert_array_equal(d4rl.read_array(file, key, name), node[()], err_msg=key)
-                found = d4rl._read_contiguous(node, name)
+                np.testing.assert_array_equal(hdf5.read_array(file, key, name), node[()], err_msg=key)
+                found = hdf5._read_contiguous(node, name)
                 assert (found is None) == (name == path or key in ("packed", "empty", "big-endian"))
 
 
