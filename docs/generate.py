@@ -39,7 +39,7 @@ PUBLIC = {
     "Data": ("load_dataset", "Dataset"),
     "Watch a run": ("Callback", "EarlyStopping", "KeepBest"),
     "Studies": ("compare", "sweep"),
-    "Build on it": ("register", "ALGORITHMS", "Phase", "Spec", "Transition"),
+    "Build on it": ("register", "check_algorithm", "ALGORITHMS", "Phase", "Spec", "Transition"),
     "Faults": ("InputError",),
 }
 """The sections of docs/api.md; algorithms have one of their own."""

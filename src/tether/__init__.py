@@ -59,6 +59,7 @@ __all__ = [
     "SfBC",
     "Spec",
     "Transition",
+    "check_algorithm",
     "compare",
     "evaluate",
     "find_preset",
@@ -82,6 +83,7 @@ _HOMES = {
     "Report": "tether.runs.report",
     "Spec": "tether.types",
     "Transition": "tether.types",
+    "check_algorithm": "tether.testing",
     "compare": "tether.studies.start",
     "evaluate": "tether.api",
     "find_preset": "tether.presets.recipes",
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
     from tether.runs.plan import Options
     from tether.runs.report import Report
     from tether.studies.start import compare, sweep
+    from tether.testing import check_algorithm
     from tether.types import Spec, Transition
 
 
