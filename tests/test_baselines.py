@@ -17,8 +17,8 @@ from tether.algorithms.rem import mixture_weights
 from tether.algorithms.xql import gumbel_loss
 from tether.diffusion import vp, vp_sde
 from tether.diffusion.flow import euler_flow, flow_loss
-from tether.diffusion_policy import NoiseSampler, noise_loss
-from tether.losses import advantage_weights, expectile_loss, mean_over_parts, mmd, smoothed_action
+from tether.diffusion_policy import NoiseSampler
+from tether.losses import advantage_weights, expectile_loss, grad_in_parts, mmd, smoothed_action
 from tether.networks import DeterministicActor, FreeGaussianActor, GaussianActor, QEnsemble, ValueNetwork, orthogonal
 from tether.networks.vae import vae_loss
 from tether.presets import load_presets
@@ -328,16 +328,14 @@ def test_parts_of_a_minibatch_have_the_gradient_of_all_of_it(rows: int) -> None:
     whole = jax.tree.map(lambda x: jax.random.normal(jax.random.key(7), (rows, *x.shape[1:])), batch())
     y, proposals = 3.0 * whole.reward, algorithm.propose(state.actor, whole, jax.random.key(3))
 
-    def grad(rows: tuple) -> tuple:
-        return eqx.filter_grad(algorithm.critic_loss, has_aux=True)(state.critic, *rows, jnp.asarray(3.0))
-
-    everything = (whole, y, proposals)
+    columns, constants = (whole, y, proposals), {"multiplier": jnp.asarray(3.0)}
+    grad = grad_in_parts(algorithm.critic_loss, PART_ROWS)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        mean_over_parts(grad, everything, PART_ROWS),
-        grad(everything),
+        grad(state.critic, *columns, **constants),
+        eqx.filter_grad(algorithm.critic_loss, has_aux=True)(state.critic, *columns, **constants),
     )
-    loops = "scan" in str(jax.make_jaxpr(lambda rows: mean_over_parts(grad, rows, PART_ROWS))(everything))
+    loops = "scan" in str(jax.make_jaxpr(lambda columns: grad(state.critic, *columns, **constants))(columns))
     assert loops == (rows % PART_ROWS == 0)
 
 
@@ -450,7 +448,7 @@ def test_dql_without_q_is_diffusion_cloning_and_q_reaches_every_step() -> None:
     loss, metrics = DQL(**SIZES, diffusion_steps=3, q_weight=0.0).actor_loss(state.actor, state.critic, batch(), key)
     noise_key = jax.random.split(key, 3)[0]
     schedule = vp.vp_schedule(3, variance="posterior")
-    cloning = noise_loss(state.actor, batch().observation, vp.diffuse(schedule, batch().action, noise_key))
+    cloning = vp.noise_loss(state.actor, batch().observation, vp.diffuse(schedule, batch().action, noise_key))
     assert float(loss) == pytest.approx(float(cloning), rel=1e-6)
     assert float(metrics["actor/cloning_loss"]) == pytest.approx(float(cloning), rel=1e-6)
     # The bias that each step adds to its prediction has a slope: the gradient runs through the whole chain.

@@ -39,7 +39,7 @@ import optax
 from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import vp
-from tether.diffusion_policy import NoiseSampler, noise_loss
+from tether.diffusion_policy import NoiseSampler
 from tether.errors import InputError
 from tether.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble, orthogonal
@@ -326,7 +326,7 @@ class BDPO(eqx.Module):
 
     def _update_behaviour(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[BDPOState, Metrics]:
         diffused = vp.diffuse(self._schedule(), batch.action, key)
-        loss, gradients = eqx.filter_value_and_grad(noise_loss)(state.behaviour, batch.observation, diffused)
+        loss, gradients = eqx.filter_value_and_grad(vp.noise_loss)(state.behaviour, batch.observation, diffused)
         rate = self.behaviour_learning_rate
         behaviour, optimiser = clipped_adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
         target_behaviour = polyak(state.target_behaviour, behaviour, self.target_rate)

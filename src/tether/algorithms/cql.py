@@ -30,7 +30,7 @@ import optax
 from tether.acting import Mode
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
-from tether.losses import mean_over_parts, polyak, q_regression, td_target
+from tether.losses import grad_in_parts, polyak, q_regression, td_target
 from tether.networks import GaussianActor, QEnsemble, glorot_uniform, orthogonal, torch_uniform
 from tether.optimisers import adam_init, adam_step
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
@@ -199,10 +199,8 @@ class CQL(eqx.Module):
     ) -> tuple[CQLState, Metrics]:
         multiplier = state.multiplier
         weight = None if multiplier is None else jnp.minimum(jnp.exp(multiplier.log_value), LAGRANGE_LIMIT)
-        grad = eqx.filter_grad(self.critic_loss, has_aux=True)
-        gradients, (gap, metrics) = mean_over_parts(
-            lambda rows: grad(state.critic, *rows, weight), (batch, target, proposals), PART_ROWS
-        )
+        grad = grad_in_parts(self.critic_loss, PART_ROWS)
+        gradients, (gap, metrics) = grad(state.critic, batch, target, proposals, multiplier=weight)
         rate = self.critic_learning_rate
         critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, rate)
         if multiplier is not None and weight is not None:

@@ -17,7 +17,7 @@ from tether.acting import Sampled
 from tether.algorithms.dql import dql_noise_network
 from tether.algorithms.interface import Hyperparameter, Phase
 from tether.diffusion import vp
-from tether.diffusion_policy import NoiseSampler, noise_loss
+from tether.diffusion_policy import NoiseSampler
 from tether.losses import polyak
 from tether.networks import NoiseNetwork
 from tether.optimisers import adam_init, clipped_adam_step, decay_factor
@@ -61,7 +61,7 @@ class DiffusionBC(eqx.Module):
     ) -> tuple[DiffusionBCState, Metrics]:
         """One step of noise regression."""
         diffused = vp.diffuse(self._schedule(), batch.action, key)
-        loss, gradients = eqx.filter_value_and_grad(noise_loss)(state.actor, batch.observation, diffused)
+        loss, gradients = eqx.filter_value_and_grad(vp.noise_loss)(state.actor, batch.observation, diffused)
         rate = self.learning_rate * decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         actor, optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate, self.gradient_norm)
         return DiffusionBCState(actor, polyak(state.target_actor, actor, self.target_rate), optimiser), {

@@ -24,15 +24,15 @@ import optax
 from tether.acting import BestOfSamples
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
 from tether.diffusion import vp
-from tether.diffusion_policy import Draw, NoiseSampler, ancestral_sampler, noise_loss
-from tether.losses import polyak, q_regression, td_target
-from tether.networks import NoiseNetwork, QEnsemble, torch_uniform
+from tether.diffusion_policy import Draw, NoiseSampler, ancestral_sampler
+from tether.losses import average_when_due, polyak, q_regression, td_target
+from tether.networks import Initialiser, NoiseNetwork, QEnsemble, torch_uniform
 from tether.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["DQL", "DQLState", "average_when_due", "chain_q_target", "dql_noise_network"]
+__all__ = ["DQL", "DQLState", "chain_q_target", "dql_noise_network"]
 
-ACTOR_AVERAGE_EVERY_UPDATES, ACTOR_AVERAGE_AFTER_UPDATES = 5, 1000
+FIRST_AVERAGE, AVERAGE_INTERVAL = 1000, 5  # updates of the actor's average
 
 
 class DQLState(NamedTuple):
@@ -69,14 +69,6 @@ def chain_q_target(
 
     q = jax.vmap(row)(batch.next_observation, jax.random.split(key, len(batch.next_observation)))
     return td_target(batch.reward, discount, batch.terminal, q.min(axis=1))
-
-
-def average_when_due(
-    average: NoiseNetwork, actor: NoiseNetwork, step: Int[Array, ""], rate: Hyperparameter
-) -> NoiseNetwork:
-    """The actor's Polyak average, moved in every fifth update from update 1000 on."""
-    due = (step % ACTOR_AVERAGE_EVERY_UPDATES == 0) & (step >= ACTOR_AVERAGE_AFTER_UPDATES)
-    return jax.lax.cond(due, lambda: polyak(average, actor, rate), lambda: average)
 
 
 class DQL(eqx.Module):
@@ -130,7 +122,9 @@ class DQL(eqx.Module):
         actor, actor_optimiser = clipped_adam_step(
             state.actor, gradients, state.actor_optimiser, rate, self.gradient_norm
         )
-        target_actor = average_when_due(state.target_actor, actor, step, self.target_rate)
+        target_actor = average_when_due(
+            state.target_actor, actor, self.target_rate, step, FIRST_AVERAGE, AVERAGE_INTERVAL
+        )
         target_critic = polyak(state.target_critic, critic, self.target_rate)
         state = DQLState(critic, target_critic, actor, target_actor, critic_optimiser, actor_optimiser)
         return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q)} | metrics
@@ -145,7 +139,7 @@ class DQL(eqx.Module):
     ) -> tuple[Scalar, Metrics]:
         """L_BC + eta L_Q."""
         noise_key, chain_key, coin_key = jax.random.split(key, 3)
-        cloning = noise_loss(actor, batch.observation, vp.diffuse(self._schedule(), batch.action, noise_key))
+        cloning = vp.noise_loss(actor, batch.observation, vp.diffuse(self._schedule(), batch.action, noise_key))
         keys = jax.random.split(chain_key, len(batch.observation))
         action = jax.vmap(self._draw(), in_axes=(None, 0, 0))(actor, batch.observation, keys)
         q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, action)

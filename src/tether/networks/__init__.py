@@ -11,10 +11,13 @@ from tether.networks.critics import (
 )
 from tether.networks.denoiser import Denoiser, sinusoidal_embedding
 from tether.networks.layers import (
+    FLAX_EPSILON,
     MLP,
+    Initialiser,
     Linear,
     fan_in_uniform,
     glorot_uniform,
+    lecun_normal,
     mish,
     orthogonal,
     torch_uniform,
@@ -34,6 +37,7 @@ from tether.networks.transformer import CausalTransformer, Dropout, dropout
 from tether.networks.velocity import VelocityNetwork
 
 __all__ = [
+    "FLAX_EPSILON",
     "MLP",
     "BoxGaussian",
     "BoxGaussianActor",
@@ -47,6 +51,7 @@ __all__ = [
     "FreeGaussianActor",
     "GaussianActor",
     "ImplicitActor",
+    "Initialiser",
     "Linear",
     "NoiseNetwork",
     "QEnsemble",
@@ -58,6 +63,7 @@ __all__ = [
     "dropout",
     "fan_in_uniform",
     "glorot_uniform",
+    "lecun_normal",
     "mish",
     "orthogonal",
     "sinusoidal_embedding",
