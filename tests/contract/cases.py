@@ -195,7 +195,7 @@ CASES: dict[str, Case] = {
         unread=frozenset(["expectile"]),
     ),
     "idql": Case(
-        sizes={"hidden_sizes": (8,), "width": 8, "block_count": 1, "candidates": 8, "diffusion_steps": 2},
+        sizes={"hidden_sizes": (8,), "width": 16, "block_count": 1, "candidates": 8, "diffusion_steps": 3},
         variants={"main": {"train_updates": 20}},
         distinct=2,  # an untrained chain of two steps ends in the box's corners
         changes={

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.networks.denoiser import sinusoidal_embedding
-from tether.networks.layers import MLP, Initialiser, mish
+from tether.networks.layers import FLAX_EPSILON, MLP, Initialiser, mish
 from tether.types import Array, Float, Int, PRNGKey, Scalar
 
 __all__ = ["DiffusionValue", "DiffusionValueEnsemble", "QEnsemble", "ValueNetwork", "stack_heads", "unstack_heads"]
@@ -89,7 +89,7 @@ class QEnsemble(eqx.Module):
 
 
 class DiffusionValue(eqx.Module):
-    """V_n(s, a_n): the value of a partly denoised action. LayerNorm before every Mish, unless left out."""
+    """V_n(s, a_n): the value of a partly denoised action. Flax's LayerNorm before every Mish, unless left out."""
 
     time: MLP
     network: MLP
@@ -110,7 +110,8 @@ class DiffusionValue(eqx.Module):
         how = {"activation": mish, "initialiser": initialiser}
         self.time = MLP(time_key, time_features, (2 * time_features,), time_features, **how)
         in_size = observation_size + action_size + time_features
-        self.network = MLP(network_key, in_size, hidden_sizes, 1, layer_norm=layer_norm, **how)
+        how |= {"layer_norm": layer_norm, "norm_epsilon": FLAX_EPSILON}
+        self.network = MLP(network_key, in_size, hidden_sizes, 1, **how)
         self.time_features = time_features
 
     def __call__(
