@@ -297,6 +297,33 @@ def test_cql_without_penalty_is_sac_without_entropy_in_the_backup() -> None:
     assert float(loss) == pytest.approx(float(jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0))), rel=1e-5)
 
 
+class CrossedQ(QEnsemble):
+    """Two heads that disagree about which action is the better one."""
+
+    def __init__(self):
+        self.heads = ()
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        return jnp.stack([action[0], -action[0]])
+
+
+def test_the_max_q_backup_of_cql_is_of_the_least_heads() -> None:
+    """min_i Q_i = -|a_0| here: its best action is the one nearest to 0, whatever the heads' own best are."""
+    algorithm = CQL(**BOTH_SIZES, max_q_backup=True, proposals=4, discount=1.0)
+    state = algorithm.init(SPEC, jax.random.key(0))._replace(target_critic=CrossedQ())
+    data, key = batch()._replace(terminal=jnp.zeros(ROWS)), jax.random.key(1)
+    value = algorithm.critic_target(state, data, key) - data.reward
+    draw = jax.vmap(lambda o, k: state.actor.sample(o, k, 4))
+    actions = draw(data.next_observation, jax.random.split(key, ROWS))
+    np.testing.assert_allclose(value, -jnp.abs(actions[:, :, 0]).min(axis=1), atol=1e-6)
+
+
+def test_the_log_std_of_cql_starts_at_minus_one() -> None:
+    law = jax.vmap(CQL(**BOTH_SIZES).init(SPEC, jax.random.key(0)).actor)(batch().observation)
+    np.testing.assert_allclose(law.log_std, -1.0, atol=0.1)
+    np.testing.assert_allclose(law.mean, 0.0, atol=0.1)
+
+
 def test_rows_below_the_floor_of_the_gap_count_as_it_and_push_nothing() -> None:
     actions, dense = jnp.zeros((ROWS, 3, 2)), jnp.full((ROWS, 3), 1e3, jnp.float32)  # Z - Q is log 3 - 1000
     half = Proposals(actions, dense.at[: ROWS // 2].set(0.0))
