@@ -4,7 +4,9 @@
     critic  sum_i E[ (Q_i(s, a) - y)^2 ]
     actor   every second update:  E[ (pi(s) - a)^2 ] - lambda E[ Q_1(s, pi(s)) ],   lambda = 2.5 / E|Q_1(s, pi(s))|
 
-lambda has no gradient; actor and all targets move in the actor's updates only.
+lambda has no gradient; actor and all targets move in the actor's updates only, the first of which is the second update.
+
+Deviations. None known: tests/parity has the numbers of CORL's updates (arXiv 2210.07105).
 """
 
 from typing import NamedTuple
@@ -71,7 +73,7 @@ class TD3BC(eqx.Module):
         critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
         state = state._replace(critic=critic, critic_optimiser=optimiser)
         state, actor_metrics = update_when_due(
-            lambda state: self._update_actor(state, batch), state, step, 0, self.actor_update_interval
+            lambda state: self._update_actor(state, batch), state, step + 1, 0, self.actor_update_interval
         )
         return state, {"critic/q_loss": loss, "critic/q": jnp.mean(q)} | actor_metrics
 
