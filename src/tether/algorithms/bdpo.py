@@ -104,8 +104,8 @@ def mean_values(
 ) -> Float[Array, "batch ensemble"]:
     """mean_M V_n(s, a_n), where V_0 is Q.
 
-    clean_rows: how many rows at the start have n = 0 at least, and at most. So Q is evaluated for the one, and V for
-    all but the other, not both for all.
+    clean_rows: how many rows at the start have n = 0 for certain, and how many may have it. Q is evaluated for all that
+    may, V for all but the certain ones, instead of both for all.
     """
     least, most = clean_rows
 
