@@ -5,7 +5,7 @@
     actor   -E[ min(exp(A / lambda), 100) log pi(a|s) ],      A = min_i Q_i(s, a) - min_i Q_i(s, b),   b ~ pi(.|s)
 
 The policy is a normal whose mean is not squashed, with a free standard deviation; actions are clipped to the box when
-they are drawn. Order: critic, actor, target. Settings are those of CORL (arXiv 2210.07105).
+they are drawn. Order: critic, actor, target. Hyper-parameters are those of CORL (arXiv 2210.07105).
 
 Deviations. From CORL, by reading: there are no numbers of it in tests/parity.
   1. The mean is clipped to the action box when acting, too; CORL leaves that to the environment.

@@ -10,7 +10,7 @@ SAC whose critics are pushed down on the policy's and random actions and up on t
     actor    E[ alpha log pi(b|s) - min_i Q_i(s, b) ]; alpha by its entropy target, as SAC
 
 Deviations. From the authors' script, following CORL (arXiv 2210.07105):
-  1. Settings.
+  1. Hyper-parameters.
   2. `max_q_backup` takes the lower head of every action, then the best action. The script takes each head's best action
      first: y is then higher by up to 0.014 where it is 3.3 (tests/parity).
 From CORL:
