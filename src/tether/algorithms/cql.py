@@ -23,7 +23,6 @@ From CORL:
      the authors', CORL's at e.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -72,6 +71,12 @@ class Proposals(NamedTuple):
 
     actions: Float[Array, "batch proposals action"]
     log_density: Float[Array, "batch proposals"]
+
+
+def small_actor_layer(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+    """The actor's last layer: small weights, zero bias for the mean, LOG_STD_START for the log standard deviation."""
+    weight, bias = glorot_uniform(key, in_features, out_features, gain=SMALL)
+    return weight, bias.at[out_features // 2 :].set(LOG_STD_START)
 
 
 def conservative_gap(
@@ -133,11 +138,9 @@ class CQL(eqx.Module):
             self.actor_hidden_sizes,
             spec.max_action,
             initialiser=torch_uniform,
-            last_initialiser=partial(glorot_uniform, gain=SMALL),
+            last_initialiser=small_actor_layer,
             log_std_range=LOG_STD_RANGE,
         )
-        bias = actor.network.layers[-1].bias.at[spec.action_size :].set(LOG_STD_START)
-        actor = eqx.tree_at(lambda actor: actor.network.layers[-1].bias, actor, bias)
         log_weight = jnp.zeros((), jnp.float32)
         multiplier = Multiplier(log_weight, adam_init(log_weight)) if self.lagrange else None
         moments = adam_init(critic), adam_init(actor), adam_init(log_weight)
