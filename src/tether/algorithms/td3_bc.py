@@ -4,9 +4,11 @@
     critic  sum_i E[ (Q_i(s, a) - y)^2 ]
     actor   every second update:  E[ (pi(s) - a)^2 ] - lambda E[ Q_1(s, pi(s)) ],   lambda = 2.5 / E|Q_1(s, pi(s))|
 
-lambda has no gradient; actor and all targets move in the actor's updates only, the first of which is the second update.
+lambda has no gradient; actor and all targets move in the actor's updates only.
 
-Deviations. None known: tests/parity has the numbers of CORL's updates (arXiv 2210.07105).
+Deviation. From the authors' and CORL's code (arXiv 2210.07105):
+  1. Actor and targets move in updates 0, 2, 4, ..., theirs in 1, 3, 5, ...: ours have made one step more after an odd
+     number of updates. Runs on disk shall go on as they began.
 """
 
 from typing import NamedTuple
@@ -73,7 +75,7 @@ class TD3BC(eqx.Module):
         critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
         state = state._replace(critic=critic, critic_optimiser=optimiser)
         state, actor_metrics = update_when_due(
-            lambda state: self._update_actor(state, batch), state, step + 1, 0, self.actor_update_interval
+            lambda state: self._update_actor(state, batch), state, step, 0, self.actor_update_interval
         )
         return state, {"critic/q_loss": loss, "critic/q": jnp.mean(q)} | actor_metrics
 
