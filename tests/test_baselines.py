@@ -14,14 +14,20 @@ from tether.algorithms.cql import PART_ROWS, Proposals, conservative_gap
 from tether.algorithms.ivr import eql_value_loss, sql_value_loss
 from tether.algorithms.registry import parse_fields
 from tether.algorithms.rem import mixture_weights
-from tether.algorithms.shared.losses import advantage_weights, expectile_loss, mean_over_parts, mmd, smoothed_action
+from tether.algorithms.shared.losses import (
+    advantage_weights,
+    expectile_loss,
+    grad_in_parts,
+    mmd,
+    smoothed_action,
+)
 from tether.algorithms.xql import gumbel_loss
 from tether.diffusion import vp, vp_sde
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.networks import DeterministicActor, FreeGaussianActor, GaussianActor, QEnsemble, ValueNetwork, orthogonal
 from tether.networks.vae import vae_loss
 from tether.policies.acting import BestOfSamples
-from tether.policies.samplers import NoiseSampler, noise_loss
+from tether.policies.samplers import NoiseSampler
 from tether.presets import load_presets
 from tether.types import Array, Spec, Transition
 
@@ -297,6 +303,33 @@ def test_cql_without_penalty_is_sac_without_entropy_in_the_backup() -> None:
     assert float(loss) == pytest.approx(float(jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0))), rel=1e-5)
 
 
+class CrossedQ(QEnsemble):
+    """Two heads that disagree about which action is the better one."""
+
+    def __init__(self):
+        self.heads = ()
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        return jnp.stack([action[0], -action[0]])
+
+
+def test_the_max_q_backup_of_cql_is_of_the_least_heads() -> None:
+    """min_i Q_i = -|a_0| here: its best action is the one nearest to 0, whatever the heads' own best are."""
+    algorithm = CQL(**BOTH_SIZES, max_q_backup=True, proposals=4, discount=1.0)
+    state = algorithm.init(SPEC, jax.random.key(0))._replace(target_critic=CrossedQ())
+    data, key = batch()._replace(terminal=jnp.zeros(ROWS)), jax.random.key(1)
+    value = algorithm.critic_target(state, data, key) - data.reward
+    draw = jax.vmap(lambda o, k: state.actor.sample(o, k, 4))
+    actions = draw(data.next_observation, jax.random.split(key, ROWS))
+    np.testing.assert_allclose(value, -jnp.abs(actions[:, :, 0]).min(axis=1), atol=1e-6)
+
+
+def test_the_log_std_of_cql_starts_at_minus_one() -> None:
+    law = jax.vmap(CQL(**BOTH_SIZES).init(SPEC, jax.random.key(0)).actor)(batch().observation)
+    np.testing.assert_allclose(law.log_std, -1.0, atol=0.1)
+    np.testing.assert_allclose(law.mean, 0.0, atol=0.1)
+
+
 def test_rows_below_the_floor_of_the_gap_count_as_it_and_push_nothing() -> None:
     actions, dense = jnp.zeros((ROWS, 3, 2)), jnp.full((ROWS, 3), 1e3, jnp.float32)  # Z - Q is log 3 - 1000
     half = Proposals(actions, dense.at[: ROWS // 2].set(0.0))
@@ -328,16 +361,14 @@ def test_parts_of_a_minibatch_have_the_gradient_of_all_of_it(rows: int) -> None:
     whole = jax.tree.map(lambda x: jax.random.normal(jax.random.key(7), (rows, *x.shape[1:])), batch())
     y, proposals = 3.0 * whole.reward, algorithm.propose(state.actor, whole, jax.random.key(3))
 
-    def grad(rows: tuple) -> tuple:
-        return eqx.filter_grad(algorithm.critic_loss, has_aux=True)(state.critic, *rows, jnp.asarray(3.0))
-
-    everything = (whole, y, proposals)
+    columns, constants = (whole, y, proposals), {"multiplier": jnp.asarray(3.0)}
+    grad = grad_in_parts(algorithm.critic_loss, PART_ROWS)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        mean_over_parts(grad, everything, PART_ROWS),
-        grad(everything),
+        grad(state.critic, *columns, **constants),
+        eqx.filter_grad(algorithm.critic_loss, has_aux=True)(state.critic, *columns, **constants),
     )
-    loops = "scan" in str(jax.make_jaxpr(lambda rows: mean_over_parts(grad, rows, PART_ROWS))(everything))
+    loops = "scan" in str(jax.make_jaxpr(lambda columns: grad(state.critic, *columns, **constants))(columns))
     assert loops == (rows % PART_ROWS == 0)
 
 
@@ -450,7 +481,7 @@ def test_dql_without_q_is_diffusion_cloning_and_q_reaches_every_step() -> None:
     loss, metrics = DQL(**SIZES, diffusion_steps=3, q_weight=0.0).actor_loss(state.actor, state.critic, batch(), key)
     noise_key = jax.random.split(key, 3)[0]
     schedule = vp.vp_schedule(3, variance="posterior")
-    cloning = noise_loss(state.actor, batch().observation, vp.diffuse(schedule, batch().action, noise_key))
+    cloning = vp.noise_loss(state.actor, batch().observation, vp.diffuse(schedule, batch().action, noise_key))
     assert float(loss) == pytest.approx(float(cloning), rel=1e-6)
     assert float(metrics["actor/cloning_loss"]) == pytest.approx(float(cloning), rel=1e-6)
     # The bias that each step adds to its prediction has a slope: the gradient runs through the whole chain.

@@ -344,7 +344,7 @@ def test_sorted_steps_give_the_value_that_any_order_gives():
     for seed in range(5):
         diffused = vp.diffuse_evenly(SCHEDULE, jax.random.normal(jax.random.key(9), (rows, 2)), jax.random.key(seed))
         arguments = state.actor, state, jnp.zeros((rows, 1)), diffused, jax.random.key(2)
-        either, certain = (algorithm.one_step_value(*arguments, known) for known in (None, algorithm._last_rows(rows)))
+        either, certain = (algorithm.one_step_value(*arguments, evenly) for evenly in (False, True))
         np.testing.assert_allclose(certain[0], either[0], rtol=1e-5, atol=1e-6)
 
 

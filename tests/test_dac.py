@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tether.algorithms.dac import DAC, Noised, guided_loss, noise_error
+from tether.algorithms.dac import DAC, guided_loss
 from tether.algorithms.shared.losses import aggregate_heads
 from tether.diffusion import vp
 from tether.networks import QEnsemble
@@ -43,20 +43,20 @@ def test_parameter_counts(sizes, actor, head):
 def test_without_guidance_it_is_behaviour_cloning():
     algorithm = DAC(**TINY)
     state, batch = algorithm.init(SPEC, jax.random.key(0)), make_batch()
-    noised = algorithm.add_noise(batch, jax.random.key(1))
+    diffused = vp.diffuse(vp.vp_schedule(5), batch.action, jax.random.key(1))
     nothing, one = jnp.zeros_like(batch.action), jnp.asarray(1.0)
-    guided = jax.grad(lambda actor: guided_loss(actor, noised, nothing, one)[0])(state.actor)
-    cloned = jax.grad(lambda actor: noise_error(actor, noised))(state.actor)
+    guided = jax.grad(lambda actor: guided_loss(actor, batch.observation, diffused, nothing, one)[0])(state.actor)
+    cloned = jax.grad(lambda actor: vp.noise_loss(actor, batch.observation, diffused))(state.actor)
     assert leaves_equal(guided, cloned)
 
 
 def test_linear_q_shifts_the_noise_by_minus_sigma_q_over_two_eta():
     """Pointwise minimum of the loss: eps - sigma_t q / (2 eta), for a critic whose slope is q everywhere."""
     noise, slope, eta, sigma = jnp.asarray([[0.3, -1.2]]), jnp.asarray([[2.0, -0.5]]), jnp.asarray(0.4), 0.75
-    noised = Noised(jnp.zeros((1, 3)), jnp.zeros((1, 2)), jnp.ones(1, jnp.int32), noise)
+    diffused = vp.Diffused(jnp.zeros((1, 2)), jnp.ones(1, jnp.int32), noise)
 
     def loss(output: Array) -> Array:
-        return guided_loss(lambda x, s, t: output[0], noised, sigma * slope, eta)[0]
+        return guided_loss(lambda x, s, t: output[0], jnp.zeros((1, 3)), diffused, sigma * slope, eta)[0]
 
     output = jnp.zeros((1, 2))
     for _ in range(2):  # Newton's method on a quadratic: exact after one step
@@ -69,16 +69,16 @@ def test_linear_q_shifts_the_noise_by_minus_sigma_q_over_two_eta():
 def test_guidance_is_the_normalised_slope_of_the_mean_head_at_the_noisy_action(guidance):
     algorithm = DAC(**TINY, guidance=guidance)
     state, batch = algorithm.init(SPEC, jax.random.key(0)), make_batch(4)
-    noised = algorithm.add_noise(batch, jax.random.key(1))
-    field, scale = algorithm.guidance_field(state.target_critic, batch, noised)
+    diffused = vp.diffuse(vp.vp_schedule(5), batch.action, jax.random.key(1))
+    field, scale = algorithm.guidance_field(state.target_critic, batch, diffused)
     q = jax.vmap(state.target_critic)(batch.observation, batch.action)
     assert scale == pytest.approx(float(jnp.abs(q).mean()) + 1e-6)
-    sigma = np.sqrt(1 - vp.vp_schedule(5).alpha_bar)[np.asarray(noised.step)]
+    sigma = np.sqrt(1 - vp.vp_schedule(5).alpha_bar)[np.asarray(diffused.step)]
     for row in range(4):
         for axis in range(2):
             nudge = jnp.zeros(2).at[axis].set(1e-2)
             up, down = (
-                state.target_critic(batch.observation[row], noised.noisy_action[row] + sign * nudge).mean()
+                state.target_critic(batch.observation[row], diffused.noisy_action[row] + sign * nudge).mean()
                 for sign in (1, -1)
             )
             slope = float(up - down) / 2e-2 / float(scale)
@@ -161,6 +161,20 @@ def test_eta_follows_the_noise_error_and_stays_in_its_range():
     fixed = DAC(**TINY, eta_learning_rate=0.0, eta_init=0.1)
     state = fixed.init(SPEC, jax.random.key(0))
     assert jax.jit(fixed.update)(state, batch, key, jnp.asarray(0))[0].eta == state.eta
+
+
+@pytest.mark.parametrize("guidance", ["soft", "denoised"])
+def test_eta_moves_by_the_noise_error_of_the_actor_before_its_step(guidance):
+    """The step is made long, so that the error after it is another one."""
+    algorithm = DAC(**TINY, guidance=guidance, noise_bound=0.9, learning_rate=0.1, eta_learning_rate=0.5)
+    state, batch, key = algorithm.init(SPEC, jax.random.key(0)), make_batch(), jax.random.key(1)
+    after, metrics = jax.jit(algorithm._update_actor)(state, batch, key, 1.0)
+    diffused = vp.diffuse(vp.vp_schedule(5), batch.action, jax.random.split(key)[0])
+    before, then = (vp.noise_loss(actor, batch.observation, diffused) for actor in (state.actor, after.actor))
+    assert metrics["actor/noise_error"] == pytest.approx(float(before), rel=1e-5)
+    assert abs(float(then - before)) > 0.05
+    moved = 0.5 * min(max(float(before) - 0.9, -1.0), 1.0)
+    assert float(after.eta - state.eta) == pytest.approx(moved, abs=1e-5)
 
 
 def test_actor_average_first_moves_in_update_1005():

@@ -17,7 +17,7 @@ from tether.algorithms import AWAC, AWR, BC, EQL, IQL, SQL, XQL, Onestep
 from tether.algorithms.awr import lambda_returns
 from tether.algorithms.iql import weighted_cloning_loss
 from tether.algorithms.shared.losses import clip_actions, limited_exponent
-from tether.algorithms.xql import gumbel_loss, huber_loss
+from tether.algorithms.xql import gumbel_loss, huber_regression
 from tether.networks import MLP, BoxGaussian, BoxGaussianActor, FreeGaussianActor, QEnsemble, torch_uniform
 from tether.policies.acting import sample_each
 from tether.presets import load_presets
@@ -78,7 +78,8 @@ def test_actor_and_critic_read_the_value_after_its_update(name: str) -> None:
     np.testing.assert_allclose(metrics["actor/weight"], WEIGHTS[name](advantage).mean(), rtol=1e-4)
     target = data.reward + 0.99 * (1 - data.terminal) * jax.vmap(after.value)(data.next_observation)
     error = jax.vmap(before.critic)(data.observation, data.action) - target[:, None]
-    loss = huber_loss(error, 20.0) if name == "xql" else error**2
+    huber = jnp.where(jnp.abs(error) <= 20.0, error**2 / 2, 20.0 * (jnp.abs(error) - 10.0))
+    loss = huber if name == "xql" else error**2
     np.testing.assert_allclose(metrics["critic/q_loss"], loss.mean(axis=0).sum(), rtol=1e-4)
     np.testing.assert_allclose(
         metrics["actor/loss"],
@@ -138,8 +139,20 @@ def test_gumbel_loss_is_scaled_by_its_largest_exponent() -> None:
     assert float(limited_exponent(jnp.asarray([-9.0, -4.0]), 7.0)[1]) == -1.0
 
 
-def test_huber_loss_by_hand() -> None:
-    np.testing.assert_allclose(huber_loss(jnp.asarray([-1.0, 3.0, -30.0]), 20.0), [0.5, 4.5, 400.0])
+class ZeroQ(QEnsemble):
+    """Two heads that are 0 everywhere."""
+
+    def __init__(self):
+        self.heads = ()
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        return jnp.zeros(2)
+
+
+def test_huber_regression_by_hand() -> None:
+    three = jax.tree.map(lambda column: column[:3], batch())
+    loss, _ = huber_regression(ZeroQ(), three, jnp.asarray([1.0, -3.0, 30.0]))
+    assert float(loss) == pytest.approx(2 * np.mean([0.5, 4.5, 400.0]))
 
 
 def test_xql_fits_v_to_smoothed_actions() -> None:

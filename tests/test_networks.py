@@ -20,6 +20,7 @@ from tether.networks import (
     TanhGaussian,
     ValueNetwork,
     fan_in_uniform,
+    lecun_normal,
     mish,
     orthogonal,
     sinusoidal_embedding,
@@ -82,6 +83,15 @@ def test_torch_uniform() -> None:
         # Variance of a uniform law b^2/3; its estimate from n values has relative deviation sqrt(0.8/n).
         assert jnp.var(values) == pytest.approx(0.25**2 / 3, rel=5 * math.sqrt(0.8 / values.size))
     assert len(np.unique(weight)) > 60_000  # independent numbers, but for 24-bit coincidences
+
+
+def test_lecun_normal() -> None:
+    """Standard deviation 1/sqrt(fan in), sqrt(3) times that of `torch_uniform`; cut; zero bias."""
+    weight, bias = lecun_normal(jax.random.key(0), 16, 4000)
+    assert weight.shape == (4000, 16)
+    assert jnp.std(weight) == pytest.approx(0.25, rel=0.02)
+    assert 0.5 < jnp.abs(weight).max() < 0.25 * 2.3
+    assert (bias == jnp.zeros(4000)).all()
 
 
 def test_a_last_layer_that_starts_small() -> None:

@@ -128,7 +128,7 @@ def diffusion_value(spec: Spec, hidden: Sequence[int], time: int, heads: int) ->
 
 
 def residual_network(spec: Spec, width: int, blocks: int, frequencies_train: bool) -> Network:
-    """The LN-ResNet of IDQL and SRPO."""
+    """The residual network with LayerNorm of IDQL and SRPO."""
     inner = (4 * width, width) * blocks
     sizes = (spec.observation_size + spec.action_size + 128, width, *inner, spec.action_size)
     return conditioned(sizes, (64, 128, 128), spec.action_size, frequencies_train)
@@ -200,7 +200,7 @@ def dac(a: Any, spec: Spec, rows: int) -> Passes:
     drawn, steps = rows * a.next_actions, a.diffusion_steps
     critic = [actor.forward(drawn * steps, steps), q.forward(drawn), q.train(rows)]
     guidance = [q.forward(rows), q.slope(rows)]  # the scale at the data's actions, the field at the noisy ones
-    return {"train": [*critic, *guidance, actor.train(rows), actor.forward(rows)]}  # the last one: dual ascent
+    return {"train": [*critic, *guidance, actor.train(rows)]}
 
 
 def bdpo(a: Any, spec: Spec, rows: int) -> Passes:

@@ -18,6 +18,8 @@ class Case(NamedTuple):
     """A number that the last phase feels at once."""
     targets: tuple[tuple[str, str, str], ...] = ()
     """(target, online, rate), moved by the last phase."""
+    lagging: bool = False
+    """Targets move towards the online network as it was before the update."""
     unread: frozenset[str] = frozenset()
     """Numbers that the last phase does not read at all."""
     deterministic: frozenset[str] = frozenset()
@@ -197,9 +199,8 @@ CASES: dict[str, Case] = {
         unread=frozenset(["expectile"]),
     ),
     "idql": Case(
-        sizes={"hidden_sizes": (8,), "width": 8, "block_count": 1, "candidates": 8, "diffusion_steps": 2},
+        sizes={"hidden_sizes": (8,), "width": 16, "block_count": 1, "candidates": 8, "diffusion_steps": 3},
         variants={"main": {"train_updates": 20}},
-        distinct=2,  # an untrained chain of two steps ends in the box's corners
         changes={
             "train": {"critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser", "target_actor"},
         },
@@ -271,6 +272,7 @@ CASES: dict[str, Case] = {
         },
         swept="distillation_weight",
         targets=(("target_critic", "critic", "target_rate"),),
+        lagging=True,
     ),
     "ifql": Case(
         sizes={"hidden_sizes": (8,), "flow_steps": 2, "candidates": 8},
@@ -280,6 +282,7 @@ CASES: dict[str, Case] = {
         },
         swept="expectile",
         targets=(("target_critic", "critic.q", "target_rate"),),
+        lagging=True,
     ),
     "iql": Case(
         sizes={"hidden_sizes": (8,)},

@@ -61,6 +61,7 @@ def subject(name: str, variant: str) -> Subject:
         changes=case.changes,
         swept=case.swept,
         targets=case.targets,
+        lagging=case.lagging,
         unread=case.unread,
         deterministic=variant in case.deterministic,
         distinct=case.distinct,

@@ -10,7 +10,7 @@ Deviations. From the authors' code, which D4RL's runs used:
      Monte-Carlo returns (phase `pretrain`), advantages are computed once from it, and the actor follows. An episode
      that was cut short counts what was recorded, so V is too low near its end.
   2. Adam at 3e-4 for both instead of momentum SGD at hand-set rates.
-  3. baselines.md 7.1 writes 10 for the price of leaving the box; the code halves it.
+  3. The price of leaving the box is 5 times the squared distance: the code's weight of 10 is of half of it.
   4. Layers start as PyTorch's do, the code's Xavier-uniform, the actor's last one within 0.01.
 """
 

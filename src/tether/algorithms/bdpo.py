@@ -11,19 +11,27 @@ KL-regularised problem (Theorem 4.2). Two time scales, environment steps (Q) and
 
 All targets use averaged networks. To act: 10 samples of the averaged actor, the best by the averaged Q.
 
-Deviations. From the paper, following the authors' code (spec section 15):
+Deviations. From the paper, following the authors' code:
   1. Kernels have variance beta_n in sampling and penalty (with the posterior's, step n = 1 costs infinity).
   2. Losses are means over the ensemble; every optimiser clips its gradient's global norm to 1.
   3. M = 10 samples in targets and actor loss; LayerNorm in V; orthogonal(sqrt 2) weights.
+Where the code has changed since the paper appeared:
+  4. `penalty_order` "discounted" is eq. 13, and the code's since November 2025; before it was "separate",
+     r + gamma (1 - terminal) q - eta penalty.
+  5. `behaviour_in_training` "fixed" is the paper's algorithm and the first code's; since May 2025 it is "continuing":
+     nu is trained on.
 From the code:
-  4. `penalty_order` "discounted" is the published eq. 13; "separate", r + gamma (1 - terminal) q - eta penalty, is what
-     the code did when the paper appeared.
-  5. `behaviour_in_training` "fixed" is the published algorithm; "continuing" trains nu on, as later code does.
   6. The actor's rate decays over its own updates, so that it reaches 0 with the last one; the code counts optimiser
      steps against 2M, of which a fifth happen, and ends at 0.91 of the rate.
-  7. Minibatches are drawn with replacement, not by passes over a permutation.
+  7. Minibatches are drawn with replacement, not by passes over a permutation: a row has no part in 1/e of the passes.
+  8. The noise networks' inputs are action, observation, time, and sines come before cosines; in the code action, time,
+     observation, and cosines first. A renaming of random weights: the law of a fresh network is the same.
+  9. LayerNorm in Q (AntMaze) adds 1e-5 to the variance, Flax 1e-6: with the same fresh weights that changes Q by 2e-5
+     of its size. Q is part of the policy, and policies on disk shall act as they did. V's LayerNorm is Flax's.
+ 10. The heads' standard deviation is at least 1e-6 (`losses.py: aggregate_heads`). Where heads agree more closely the
+     bound is lower by up to that times rho; without the floor the gradient of equal heads is NaN.
 From both:
-  8. In the losses of V and of the actor a minibatch has every diffusion step n equally often (up to one row, at
+ 11. In the losses of V and of the actor a minibatch has every diffusion step n equally often (up to one row, at
      random), where they draw n for each row. The expectation is the same; as it is known which rows have n = 1, Q is
      evaluated for them and V for the others, not both for all.
 """
@@ -43,7 +51,7 @@ from tether.diffusion import vp
 from tether.errors import InputError
 from tether.networks import DiffusionValueEnsemble, NoiseNetwork, QEnsemble, orthogonal
 from tether.policies.acting import BestOfSamples
-from tether.policies.samplers import NoiseSampler, noise_loss
+from tether.policies.samplers import NoiseSampler
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["BDPO", "BDPOState", "Critics", "q_loss"]
@@ -85,6 +93,30 @@ def value_loss(
     values = jax.vmap(value)(observation, diffused.noisy_action, diffused.step)
     loss = jnp.mean((values - target[:, None]) ** 2)
     return loss, {"critic/value_loss": loss, "critic/value": jnp.mean(values)}
+
+
+def mean_values(
+    critics: Critics,
+    observation: Float[Array, "batch observation"],
+    actions: Float[Array, "batch samples action"],
+    step: Int[Array, " batch"],
+    clean_rows: tuple[int, int],
+) -> Float[Array, "batch ensemble"]:
+    """mean_M V_n(s, a_n), where V_0 is Q.
+
+    clean_rows: how many rows at the start have n = 0 for certain, and how many may have it. Q is evaluated for all that
+    may, V for all but the certain ones, instead of both for all.
+    """
+    least, most = clean_rows
+
+    def mean(ensemble: Callable, *columns: Array) -> Float[Array, "rows ensemble"]:
+        of_samples = jax.vmap(ensemble, in_axes=(None, 0, *[None] * (len(columns) - 2)))
+        return jax.vmap(of_samples)(*columns).mean(axis=1)
+
+    q = mean(critics.q, observation[:most], actions[:most])
+    value = mean(critics.value, observation[least:], actions[least:], step[least:])
+    either = jnp.where(step[least:most, None] == 0, q[least:], value[: most - least])
+    return jnp.concatenate([q[:least], either, value[most - least :]])
 
 
 class BDPO(eqx.Module):
@@ -181,13 +213,14 @@ class BDPO(eqx.Module):
     def update(
         self, state: BDPOState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[BDPOState, Metrics]:
-        """Critics every time; the actor at its interval after the warm-up."""
+        """Critics and their averages every time; then, at its interval after the warm-up, the actor."""
         q_key, value_key, actor_key, behaviour_key = jax.random.split(key, 4)
         batch = clip_actions(batch, state.actor.max_action)
         state = jax.lax.cond(step == 0, _start_actor, lambda s: s, state)
         rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         state, q_metrics = self._update_q(state, batch, q_key, rate_factor)
         state, value_metrics = self._update_value(state, batch, value_key, rate_factor)
+        state = state._replace(target_critics=polyak(state.target_critics, state.critics, self.target_rate))
 
         def with_actor(state: BDPOState) -> tuple[BDPOState, Metrics]:
             state, metrics = self._update_actor(state, batch, actor_key, rate_factor)
@@ -197,8 +230,7 @@ class BDPO(eqx.Module):
 
         warmup, interval = self.actor_warmup_updates, self.actor_update_interval
         state, actor_metrics = update_when_due(with_actor, state, step, warmup, interval)
-        critics = polyak(state.target_critics, state.critics, self.target_rate)
-        return state._replace(target_critics=critics), q_metrics | value_metrics | actor_metrics
+        return state, q_metrics | value_metrics | actor_metrics
 
     def policy(self, state: BDPOState) -> BestOfSamples:
         """The averaged actor with the averaged ensemble as judge."""
@@ -242,39 +274,28 @@ class BDPO(eqx.Module):
         observation: Array,
         diffused: vp.Diffused,
         key: PRNGKey,
-        last_rows: tuple[int, int] | None = None,
+        evenly: bool = False,
     ) -> tuple[Float[Array, " batch"], Scalar]:
         """LCB( mean_M V_{n-1}(s, a_{n-1}) ) - eta l_n(s, a_n) after one reverse step of `actor` -> (it, mean l_n).
 
         The target of V_n with the averaged actor, the actor's objective with the online one (eqs. 14 and 15):
-        differentiable in `actor` through the step and the penalty. last_rows: (rows at the start that have n = 1 for
-        certain, rows at the start that may have it); None: any row may have any n.
+        differentiable in `actor` through the step and the penalty. evenly: the steps are those of `vp.diffuse_evenly`.
         """
         schedule, bound = self._schedule(), self._bound(state)
-        certain, possible = last_rows or (0, len(observation))
 
         def row(observation: Array, noisy_action: Array, step: Array, key: PRNGKey) -> tuple[Array, Scalar]:
             predicted = actor(noisy_action, observation, step)
             penalty = vp.kernel_kl(schedule, step, predicted, state.target_behaviour(noisy_action, observation, step))
             noises = jax.random.normal(key, (self.samples, *noisy_action.shape), noisy_action.dtype)
+            reverse = jax.vmap(lambda z: vp.reverse_step(schedule, noisy_action, step, predicted, z, bound))
+            return reverse(noises), penalty
 
-            return jax.vmap(lambda z: vp.reverse_step(schedule, noisy_action, step, predicted, z, bound))(
-                noises
-            ), penalty
-
-        keys = jax.random.split(key, observation.shape[0])
+        rows = len(observation)
+        keys = jax.random.split(key, rows)
         following, penalty = jax.vmap(row)(observation, diffused.noisy_action, diffused.step, keys)
-
-        def mean_of_samples(ensemble: Callable, *columns: Array) -> Float[Array, "rows ensemble"]:
-            return jax.vmap(jax.vmap(ensemble, in_axes=(None, 0, *[None] * (len(columns) - 2))))(*columns).mean(axis=1)
-
-        step = diffused.step[certain:]
-        q = mean_of_samples(state.target_critics.q, observation[:possible], following[:possible])
-        value = mean_of_samples(state.target_critics.value, observation[certain:], following[certain:], step - 1)
-        either = possible - certain
-        mixed = jnp.where(step[:either, None] > 1, value[:either], q[certain:])
-        boot = jnp.concatenate([q[:certain], mixed, value[either:]])
-        return aggregate_heads(boot.T, "lcb", self.pessimism) - self.eta * penalty, jnp.mean(penalty)
+        clean_rows = (rows // schedule.steps, -(-rows // schedule.steps)) if evenly else (0, rows)
+        values = mean_values(state.target_critics, observation, following, diffused.step - 1, clean_rows)
+        return aggregate_heads(values.T, "lcb", self.pessimism) - self.eta * penalty, jnp.mean(penalty)
 
     def actor_loss(
         self,
@@ -283,10 +304,10 @@ class BDPO(eqx.Module):
         observation: Array,
         diffused: vp.Diffused,
         key: PRNGKey,
-        last_rows: tuple[int, int] | None = None,
+        evenly: bool = False,
     ) -> tuple[Scalar, Metrics]:
         """Minus the mean one-step value of the online actor."""
-        value, penalty = self.one_step_value(actor, state, observation, diffused, key, last_rows)
+        value, penalty = self.one_step_value(actor, state, observation, diffused, key, evenly)
         loss = -jnp.mean(value)
         return loss, {"actor/loss": loss, "actor/step_kl": penalty}
 
@@ -307,8 +328,7 @@ class BDPO(eqx.Module):
     ) -> tuple[BDPOState, Metrics]:
         noise_key, step_key = jax.random.split(key)
         diffused = vp.diffuse_evenly(self._schedule(), batch.action, noise_key)
-        last_rows = self._last_rows(len(batch.action))
-        target, _ = self.one_step_value(state.target_actor, state, batch.observation, diffused, step_key, last_rows)
+        target, _ = self.one_step_value(state.target_actor, state, batch.observation, diffused, step_key, evenly=True)
         gradients, metrics = eqx.filter_grad(value_loss, has_aux=True)(
             state.critics.value, batch.observation, diffused, target
         )
@@ -322,8 +342,7 @@ class BDPO(eqx.Module):
         noise_key, step_key = jax.random.split(key)
         diffused = vp.diffuse_evenly(self._schedule(), batch.action, noise_key)
         loss = eqx.filter_grad(self.actor_loss, has_aux=True)
-        last_rows = self._last_rows(len(batch.action))
-        gradients, metrics = loss(state.actor, state, batch.observation, diffused, step_key, last_rows)
+        gradients, metrics = loss(state.actor, state, batch.observation, diffused, step_key, evenly=True)
         rate = self.learning_rate * rate_factor
         actor, optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate)
         target_actor = polyak(state.target_actor, actor, self.target_rate)
@@ -331,16 +350,12 @@ class BDPO(eqx.Module):
 
     def _update_behaviour(self, state: BDPOState, batch: Transition, key: PRNGKey) -> tuple[BDPOState, Metrics]:
         diffused = vp.diffuse(self._schedule(), batch.action, key)
-        loss, gradients = eqx.filter_value_and_grad(noise_loss)(state.behaviour, batch.observation, diffused)
+        loss, gradients = eqx.filter_value_and_grad(vp.noise_loss)(state.behaviour, batch.observation, diffused)
         rate = self.behaviour_learning_rate
         behaviour, optimiser = clipped_adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
         target_behaviour = polyak(state.target_behaviour, behaviour, self.target_rate)
         state = state._replace(behaviour=behaviour, behaviour_optimiser=optimiser, target_behaviour=target_behaviour)
         return state, {"behaviour/loss": loss}
-
-    def _last_rows(self, rows: int) -> tuple[int, int]:
-        """How many rows at the start of what `vp.diffuse_evenly` gives have n = 1: at least, at most."""
-        return rows // self.diffusion_steps, -(-rows // self.diffusion_steps)
 
     def _schedule(self) -> vp.VP:
         return vp.vp_schedule(self.diffusion_steps)

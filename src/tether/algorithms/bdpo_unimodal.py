@@ -15,7 +15,7 @@ Deviations. The ablation's code is not published; the paper leaves open and we c
      equals that of the actions, as tanh is invertible.
   3. The Gaussian actor acts like BDPO: the best of 10 samples by the mean of the averaged heads. The deterministic one
      acts as it is.
-  4. Everything else (M = 10 samples, K = 10 heads, warm-up, interval, rates, clipping) is BDPO's.
+  4. Everything else (M = 10 samples, K = 10 heads, order of steps, warm-up, interval, rates, clipping) is BDPO's.
 """
 
 from typing import Literal, NamedTuple
@@ -144,7 +144,7 @@ class BDPOUnimodal(eqx.Module):
     def update(
         self, state: BDPOUnimodalState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[BDPOUnimodalState, Metrics]:
-        """The critic every time; the actor at its interval after the warm-up."""
+        """The critic and its average every time; then, at its interval after the warm-up, the actor."""
         critic_key, actor_key = jax.random.split(key)
         batch = clip_actions(batch, state.actor.max_action)
         state = jax.lax.cond(step == 0, _start_actor, lambda s: s, state)
@@ -154,14 +154,14 @@ class BDPOUnimodal(eqx.Module):
         gradients, metrics = eqx.filter_grad(q_loss, has_aux=True)(state.critic, batch, target)
         rate = self.critic_learning_rate * rate_factor
         critic, optimiser = clipped_adam_step(state.critic, gradients, state.critic_optimiser, rate)
-        state = state._replace(critic=critic, critic_optimiser=optimiser)
+        average = polyak(state.target_critic, critic, self.target_rate)
+        state = state._replace(critic=critic, critic_optimiser=optimiser, target_critic=average)
 
         def with_actor(state: BDPOUnimodalState) -> tuple[BDPOUnimodalState, Metrics]:
             return self._update_actor(state, batch.observation, actor_key, rate_factor)
 
         warmup, interval = self.actor_warmup_updates, self.actor_update_interval
         state, actor_metrics = update_when_due(with_actor, state, step, warmup, interval)
-        state = state._replace(target_critic=polyak(state.target_critic, state.critic, self.target_rate))
         return state, metrics | {"critic/penalty": penalty} | actor_metrics
 
     def policy(self, state: BDPOUnimodalState) -> UnimodalPolicy:

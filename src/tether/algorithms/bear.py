@@ -9,7 +9,7 @@
     acting   the best of 100 actions of the policy by the first head
 
 There is no averaged policy: D4RL's code, whose settings these are, draws the target's actions from the online one (the
-authors' first code averages it). It also takes the first head's maximum to act, where baselines.md says "argmax Q".
+authors' first code averages it). It also takes the first head's maximum to act.
 
 Deviation. 1. Layers start as PyTorch's do; rlkit, below D4RL's code, starts hidden biases at 0.1 and last layers within
 0.003 (Q) and 0.001 (policy).

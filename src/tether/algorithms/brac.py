@@ -12,8 +12,8 @@ No entropy term of SAC. Acting: the mode. The behaviour's 300,000 updates are th
 
 Deviations.
   1. log pi of the policy's own draws is exact; b's density is asked for the draw moved to 0.001 inside the box. The
-     authors' code does the same. Clipped in both, as baselines.md 4 can be read, K would fall without bound as the
-     policy's mean leaves the box.
+     authors' code does the same. With both at the moved draw K would fall without bound as the policy's mean leaves
+     the box.
   2. The first of the 4 actions of K is also the one that Q sees; the code draws one more.
   3. Targets move after the critic's step, in the code before it.
 """

@@ -9,17 +9,20 @@ SAC whose critics are pushed down on the policy's and random actions and up on t
     Lagrange sum_i E[ (Q_i - y)^2 ] + alpha' ( w E[ Z_i - Q_i ] - tau ),  alpha' in [0, 1e6] ascends on the brackets
     actor    E[ alpha log pi(b|s) - min_i Q_i(s, b) ]; alpha by its entropy target, as SAC
 
-Deviations. Hyper-parameters are CORL's where they differ from the authors' script (baselines.md 6 lists both), except:
-  1. The log standard deviation is clipped to [-20, 2] without CORL's learnable scale and offset.
-  2. tau is in the authors' units, those of the weighted gap. CORL subtracts it before it multiplies by w: its 0.8 is 4.
-  3. `max_q_backup` takes each head's best action and then the lower head, as the authors do; CORL the best lower head.
-  4. The warm start by cloning is left out: CORL ships with 0 such updates, and a wrong density in them.
-  5. On AntMaze both critics have 5 layers; CORL's argument for it reaches the first one alone.
-  6. alpha descends as SAC's does here, its slope times alpha; CORL's is without. The multiplier alpha' starts at 1 as
+Deviations. From the authors' script, following CORL (arXiv 2210.07105):
+  1. Hyper-parameters.
+  2. `max_q_backup` takes the lower head of every action, then the best action. The script takes each head's best action
+     first: y is then higher by up to 0.014 where it is 3.3 (tests/parity).
+From CORL:
+  3. The log standard deviation starts at -1 by the last layer's biases, one for each coordinate. CORL learns a scale
+     and an offset for all of them, from 1 and -1, beside biases that start at 0.
+  4. tau is in the authors' units, those of the weighted gap. CORL subtracts it before it multiplies by w: its 0.8 is 4.
+  5. The warm start by cloning is left out: CORL ships with 0 such updates, and a wrong density in them.
+  6. On AntMaze both critics have 5 layers; CORL's argument for it reaches the first one alone.
+  7. alpha descends as SAC's does here, its slope times alpha; CORL's is without. The multiplier alpha' starts at 1 as
      the authors', CORL's at e.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -29,7 +32,7 @@ import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
-from tether.algorithms.shared.losses import mean_over_parts, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import grad_in_parts, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, glorot_uniform, orthogonal, torch_uniform
 from tether.policies.acting import Mode
@@ -39,6 +42,7 @@ __all__ = ["CQL", "CQLState", "Proposals", "conservative_gap"]
 
 LAGRANGE_LIMIT = 1e6
 SMALL = 0.01  # gain of last layers
+LOG_STD_START = -1.0
 PART_ROWS = 16  # on CPU; with 30 proposals each, half a megabyte a hidden layer: 0.8 of the time of all at once
 
 
@@ -67,6 +71,12 @@ class Proposals(NamedTuple):
 
     actions: Float[Array, "batch proposals action"]
     log_density: Float[Array, "batch proposals"]
+
+
+def small_actor_layer(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+    """The actor's last layer: small weights, zero bias for the mean, LOG_STD_START for the log standard deviation."""
+    weight, bias = glorot_uniform(key, in_features, out_features, gain=SMALL)
+    return weight, bias.at[out_features // 2 :].set(LOG_STD_START)
 
 
 def conservative_gap(
@@ -102,7 +112,7 @@ class CQL(eqx.Module):
     target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
 
     lagrange: bool = eqx.field(static=True, default=False)  # alpha' by dual ascent
-    max_q_backup: bool = eqx.field(static=True, default=False)  # best of `proposals` actions per head (AntMaze)
+    max_q_backup: bool = eqx.field(static=True, default=False)  # best of `proposals` next actions (AntMaze)
     gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts (AntMaze)
     proposals: int = eqx.field(static=True, default=10)  # n of each of the three kinds
     critic_network: Network = network_field()  # of Q
@@ -131,7 +141,7 @@ class CQL(eqx.Module):
             self.actor_hidden_sizes,
             spec.max_action,
             initialiser=torch_uniform,
-            last_initialiser=partial(glorot_uniform, gain=SMALL),
+            last_initialiser=small_actor_layer,
             log_std_range=LOG_STD_RANGE,
             network=self.actor_network,
         )
@@ -161,15 +171,15 @@ class CQL(eqx.Module):
         return Mode(state.actor)
 
     def critic_target(self, state: CQLState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
-        """y; with `max_q_backup` each head takes its best of several actions first."""
+        """y; with `max_q_backup` of the best of several next actions (deviation 2)."""
         count = self.proposals if self.max_q_backup else 1
 
-        def row(observation: Array, key: PRNGKey) -> Float[Array, " ensemble"]:
+        def row(observation: Array, key: PRNGKey) -> Scalar:
             actions = state.actor.sample(observation, key, count)
-            return jax.vmap(state.target_critic, in_axes=(None, 0))(observation, actions).max(axis=0)
+            return jax.vmap(state.target_critic.least, in_axes=(None, 0))(observation, actions).max()
 
         q = jax.vmap(row)(batch.next_observation, jax.random.split(key, len(batch.next_observation)))
-        return td_target(batch.reward, self.discount, batch.terminal, q.min(axis=1))
+        return td_target(batch.reward, self.discount, batch.terminal, q)
 
     def propose(self, actor: GaussianActor, batch: Transition, key: PRNGKey) -> Proposals:
         """Uniform actions and those of the policy at s and at s'; no gradient reaches the policy."""
@@ -203,10 +213,8 @@ class CQL(eqx.Module):
     ) -> tuple[CQLState, Metrics]:
         multiplier = state.multiplier
         weight = None if multiplier is None else jnp.minimum(jnp.exp(multiplier.log_value), LAGRANGE_LIMIT)
-        grad = eqx.filter_grad(self.critic_loss, has_aux=True)
-        gradients, (gap, metrics) = mean_over_parts(
-            lambda rows: grad(state.critic, *rows, weight), (batch, target, proposals), PART_ROWS
-        )
+        grad = grad_in_parts(self.critic_loss, PART_ROWS)
+        gradients, (gap, metrics) = grad(state.critic, batch, target, proposals, multiplier=weight)
         rate = self.critic_learning_rate
         critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, rate)
         if multiplier is not None and weight is not None:

@@ -12,14 +12,17 @@ model by noise regression (paper Theorem 2), without a behaviour model of its ow
 The guidance is "soft": sigma_t fades it out towards the clean action, so samples stay on the data. "hard" leaves
 sigma_t out; "denoised" back-propagates Q through the whole chain (Diffusion-QL). To act: 10 samples, the best by Q.
 
-Deviations. From the paper, following the authors' code (spec section 16):
+Deviations. From the paper, following the authors' code:
   1. Norms are means over action coordinates; Theorem 2's eta is twice the eta of this loss.
   2. 10 next actions per state instead of one, averaged (or maximised) per head before the LCB.
-  3. eta moves by 0.001 times the noise error of the *updated* actor minus the bound, clipped to ±1.
+  3. eta moves by 0.001 times the noise error minus the bound, clipped to ±1. The error is the actor's before its step.
 From the code:
-  4. Minibatches are drawn with replacement, not by passes over a permutation.
-  5. Inputs of the noise network are concatenated in another order (a renaming of random weights).
+  4. Minibatches are drawn with replacement, not by passes over a permutation: a row has no part in 1/e of the passes.
+  5. The noise network's inputs are action, observation, time, and sines come before cosines; in the code observation,
+     action, time, and cosines first. A renaming of random weights: the law of a fresh network is the same.
   6. "denoised" clips its chain only where sampling does (`clip_denoised`); the code always clips it.
+  7. The heads' standard deviation is at least 1e-6 (`losses.py: aggregate_heads`). Where heads agree more closely y is
+     lower by that times rho; without the floor the gradient of equal heads is NaN.
 """
 
 from typing import Literal, NamedTuple
@@ -30,7 +33,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
-from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
+from tether.algorithms.shared.losses import aggregate_heads, average_when_due, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
 from tether.networks import NoiseNetwork, QEnsemble, glorot_uniform
@@ -38,9 +41,9 @@ from tether.policies.acting import BestOfSamples
 from tether.policies.samplers import NoiseSampler, ancestral_sampler
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["DAC", "DACState", "Noised"]
+__all__ = ["DAC", "DACState"]
 
-ACTOR_AVERAGE_EVERY_UPDATES, ACTOR_AVERAGE_AFTER_UPDATES = 5, 1000
+FIRST_AVERAGE, AVERAGE_INTERVAL = 1005, 5  # updates of the actor's average
 ETA_RANGE = (1e-3, 100.0)
 
 
@@ -56,15 +59,6 @@ class DACState(NamedTuple):
     eta: Scalar  # the multiplier of the behaviour constraint
 
 
-class Noised(NamedTuple):
-    """What the actor loss holds constant, per row of the batch."""
-
-    observation: Float[Array, "batch observation"]
-    noisy_action: Float[Array, "batch action"]  # x_t
-    step: Int[Array, " batch"]  # t
-    noise: Float[Array, "batch action"]  # eps
-
-
 def critic_loss(critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]) -> tuple[Scalar, Metrics]:
     """mean over heads and batch of (Q_h(s, a) - y)^2."""
     q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, batch.action)
@@ -72,23 +66,21 @@ def critic_loss(critic: QEnsemble, batch: Transition, target: Float[Array, " bat
     return loss, {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/q_std": jnp.mean(q.std(axis=1))}
 
 
-def noise_error(actor: vp.NoisePredictor, noised: Noised) -> Scalar:
-    """Behaviour cloning: mean over batch and coordinates of (eps(x_t, s, t) - eps)^2."""
-    predicted = jax.vmap(actor)(noised.noisy_action, noised.observation, noised.step)
-    return jnp.mean((predicted - noised.noise) ** 2)
-
-
 def guided_loss(
-    actor: vp.NoisePredictor, noised: Noised, guidance: Float[Array, "batch action"], eta: Scalar
+    actor: vp.NoisePredictor,
+    observation: Float[Array, "batch observation"],
+    diffused: vp.Diffused,
+    guidance: Float[Array, "batch action"],
+    eta: Scalar,
 ) -> tuple[Scalar, Metrics]:
     """eta E[(eps_theta - eps)^2] + E[<guidance, eps_theta>], expectations over coordinates, too (paper eq. 14).
 
     Pointwise minimum: eps_theta = E[eps | x_t, s] - guidance / (2 eta).
     """
-    predicted = jax.vmap(actor)(noised.noisy_action, noised.observation, noised.step)
-    behaviour = jnp.mean((predicted - noised.noise) ** 2)
+    predicted = jax.vmap(actor)(diffused.noisy_action, observation, diffused.step)
+    noise_error = jnp.mean((predicted - diffused.noise) ** 2)
     pull = jnp.mean(guidance * predicted)
-    return eta * behaviour + pull, {"actor/noise_error": behaviour, "actor/guidance": pull}
+    return eta * noise_error + pull, {"actor/noise_error": noise_error, "actor/guidance": pull}
 
 
 class DAC(eqx.Module):
@@ -160,11 +152,8 @@ class DAC(eqx.Module):
         rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         state, critic_metrics = self._update_critic(state, batch, critic_key, rate_factor)
         state, actor_metrics = self._update_actor(state, batch, actor_key, rate_factor)
-        due = (step % ACTOR_AVERAGE_EVERY_UPDATES == 0) & (step > ACTOR_AVERAGE_AFTER_UPDATES)
-        target_actor = jax.lax.cond(
-            due,
-            lambda: polyak(state.target_actor, state.actor, self.target_rate),
-            lambda: state.target_actor,
+        target_actor = average_when_due(
+            state.target_actor, state.actor, self.target_rate, step, FIRST_AVERAGE, AVERAGE_INTERVAL
         )
         return state._replace(target_actor=target_actor), critic_metrics | actor_metrics
 
@@ -191,7 +180,7 @@ class DAC(eqx.Module):
         return td_target(batch.reward, self.discount, batch.terminal, value)
 
     def guidance_field(
-        self, target_critic: QEnsemble, batch: Transition, noised: Noised
+        self, target_critic: QEnsemble, batch: Transition, diffused: vp.Diffused
     ) -> tuple[Float[Array, "batch action"], Scalar]:
         """Gradient of the heads' mean at the *noisy* action over C, C = mean |Q| at the data -> (g, C).
 
@@ -200,10 +189,10 @@ class DAC(eqx.Module):
         q: Float[Array, "batch ensemble"] = jax.vmap(target_critic)(batch.observation, batch.action)
         scale = jnp.mean(jnp.abs(q)) + 1e-6
         slope = jax.grad(lambda action, observation: target_critic(observation, action).mean())
-        field = jax.vmap(slope)(noised.noisy_action, noised.observation) / scale
+        field = jax.vmap(slope)(diffused.noisy_action, batch.observation) / scale
         if self.guidance == "soft":
             alpha_bar = jnp.asarray(vp.vp_schedule(self.diffusion_steps).alpha_bar)
-            field = jnp.sqrt(1.0 - alpha_bar[noised.step])[:, None] * field
+            field = jnp.sqrt(1.0 - alpha_bar[diffused.step])[:, None] * field
         return field, scale
 
     def _update_critic(
@@ -221,17 +210,18 @@ class DAC(eqx.Module):
         self, state: DACState, batch: Transition, key: PRNGKey, rate_factor: float | Scalar
     ) -> tuple[DACState, Metrics]:
         noise_key, chain_key = jax.random.split(key)
-        noised = self.add_noise(batch, noise_key)
+        diffused = vp.diffuse(vp.vp_schedule(self.diffusion_steps), batch.action, noise_key)
         if self.guidance == "denoised":
             loss = eqx.filter_grad(self.denoised_loss, has_aux=True)
-            gradients, metrics = loss(state.actor, state.target_critic, batch, noised, state.eta, chain_key)
+            gradients, metrics = loss(state.actor, state.target_critic, batch, diffused, state.eta, chain_key)
         else:
-            field, _ = self.guidance_field(state.target_critic, batch, noised)
-            gradients, metrics = eqx.filter_grad(guided_loss, has_aux=True)(state.actor, noised, field, state.eta)
+            field, _ = self.guidance_field(state.target_critic, batch, diffused)
+            loss = eqx.filter_grad(guided_loss, has_aux=True)
+            gradients, metrics = loss(state.actor, batch.observation, diffused, field, state.eta)
         rate = self.learning_rate * rate_factor
         actor, actor_optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate)
-        # Dual ascent on the constraint noise error <= b, at the updated actor and the same draws (deviation 3).
-        excess = jnp.clip(noise_error(actor, noised) - self.noise_bound, -1.0, 1.0)
+        # Dual ascent on the constraint noise error <= b (deviation 3).
+        excess = jnp.clip(metrics["actor/noise_error"] - self.noise_bound, -1.0, 1.0)
         eta = jnp.where(
             self.eta_learning_rate > 0,
             jnp.clip(state.eta + self.eta_learning_rate * excess, *ETA_RANGE),
@@ -240,16 +230,12 @@ class DAC(eqx.Module):
         state = state._replace(actor=actor, actor_optimiser=actor_optimiser, eta=eta)
         return state, metrics | {"actor/eta": eta}
 
-    def add_noise(self, batch: Transition, key: PRNGKey) -> Noised:
-        """t uniform in 1..T per row, eps ~ N(0, I), x_t."""
-        return Noised(batch.observation, *vp.diffuse(vp.vp_schedule(self.diffusion_steps), batch.action, key))
-
     def denoised_loss(
         self,
         actor: NoiseNetwork,
         target_critic: QEnsemble,
         batch: Transition,
-        noised: Noised,
+        diffused: vp.Diffused,
         eta: Scalar,
         key: PRNGKey,
     ) -> tuple[Scalar, Metrics]:
@@ -260,5 +246,5 @@ class DAC(eqx.Module):
         )
         q = jnp.mean(jax.vmap(target_critic)(batch.observation, action))
         scale = jnp.mean(jnp.abs(jax.vmap(target_critic)(batch.observation, batch.action))) + 1e-6
-        behaviour = noise_error(actor, noised)
-        return eta * behaviour - q / scale, {"actor/noise_error": behaviour, "actor/guidance": -q / scale}
+        noise_error = vp.noise_loss(actor, batch.observation, diffused)
+        return eta * noise_error - q / scale, {"actor/noise_error": noise_error, "actor/guidance": -q / scale}

@@ -20,7 +20,7 @@ from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, de
 from tether.diffusion import vp
 from tether.networks import NoiseNetwork
 from tether.policies.acting import Sampled
-from tether.policies.samplers import NoiseSampler, noise_loss
+from tether.policies.samplers import NoiseSampler
 from tether.types import Array, Int, Metrics, PRNGKey, Spec, Transition
 
 __all__ = ["DiffusionBC", "DiffusionBCState"]
@@ -62,7 +62,7 @@ class DiffusionBC(eqx.Module):
     ) -> tuple[DiffusionBCState, Metrics]:
         """One step of noise regression."""
         diffused = vp.diffuse(self._schedule(), batch.action, key)
-        loss, gradients = eqx.filter_value_and_grad(noise_loss)(state.actor, batch.observation, diffused)
+        loss, gradients = eqx.filter_value_and_grad(vp.noise_loss)(state.actor, batch.observation, diffused)
         rate = self.learning_rate * decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         actor, optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate, self.gradient_norm)
         return DiffusionBCState(actor, polyak(state.target_actor, actor, self.target_rate), optimiser), {

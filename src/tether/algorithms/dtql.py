@@ -10,7 +10,7 @@ Three learners share every minibatch (s, a, r, s', terminal):
 L_TR is small where the behaviour is dense: a mode-seeking, soft trust region. To act, draw 1024 actions from
 the policy and keep one with probability softmax(Q).
 
-Deviations. From the paper, all following the authors' code, which made the published numbers (spec section 17):
+Deviations. From the paper, all following the authors' code, which made the published numbers:
   1. The squared norms of eqs. 2 and 4 are means over action coordinates; the published alphas need that.
   2. The denoised action is clipped to the action box (not in the 2-D problems: `clip_denoised`).
   3. The Q target is r + gamma (1 - terminal) V(s'); eq. 7 prints gamma r and no terminal mask.
@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
-from tether.algorithms.shared.losses import expectile_loss, polyak, td_target
+from tether.algorithms.shared.losses import expectile_loss, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
 from tether.errors import InputError
@@ -73,13 +73,11 @@ def critic_loss(
     critic: Critic, batch: Transition, expectile: Hyperparameter, discount: Hyperparameter
 ) -> tuple[Scalar, Metrics]:
     """L_V + L_Q, paper eqs. 6 and 7: in-sample expectile regression; one forward pass of Q serves both."""
-    q: Float[Array, "batch ensemble"] = jax.vmap(critic.q)(batch.observation, batch.action)
     value: Float[Array, " batch"] = jax.vmap(critic.value)(batch.observation)
     next_value: Float[Array, " batch"] = jax.vmap(critic.value)(batch.next_observation)
-
-    value_loss = expectile_loss(jax.lax.stop_gradient(q.min(axis=1)) - value, expectile)
     target = td_target(batch.reward, discount, batch.terminal, next_value)
-    q_loss = jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0))
+    q_loss, q = q_regression(critic.q, batch, target)
+    value_loss = expectile_loss(jax.lax.stop_gradient(q.min(axis=1)) - value, expectile)
     return value_loss + q_loss, {
         "critic/q_loss": q_loss,
         "critic/value_loss": value_loss,

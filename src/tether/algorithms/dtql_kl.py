@@ -60,7 +60,7 @@ class DTQLKLState(NamedTuple):
 def distillation_gradient(
     action: Float[Array, "batch action"], real: Float[Array, "batch action"], fake: Float[Array, "batch action"]
 ) -> Float[Array, "batch action"]:
-    """g: the weighted difference of the two denoised actions, per row (spec section 12)."""
+    """g: the weighted difference of the two denoised actions, per row."""
     weight = jnp.mean(jnp.abs(action - real), axis=1, keepdims=True) + WEIGHT_FLOOR
     return (fake - real) / weight
 

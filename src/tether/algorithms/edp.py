@@ -9,15 +9,18 @@ Diffusion-QL with the chain in the actor's loss replaced by one-shot reconstruct
     iql     L_BC - E[ min(exp(3 A), 100) log N(a; x0, I) ],  A = min Q_target(s, a) - V(s);  critic and V as IQL's
 
 Deviations.
-  1. The noise network is Diffusion-QL's. The constants of log N are dropped: they have no gradient.
+  1. The noise network is Diffusion-QL's. It is given the step n = 1..T, theirs n - 1, and its frequencies end at
+     1/10,000, theirs at 1/3,162: with the same fresh weights that changes its output by 0.3 of its size. Inputs and
+     features come in another order: a renaming of random weights. Policies on disk shall act as they did. The constants
+     of log N are dropped: they have no gradient.
   2. Acting samples 50 ancestral chains of all T = 100 steps; the 15-call solver of the authors' 1000-step variant is
      not built. One is chosen with probability softmax(min Q) of the online critic, as published.
-  3. x0 + N_j is not clipped to the box, as baselines.md 8.2 writes it.
+  3. x0 + N_j is not clipped to the box, as in the authors' code.
   4. The target actor moves from the first update, in the authors' code after 1,000. The actor's loss sees the critic
      after its step, theirs before it.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,6 +31,7 @@ from tether.algorithms.dql import chain_q_target, dql_noise_network
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.shared.losses import (
     advantage_weights,
+    average_when_due,
     clip_actions,
     expectile_loss,
     polyak,
@@ -36,14 +40,14 @@ from tether.algorithms.shared.losses import (
 )
 from tether.algorithms.shared.optimisers import adam_init, adam_step, clip_by_global_norm, clipped_adam_step
 from tether.diffusion import vp
-from tether.networks import NoiseNetwork, QEnsemble, ValueNetwork
+from tether.networks import NoiseNetwork, QEnsemble, ValueNetwork, lecun_normal
 from tether.policies.acting import BestOfSamples
 from tether.policies.samplers import NoiseSampler, ancestral_sampler
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["EDP", "EDPState"]
 
-TARGET_ACTOR_EVERY_UPDATES = 5
+AVERAGE_INTERVAL = 5  # updates of the actor's average
 ACTION_MARGIN = 1e-3  # in action boxes: data actions are clipped to ±0.999
 CRR_LIMIT, IQL_LIMIT, IQL_INVERSE_TEMPERATURE = 20.0, 100.0, 3.0
 
@@ -82,12 +86,14 @@ class EDP(eqx.Module):
     train_updates: int = eqx.field(static=True, default=2_000_000)
 
     def init(self, spec: Spec, key: PRNGKey) -> EDPState:
-        """Fresh networks; targets start as copies."""
+        """Fresh networks, drawn as in the authors' code; targets start as copies."""
         critic_key, value_key, actor_key = jax.random.split(key, 3)
-        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, layer_norm=False, network=self.critic_network)
-        value = ValueNetwork(value_key, spec.observation_size, self.hidden_sizes, network=self.critic_network)
-        actor = dql_noise_network(actor_key, spec, self.hidden_sizes, self.actor_network)
+        how: dict[str, Any] = {"initialiser": lecun_normal, "network": self.critic_network}
+        critic = QEnsemble(
+            critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, layer_norm=False, **how
+        )
+        value = ValueNetwork(value_key, spec.observation_size, self.hidden_sizes, **how)
+        actor = dql_noise_network(actor_key, spec, self.hidden_sizes, self.actor_network, lecun_normal)
         moments = adam_init(critic), adam_init(value), adam_init(actor)
         return EDPState(critic, critic, value, actor, actor, *moments)
 
@@ -113,11 +119,7 @@ class EDP(eqx.Module):
         actor, actor_optimiser = clipped_adam_step(
             state.actor, gradients, state.actor_optimiser, self.learning_rate, self.gradient_norm
         )
-        target_actor = jax.lax.cond(
-            step % TARGET_ACTOR_EVERY_UPDATES == 0,
-            lambda: polyak(state.target_actor, actor, self.target_rate),
-            lambda: state.target_actor,
-        )
+        target_actor = average_when_due(state.target_actor, actor, self.target_rate, step, 0, AVERAGE_INTERVAL)
         state = state._replace(
             actor=actor,
             actor_optimiser=actor_optimiser,

@@ -7,7 +7,10 @@
 
 Acting: mu with fresh noise. agg is the mean; the minimum on Adroit and OGBench's large and giant ant mazes.
 
-As in the authors' code, LayerNorm follows the GELU in the critics, and all layers start Glorot-uniform.
+As in the authors' code, Flax's LayerNorm follows the GELU in the critics, all layers start Glorot-uniform, the target
+moves towards the critic as it was before its step, and data actions are clipped to 1e-5 inside the box.
+
+Deviations. None known: tests/parity has the numbers of the authors' updates.
 """
 
 from typing import Literal, NamedTuple
@@ -18,10 +21,10 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
-from tether.algorithms.shared.losses import polyak, q_regression, td_target
+from tether.algorithms.shared.losses import clip_actions, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
-from tether.networks import QEnsemble, VelocityNetwork, glorot_uniform
+from tether.networks import FLAX_EPSILON, QEnsemble, VelocityNetwork, glorot_uniform
 from tether.policies.acting import Sampled
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -90,9 +93,9 @@ class FQL(eqx.Module):
     def init(self, spec: Spec, key: PRNGKey) -> FQLState:
         """Fresh networks; the target starts as a copy."""
         critic_key, flow_key, one_step_key = jax.random.split(key, 3)
-        how = {"activation": jax.nn.gelu, "layer_norm": True, "norm_last": True, "initialiser": glorot_uniform}
-        sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        critic = QEnsemble(critic_key, *sizes, network=self.critic_network, **how)
+        how = {"activation": jax.nn.gelu, "initialiser": glorot_uniform, "network": self.critic_network}
+        how |= {"layer_norm": True, "norm_last": True, "norm_epsilon": FLAX_EPSILON}
+        critic = QEnsemble(critic_key, spec.observation_size, spec.action_size, self.hidden_sizes, **how)
         actors = Actors(
             VelocityNetwork(flow_key, spec, self.hidden_sizes, timed=True, network=self.actor_network),
             VelocityNetwork(one_step_key, spec, self.hidden_sizes, timed=False, network=self.actor_network),
@@ -106,8 +109,9 @@ class FQL(eqx.Module):
     def update(
         self, state: FQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[FQLState, Metrics]:
-        """Critic and actors, both against the state before, as one joint loss would; then the target."""
+        """Critic, actors and target, all against the state before, as one joint loss would."""
         target_key, actor_key = jax.random.split(key)
+        batch = clip_actions(batch, state.actors.flow.max_action)
         target = self.critic_target(state, batch, target_key)
 
         def critic_loss(critic: QEnsemble) -> tuple[Scalar, Array]:
@@ -120,7 +124,7 @@ class FQL(eqx.Module):
             state.actors, state.critic, batch, actor_key
         )
         actors, actor_optimiser = adam_step(state.actors, gradients, state.actor_optimiser, self.learning_rate)
-        target_critic = polyak(state.target_critic, critic, self.target_rate)
+        target_critic = polyak(state.target_critic, state.critic, self.target_rate)
         state = FQLState(critic, target_critic, actors, critic_optimiser, actor_optimiser)
         return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q)} | metrics
 

@@ -4,7 +4,12 @@ flow     E[ |v(s, x_t, t) - (a - x_0)|^2 ]: pure cloning, independent of the cri
 critic   IQL's Q and V (expectile tau)
 acting   argmax over N samples of the flow of min_i Q_i
 
-As in the authors' code, LayerNorm follows the GELU in Q and V, and all layers start Glorot-uniform.
+As in the authors' code, LayerNorm follows the GELU in Q and V, all layers start Glorot-uniform, the target moves
+towards the critic as it was before its step, and data actions are clipped to 1e-5 inside the box.
+
+Deviation. From the code:
+  1. LayerNorm adds 1e-5 to the variance, Flax 1e-6: with the same fresh weights that changes Q by 9e-5 of its size. Q
+     is part of the policy, and policies on disk shall act as they did.
 """
 
 from typing import NamedTuple
@@ -16,7 +21,7 @@ import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
-from tether.algorithms.shared.losses import polyak
+from tether.algorithms.shared.losses import clip_actions, polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.networks import QEnsemble, VelocityNetwork, glorot_uniform
@@ -87,7 +92,8 @@ class IFQL(eqx.Module):
     def update(
         self, state: IFQLState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[IFQLState, Metrics]:
-        """Critic and flow, then the target."""
+        """Critic, flow and target, all against the state before, as one joint loss would."""
+        batch = clip_actions(batch, state.actor.max_action)
         critic, critic_optimiser, metrics = update_critic(
             state.critic,
             state.target_critic,
@@ -99,7 +105,7 @@ class IFQL(eqx.Module):
         )
         loss, gradients = eqx.filter_value_and_grad(flow_loss)(state.actor, batch.action, batch.observation, key)
         actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
-        target_critic = polyak(state.target_critic, critic.q, self.target_rate)
+        target_critic = polyak(state.target_critic, state.critic.q, self.target_rate)
         return IFQLState(critic, target_critic, actor, critic_optimiser, actor_optimiser), metrics | {
             "actor/loss": loss
         }

@@ -27,7 +27,7 @@ from tether.algorithms.shared.losses import (
     td_target,
 )
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
-from tether.networks import FreeGaussianActor, QEnsemble, ValueNetwork, orthogonal
+from tether.networks import FLAX_EPSILON, FreeGaussianActor, QEnsemble, ValueNetwork, orthogonal
 from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -77,9 +77,8 @@ def init_in_sample(
     how: dict[str, Any] = {"initialiser": orthogonal(2.0**0.5), "network": networks[0]}
     sizes = spec.observation_size, spec.action_size, hidden_sizes
     critic = QEnsemble(critic_key, *sizes, activation=jax.nn.relu, layer_norm=False, **how)
-    value = ValueNetwork(
-        value_key, spec.observation_size, hidden_sizes, jax.nn.relu, layer_norm=value_layer_norm, **how
-    )
+    normed = how | {"layer_norm": value_layer_norm, "norm_epsilon": FLAX_EPSILON}
+    value = ValueNetwork(value_key, spec.observation_size, hidden_sizes, jax.nn.relu, **normed)
     how |= {"network": networks[1], "dropout_rate": actor_dropout}
     actor = FreeGaussianActor(actor_key, *sizes, spec.max_action, **how)
     return IQLState(critic, critic, value, actor, adam_init(critic), adam_init(value), adam_init(actor))

@@ -15,13 +15,12 @@ Deviations. From the authors' code:
   1. reverse-kl: Q is averaged over the 10 actions of the divergence; the code draws another single one.
   2. exp-weight: data actions are not moved 1e-4 inside the box; the truncated density is finite at its bounds.
   3. The target moves in updates 0, 2, 4, ...; the code's in 1, 3, 5, ...
-  4. pi is truncated, as its settings and baselines.md 7.3 say. The code copies beta's network as it is, so its pi is a
-     plain normal, whose mean acts; a truncated one acts with the mean that truncation leaves (0.74 for N(0.95, 0.3)).
+  4. pi is truncated, as its settings say. The code copies beta's network as it is, so its pi is a plain normal, whose
+     mean acts; a truncated one acts with the mean that truncation leaves (0.74 for N(0.95, 0.3)).
   5. exp-weight: beta's actions are clipped to the box before Q judges them.
 From the paper:
-  6. It reports the best operator and number per environment family, chosen by evaluation, and the specification does
-     not hold them. Presets take the released defaults: reverse-kl, alpha 1. The sweeps were alpha 0.03 to 10, eta 0.1
-     to 30, M 2 to 100.
+  6. It reports the best operator and number per environment family, chosen by evaluation. Presets take the released
+     defaults: reverse-kl, alpha 1. The sweeps were alpha 0.03 to 10, eta 0.1 to 30, M 2 to 100.
 """
 
 from typing import ClassVar, Literal, NamedTuple

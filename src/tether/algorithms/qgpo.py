@@ -16,6 +16,7 @@ Deviations.
   1. All phases use one batch size; the published behaviour phase has 4096 and the others 256.
   2. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
   3. The last half draws its M actions anew; the code keeps those of the first half.
+  4. Minibatches are drawn with replacement, not by passes over a permutation: a row has no part in 1/e of the passes.
 """
 
 from typing import NamedTuple

@@ -7,11 +7,11 @@
 
 Squared norms are sums over coordinates. a'_data is the data's own next action.
 
-baselines.md 5 leaves these open, they are as in the authors' code: the actor maximises the lower head; the critics'
-LayerNorm follows the ReLU; hidden biases start at 0.1, last layers within 0.001 (actor) and 0.003 (critics).
+As in the authors' code, where the paper leaves it open: the actor maximises the lower head; the critics have Flax's
+LayerNorm after the ReLU; hidden biases start at 0.1, last layers within 0.001 (actor) and 0.003 (critics).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ from tether.algorithms.interface import Hyperparameter, Network, Phase, network_
 from tether.algorithms.shared.losses import polyak, q_regression, smoothed_action, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.algorithms.td3_bc import TD3BCState
-from tether.networks import DeterministicActor, QEnsemble, fan_in_uniform, uniform
+from tether.networks import FLAX_EPSILON, DeterministicActor, QEnsemble, fan_in_uniform, uniform
 from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -52,8 +52,8 @@ class ReBRAC(eqx.Module):
         """Fresh networks, the critics with LayerNorm; targets start as copies."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size, self.hidden_sizes
-        hidden, how = fan_in_uniform(bias=0.1), {"activation": jax.nn.relu, "layer_norm": True, "norm_last": True}
-        how |= {"network": self.critic_network}
+        hidden, how = fan_in_uniform(bias=0.1), {"layer_norm": True, "norm_last": True, "norm_epsilon": FLAX_EPSILON}
+        how: dict[str, Any] = how | {"activation": jax.nn.relu, "network": self.critic_network}
         critic = QEnsemble(critic_key, *sizes, initialiser=hidden, last_initialiser=uniform(0.003), **how)
         how = {"initialiser": hidden, "last_initialiser": uniform(0.001), "network": self.actor_network}
         actor = DeterministicActor(actor_key, *sizes, spec.max_action, **how)

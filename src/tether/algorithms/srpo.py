@@ -7,9 +7,12 @@ A deterministic policy distilled from a diffusion model that is frozen by then, 
     train      L = E[ sigma_t^2 sg(eps(a_t, s, t)) . a - beta sg(grad_a Q(s, a)) . a ],  a = pi(s),
                a_t = alpha_t a + sigma_t z,  t ~ U(0.02, 0.98);  Q is the mean of the target heads
 
-Deviations. 1. No dropout (networks/residual.py). 2. All phases use one batch size; the published behaviour phase has
-2048. 3. `normalize_gradient` (AntMaze) divides grad_a Q by its root mean square plus 1e-8; the code adds nothing.
-4. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
+Deviations. From the authors' code:
+  1. No dropout (networks/residual.py).
+  2. All phases use one batch size; the published behaviour phase has 2048.
+  3. `normalize_gradient` (AntMaze) divides grad_a Q by its root mean square plus 1e-8; the code adds nothing.
+  4. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
+  5. Minibatches are drawn with replacement, not by passes over a permutation: a row has no part in 1/e of the passes.
 """
 
 from typing import NamedTuple

@@ -5,6 +5,10 @@
     actor   every second update:  E[ (pi(s) - a)^2 ] - lambda E[ Q_1(s, pi(s)) ],   lambda = 2.5 / E|Q_1(s, pi(s))|
 
 lambda has no gradient; actor and all targets move in the actor's updates only.
+
+Deviation. From the authors' and CORL's code (arXiv 2210.07105):
+  1. Actor and targets move in updates 0, 2, 4, ..., theirs in 1, 3, 5, ...: ours have made one step more after an odd
+     number of updates. Runs on disk shall go on as they began.
 """
 
 from typing import NamedTuple

@@ -10,8 +10,7 @@ e^u - u - 1 is the negative log-likelihood of Gumbel noise: its minimiser is V =
 ways to smooth Q where V is fitted, each for single tasks: `uniform_actions` adds as many rows again with uniform
 actions, `noisy_actions` adds clipped noise to the data's. The value network has LayerNorm.
 
-The formulas and settings are those of the authors' code of 2023; baselines.md 7.5 gives the first line from memory and
-neither Huber's loss nor the smoothing.
+The formulas and settings are those of the authors' code of 2023.
 
 Deviations. From the code:
   1. Its value dropout of 0.5 for AntMaze is not there: no training flag is passed, so it never acts.
@@ -21,6 +20,7 @@ Deviations. From the code:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.iql import (
@@ -52,18 +52,12 @@ def gumbel_loss(
     return jnp.mean(jnp.exp(u - shift) - jnp.exp(-shift) * (u + 1.0))
 
 
-def huber_loss(difference: Float[Array, "*shape"], limit: float) -> Float[Array, "*shape"]:
-    """x^2 / 2 up to `limit`, beyond it with constant slope."""
-    inside = jnp.minimum(jnp.abs(difference), limit)
-    return 0.5 * inside**2 + limit * (jnp.abs(difference) - inside)
-
-
 def huber_regression(
     critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]
 ) -> tuple[Scalar, Float[Array, "batch ensemble"]]:
     """sum_i mean H(Q_i(s, a) - y) -> (it, the values Q_i(s, a))."""
     q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, batch.action)
-    return jnp.sum(jnp.mean(huber_loss(q - target[:, None], HUBER_LIMIT), axis=0)), q
+    return jnp.sum(jnp.mean(optax.losses.huber_loss(q - target[:, None], delta=HUBER_LIMIT), axis=0)), q
 
 
 class XQL(eqx.Module):

@@ -4,7 +4,7 @@
     D(a_sigma, sigma | s) = c_skip a_sigma + c_out F(c_in a_sigma, s, c_noise)      F: the raw network
     loss = E[ (D(a + sigma eps, sigma | s) - a)^2 / c_out^2 ]                       mean over coordinates
 
-Deviations from the DTQL paper (both follow the authors' code, spec/dtql.md section 17):
+Deviations from the DTQL paper (both follow the authors' code):
   1. c_in has the square root that the paper's Appendix B omits.
   2. ln sigma is logistic *truncated* to [sigma_min, sigma_max]; the paper states the untruncated law.
 One from the code: sigma is drawn in float32, not float64; near sigma_max its relative error is 1e-3.

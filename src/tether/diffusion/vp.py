@@ -34,6 +34,7 @@ __all__ = [
     "diffuse_evenly",
     "kernel_kl",
     "linear_schedule",
+    "noise_loss",
     "predict_clean",
     "reverse_mean",
     "reverse_step",
@@ -74,7 +75,7 @@ def vp_schedule(steps: int, beta_min: float = 0.1, beta_max: float = 10.0, varia
 
 
 def linear_schedule(steps: int, variance: Variance = "posterior") -> VP:
-    """beta from 1e-4 to 0.02 in equal steps, both times 1000/N ("scaled linear": EDP, baselines.md 8.2).
+    """beta from 1e-4 to 0.02 in equal steps, both times 1000/N ("scaled linear": EDP, arXiv 2305.20081).
 
     A few steps would need betas beyond 1, so N is at least 21. Raises ValueError for less.
     """
@@ -147,6 +148,12 @@ def _diffused(schedule: VP, action: Array, step: Array, key: PRNGKey) -> Diffuse
     noise = jax.random.normal(key, action.shape, action.dtype)
     noisy_action = jax.vmap(lambda a, n, e: add_noise(schedule, a, n, e))(action, step, noise)
     return Diffused(noisy_action, step, noise)
+
+
+def noise_loss(network: NoisePredictor, observation: Float[Array, "batch observation"], diffused: Diffused) -> Scalar:
+    """Mean over batch and coordinates of (eps(a_n, n, s) - eps)^2: cloning by noise regression."""
+    predicted = jax.vmap(network)(diffused.noisy_action, observation, diffused.step)
+    return jnp.mean((predicted - diffused.noise) ** 2)
 
 
 def predict_clean(

@@ -11,7 +11,7 @@ import numpy as np
 
 from tether.networks.denoiser import sinusoidal_embedding
 from tether.networks.factories import Network, make_network
-from tether.networks.layers import MLP, Initialiser, Layers, mish
+from tether.networks.layers import FLAX_EPSILON, MLP, Initialiser, Layers, mish
 from tether.types import Array, Float, Int, PRNGKey, Scalar
 
 __all__ = ["DiffusionValue", "DiffusionValueEnsemble", "QEnsemble", "ValueNetwork", "stack_heads", "unstack_heads"]
@@ -92,7 +92,7 @@ class QEnsemble(eqx.Module):
 
 
 class DiffusionValue(eqx.Module):
-    """V_n(s, a_n): the value of a partly denoised action. LayerNorm before every Mish, unless left out."""
+    """V_n(s, a_n): the value of a partly denoised action. Flax's LayerNorm before every Mish, unless left out."""
 
     time: MLP
     network: Layers
@@ -113,8 +113,9 @@ class DiffusionValue(eqx.Module):
         time_key, network_key = jax.random.split(key)
         how = {"activation": mish, "initialiser": initialiser}
         self.time = MLP(time_key, time_features, (2 * time_features,), time_features, **how)
+        how |= {"layer_norm": layer_norm, "norm_epsilon": FLAX_EPSILON}
         in_sizes = observation_size, action_size, time_features
-        self.network = make_network(network, network_key, in_sizes, hidden_sizes, 1, layer_norm=layer_norm, **how)
+        self.network = make_network(network, network_key, in_sizes, hidden_sizes, 1, **how)
         self.time_features = time_features
 
     def __call__(

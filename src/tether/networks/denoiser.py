@@ -40,7 +40,7 @@ def fixed_frequencies(count: int, deviation: float) -> Float[np.ndarray, " {coun
 
 
 class Denoiser(eqx.Module):
-    """The raw network F of spec/dtql.md section 3.
+    """The raw network F of DTQL's denoiser (arXiv 2405.19690).
 
     The first affine map has no activation behind it (the authors' code; the paper says a 4-layer Mish
     MLP), so it composes with the second: 5 affine maps, 3 Mish. No normalisation, dropout or residuals.

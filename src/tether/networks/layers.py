@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from tether.types import Array, Float, PRNGKey
 
 __all__ = [
+    "FLAX_EPSILON",
     "MLP",
     "Activation",
     "Initialiser",
@@ -20,11 +21,14 @@ __all__ = [
     "Linear",
     "fan_in_uniform",
     "glorot_uniform",
+    "lecun_normal",
     "mish",
     "orthogonal",
     "torch_uniform",
     "uniform",
 ]
+
+TORCH_EPSILON, FLAX_EPSILON = 1e-5, 1e-6  # added to the variance in LayerNorm, by default
 
 Activation = Callable[[Array], Array]
 Initialiser = Callable[[PRNGKey, int, int], tuple[Array, Array]]
@@ -77,6 +81,15 @@ def glorot_uniform(key: PRNGKey, in_features: int, out_features: int, gain: floa
     )
 
 
+def lecun_normal(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
+    """Flax's default for `Dense`: weight normal with variance 1/in_features, cut at two deviations, zero bias.
+
+    Its standard deviation is sqrt(3) times that of `torch_uniform`.
+    """
+    draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
+    return draw(key, (out_features, in_features), jnp.float32), jnp.zeros(out_features, jnp.float32)
+
+
 class Linear(eqx.Module):
     """The affine map x W^T + b, parameters drawn by a named initialiser.
 
@@ -125,7 +138,8 @@ mish.defvjp(_mish_and_slope, _mish_backward)
 class MLP(eqx.Module):
     """Linear -> [LayerNorm ->] activation for every hidden size, then a Linear without activation.
 
-    `norm_last`: LayerNorm follows the activation. `last_initialiser`: of the last layer, where it differs.
+    `norm_last`: LayerNorm follows the activation. `norm_epsilon`: of LayerNorm. `last_initialiser`: of the last layer,
+    where it differs.
     """
 
     layers: tuple[Linear, ...]
@@ -145,13 +159,15 @@ class MLP(eqx.Module):
         last_initialiser: Initialiser | None = None,
         layer_norm: bool = False,
         norm_last: bool = False,
+        norm_epsilon: float = TORCH_EPSILON,
     ):
         sizes = (in_size, *hidden_sizes, out_size)
         keys = jax.random.split(key, len(sizes) - 1)
         initialisers = (*(initialiser for _ in hidden_sizes), last_initialiser or initialiser)
         shapes = zip(keys, sizes[:-1], sizes[1:], initialisers, strict=True)
         self.layers = tuple(Linear(*shape) for shape in shapes)
-        self.norms = tuple(eqx.nn.LayerNorm(size, dtype=jnp.float32) for size in hidden_sizes) if layer_norm else ()
+        normed_sizes = hidden_sizes if layer_norm else ()
+        self.norms = tuple(eqx.nn.LayerNorm(size, norm_epsilon, dtype=jnp.float32) for size in normed_sizes)
         self.activation = activation
         self.norm_last = norm_last
 
@@ -168,10 +184,5 @@ class MLP(eqx.Module):
             if self.norms and self.norm_last:
                 x = self.norms[index](x)
             if keys is not None:
-                x = _dropout(x, dropout_rate, keys[index])
+                x = eqx.nn.Dropout(dropout_rate)(x, key=keys[index])
         return self.layers[-1](x)
-
-
-def _dropout(x: Float[Array, " hidden"], rate: float, key: PRNGKey) -> Float[Array, " hidden"]:
-    """Zero with probability `rate`, else x / (1 - rate): the mean stays."""
-    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)

@@ -44,7 +44,7 @@ class TanhGaussian(eqx.Module):
         return self.max_action * jnp.tanh(self.mean)
 
     def log_density_of_noise(self, noise: Float[Array, "*draws action"]) -> Float[Array, "*draws"]:
-        """log density of the action `transform(noise)`, tanh's Jacobian included (baselines.md 0.4)."""
+        """log density of the action `transform(noise)`, tanh's Jacobian included (SAC, arXiv 1812.05905, app. C)."""
         before_tanh = self.mean + jnp.exp(self.log_std) * noise
         normal = jax.scipy.stats.norm.logpdf(noise) - self.log_std
         return jnp.sum(normal - self._log_slope(before_tanh), axis=-1)

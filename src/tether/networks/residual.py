@@ -1,11 +1,11 @@
-"""The LN-ResNet noise predictor of IDQL and SRPO (baselines.md 0.7)."""
+"""The noise predictor of IDQL (arXiv 2304.10573) and SRPO (arXiv 2310.07297): a residual network with LayerNorm."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from tether.networks.denoiser import fixed_frequencies, fourier_embedding
-from tether.networks.layers import MLP, Linear, mish, torch_uniform
+from tether.networks.layers import MLP, Initialiser, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey, Spec
 
 __all__ = ["ResidualNoiseNetwork"]
@@ -21,11 +21,11 @@ class Block(eqx.Module):
     widen: Linear
     narrow: Linear
 
-    def __init__(self, key: PRNGKey, width: int):
+    def __init__(self, key: PRNGKey, width: int, initialiser: Initialiser):
         widen_key, narrow_key = jax.random.split(key)
         self.norm = eqx.nn.LayerNorm(width, dtype=jnp.float32)
-        self.widen = Linear(widen_key, width, WIDTH_FACTOR * width, torch_uniform)
-        self.narrow = Linear(narrow_key, WIDTH_FACTOR * width, width, torch_uniform)
+        self.widen = Linear(widen_key, width, WIDTH_FACTOR * width, initialiser)
+        self.narrow = Linear(narrow_key, WIDTH_FACTOR * width, width, initialiser)
 
     def __call__(self, x: Float[Array, " width"]) -> Float[Array, " width"]:
         return x + self.narrow(mish(self.widen(self.norm(x))))
@@ -57,17 +57,20 @@ class ResidualNoiseNetwork(eqx.Module):
         frequency_scale: float,
         frequencies_train: bool,
         time_sizes: tuple[int, int] = (128, 128),
+        initialiser: Initialiser = torch_uniform,
+        block_initialiser: Initialiser = torch_uniform,
     ):
         """frequency_scale: standard deviation of the frequencies, in cycles; of those not trained, see
-        `fixed_frequencies`."""
+        `fixed_frequencies`. block_initialiser: of the layers within the residual blocks."""
         frequency_key, time_key, first_key, last_key, *block_keys = jax.random.split(key, 4 + block_count)
         draw = frequency_scale * jax.random.normal(frequency_key, (FOURIER_FEATURES // 2,), jnp.float32)
         self.frequencies = draw if frequencies_train else None
-        self.time = MLP(time_key, FOURIER_FEATURES, time_sizes[:1], time_sizes[1], activation=mish)
+        how = {"activation": mish, "initialiser": initialiser}
+        self.time = MLP(time_key, FOURIER_FEATURES, time_sizes[:1], time_sizes[1], **how)
         in_size = spec.action_size + spec.observation_size + time_sizes[1]
-        self.first = Linear(first_key, in_size, width, torch_uniform)
-        self.blocks = tuple(Block(k, width) for k in block_keys)
-        self.last = Linear(last_key, width, spec.action_size, torch_uniform)
+        self.first = Linear(first_key, in_size, width, initialiser)
+        self.blocks = tuple(Block(k, width, block_initialiser) for k in block_keys)
+        self.last = Linear(last_key, width, spec.action_size, initialiser)
         self.action_size, self.max_action = spec.action_size, spec.max_action
         self.frequency_scale = frequency_scale
 

@@ -1,4 +1,5 @@
-"""The networks of SfBC and QGPO (baselines.md 8.4, 8.5): a U-shaped noise predictor and the energy that tilts it."""
+"""The networks of SfBC (arXiv 2209.14548) and QGPO (arXiv 2304.12824): a U-shaped noise predictor, and the energy that
+tilts it."""
 
 import itertools
 from collections.abc import Sequence

@@ -37,10 +37,7 @@ class Dropout(NamedTuple):
 
 def dropout(x: Float[Array, "*shape"], how: Dropout | None) -> Float[Array, "*shape"]:
     """Entries set to 0 with probability `rate`, the others divided by 1 - rate."""
-    if how is None:
-        return x
-    kept = jax.random.uniform(how.key, x.shape, x.dtype) >= how.rate
-    return jnp.where(kept, x / (1.0 - how.rate), jnp.zeros_like(x))
+    return x if how is None else eqx.nn.Dropout(how.rate)(x, key=how.key)  # pyright: ignore[reportArgumentType]
 
 
 class Block(eqx.Module):

@@ -59,7 +59,7 @@ class ActionVAE(eqx.Module):
 def vae_loss(
     vae: ActionVAE, observation: Float[Array, "batch observation"], action: Float[Array, "batch action"], key: PRNGKey
 ) -> Scalar:
-    """mean (decoded - a)^2 + 1/2 mean KL, both means over batch *and* coordinates (baselines.md section 2).
+    """mean (decoded - a)^2 + 1/2 mean KL, both means over batch *and* coordinates.
 
     So the KL weighs less than in a textbook's bound, as in BCQ's code.
     """

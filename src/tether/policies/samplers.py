@@ -1,4 +1,4 @@
-"""What the policies with a diffusion model share: noise regression, and the model as a sampler of actions."""
+"""What the policies with a diffusion model share: the model as a sampler of actions."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -9,15 +9,9 @@ import jax.numpy as jnp
 
 from tether.diffusion import vp, vp_sde
 from tether.networks import NoiseNetwork
-from tether.types import Array, Float, PRNGKey, Scalar
+from tether.types import Array, Float, PRNGKey
 
-__all__ = ["Draw", "NoiseSampler", "SDESampler", "ancestral_sampler", "noise_loss"]
-
-
-def noise_loss(network: NoiseNetwork, observation: Float[Array, "batch observation"], diffused: vp.Diffused) -> Scalar:
-    """Mean over batch and coordinates of (eps(a_n, n, s) - eps)^2: cloning by noise regression."""
-    predicted = jax.vmap(network)(diffused.noisy_action, observation, diffused.step)
-    return jnp.mean((predicted - diffused.noise) ** 2)
+__all__ = ["Draw", "NoiseSampler", "SDESampler", "ancestral_sampler"]
 
 
 Draw = Callable[[NoiseNetwork, Array, PRNGKey], Array]

@@ -1,21 +1,23 @@
 """Equations that several algorithms share. Each works on a whole batch and says its shapes."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from tether.networks import QEnsemble
-from tether.types import Array, Float, PRNGKey, Scalar, Transition
+from tether.types import Array, Float, Int, PRNGKey, Scalar, Transition
 
 __all__ = [
     "advantage_weights",
     "aggregate_heads",
+    "average_when_due",
     "clip_actions",
     "expectile_loss",
+    "grad_in_parts",
     "limited_exponent",
-    "mean_over_parts",
     "mmd",
     "polyak",
     "q_regression",
@@ -23,7 +25,6 @@ __all__ = [
     "td_target",
 ]
 
-R = TypeVar("R")
 T = TypeVar("T")
 
 ACTION_MARGIN = 1e-5  # data actions are clipped to ±(max_action - this), unless said otherwise
@@ -77,7 +78,7 @@ def smoothed_action(
 def advantage_weights(
     advantage: Float[Array, " batch"], temperature: float | Scalar, limit: float | Scalar
 ) -> Float[Array, " batch"]:
-    """min(exp(temperature A), limit), without gradient (baselines.md 0.4). The limit acts before exp can overflow."""
+    """min(exp(temperature A), limit), without gradient (arXiv 1910.00177). The limit acts before exp can overflow."""
     exponent = jnp.minimum(temperature * advantage, jnp.log(limit))
     return jax.lax.stop_gradient(jnp.exp(exponent))
 
@@ -85,7 +86,7 @@ def advantage_weights(
 def limited_exponent(u: Float[Array, " rows"], limit: float | Scalar) -> tuple[Float[Array, " rows"], Scalar]:
     """(min(u, limit), c) with c = max(batch max of that, -1), without gradient: e^(u-c) is at most 1.
 
-    How EQL and XQL keep exponential losses finite: they are scaled by e^(-c) (baselines.md 7.5).
+    How the codes of EQL (arXiv 2303.15810) and XQL (arXiv 2301.02328) keep exponential losses finite: scaled by e^(-c).
     """
     u = jnp.minimum(u, limit)
     return u, jax.lax.stop_gradient(jnp.maximum(u.max(), -1.0))
@@ -97,7 +98,7 @@ def mmd(
     kernel: str,
     width: float | Scalar,
 ) -> Scalar:
-    """sqrt(MMD^2 + 1e-6) of two samples, self-pairs included (BEAR, arXiv 1906.00949; baselines.md section 3).
+    """sqrt(MMD^2 + 1e-6) of two samples, self-pairs included (BEAR, arXiv 1906.00949).
 
     kernel: "gaussian" exp(-|x-y|_2^2 / (2 width)) or "laplacian" exp(-|x-y|_1 / (2 width)).
     """
@@ -116,19 +117,33 @@ def polyak(target: T, online: T, rate: float | Scalar) -> T:
     return jax.tree.map(lambda t, o: rate * o + (1.0 - rate) * t, target, online)
 
 
-def mean_over_parts(function: Callable[[R], T], rows: R, part_rows: int) -> T:
-    """`function` of all rows, for one that is a mean over rows, gradient or metric: the mean of those of equal parts.
+def average_when_due(average: T, online: T, rate: float | Scalar, step: Int[Array, ""], first: int, interval: int) -> T:
+    """`polyak(average, online, rate)` in update `first` and every `interval`-th after it; else the average as it is."""
+    due = (step >= first) & ((step - first) % interval == 0)
+    return jax.lax.cond(due, lambda: polyak(average, online, rate), lambda: average)
 
-    Keeps wide layers in a CPU's cache. An accelerator, and a minibatch that does not divide, has one part.
+
+def grad_in_parts(loss: Callable, part_rows: int) -> Callable:
+    """`eqx.filter_grad(loss, has_aux=True)` of a `loss(network, *columns, **constants)` that is a mean over rows.
+
+    On CPU a minibatch goes through it in equal parts of `part_rows`, so that wide layers stay in the cache. An
+    accelerator, and a minibatch that does not divide, has one part. What the loss returns beside itself are means, too.
     """
-    count = len(jax.tree.leaves(rows)[0])
-    if jax.default_backend() != "cpu" or count % part_rows:
-        return function(rows)
-    parts = jax.tree.map(lambda column: column.reshape(-1, part_rows, *column.shape[1:]), rows)
-    like = jax.eval_shape(function, jax.tree.map(lambda column: column[0], parts))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zeros, parts)
-    return jax.tree.map(lambda leaf: leaf * (part_rows / count), total)
+
+    def grad(network: Any, *columns: Any, **constants: Any) -> Any:
+        def of(rows: Any) -> Any:
+            return eqx.filter_grad(loss, has_aux=True)(network, *rows, **constants)
+
+        count = len(jax.tree.leaves(columns)[0])
+        if jax.default_backend() != "cpu" or count % part_rows:
+            return of(columns)
+        parts = jax.tree.map(lambda column: column.reshape(-1, part_rows, *column.shape[1:]), columns)
+        like = jax.eval_shape(of, jax.tree.map(lambda column: column[0], parts))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of(part)), None), zeros, parts)
+        return jax.tree.map(lambda leaf: leaf * (part_rows / count), total)
+
+    return grad
 
 
 def clip_actions(batch: Transition, max_action: float, margin: float = ACTION_MARGIN) -> Transition:
