@@ -111,7 +111,8 @@ def check_algorithm(
     """
     frozen = None if changes is None else {phase: set(fields) for phase, fields in changes.items()}
     read = None if unread is None else frozenset(unread)
-    expected = Expected(frozen, swept, targets, read, deterministic, structural=frozenset(structural))
+    known = {"swept": swept, "targets": targets, "unread": read, "deterministic": deterministic}
+    expected = Expected(frozen, **known, structural=frozenset(structural))
     report = _report(Subject(algorithm, expected, spec))
     if report.failures and raises:
         raise AssertionError(str(report))
