@@ -114,11 +114,12 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
 
 def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
-    others = "".join(f", {prefix}:NAME" for prefix in READERS if not READERS.is_ours(prefix))
+    others = "".join(f"{prefix}:NAME, " for prefix in READERS if not READERS.is_ours(prefix))
     return InputError(
         f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, minari:ID, "
-        f"ogbench:NAME, lerobot:PATH{others}, *.hdf5 and *.h5 files in D4RL's or Minari's layout or with a group for "
-        "each episode, folders of Minari's, of LeRobot's or with an episode in each file, *.csv, *.parquet and *.npz tables"
+        f"ogbench:NAME, lerobot:PATH, {others}*.hdf5 and *.h5 files in D4RL's or Minari's layout or with a group for "
+        "each episode, folders of Minari's, of LeRobot's or with an episode in each file, *.csv, *.parquet and *.npz "
+        "tables"
     )
 
 
