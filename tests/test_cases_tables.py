@@ -19,6 +19,7 @@ from tether.data.logs.columns import ColumnOptions
 from tether.data.logs.importing import import_logs
 from tether.data.schema import join
 from tether.data.views import View, raw_table
+from tether.doctor.raw import read_raw
 from tether.errors import InputError
 
 GENERATOR = np.random.default_rng(0)
@@ -493,6 +494,18 @@ def test_every_row_is_an_end(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(infos(logged, "propensity"), columns["propensity"])
 
 
+@each_reader
+def test_demonstrations_without_rewards(tmp_path: Path, suffix: str) -> None:
+    columns = {"observation_0": np.arange(6) / 6, "action_0": np.linspace(-1, 1, 6), "episode": [0, 0, 0, 1, 1, 1]}
+    path = WRITERS[suffix](tmp_path / f"a{suffix}", columns)
+    data = run(path, observation=("observation_0",), action=("action_0",), reward="none", episode="episode")
+    assert not data.has_rewards
+    if suffix != ".hdf5":
+        assert not load_dataset(str(path)).has_rewards
+    options: dict[str, Any] = {"observation": ("observation_0",), "action": ("action_0",), "episode": "episode"}
+    assert "or none for demonstrations to imitate" in refused(path, **options)
+
+
 # --- Parquet ------------------------------------------------------------------------------------------------
 
 
@@ -708,6 +721,11 @@ def test_objects_are_read_around(tmp_path: Path) -> None:
     assert len(run(path, **options)) == rows
     assert "not read: infos (pickled Python objects, which are never read)" in said
     assert "pickled Python objects" in refused(path, **{**options, "observation": ("infos",)})
+    standard = {"observations": columns["obs"], "actions": columns["acts"][:, None], "rewards": columns["rews"]}
+    standard |= {"terminals": np.arange(rows) % 10 == 9, "infos": columns["infos"]}
+    path = write_npz(tmp_path / "b.npz", standard)
+    assert len(load_dataset(str(path))) == rows
+    assert read_raw(path).columns.keys() == {"observations", "actions", "rewards", "terminals"}
     assert not (tmp_path / "exploded").exists()
 
 

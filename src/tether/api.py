@@ -82,8 +82,8 @@ def train(
     quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
     lanes: exactly these, in the place of `seeds` and `sweep`.
-    callbacks: hear of the run while it trains, and may end it (`tether.Callback`); such as `EarlyStopping()`.
-    logger: one name or several of tensorboard, wandb, mlflow, trackio, and loggers of your own (docs/callbacks.md).
+    callbacks: hear of the run while it trains, and may end it, such as `EarlyStopping()` (docs/callbacks.md).
+    logger: one name or several of tensorboard, wandb, mlflow, trackio, and loggers of your own.
 
     Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C or
     SIGTERM, CheckpointError or OSError where the disk fails.
@@ -95,23 +95,18 @@ def train(
     check_counts(algorithm, options)
     if lanes is None:
         lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
-    if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
-        raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
+    _check_seeds(lanes)
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
     import_environment(environment)
     place = task_for(data, environment, horizon)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
     check_rewards(name, algorithm, prepared)
-    rows = prepared.transitions.rows
-    if options.batch_size > rows:
+    if options.batch_size > (rows := prepared.transitions.rows):
         raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
-    if out is None and jax.process_count() > 1:
-        raise InputError("several processes train this run together: name its folder with --out")
-    folder = Path(out) if out is not None else fresh_folder(f"{name}-{data.name}")
+    folder = _folder(out, f"{name}-{data.name}")
     plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
     create_folder(folder, config_of(plan) | {"notes": dict(notes or {})})
-    # From here on only what the plan keeps of the data is needed: unless the caller holds them, they are freed.
-    del data, prepared, dataset
+    del data, prepared, dataset  # only what the plan keeps of them is needed: unless the caller holds them, freed
     return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not)
 
 
@@ -154,6 +149,18 @@ def resume(
     if updates is not None:
         check_rewards(plan.algorithm_name, plan.algorithm, plan.prepared)
     return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=plan.phases() != before.phases())
+
+
+def _folder(out: str | Path | None, stem: str) -> Path:
+    """`out`, or a fresh one."""
+    if out is None and jax.process_count() > 1:
+        raise InputError("several processes train this run together: name its folder with --out")
+    return Path(out) if out is not None else fresh_folder(stem)
+
+
+def _check_seeds(lanes: Sequence[Lane]) -> None:
+    if not all(0 <= lane.seed < SEEDS_END for lane in lanes):
+        raise InputError(f"seeds {[lane.seed for lane in lanes]}: each must be from 0 to {SEEDS_END - 1}")
 
 
 def _check_algorithm(algorithm: Any) -> None:

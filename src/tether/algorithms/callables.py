@@ -85,8 +85,12 @@ def read_callable(field: dataclasses.Field, value: Any, carried: Any = None) -> 
     raise InputError(f"{field.name} {value!r}: is not registered here; {way}")
 
 
-def how_to_import(module: str, argument: str) -> str:
-    """What to do about a name in a record that nobody registered; nothing but what the user names is imported."""
+def how_to_import(module: str, argument: str, distribution: str | None = None) -> str:
+    """What to do about a name in a record that nobody registered; nothing but what the user names is imported.
+
+    distribution: the installed package that it came from.
+    """
     if module == "__main__":
         return f"it was defined in a script or notebook: define it again and pass {argument} from Python"
-    return f"import it: --plugin {module} (if it registers itself), or pass {argument} from Python"
+    install = f"install {distribution}, or " if distribution else ""
+    return f"{install}import it: --plugin {module} (if it registers itself), or pass {argument} from Python"

@@ -1,5 +1,6 @@
 """The algorithms in words: what each is, its paper and family."""
 
+import inspect
 import re
 import sys
 from typing import NamedTuple
@@ -16,7 +17,7 @@ class Entry(NamedTuple):
     """One algorithm, as the header of its file describes it."""
 
     name: str
-    what: str  # the first line of its file, or of its class where they share one, without references
+    what: str  # the first line of its file, or of its class (a user's, or one of several in a file), without references
     paper: str  # arXiv id, such as "2405.19690"; empty where there is none
     family: str
 
@@ -31,8 +32,9 @@ def _entry(name: str, family: str) -> Entry:
     cls = ALGORITHMS[name]
     header = sys.modules[cls.__module__].__doc__ or ""
     shared = sum(other.__module__ == cls.__module__ for other in ALGORITHMS.values()) > 1
-    text = ((cls.__doc__ or "") if shared else header) or name
-    what = text.splitlines()[0].split(": ", 1)[-1]
+    own = inspect.getdoc(cls) or ""
+    texts = (own, header, name) if shared or not ALGORITHMS.is_ours(name) else (header, own, name)
+    what = next(text.strip() for text in texts if text.strip()).splitlines()[0].split(": ", 1)[-1]
     what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what).removesuffix(".")
     # The text says whose the algorithm is; what is set in, beside the equations, whose form of it.
     text = "\n".join(line for line in header.splitlines() if not line.startswith(" "))

@@ -200,7 +200,8 @@ def recover_class(record: Mapping[str, Any], given: Any) -> type:
     module, _, short = str(recorded).rpartition(":")
     distribution = record.get("algorithm_distribution")
     origin = f"{recorded} of {distribution}" if distribution else recorded
-    raise InputError(f"made by {origin}, which is not registered here; {how_to_import(module, f'algorithm={short}')}")
+    way = how_to_import(module, f"algorithm={short}", distribution)
+    raise InputError(f"made by {origin}, which is not registered here; {way}")
 
 
 def recover_algorithm(record: Mapping[str, Any], given: Any) -> Any:

@@ -31,7 +31,7 @@ def bench_table(figures: Mapping[str, Any]) -> Table:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    def number(name: str, form: str, scale: float = 1.0) -> str:
+    def number(name: str, form: str, scale: float | int = 1.0) -> str:
         return format(row[name] * scale, form) if row.get(name) is not None else ""
 
     return [

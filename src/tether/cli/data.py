@@ -139,7 +139,8 @@ class Import:
     out: Annotated[Path, arg(metavar="HDF5")]
     """The data set; must not exist."""
     reward: Annotated[str | None, hint("refused, with the choices", "COLUMN|ARITHMETIC|MODULE:FUNCTION")] = None
-    """A column; arithmetic over columns; or a function of an episode's columns that gives a number for each row."""
+    """A column; arithmetic over columns; a function of an episode's columns that gives a number for each row; or
+    `none`, for demonstrations to imitate."""
     episode: Annotated[str | None, hint("each file, or flags", "COLUMN")] = None
     """What changes from one episode to the next; `none`: one recording without a break."""
     terminal: Annotated[str | None, hint("no episode truly ended", "COLUMN")] = None

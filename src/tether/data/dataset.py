@@ -269,7 +269,7 @@ class Dataset:
         Args:
             frame: a row per step. Columns may hold lists of equal length.
             observation, action: columns; patterns may hold * and ?, such as "joint_*" (joint_2 before joint_10).
-            reward: a column, or arithmetic over columns such as "1 - angle**2".
+            reward: a column, arithmetic over columns such as "1 - angle**2", or "none" for demonstrations.
             episode: the column that tells episodes apart, or "none" for one recording without a break.
             terminal, truncated: columns of flags.
             time: the column to sort each episode's rows by.

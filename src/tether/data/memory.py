@@ -458,7 +458,8 @@ def arguments_of_frame(
     if bounds == (None, None):
         refuse_choices(where, rows["actions"], list(plan.named(plan.action)))
     exact = rows["next_observations"] is not None
-    return _made(name, rows, sizes, bounds, metadata, exact_next_observations=exact)
+    more = {"exact_next_observations": exact, "has_rewards": plan.reward.recorded}
+    return _made(name, rows, sizes, bounds, metadata, **more)
 
 
 # --- to a file ----------------------------------------------------------------------------------------------

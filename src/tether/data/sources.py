@@ -1,5 +1,6 @@
 """One grammar for data sources (design section 5): from what a user writes to a `Dataset`."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     if colon and prefix == "d4rl" and downloads is not None:
         return _read_d4rl_by_name(name, downloads)
     if colon and prefix in READERS:
-        return _named(READERS[prefix](name), source)
+        return _named(READERS[prefix](name), prefix, name)
     if colon and prefix == "memory":
         raise _refused(source, "these were data in memory; give a file that `Dataset.to_hdf5` wrote of them")
     if colon and prefix in LATER_PREFIXES:
@@ -106,15 +107,19 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
         return read_minari_hdf5(path) if is_minari_hdf5(path) else _read_d4rl(path)
     if path.exists():
         raise _refused(source, f"a file with the ending {suffix!r} is not known")
+    if colon and re.fullmatch(r"\w[\w.-]+", prefix):
+        raise _refused(source, f"nobody here reads '{prefix}:'; a reader of yours is imported by --plugin MODULE")
     raise _refused(source, "no such name, file or folder")
 
 
 def _refused(source: str, reason: str) -> InputError:
     names = ", ".join(bundled_names()) or "none"
+    others = "".join(f"{prefix}:NAME, " for prefix in READERS if not READERS.is_ours(prefix))
     return InputError(
         f"data source {source!r}: {reason}; this version reads bundled names ({names}), d4rl:NAME, minari:ID, "
-        "ogbench:NAME, lerobot:PATH, *.hdf5 and *.h5 files in D4RL's or Minari's layout or with a group for each "
-        "episode, folders of Minari's, of LeRobot's or with an episode in each file, *.csv, *.parquet and *.npz tables"
+        f"ogbench:NAME, lerobot:PATH, {others}*.hdf5 and *.h5 files in D4RL's or Minari's layout or with a group for "
+        "each episode, folders of Minari's, of LeRobot's or with an episode in each file, *.csv, *.parquet and *.npz "
+        "tables"
     )
 
 
@@ -157,11 +162,18 @@ def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
     return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.digest))
 
 
-def _named(dataset: Any, source: str) -> Dataset:
-    """What a reader gave, which must be a data set that can be found again."""
+def _named(dataset: Any, prefix: str, name: str) -> Dataset:
+    """What a reader gave, as a data set that is found again by its source, from another folder too."""
     if not isinstance(dataset, Dataset):
-        raise InputError(f"data source {source!r}: its reader gave a {type(dataset).__name__}, not a tether.Dataset")
-    return dataset
+        kind = type(dataset).__name__
+        raise InputError(f"data source {f'{prefix}:{name}'!r}: its reader gave a {kind}, not a tether.Dataset")
+    if READERS.is_ours(prefix):
+        return dataset
+    path = Path(name).expanduser()
+    source = f"{prefix}:{path.resolve() if path.exists() else name}"
+    return replace(
+        dataset, source=replace(dataset.source, location=source, digest=dataset.source.sha256, in_memory=False)
+    )
 
 
 READERS: Registry[Callable[[str], Dataset]] = registry("reader").provide(

@@ -9,6 +9,8 @@ import h5py
 import numpy as np
 
 from tether.data.hdf5 import open_hdf5
+from tether.data.logs.arrays import PICKLED
+from tether.data.logs.tables import open_table
 from tether.data.readers.d4rl import read_schema, scalar_metadata
 from tether.data.readers.d4rl_names import d4rl_name
 from tether.data.readers.download import Downloads
@@ -188,7 +190,8 @@ def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
     """None for a table under names of its own."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            skipped = open_table(path).skipped  # np.load refuses pickles, and they are never read
+            arrays = {name: archive[name] for name in archive.files if skipped.get(name) != PICKLED}
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(f"{path} cannot be read as npz: {' '.join(str(error).split())}") from error
     if "observations" not in arrays:

@@ -48,9 +48,7 @@ def read_table_columns(path: Path, widest: int | None) -> TableColumns:
     for name in plan.kinds:
         if name != plan.episode:
             stored[name] = _numbers(name, stored[name], found)
-    columns = _columns(plan, stored, str(options.reward))
-    if plan.next_observation:
-        columns["next_observations"] = _stacked(stored, plan.next_observation, len(columns["rewards"]))
+    columns = _columns(plan, stored)
     extras = {name: stored[name] for name in (*others, plan.episode) if name is not None}
     size = size_of(plan.action)
     schema = Schema(plan.observation, plan.action, ActionBox((-1.0,) * size, (1.0,) * size))
@@ -82,14 +80,15 @@ def _number(entry: object) -> float:
         return np.nan
 
 
-def _columns(plan: ColumnPlan, stored: dict[str, np.ndarray], reward: str) -> dict[str, np.ndarray]:
+def _columns(plan: ColumnPlan, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """D4RL's columns; an episode that changes without a flag ends with a time-out, as `read_table` has it."""
-    rows = len(stored[reward])
+    rows = len(stored[next(iter(plan.action))])
     columns = {
         "observations": _stacked(stored, plan.observation, rows),
         "actions": _stacked(stored, plan.action, rows),
-        "rewards": _single(stored[reward]),
+        **({"rewards": _single(stored[plan.reward.columns[0]])} if plan.reward.recorded else {}),
         "terminals": np.zeros(rows, np.bool_) if plan.terminal is None else stored[plan.terminal],
+        **({"next_observations": _stacked(stored, plan.next_observation, rows)} if plan.next_observation else {}),
     }
     if plan.truncated is not None:
         columns["timeouts"] = stored[plan.truncated]

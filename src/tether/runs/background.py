@@ -17,7 +17,7 @@ LoggerFactory = Callable[[Path, dict[str, Any]], Callback]
 """Called with the run folder and what config.json holds."""
 
 WAITING_EVENTS = 1000  # so many events may wait for a slow logger; later ones are dropped
-END_SECONDS = 30.0  # a logger that is busy with one event for longer is not waited for at the end of a run
+END_SECONDS = 60.0  # a logger that is busy with one event for longer is not waited for at the end of a run
 MEMORIES = "loggers"  # folder of a run
 
 
@@ -108,10 +108,10 @@ class Background(Callback):
 
     def _begin(self, run: RunInfo) -> None:
         self._run = run
+        remember(run.folder, self.name)  # even if it fails now: the resumed run tries again
         self._logger = self._factory(run.folder, run.config)
         if not isinstance(self._logger, Callback):
             raise TypeError(f"it made {self._logger!r}, which is no tether.Callback")
-        remember(run.folder, self.name)
         self._logger.on_start(run)
 
     def _tell_rows(self, event: str, rows: list[Row]) -> None:

@@ -11,12 +11,14 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tether.errors import InputError
+from tether.machine.files import TEMPORARY_PREFIX
 from tether.machine.registry import registry
 from tether.runs.background import Background, recall, remember, remembered_names
 from tether.runs.callbacks import Callback, Row, RunInfo, lane_means
@@ -191,16 +193,15 @@ class MLflow(Numbers):
 
         beside = folder.resolve().parent
         known = recall(folder, "mlflow")
-        uri = known.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
+        uri = known.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or _mlflow_database(beside)
         self._client = MlflowClient(tracking_uri=uri)
         if "run_id" in known:
             self._id = known["run_id"]
             self._client.update_run(self._id, status="RUNNING")
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        artifacts = (beside / "mlartifacts").as_uri() if uri.startswith("sqlite:///") else None
         found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name, artifacts)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
         self._id = self._client.create_run(experiment, run_name=folder.resolve().name).info.run_id
         remember(folder, "mlflow", run_id=self._id, tracking_uri=uri)
         for key, value in _parameters(config).items():
@@ -250,6 +251,22 @@ class Trackio(Numbers):
         """Wait until all is written."""
         with contextlib.redirect_stdout(sys.stderr):
             self._trackio.finish()
+
+
+def _mlflow_database(folder: Path) -> str:
+    """`mlflow.db` in `folder`, which is there with all of MLflow's tables or not at all: they take seconds, in which a
+    run may end or another one look for them."""
+    from mlflow.tracking import MlflowClient
+
+    path = folder / "mlflow.db"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as temporary:
+            made = Path(temporary) / path.name
+            client = MlflowClient(tracking_uri=f"sqlite:///{made}")
+            client.create_experiment(PROJECT, (folder / "mlartifacts").as_uri())
+            with contextlib.suppress(FileExistsError):  # another run was faster
+                os.link(made, path)
+    return f"sqlite:///{path}"
 
 
 def _run_id(folder: Path, name: str, new: str) -> str:

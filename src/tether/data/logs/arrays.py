@@ -15,9 +15,10 @@ from tether.data.logs import pieces
 from tether.data.logs.pieces import ArrayFile, Column, Cursor, Kind, Piece, Table, array_column, as_kind, one_line
 from tether.errors import InputError
 
-__all__ = ["open_hdf5_table", "open_npz"]
+__all__ = ["PICKLED", "open_hdf5_table", "open_npz"]
 
 PICKLED = "pickled Python objects, which are never read"
+"""What `Table.skipped` says of arrays of objects."""
 
 
 def open_npz(path: Path) -> Table:

@@ -29,7 +29,7 @@ class ColumnOptions:
 
     observation: tuple[str, ...]
     action: tuple[str, ...]
-    reward: str | None = None  # a column, arithmetic over columns, or module:function
+    reward: str | None = None  # a column, arithmetic over columns, module:function, or "none"
     episode: str | None = None  # a column, or "none" for one recording without a break
     terminal: str | None = None  # a column, or "every-row" for decisions of one step
     truncated: str | None = None
@@ -105,8 +105,10 @@ class Reward(NamedTuple):
     evaluate: Callable[[Mapping[str, np.ndarray], int], Any]  # (columns, rows) -> (rows,)
     columns: tuple[str, ...]
     whole_episodes: bool
+    recorded: bool = True  # False: zeros, which mean nothing
 
 
+NO_REWARD = Reward(lambda values, rows: np.zeros(rows), (), whole_episodes=False, recorded=False)
 ROLES: dict[str, Kind] = {"episode": "label", "terminal": "flag", "truncated": "flag", "time": "order"}
 
 
@@ -254,6 +256,8 @@ def _assumed(
             yield f"kept beside the data: {', '.join(keep)}"
     else:
         yield from _assumed_of_episodes(taken, named, options, files, bool(options.next_observation))
+    if options.reward == "none" and "none" not in taken.table.columns:
+        yield "--reward none: demonstrations, from which algorithms that imitate can learn"
     if following and options.next_observation:
         yield "--next-observation: where it is not the next row's observation, a piece of an episode ends"
     if "time" not in named and not following and options.terminal != EVERY_ROW:
@@ -412,8 +416,10 @@ def _reward(taken: _Taken, text: str | None) -> Reward:
         choices = ", ".join(name for name in taken.left() if sizes[name] == 1)
         raise InputError(
             f"{taken.table.path}: --reward is needed: a column ({choices}), arithmetic over columns such as "
-            "'1 - angle**2', or a Python function as module:function"
+            "'1 - angle**2', a Python function as module:function, or none for demonstrations to imitate"
         )
+    if text == "none" and text not in columns:
+        return NO_REWARD
     if text in columns or text in taken.table.skipped:
         taken.take("reward", text)
         if sizes[text] > 1:

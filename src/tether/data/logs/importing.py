@@ -68,7 +68,7 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
     report = Import(out, observation=plan.named(plan.observation), action=plan.named(plan.action))
     mended = Mended()
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
-        columns = _Appender(file)
+        columns = _Appender(file, plan.reward.recorded)
         for rows in rows_of(tables, plan, mended):
             columns.append(rows)
             report.rows += len(rows.rewards)
@@ -114,8 +114,8 @@ def read_table(path: Path) -> Dataset:
     """A table whose columns follow the convention, as a data set without an import.
 
     The convention: `observation_*`, `action_*`, `reward`, `terminal`, `timeout`, or D4RL's plural names, and perhaps
-    `episode` and `next_observation_*`. Raises InputError for other columns, naming `tether data import`, and as
-    `Dataset`.
+    `episode` and `next_observation_*`; without a reward they are demonstrations. Raises InputError for other columns,
+    naming `tether data import`, and as `Dataset`.
     """
     table = open_table(path)
     options = conventional_options(table)
@@ -139,6 +139,7 @@ def read_table(path: Path) -> Dataset:
         **columns,
         source=Source(str(path), sha256_file(path)),
         exact_next_observations=rows.next_observations is not None,
+        has_rewards=plan.reward.recorded,
         schema=Schema(plan.named(plan.observation), plan.named(plan.action), ActionBox(tuple(-x for x in ones), ones)),
     )
 
@@ -156,7 +157,7 @@ def conventional_options(table: Table) -> ColumnOptions:
     reward, episode = first("rewards", "reward"), first("episode")
     terminal, truncated = first("terminals", "terminal"), first("timeouts", "timeout")
     apart = terminal or truncated or episode or following
-    if observation is None or action is None or reward is None or not apart:
+    if observation is None or action is None or not apart:
         raise InputError(
             f"{table.path}: its columns ({', '.join(columns)}) do not follow the convention (observation_*, action_*, "
             "reward, terminal, timeout, or D4RL's names); say what they mean to: tether data import"
@@ -164,7 +165,7 @@ def conventional_options(table: Table) -> ColumnOptions:
     return ColumnOptions(
         (observation,),
         (action,),
-        reward,
+        reward or "none",
         episode,
         terminal,
         truncated,
@@ -184,8 +185,9 @@ def _matches(name: str, columns: Iterable[str]) -> bool:
 class _Appender:
     """D4RL's columns in an open file, which grow; remembers the range of the actions and whether they are choices."""
 
-    def __init__(self, file: h5py.File):
+    def __init__(self, file: h5py.File, has_rewards: bool):
         self._file = file
+        self._has_rewards = has_rewards
         self._gathered: list[Rows] = []
         self._bytes = 0
         self.low: np.ndarray = np.array(np.inf)
@@ -208,6 +210,8 @@ class _Appender:
         rows = self._gathered[0] if len(self._gathered) == 1 else joined(self._gathered)
         self._gathered, self._bytes = [], 0
         for name, column in _named_columns(rows).items():
+            if name == "rewards" and not self._has_rewards:
+                continue
             if name not in self._file:
                 chunk = max(1, CHUNK_BYTES // (column.itemsize * int(np.prod(column.shape[1:], dtype=np.int64))))
                 chunk = min(chunk, len(column))  # a chunk is written whole: small data make a small file

@@ -1,0 +1,349 @@
+"""What others register is used from end to end: algorithm, reader, transforms, view, environment; in this process, in
+those that it begins, and again when a run is resumed. And nothing that a file names is imported."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_data import data_file, digest, rows, tether
+
+import tether as package
+from tether import BC, InputError, Options, api
+from tether.algorithms.catalogue import OTHERS, catalogue
+from tether.algorithms.registry import ALGORITHMS, name_of, recover_class
+from tether.data import load_dataset
+from tether.machine import plugins
+from tether.machine.registry import KINDS, register, registry
+from tether.policies.folder import load_policy
+from tether.studies.sweep import load_spec
+from tether.studies.sweep.jobs import SweepFolder
+from tether.studies.sweep.slurm import write_script
+
+SOURCE = str(Path(package.__file__).parents[1])
+
+PLUGIN = '''
+"""Something of every kind."""
+
+import gymnasium
+import jax.numpy as jnp
+import numpy as np
+
+import tether
+from tether.algorithms import BC
+from tether.data.transforms import Normaliser
+from tether.data.views import View, ViewKind
+from tether.environments import Task
+
+
+@tether.register("timid")
+class Timid(BC):
+    """Timid: cloning of actions half as large."""
+
+    view = "late"
+
+    def update(self, state, batch, key, step):
+        return super().update(state, batch._replace(action=0.5 * batch.action), key, step)
+
+
+@tether.register("dice", kind="reader")
+def dice(name):
+    """`dice:SEED`: two episodes of random numbers."""
+    generator = np.random.default_rng(int(name))
+    timeouts = np.arange(40) % 20 == 19
+    numbers = generator.normal(size=(40, 2)), np.tanh(generator.normal(size=(40, 1))), generator.normal(size=40)
+    return tether.Dataset.from_arrays(*numbers, np.zeros(40, bool), timeouts=timeouts, name="dice")
+
+
+@tether.register("doubled", kind="reward_transform")
+def doubled(table):
+    return lambda rewards: 2.0 * rewards, {"factor": 2.0}
+
+
+@tether.register("thirds", kind="observation_transform")
+def thirds(observations):
+    size = observations.shape[1]
+    return Normaliser(np.full(size, 1.0), np.full(size, 3.0))
+
+
+def late(view, dataset, rows, table, rewards):
+    """The second episode alone."""
+    return type(table)(*(None if column is None else column[len(rows) // 2 :] for column in table))
+
+
+tether.register("late", kind="view")(ViewKind(late))
+
+
+class Count(gymnasium.Env):
+    """Pays the number of the step."""
+
+    observation_space = gymnasium.spaces.Box(-9.0, 9.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(2, np.float32), float(self.steps), False, False, {}
+
+
+gymnasium.register("Count-v0", Count, max_episode_steps=4)
+tether.register("count", kind="environment")(
+    Task("count", 2, 1, horizon=4, gymnasium_id="Count-v0", reference_min=0.0, reference_max=20.0)
+)
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module in the working folder, which nobody has imported; afterwards nobody knows of it."""
+    name = f"kinds_of_{abs(hash(str(tmp_path))) % 10**8}"
+    (tmp_path / f"{name}.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(plugins.PLUGINS, raising=False)
+    path = list(sys.path)
+    yield name
+    forget(name)
+    sys.path[:] = path
+    os.environ.pop(plugins.PLUGINS, None)
+
+
+def forget(module: str) -> None:
+    """As a process that never heard of a plug-in."""
+    import gymnasium
+
+    for kind in KINDS:
+        registry(kind)._registered.clear()
+    sys.modules.pop(module, None)
+    gymnasium.registry.pop("Count-v0", None)
+
+
+QUICK = ("--updates", "6", "--batch-size", "4", "--eval-every-updates", "3", "--eval-episodes", "2", "--quiet")
+TRAIN = (*("train", "timid", "dice:3", *QUICK, "--set", "hidden_sizes=4", "--reward-transform", "doubled"),
+         *("--observation-transform", "thirds", "--environment", "count", "--log-every-updates", "3"))  # fmt: skip
+
+
+def test_all_kinds_from_end_to_end(plugin: str) -> None:
+    assert tether(*TRAIN, "--out", "unknown")[0] == 2
+    code, _, err = tether(*TRAIN, "--out", "run", "--plugin", plugin)
+    assert code == 0, err
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["algorithm"], config["algorithm_class"]) == ("timid", f"{plugin}:Timid")
+    data = config["data"]
+    assert (data["source"], data["in_memory"]) == ("dice:3", False)
+    assert data["reward_transform"] == {"name": "doubled", "factor": 2.0}
+    assert data["normaliser"] == {"mean": [1.0, 1.0], "std": [3.0, 3.0]}
+    assert config["environment"] == "count"
+    assert {row["return"] for row in rows(Path("run/evaluations.jsonl"))} == {1.0 + 2.0 + 3.0 + 4.0}
+    assert {row["normalized_score"] for row in rows(Path("run/evaluations.jsonl"))} == {50.0}
+    # The view: training saw the second episode alone, so another first one changes nothing.
+    prepared = api.prepare(load_dataset("dice:3"), view=api.view_of(ALGORITHMS["timid"]()))
+    assert prepared.transitions.rows == prepared.record["transitions"] - prepared.record["transitions"] // 2
+
+    forget(plugin)
+    os.environ.pop(plugins.PLUGINS, None)
+    code, _, err = tether("resume", "run", "--updates", "9", "--quiet")
+    assert code == 2
+    assert f"made by {plugin}:Timid, which is not registered here; import it: --plugin {plugin}" in err
+    os.environ[plugins.PLUGINS] = plugin
+    assert tether("resume", "run", "--updates", "9", "--quiet")[0] == 0
+    changed = [word if word != "6" else "9" for word in TRAIN]
+    assert tether(*changed, "--out", "whole", "--plugin", plugin)[0] == 0
+    assert digest(Path("run/policy/policy.safetensors")) == digest(Path("whole/policy/policy.safetensors"))
+
+
+def test_it_is_in_the_tables(plugin: str) -> None:
+    """Without family, presets and costs."""
+    code, out, _ = tether("algorithms", "--plugin", plugin)
+    assert code == 0
+    assert "timid" in out
+    assert "cloning of actions half as large" in out
+    entry = catalogue()["timid"]
+    assert (entry.family, entry.paper) == (OTHERS, "")
+    code, out, err = tether("train", "timd", "dice:3", "--plugin", plugin)
+    assert code == 2
+    assert "timid" in err
+    assert "dice:NAME" in tether("data", "show", "no-such-thing", "--plugin", plugin)[2]
+
+
+@pytest.mark.parametrize(
+    "words", [("--plugin", "no_such_module"), ("--plugin=no.such",), ("--plugin", "3x"), ("--plugin",)]
+)
+def test_a_plugin_that_is_none_is_one_line(words: tuple[str, ...]) -> None:
+    code, out, err = tether("algorithms", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words[-1].rpartition("=")[2] in err
+
+
+def test_a_plugin_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_plugin.py").write_text("import tether\ntether.register('bc')(int)\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = tether("algorithms", "--plugin", "failing_plugin")
+    said = "plugin 'failing_plugin': algorithm 'bc' is tether's own; register yours under another name"
+    assert (code, err) == (2, f"tether: error: {said}\n")
+
+
+# --- identity ---
+
+
+class Louder(BC):
+    """BC that learns ten times as fast: a subclass of a registered class."""
+
+    def update(self, state: Any, batch: Any, key: Any, step: Any) -> Any:
+        return dataclasses.replace(BC(), learning_rate=10 * self.learning_rate).update(state, batch, key, step)
+
+
+def louder(out: Path, updates: int = 4, algorithm: Any = Louder) -> Path:
+    options = Options(batch_size=8, log_every_updates=2, eval_every_updates=4)
+    made = algorithm(hidden_sizes=(8,), train_updates=updates)
+    return api.train(made, str(data_file()), options=options, environment="none", out=out, quiet=True).folder
+
+
+def test_a_subclass_is_recorded_and_resumed_as_itself(tmp_path: Path) -> None:
+    assert name_of(Louder) == "Louder"
+    folder, whole, parent = (
+        louder(tmp_path / name, updates, cls)
+        for name, updates, cls in (("run", 4, Louder), ("whole", 8, Louder), ("parent", 8, BC))
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["algorithm"], config["algorithm_class"]) == ("Louder", f"{__name__}:Louder")
+    for attempt in (lambda: api.resume(folder, updates=8, quiet=True), lambda: load_policy(folder)):
+        with pytest.raises(InputError, match=f"made by {__name__}:Louder.*algorithm=Louder"):
+            attempt()
+    with pytest.raises(InputError, match=r"Louder, not by tether\.algorithms\.bc:BC"):
+        api.resume(folder, updates=8, quiet=True, algorithm=BC)
+    api.resume(folder, updates=8, quiet=True, algorithm=Louder)
+    one, two, other = (digest(run / "policy" / "policy.safetensors") for run in (folder, whole, parent))
+    assert one == two != other
+    assert type(load_policy(folder, algorithm=Louder).algorithm) is Louder
+
+
+def test_a_registered_subclass_is_found_by_its_name(tmp_path: Path) -> None:
+    register("louder")(Louder)
+    try:
+        folder = louder(tmp_path / "run")
+        assert json.loads((folder / "config.json").read_text())["algorithm"] == "louder"
+        assert type(load_policy(folder).algorithm) is Louder
+    finally:
+        registry("algorithm")._registered.pop("louder")
+
+
+def test_a_class_of_a_script_is_not_offered_as_a_plugin() -> None:
+    record = {"algorithm": "Mine", "algorithm_class": "__main__:Mine", "algorithm_distribution": None}
+    with pytest.raises(
+        InputError, match="defined in a script or notebook: define it again and pass algorithm=Mine"
+    ) as caught:
+        recover_class(record, None)
+    assert "--plugin" not in str(caught.value)
+
+
+def test_an_installed_one_is_named_with_its_package() -> None:
+    record = {"algorithm": "mine", "algorithm_class": "theirs.mine:Mine", "algorithm_distribution": "theirs 1.2"}
+    with pytest.raises(
+        InputError, match=r"made by theirs\.mine:Mine of theirs 1\.2, .*install theirs 1\.2, or import it"
+    ):
+        recover_class(record, None)
+
+
+# --- nothing that a file names is imported ---
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.update(algorithm="trap", algorithm_class="trap_in_a_file:Trap"),
+        lambda config: config["hyperparameters"].update(actor_network="trap_in_a_file:make"),
+        lambda config: config["data"].update(source="trap_in_a_file:data"),
+        lambda config: config["data"]["reward_transform"].update(name="trap_in_a_file:scale"),
+        lambda config: config["data"]["observation_transform"].update(name="trap_in_a_file"),
+        lambda config: config.update(environment="trap_in_a_file:Trap-v0"),
+    ],
+    ids=["algorithm", "network", "reader", "rewards", "observations", "environment"],
+)
+def test_a_name_in_a_config_is_never_imported(
+    change: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trap_in_a_file.py").write_text("from pathlib import Path\nPath('sprung').write_text('')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # it could be imported
+    folder = louder(tmp_path / "run", algorithm=BC)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="trap"):
+        api.resume(folder, updates=8, quiet=True)
+    assert "trap_in_a_file" not in sys.modules
+    assert not Path("sprung").exists()
+
+
+# --- other processes ---
+
+SPEC = """
+algorithms = ["timid"]
+datasets = ["dice:3"]
+seeds = 2
+lanes_per_job = 1
+[options]
+updates = 4
+batch_size = 4
+environment = "count"
+eval_every_updates = 4
+eval_episodes = 1
+eval_workers = 1
+reward_transform = "doubled"
+[set]
+hidden_sizes = [4]
+"""
+
+
+def test_a_slurm_script_names_the_plugins(plugin: str, tmp_path: Path) -> None:
+    plugins.load_plugins([plugin])
+    (tmp_path / "spec.toml").write_text(SPEC)
+    script = write_script(SweepFolder.open(tmp_path / "sweep", load_spec(tmp_path / "spec.toml"))).read_text()
+    assert f"--plugin {plugin} --job $SLURM_ARRAY_TASK_ID" in script
+
+
+def sweep(engine: list[str], plugin: str, folder: Path) -> None:
+    (folder / "spec.toml").write_text(SPEC)
+    command = [sys.executable, "-m", "tether", "sweep", "spec.toml", "--out", "sweep", *engine, "--plugin", plugin]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, str(folder)])}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = json.loads((folder / "sweep" / "table.json").read_text())
+    assert [(row["finished"], row["mean"]) for row in table] == [(2, 50.0)]
+    for timeline in (folder / "sweep" / "jobs").glob("*/timeline.jsonl"):
+        played = [row for row in rows(timeline) if row["process"].startswith("worker") and row["what"] == "evaluate"]
+        assert played, "the episodes were not played by a worker process"
+    assert np.isfinite(table[0]["mean"])
+
+
+@pytest.mark.long
+def test_jobs_on_this_machine_and_their_workers_import_it(plugin: str, tmp_path: Path) -> None:
+    sweep(["--local", "--workers", "2"], plugin, tmp_path)
+
+
+@pytest.mark.long
+def test_jobs_on_ray_import_it(plugin: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    sweep([], plugin, tmp_path)
+
+
+@pytest.mark.long
+def test_a_comparison_and_a_bench_take_it(plugin: str) -> None:
+    words = ("compare", "--data", "dice:3", "--algorithms", "timid,bc", "--seeds", "1", "--updates", "4")
+    words += ("--out", "both", "--batch-size", "4", "--set", "hidden_sizes=4")
+    code, out, err = tether(*words, "--environment", "count", "--eval-episodes", "1", "--quiet", "--plugin", plugin)
+    assert code == 0, err
+    assert OTHERS in Path("both/comparison.md").read_text()
+    code, out, err = tether("bench", "timid", "--seconds", "0.1", "--lanes", "1", "--plugin", plugin)
+    assert code == 0, err
+    assert "timid" in out
