@@ -126,7 +126,9 @@ def test_levels_and_switches_are_no_choices(tmp_path: Path) -> None:
     assert "grip: two whole values only beside continuous actions: taken as levels" in said
     assert "'gear' holds integer choices 0, 1, 2; " in refused(path, **{**CHOICES, "action": ("a", "gear")})
     text = choices(np.array(["left", "right"]))
-    assert "'a'" in refused(write_npz(tmp_path / "b.npz", text), **CHOICES)
+    for suffix, write in WRITERS.items():
+        message = refused(write(tmp_path / f"text{suffix}", text), **CHOICES)
+        assert "'a' holds 'left' in row 0, which is not a number: these are choices" in message
 
 
 def test_data_sets_of_choices_are_refused(tmp_path: Path) -> None:

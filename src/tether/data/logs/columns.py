@@ -131,6 +131,9 @@ def resolve(tables: Sequence[Table], options: ColumnOptions, refuse_text: bool =
     observation = taken.names("observation", options.observation)
     action = taken.names("action", options.action)
     following = taken.names("next-observation", options.next_observation) if options.next_observation else []
+    for name in action:
+        if refuse_text and table.columns[name].holds == "text":
+            raise _text_refused(table, name, "these are choices; tether trains continuous actions")
     observation, categories = _one_hot(taken, observation, options, tables, refuse_text)
     layout = layout_of({k: len(categories.get(k, ())) or table.columns[k].size for k in observation})
     following = _paired(table, layout, following) if following else _ahead(table, observation)
@@ -385,8 +388,8 @@ def _texts(tables: Sequence[Table], name: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=natural))
 
 
-def _text_refused(table: Table, name: str) -> InputError:
-    """Names what is no number in a column: a stray entry among numbers, or categories."""
+def _text_refused(table: Table, name: str, advice: str = "") -> InputError:
+    """Names what is no number in a column: a stray entry among numbers, or categories. advice: on the latter."""
     texts = next(table.read({name: "text"}, HEADER_BYTES), {name: np.array([], object)})[name].tolist()
     strange = [row for row, text in enumerate(texts) if text and not _is_number(text)]
     if not strange:
@@ -395,6 +398,8 @@ def _text_refused(table: Table, name: str) -> InputError:
     if len(strange) < len(texts) / 2:
         return InputError(f"{entry}, as most of its entries are")
     kinds = len({texts[row] for row in strange})
+    if advice:
+        return InputError(f"{entry}: {advice}")
     return InputError(f"{entry}: leave the column out, or --one-hot {name} makes a number of each of its {kinds} texts")
 
 
