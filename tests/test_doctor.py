@@ -153,9 +153,46 @@ def led_here(columns: Columns) -> Columns:
     return shift(columns, "actions", 1)
 
 
+def beside(columns: Columns, column: np.ndarray) -> Columns:
+    """Another column of the observations."""
+    without_next = without(columns, "next_observations")
+    observations = np.column_stack([columns["observations"], column]).astype(np.float32)
+    return {**without_next, "observations": observations}
+
+
+LEAK = ("action-in-observation", "warning")
+
 FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str, str]] = {
     # name: (clean data, fault, code, grade)
-    "no rewards": (make.locomotion, lambda c: without(c, "rewards"), "missing-column", "error"),
+    "no rewards": (make.locomotion, lambda c: without(c, "rewards"), "no-rewards", "note"),
+    "no actions": (make.locomotion, lambda c: without(c, "actions"), "missing-column", "error"),
+    "the action is observed": (make.locomotion, lambda c: beside(c, c["actions"][:, 1]), *LEAK),
+    "in other units": (make.locomotion, lambda c: beside(c, 20 + 30 * c["actions"][:, 0]), *LEAK),
+    "on a curve": (make.locomotion, lambda c: beside(c, np.tanh(2 * c["actions"][:, 0])), *LEAK),
+    "rewards in grams": (
+        make.locomotion,
+        lambda c: {**c, "rewards": 1e6 * c["rewards"].astype(float)},
+        "reward-scale",
+        "warning",
+    ),
+    "rewards in light years": (
+        make.locomotion,
+        lambda c: {**c, "rewards": 1e-8 * c["rewards"].astype(float)},
+        "reward-scale",
+        "warning",
+    ),
+    "every row a time-out": (
+        make.locomotion,
+        lambda c: {**c, "timeouts": np.ones_like(c["timeouts"]), "terminals": np.zeros_like(c["terminals"])},
+        "no-transition-left",
+        "error",
+    ),
+    "most rows time-outs": (
+        make.locomotion,
+        lambda c: {**c, "timeouts": np.arange(len(c["timeouts"])) % 3 > 0, "terminals": np.zeros_like(c["terminals"])},
+        "few-transitions-left",
+        "warning",
+    ),
     "no rows": (make.locomotion, lambda c: take(c, np.arange(0)), "empty", "error"),
     "text": (make.locomotion, lambda c: {**c, "rewards": c["rewards"].astype("S8")}, "not-numbers", "error"),
     "a row short": (make.locomotion, lambda c: {**c, "actions": c["actions"][:-1]}, "unequal-rows", "error"),
@@ -546,6 +583,14 @@ EXTRAS: dict[str, tuple[Callable[[Columns], Columns], set[str]]] = {
         lambda c: {"timestamps": clock(c, lambda r: np.where(r < 2000, 0.05, 0.02))},
         {"uneven-time-steps"},
     ),
+    "a lost row": (
+        lambda c: {"time": clock(c, lambda r: np.where(np.isin(r, [30, 400]), 0.1, 0.05))},
+        {"time-gaps"},
+    ),
+    "a slow start": (
+        lambda c: {"time": clock(c, lambda r: np.where(r % 5 == 0, 0.07, 0.05))},
+        {"uneven-time-steps"},
+    ),
     "clock backwards": (
         lambda c: {"t": put({"t": clock(c, lambda r: np.ones(len(r)))}, "t", 100, -1)["t"]},
         {"time-not-increasing"},
@@ -563,8 +608,81 @@ def test_other_columns(name: str) -> None:
     extra, codes = EXTRAS[name]
     columns = make.locomotion()
     found = findings(raw(columns, extras=extra(columns)))
-    watched = {"uneven-time-steps", "time-not-increasing", "episode-ids-disagree"}
+    watched = {"uneven-time-steps", "time-gaps", "time-not-increasing", "episode-ids-disagree"}
     assert watched & set(found) == codes
+
+
+def test_gaps_are_told_by_row_and_by_where_they_are() -> None:
+    """Inside episodes they are a fault; episodes that end at a gap are pieces of one recording, which is no fault."""
+    columns = make.locomotion()
+    seconds = np.cumsum(np.where(np.isin(np.arange(len(columns["rewards"])), [31, 400]), 0.15, 0.05))
+    found = findings(raw(columns, extras={"infos/zeit": seconds}))
+    assert "time-gaps" not in found  # nobody said that this is a clock
+    pieces = dataclasses.replace(raw(columns, extras={"infos/zeit": seconds}), clock="infos/zeit")
+    assert findings(pieces)["time-gaps"].place.rows == (30, 399)
+    assert findings(pieces)["time-gaps"].grade == "warning"
+    ended = put(put(columns, "timeouts", 30, True), "timeouts", 399, True)
+    ended = dataclasses.replace(pieces, columns=without(ended, "next_observations"))
+    assert findings(ended)["time-gaps"].grade == "note"
+
+
+def test_columns_that_only_look_like_the_action_are_no_leak() -> None:
+    """The last action, also of a policy that holds actions for long; the joint that follows its command."""
+    columns = make.locomotion()
+    held = np.repeat(columns["actions"][::10], 10, axis=0)[: len(columns["actions"])]
+    last = np.roll(held, 1, axis=0)
+    noise = 0.01 * np.random.default_rng(0).normal(size=len(held))
+    for column in (last[:, 0], held[:, 0] + noise, np.sign(held[:, 0])):
+        found = findings(raw(beside({**columns, "actions": held}, column)))
+        assert "action-in-observation" not in found
+    bang_bang = np.sign(columns["observations"][:, 0])[:, None].astype(np.float32)
+    assert "action-in-observation" not in findings(raw({**columns, "actions": bang_bang}))
+
+
+def test_a_leak_is_named_and_makes_no_other_finding() -> None:
+    """Such a column is predicted by the next row's action: that says nothing of which action moved the state."""
+    generator = np.random.default_rng(0)
+    action = generator.uniform(-1, 1, (4000, 1)).astype(np.float32)
+    observations = np.column_stack([generator.normal(size=(4000, 3)), action]).astype(np.float32)
+    ends = np.arange(4000) % 100 == 99
+    columns = {"observations": observations, "actions": action, "rewards": generator.normal(size=4000)}
+    found = findings(raw({**columns, "terminals": np.zeros(4000, bool), "timeouts": ends}))
+    assert found["action-in-observation"].what == "observations[3] equals actions[0]"
+    assert found["action-in-observation"].place.columns == ("observations[3]",)
+    assert "actions-shifted" not in found
+
+
+@pytest.mark.parametrize(
+    ("terminals", "factor", "transform"),
+    [(False, 1e9, "standardise"), (True, 1e9, "iql_locomotion"), (True, 1e-9, "iql_locomotion")],
+)
+def test_the_transform_is_named_that_mends_the_scale(terminals: bool, factor: float, transform: str) -> None:
+    columns = make.locomotion()
+    if not terminals:
+        columns = {**columns, "timeouts": columns["timeouts"] | columns["terminals"]}
+        columns["terminals"] = np.zeros_like(columns["terminals"])
+    what = findings(raw({**columns, "rewards": factor * columns["rewards"].astype(float)}))["reward-scale"].what
+    assert f"with --reward-transform {transform} they are " in what
+
+
+def test_demonstrations_of_like_lengths_are_no_blocks() -> None:
+    """Of 100 rows, and one of 300; what replay buffers cut every so many rows is found as before."""
+    one = make.take(make.locomotion(), np.arange(900))
+    none = np.zeros(900, bool)
+    for stops in ([99, 199, 299, 399, 499, 599, 899], [149, 299, 499, 699, 899]):
+        ended = {**without(one, "next_observations"), "terminals": none, "timeouts": np.isin(np.arange(900), stops)}
+        assert "block-cuts" not in findings(raw(ended))
+
+
+def test_imitation_looks_at_no_rewards() -> None:
+    columns = {**make.locomotion(), "rewards": np.zeros(len(make.locomotion()["rewards"]))}
+    assert {"constant-reward"} <= {finding.code for finding in run_checks(Logged(raw(columns)))}
+    found = run_checks(Logged(raw(columns), "imitation"))
+    assert [finding.code for finding in found if finding.grade != "note"] == []
+    demanding = run_checks(Logged(raw(without(columns, "rewards")), "offline-rl"))
+    assert [finding.code for finding in demanding if finding.grade == "error"] == ["missing-column"]
+    silent = run_checks(Logged(raw(without(columns, "rewards")), "imitation"))
+    assert "no-rewards" not in {finding.code for finding in silent}  # the user said so
 
 
 def write_minari(folder: Path, columns: Columns, short: int = 0, dictionary: bool = False, **content: Any) -> Path:

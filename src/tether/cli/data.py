@@ -69,6 +69,7 @@ class Check:
       tether data check hopper-medium.hdf5
       tether data check logs.hdf5 --out report --fix repaired.hdf5
       tether data check logs.hdf5 --fix repaired.hdf5 --only not-finite teleports
+      tether data check demonstrations.hdf5 --purpose imitation
     """
 
     source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
@@ -79,6 +80,10 @@ class Check:
     """A new file for the data with everything repaired that needs no judgement."""
     only: Annotated[tuple[str, ...], hint("all that can be fixed", "CODE ...")] = ()
     """Apply only the fixes of these findings."""
+    purpose: Annotated[
+        Literal["imitation", "offline-rl"] | None, hint("offline-rl, or imitation without rewards", "PURPOSE")
+    ] = None
+    """What the data are judged for: offline-rl, or imitation, which looks at no rewards."""
     quiet: bool = False
     """No progress on stderr."""
 
@@ -93,7 +98,7 @@ class Check:
         if self.fix is not None:
             check_target(self.fix)
         with progress_line(self.quiet) as progress:
-            report = last = check(self.source, progress)
+            report = last = check(self.source, progress, self.purpose)
             repaired = self.fix is not None and bool(report.fixable() or self.only)
             if self.fix is not None and repaired:
                 report, last = repair(self.source, report, self.fix, self.only, progress)

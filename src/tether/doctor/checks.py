@@ -4,31 +4,39 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from tether.doctor import columns, episodes, rewards
-from tether.doctor.findings import CODES, GRADES, Finding
+from tether.doctor.findings import CODES, GRADES, Finding, Purpose
 from tether.doctor.logged import Logged
 
 __all__ = ["CHECKS", "Check", "run_checks"]
 
 
 class Check(NamedTuple):
-    """A function from the data to findings; it is left out where one of the columns `needs` cannot be used."""
+    """A function from the data to findings; it is left out where one of the columns `needs` cannot be used, or where
+    the data are for another than its `only` purpose."""
 
     run: Callable[[Logged], Iterable[Finding]]
     needs: tuple[str, ...] = ()
+    only: Purpose | None = None
 
     @property
     def name(self) -> str:
         return self.run.__name__.replace("_", " ")
+
+    def wanted(self, data: Logged) -> bool:
+        return self.only in (None, data.purpose)
 
     def possible(self, data: Logged) -> bool:
         return not self.needs or data.has(*self.needs)
 
 
 OBSERVATIONS, ACTIONS, REWARDS = ("observations",), ("actions",), ("rewards",)
-ALL = (*OBSERVATIONS, *ACTIONS, *REWARDS)
+PAIR = (*OBSERVATIONS, *ACTIONS)
+ALL = (*PAIR, *REWARDS)
+RL: Purpose = "offline-rl"
 
 CHECKS: tuple[Check, ...] = (
     Check(columns.missing_columns),
+    Check(columns.missing_rewards),
     Check(columns.not_numbers),
     Check(columns.unequal_rows),
     Check(columns.wrong_rank),
@@ -36,7 +44,7 @@ CHECKS: tuple[Check, ...] = (
     Check(columns.double_precision),
     Check(columns.not_finite),
     Check(columns.bad_flags),
-    Check(columns.size_of_task, (*OBSERVATIONS, *ACTIONS)),
+    Check(columns.size_of_task, PAIR),
     Check(episodes.counts_of_published),
     Check(columns.out_of_range, ACTIONS),
     Check(columns.saturated_actions, ACTIONS),
@@ -47,35 +55,38 @@ CHECKS: tuple[Check, ...] = (
     Check(columns.observation_scale, OBSERVATIONS),
     Check(columns.outliers),
     Check(columns.already_standardised),
-    Check(columns.deterministic_behaviour, (*OBSERVATIONS, *ACTIONS)),
+    Check(columns.deterministic_behaviour, PAIR),
+    Check(columns.action_in_observation, PAIR),
     Check(columns.few_states, OBSERVATIONS),
     Check(episodes.missing_ends),
     Check(episodes.unfinished_last_episode),
-    Check(episodes.terminal_and_timeout),
-    Check(episodes.terminals_at_horizon, OBSERVATIONS),
+    Check(episodes.transitions_left),
+    Check(episodes.terminal_and_timeout, (), RL),
+    Check(episodes.terminals_at_horizon, OBSERVATIONS, RL),
     Check(episodes.order_of_rows, OBSERVATIONS),
     Check(episodes.teleports, OBSERVATIONS),
-    Check(episodes.next_observations, OBSERVATIONS),
-    Check(episodes.next_observation_after_end, OBSERVATIONS),
+    Check(episodes.next_observations, OBSERVATIONS, RL),
+    Check(episodes.next_observation_after_end, OBSERVATIONS, RL),
     Check(episodes.timeouts_that_go_on, OBSERVATIONS),
     Check(episodes.terminals_that_go_on, OBSERVATIONS),
-    Check(episodes.cut_episodes, OBSERVATIONS),
+    Check(episodes.cut_episodes, OBSERVATIONS, RL),
     Check(episodes.long_episodes),
     Check(episodes.one_step_episodes),
     Check(episodes.episode_ids),
-    Check(episodes.duplicates_of_episodes, ALL),
-    Check(episodes.duplicated_rows, ALL),
-    Check(episodes.repeated_rows, (*OBSERVATIONS, *ACTIONS)),
+    Check(episodes.duplicates_of_episodes, PAIR),
+    Check(episodes.duplicated_rows, PAIR),
+    Check(episodes.repeated_rows, PAIR),
     Check(episodes.time_stamps),
-    Check(rewards.constant_reward, REWARDS),
-    Check(rewards.few_rewards, REWARDS),
-    Check(rewards.repaid_rewards, REWARDS),
-    Check(rewards.returns_of_task, REWARDS),
-    Check(rewards.reward_shifted, ALL),
-    Check(rewards.sparse_reward_shifted, REWARDS),
-    Check(rewards.reward_of_state, ALL),
-    Check(rewards.actions_shifted, (*OBSERVATIONS, *ACTIONS)),
-    Check(rewards.family_rules, (*OBSERVATIONS, *REWARDS)),
+    Check(rewards.constant_reward, REWARDS, RL),
+    Check(rewards.reward_scale, REWARDS, RL),
+    Check(rewards.few_rewards, REWARDS, RL),
+    Check(rewards.repaid_rewards, REWARDS, RL),
+    Check(rewards.returns_of_task, REWARDS, RL),
+    Check(rewards.reward_shifted, ALL, RL),
+    Check(rewards.sparse_reward_shifted, REWARDS, RL),
+    Check(rewards.reward_of_state, ALL, RL),
+    Check(rewards.actions_shifted, PAIR),
+    Check(rewards.family_rules, (*OBSERVATIONS, *REWARDS), RL),
 )
 
 
@@ -83,7 +94,7 @@ def run_checks(data: Logged, progress: Callable[[str], None] = lambda name: None
     """What every possible check finds, the gravest first; `progress` is told the name of each check as it starts."""
     found = list(data.raw.findings)
     for check in CHECKS:
-        if check.possible(data):
+        if check.wanted(data) and check.possible(data):
             progress(check.name)
             found.extend(check.run(data))
     order = list(CODES)

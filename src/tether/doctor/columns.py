@@ -6,12 +6,13 @@ import numpy as np
 
 from tether.data.source import ACTION_TOLERANCE
 from tether.doctor.findings import Finding, Grade, Place
-from tether.doctor.logged import Logged, finite_in_float32, numeric, once
+from tether.doctor.logged import Logged, finite_in_float32, numeric, once, spread_rows
 from tether.doctor.raw import STANDARD
 from tether.doctor.regression import fit
 
 __all__ = [
     "action_coverage",
+    "action_in_observation",
     "action_scaling",
     "already_standardised",
     "bad_flags",
@@ -24,7 +25,9 @@ __all__ = [
     "double_precision",
     "duplicated_columns",
     "few_states",
+    "leaks",
     "missing_columns",
+    "missing_rewards",
     "not_finite",
     "not_numbers",
     "observation_scale",
@@ -41,6 +44,8 @@ REQUIRED = ("observations", "actions", "rewards", "terminals")
 MATRICES = ("observations", "actions", "next_observations")
 FLAT = ("rewards", "terminals", "timeouts")
 AT_LIMIT = 0.999
+LEAK_ROWS, LEAK_COLUMNS = 5_000, 1_000
+"""How many rows, and how many observation columns, are compared with actions."""
 CLIPPABLE_SHARE, CLIPPABLE_LIMIT = 0.05, 1.5
 """Up to this share of the rows, and up to this value, clipping actions repeats what the environment did."""
 
@@ -51,8 +56,9 @@ Findings = Iterator[Finding]
 
 
 def missing_columns(data: Logged) -> Findings:
-    """Columns that training needs; OGBench computes its rewards."""
-    required = [name for name in REQUIRED if not (name == "rewards" and data.raw.layout == "ogbench")]
+    """Columns that training needs; OGBench computes its rewards, imitation needs none."""
+    unpaid = data.raw.layout == "ogbench" or data.purpose == "imitation"
+    required = [name for name in REQUIRED if name != "rewards" or not unpaid]
     if data.raw.layout == "minari":
         required.append("timeouts")
     missing = [name for name in required if name not in data.raw.columns]
@@ -61,6 +67,12 @@ def missing_columns(data: Logged) -> Findings:
         yield Finding("missing-column", "error", f"no {', '.join(missing)}; found {', '.join(found) or 'nothing'}")
     if not missing and data.rows == 0:
         yield Finding("empty", "error", "at least one column has no rows")
+
+
+def missing_rewards(data: Logged) -> Findings:
+    """Where the user did not say that the data are for imitation."""
+    if "rewards" not in data.raw.columns and data.purpose == "imitation" and not data.purpose_is_said:
+        yield Finding("no-rewards", "note", "the data are judged for imitation")
 
 
 def not_numbers(data: Logged) -> Findings:
@@ -291,7 +303,7 @@ def already_standardised(data: Logged) -> Findings:
         moving = spread > 0
         if moving.sum() >= 4 and (np.abs(mean[moving]) < close).all() and (np.abs(spread[moving] - 1) < 0.1).all():
             yield Finding("already-standardised", "warning", "every observation has mean 0 and spread 1")
-    if data.rows >= 100 and len(np.unique(data.rewards[data.sample])) > 3:
+    if data.rows >= 100 and data.purpose != "imitation" and len(np.unique(data.rewards[data.sample])) > 3:
         mean, spread = data.rewards.mean(), data.rewards.std()
         if abs(mean) < close / 5 and abs(spread - 1) < close / 5:
             yield Finding("already-standardised", "warning", "rewards have mean 0 and spread 1")
@@ -316,6 +328,54 @@ def deterministic_behaviour(data: Logged) -> Findings:
     share = float(1 - error[spread > 0].sum() / spread.sum())
     if share > 0.98:
         yield Finding("deterministic-behaviour", "note", f"observations explain {share:.2%} of the actions' variance")
+
+
+def action_in_observation(data: Logged) -> Findings:
+    found = leaks(data)
+    if found:
+        columns = data.column_names("observations", np.array(list(found)))
+        what = ", ".join(list(found.values())[:5])
+        yield Finding("action-in-observation", "warning", what, Place(columns=tuple(columns)))
+
+
+@once
+def leaks(data: Logged) -> dict[int, str]:
+    """Observation columns that equal an action of the same row, or determine it, and what each tells, in words.
+
+    A column that holds the *last* action equals this one wherever the action is held, so only rows whose action differs
+    from that of the row before are looked at.
+    """
+    first = np.append(True, ~data.inside)
+    moved = np.append(True, (data.stored_actions[1:] != data.stored_actions[:-1]).any(axis=1))
+    rows = np.flatnonzero((first | moved) & data.valid)
+    rows = rows[spread_rows(len(rows), LEAK_ROWS)]
+    actions = data.stored_actions[rows].astype(np.float64)
+    # Few values are never told so: a threshold of one column is a good controller.
+    several = [index for index, action in enumerate(actions.T) if len(np.unique(action)) > max(20, 0.05 * len(rows))]
+    if len(rows) < 100 or not several:
+        return {}
+    found: dict[int, str] = {}
+    for column in spread_rows(data.observations.shape[1], LEAK_COLUMNS).tolist():
+        for index, how in _told(data.observations[rows, column].astype(np.float64), actions, several).items():
+            name = data.column_names("observations", np.array([column]))[0]
+            found[column] = f"{name} {how} {data.column_names('actions', np.array([index]))[0]}"
+    return found
+
+
+def _told(x: np.ndarray, actions: np.ndarray, several: list[int]) -> dict[int, str]:
+    """Which actions the column `x` `equals` or `determines` (by a straight line, or a smooth curve)."""
+    spread = actions.std(axis=0)
+    if x.std() == 0:
+        return {}
+    centred = x - x.mean()
+    slope = centred @ actions / (centred @ centred)
+    line = np.quantile(np.abs(actions - actions.mean(axis=0) - centred[:, None] * slope), 0.99, axis=0)
+    # Along the sorted column a curve bends little from one row to the next, whatever is left of the spread is noise.
+    along = actions[np.argsort(x, kind="stable")]
+    bend = np.quantile(np.abs(along[2:] - 2 * along[1:-1] + along[:-2]), 0.8, axis=0)
+    determined = (line <= 1e-4 * spread) | (bend <= min(0.05, 20 / len(x)) * spread)
+    equal = np.mean(np.abs(x[:, None] - actions) <= 1e-6 * np.maximum(1, np.abs(actions)), axis=0) > 0.99
+    return {index: "equals" if equal[index] else "determines" for index in several if determined[index]}
 
 
 def few_states(data: Logged) -> Findings:

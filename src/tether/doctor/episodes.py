@@ -33,6 +33,7 @@ __all__ = [
     "terminals_that_go_on",
     "time_stamps",
     "timeouts_that_go_on",
+    "transitions_left",
     "unfinished_last_episode",
 ]
 
@@ -40,6 +41,8 @@ LONGEST_UNFLAGGED = 2000
 """Steps; more rows than this without any end flag are probably several episodes."""
 CROWD = 5
 """Steps; a jump with two others this near is none."""
+GAP, SHORT_GAP = 1.5, 20
+"""Steps of a clock; more than the first is a gap, less than the second a gap in one recording."""
 TIME_NAMES = frozenset({"time", "times", "timestamp", "timestamps", "time_stamp", "t", "stamp"})
 EPISODE_NAMES = frozenset(
     {"episode", "episode_id", "episode_ids", "episode_index", "trajectory", "trajectory_id", "traj_id", "demo_id"}
@@ -103,6 +106,18 @@ def unfinished_last_episode(data: Logged) -> Findings:
     if data.ends.any() and not data.ends[-1]:
         start = int(data.first_rows[-1])
         yield Finding("unfinished-last-episode", "note", f"{data.rows - start:,} rows", Place(1, (start,)))
+
+
+def transitions_left(data: Logged) -> Findings:
+    """What `Dataset.transitions` leaves of the rows."""
+    if data.raw.exact_next_observations or data.rows == 0:
+        return
+    left = int((data.terminals[:-1] | ~data.timeouts[:-1]).sum())
+    if left == 0:
+        yield Finding("no-transition-left", "error", f"{data.rows:,} rows, {int(data.timeouts.sum()):,} time-outs")
+    elif left < 0.5 * (data.rows - 1):
+        what = f"{left:,} of {data.rows:,} rows are left: {int(data.timeouts.sum()):,} are time-outs"
+        yield Finding("few-transitions-left", "warning", what)
 
 
 def terminal_and_timeout(data: Logged) -> Findings:
@@ -382,6 +397,8 @@ def cut_episodes(data: Logged) -> Findings:
     if len(early) == 0 or _goes_on(data, early) is not None:
         return
     block = block_rows(early)
+    if block and np.mean(data.lengths[timed_out & (data.lengths < horizon)] % block == 0) > 0.5:
+        block = 0  # they begin where blocks do: demonstrations of like lengths, which are no blocks
     what = f"{len(early):,} time-outs before step {horizon:,}"
     if block:
         yield Finding("block-cuts", "warning", f"{what}, at ends of blocks of {block:,} rows", Place.of(early))
@@ -527,8 +544,8 @@ def _few_values(data: Logged) -> bool:
 def time_stamps(data: Logged) -> Findings:
     """Clock columns: must increase, and evenly."""
     for name, stamps in data.raw.extras.items():
-        clock = name.rsplit("/", 1)[-1].lower() in TIME_NAMES and stamps.dtype.kind in "iufM"
-        if not clock or stamps.size != len(stamps) or len(stamps) < data.rows:
+        known = name == data.raw.clock or name.rsplit("/", 1)[-1].lower() in TIME_NAMES
+        if not known or stamps.dtype.kind not in "iufM" or stamps.size != len(stamps) or len(stamps) < data.rows:
             continue
         stamps = stamps[: data.rows].reshape(-1)
         stamps = stamps.astype("M8[ns]") if stamps.dtype.kind == "M" else stamps
@@ -542,11 +559,31 @@ def time_stamps(data: Logged) -> Findings:
         if not forward.any():
             continue
         median = float(np.median(steps[forward]))
-        uneven = np.flatnonzero(forward & (np.abs(steps / median - 1) > 0.2))
+        even = np.abs(steps / median - 1) <= 0.2
+        gaps = np.zeros_like(forward)
+        if even[forward].mean() > 0.9:  # the clock ticks: what is longer is a gap
+            gaps = (steps > GAP * median) & np.isfinite(steps)
+            gaps[1:] &= steps[:-1] > 0  # after a step back it only returns
+            yield from _gaps(data, name, steps, median, gaps)
+        uneven = np.flatnonzero(forward & ~even & ~gaps)
         if len(uneven) > max(2, 0.001 * forward.sum()):
             rates = _rates(steps[forward])
             what = f"{name}: {len(uneven):,} steps ({len(uneven) / forward.sum():.1%}) differ; {rates}"
             yield Finding("uneven-time-steps", "warning", what, Place.of(uneven, [name]))
+
+
+def _gaps(data: Logged, name: str, steps: np.ndarray, median: float, gaps: np.ndarray) -> Findings:
+    """Gaps inside episodes, and between pieces of what looks like one recording."""
+    inside = np.flatnonzero(gaps & data.inside)
+    if len(inside):
+        longest = steps[inside].max()
+        what = f"{name}: {len(inside):,} steps inside episodes are longer than {median:g}, up to {longest:g}"
+        yield Finding("time-gaps", "warning", what, Place.of(inside, [name]))
+    cut = np.flatnonzero(gaps & data.timeouts[:-1] & (steps < SHORT_GAP * median))
+    if len(cut):
+        range_ = f"{steps[cut].min():g} to {steps[cut].max():g}"
+        what = f"{name}: {len(cut):,} episodes end at gaps of {range_}, where steps are {median:g}"
+        yield Finding("time-gaps", "note", what, Place.of(cut, [name]))
 
 
 def _rates(steps: np.ndarray) -> str:

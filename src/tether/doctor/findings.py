@@ -6,7 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["CODES", "GRADES", "KEPT_ROWS", "SHOWN_ROWS", "Code", "Finding", "Grade", "Place"]
+__all__ = ["CODES", "GRADES", "KEPT_ROWS", "PURPOSES", "SHOWN_ROWS", "Code", "Finding", "Grade", "Place", "Purpose"]
+
+Purpose = Literal["imitation", "offline-rl"]
+PURPOSES: tuple[Purpose, ...] = ("imitation", "offline-rl")
+"""What the data shall teach: what was done, or what would be better."""
 
 Grade = Literal["error", "warning", "note"]
 GRADES: tuple[Grade, ...] = ("error", "warning", "note")
@@ -163,6 +167,22 @@ CODES: Mapping[str, Code] = {
         "What is named here plays no part in training, or was taken for what it says.",
         "Nothing, if it is what you expect.",
     ),
+    "no-rewards": Code(
+        "nobody recorded rewards",
+        "Demonstrations teach what was done: bc and diffusion-bc imitate, methods that learn from rewards refuse them.",
+        "Nothing for imitation (`--purpose imitation`). Else store rewards, or compute them with `tether data import`.",
+    ),
+    "no-transition-left": Code(
+        "no transition is left to train on",
+        "A row with a time-out, and the last row, count only where their next observation is stored.",
+        "Where each row is a decision of its own, mark rows as terminal (`tether data import --terminal every-row`); "
+        "where the flags are wrong, mark the last rows of episodes only.",
+    ),
+    "few-transitions-left": Code(
+        "most rows are lost",
+        "Rows with a time-out count only where their next observation is stored; here that is most of the data.",
+        "Store next observations, or mark as time-outs only the rows after which the recording was cut.",
+    ),
     "counts-disagree": Code(
         "not as many rows or episodes as its description says",
         "The file is cut short, was filtered, or is another version than its name says; results are not comparable.",
@@ -195,6 +215,13 @@ CODES: Mapping[str, Code] = {
         "actions are whole numbers",
         "The algorithms here learn continuous actions.",
         "Use an algorithm for discrete actions.",
+    ),
+    "action-in-observation": Code(
+        "an observation column tells the action",
+        "The policy only has to read it off, and learns nothing else. When it acts, the column holds something else: "
+        "the last command, or nothing.",
+        "Leave the column out, or shift it by a row if it is meant to be the last action. If a controller acts on this "
+        "column alone, nothing is wrong: expect imitation.",
     ),
     "constant-column": Code(
         "a column never changes",
@@ -372,6 +399,12 @@ CODES: Mapping[str, Code] = {
         "A discount and a dynamics per step mean different things at different rates.",
         "Resample to one rate.",
     ),
+    "time-gaps": Code(
+        "the clock jumps",
+        "Rows were lost: across a gap inside an episode the next row is no successor after one step, and what is "
+        "learnt from it is wrong. A gap at the end of an episode only tells that one recording lies in pieces.",
+        "Import the log with `--time` and `--max-gap`, which ends the episode at each gap.",
+    ),
     "time-not-increasing": Code(
         "time stands still or runs backwards inside an episode",
         "Rows are out of order or an end flag is missing.",
@@ -382,6 +415,12 @@ CODES: Mapping[str, Code] = {
         "all rewards are equal",
         "There is nothing to prefer (in AntMaze a known fault of loaders that dropped the goal rows).",
         "Compute the rewards again. Harmless only where the lengths of episodes tell good from bad.",
+    ),
+    "reward-scale": Code(
+        "rewards of a size that no critic learns",
+        "A critic starts near 0 and moves by its learning rate: values above some 10,000, or differences below its own "
+        "noise, are not learnt, and its squared errors drown everything else.",
+        "Train with the reward transform that is named; returns are reported in the environment's own rewards.",
     ),
     "sparse-reward": Code(
         "rewards are rare",

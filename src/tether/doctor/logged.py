@@ -12,6 +12,7 @@ import numpy as np
 
 from tether.data.schema import ActionBox
 from tether.data.source import ACTION_TOLERANCE
+from tether.doctor.findings import Purpose
 from tether.doctor.raw import RawColumns
 from tether.doctor.steps import StepScores, explained_share, score_steps
 from tether.environments import Task, find_task
@@ -93,10 +94,14 @@ class Logged:
         timeouts: (N,) bool; where the source has none: at the task's horizon, else none.
         valid: (N,) bool, every entry of the row's observation, action and reward was finite.
         memory: what `once` keeps.
+        purpose: what the data are judged for: unless it is said, offline RL, and imitation where there are no rewards.
     """
 
-    def __init__(self, raw: RawColumns):
+    def __init__(self, raw: RawColumns, purpose: Purpose | None = None):
         self.raw = raw
+        paid = "rewards" in raw.columns or raw.layout == "ogbench"  # whose rewards are computed
+        self.purpose: Purpose = purpose or ("offline-rl" if paid else "imitation")
+        self.purpose_is_said = purpose is not None
         self.memory: dict[str, Any] = {}
         self.usable: set[str] = set()
         lengths = [len(column) for column in raw.columns.values() if numeric(column) and column.ndim > 0]

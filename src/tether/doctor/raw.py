@@ -1,5 +1,6 @@
 """`RawColumns`: what a source holds, as it is stored, before anybody refuses it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from tether.data.hdf5 import open_hdf5
 from tether.data.logs.arrays import PICKLED
 from tether.data.logs.tables import open_table
-from tether.data.readers.d4rl import read_schema, scalar_metadata
+from tether.data.readers.d4rl import layout_rules, read_schema, scalar_metadata
 from tether.data.readers.d4rl_names import d4rl_name
 from tether.data.readers.download import Downloads
 from tether.data.readers.lerobot import find_lerobot, read_lerobot_folder
@@ -60,6 +61,7 @@ class RawColumns:
         exact_next_observations: the next observation of every row is known (see `Dataset`).
         terminals_end_episodes: False where the recording goes on after a terminal row (see `Dataset`).
         horizon: steps until the environment's time limit, where the source states it.
+        clock: the one of `extras` that is the clock, where the source says so.
         findings: what was found while reading.
     """
 
@@ -76,6 +78,7 @@ class RawColumns:
     exact_next_observations: bool = False
     terminals_end_episodes: bool = True
     horizon: int | None = None
+    clock: str | None = None
     findings: tuple[Finding, ...] = ()
     sha256: str = ""
 
@@ -178,8 +181,28 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
         file.visititems(visit)
         metadata, schema, origin = scalar_metadata(file), read_schema(file, path), file.get(IMPORT_KEY)
         documents = {IMPORT_KEY: str(origin.asstr()[()])} if isinstance(origin, h5py.Dataset) else {}
-    digest = sha256_file(path)
-    return RawColumns(path.stem, str(path), "d4rl", columns, extras, metadata, documents, schema, sha256=digest)
+        rules = layout_rules(file, path)
+    return RawColumns(
+        path.stem,
+        str(path),
+        "d4rl",
+        columns,
+        extras,
+        metadata,
+        documents,
+        schema,
+        clock=_clock(documents.get(IMPORT_KEY, "{}")),
+        sha256=sha256_file(path),
+        **rules,
+    )
+
+
+def _clock(origin: str) -> str | None:
+    """The column that `tether data import` has kept as the clock."""
+    try:
+        return json.loads(origin).get("clock")
+    except (ValueError, AttributeError):
+        return None
 
 
 def _is_array(node: Any) -> TypeGuard[h5py.Dataset]:
@@ -241,6 +264,7 @@ def _from_recording(read: Recording) -> RawColumns:
         layout="episodes",
         columns=read.columns,
         extras=read.extras,
+        clock="timestamp",
         metadata=read.metadata,
         schema=Schema(read.observation, read.action, box),
         action_limits=None if box.is_unit() else (np.asarray(box.low), np.asarray(box.high)),

@@ -15,7 +15,7 @@ from rich.text import Text
 from tether.data.sources import load_dataset
 from tether.doctor.checks import CHECKS, run_checks
 from tether.doctor.columns import action_coverage, directions_of_variance, distinct_observations
-from tether.doctor.findings import CODES, GRADES, Finding, Grade
+from tether.doctor.findings import CODES, GRADES, Finding, Grade, Purpose
 from tether.doctor.fixes import Change, apply_fixes, check_target, write_d4rl
 from tether.doctor.logged import Logged
 from tether.doctor.pictures import draw_pictures
@@ -65,6 +65,12 @@ class Report:
             return "C" if all(finding.fixable for finding in errors) else "D"
         return "B" if any(finding.grade == "warning" for finding in self.findings) else "A"
 
+    @property
+    def headline(self) -> str:
+        """`B: warnings: ...`, with the purpose where it is not offline RL."""
+        purpose = " for imitation" if self.data.purpose == "imitation" else ""
+        return f"{self.grade}{purpose}: {OVERALL[self.grade]}"
+
     def codes(self, grade: Grade | None = None) -> set[str]:
         """The codes found, of one grade or of all."""
         return {finding.code for finding in self.findings if grade in (None, finding.grade)}
@@ -91,6 +97,7 @@ class Report:
             "sha256": raw.sha256,
             "layout": raw.layout,
             "grade": self.grade,
+            "purpose": self.data.purpose,
             "counts": {grade: self.count(grade) for grade in GRADES},
             "refused": self.refused,
             "figures": self.figures,
@@ -115,7 +122,7 @@ class Report:
             parts.append(findings)
         for change in self.changes:
             parts.append(Text(f"changed  {change.code}: {change.what}"))
-        text = f"grade    {self.grade}: {OVERALL[self.grade]} ({self.counts()})"
+        text = f"grade    {self.headline} ({self.counts()})"
         return Group(*parts, Text(text, style=GRADE_COLOURS[self.grade]))
 
     def save(self, folder: Path) -> tuple[Path, Path]:
@@ -127,20 +134,25 @@ class Report:
         return json_path, html_path
 
 
-def check(source: str | Path, progress: Callable[[str], None] = lambda name: None) -> Report:
+def check(
+    source: str | Path,
+    progress: Callable[[str], None] = lambda name: None,
+    purpose: Purpose | None = None,
+) -> Report:
     """Examines a source that may be broken.
 
     Args:
         source: as for `load_dataset`; also files that it refuses.
         progress: told the name of each check as it starts.
+        purpose: what the data are judged for; by default offline RL, and imitation where there are no rewards.
 
     Raises:
         InputError: there is no such source, or the file is damaged.
     """
     progress("reading")
-    data = Logged(read_raw(source))
+    data = Logged(read_raw(source), purpose)
     findings = tuple(run_checks(data, progress))
-    skipped = tuple(check.name for check in CHECKS if not check.possible(data))
+    skipped = tuple(check.name for check in CHECKS if check.wanted(data) and not check.possible(data))
     progress("load_dataset")
     return Report(data, findings, _refusal(source), skipped, figures=_figures(data))
 
@@ -150,6 +162,7 @@ def fix(
     out: str | Path,
     only: Collection[str] = (),
     progress: Callable[[str], None] = lambda name: None,
+    purpose: Purpose | None = None,
 ) -> tuple[Report, Report]:
     """Repairs what can be repaired without judgement, into the new file `out` in D4RL's layout.
 
@@ -157,6 +170,7 @@ def fix(
         source: as for `check`; never changed.
         out: a name ending in .hdf5 that does not exist.
         only: codes of findings to repair; all that are fixable by default.
+        progress, purpose: as for `check`.
 
     Returns: the report of `source` (with `changes`) and that of `out`.
 
@@ -164,7 +178,7 @@ def fix(
         InputError: as `check`; `out` exists; a code in `only` that has no automatic fix or was not found.
     """
     check_target(Path(out))
-    before = check(source, progress)
+    before = check(source, progress, purpose)
     if not before.fixable() and not only:
         raise InputError(f"nothing to fix automatically in {source}: {before.counts()}")
     return repair(source, before, out, only, progress)
@@ -191,12 +205,14 @@ def repair(
     for _ in range(MOST_ROUNDS):
         raw, made = apply_fixes(raw, wanted)
         changes += made
-        wanted = set() if only else {finding.code for finding in run_checks(Logged(raw)) if finding.fixable}
+        found = [] if only else run_checks(Logged(raw, before.data.purpose))
+        wanted = {finding.code for finding in found if finding.fixable}
         if not wanted:
             break
     codes = " ".join(dict.fromkeys(change.code for change in changes))
     write_d4rl(out, raw, {"fixed_from_sha256": raw.sha256, "fixes": codes})
-    return replace(before, changes=changes), check(out, progress)
+    purpose = before.data.purpose if before.data.purpose_is_said else None
+    return replace(before, changes=changes), check(out, progress, purpose)
 
 
 def _refusal(source: str | Path) -> str:
@@ -320,7 +336,7 @@ def page(report: Report) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}: data check</title><style>{STYLE}</style></head><body>
 <h1>{name}</h1>
-<p class="grade {report.grade}"><b>Grade {report.grade}</b>: {OVERALL[report.grade]} ({report.counts()})</p>
+<p class="grade {report.grade}"><b>Grade</b> {report.headline} ({report.counts()})</p>
 <table>{rows}</table>
 <h2>Findings</h2>
 {findings}

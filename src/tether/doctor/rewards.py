@@ -6,9 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tether.data.transforms import REWARD_TRANSFORMS, rewards_tell_nothing
+from tether.doctor.columns import leaks
 from tether.doctor.findings import Finding, Grade, Place
 from tether.doctor.logged import Logged, once
 from tether.doctor.regression import fit
+from tether.errors import InputError
+from tether.types import Transition
 
 __all__ = [
     "actions_shifted",
@@ -18,6 +22,7 @@ __all__ = [
     "repaid_rewards",
     "returns_of_task",
     "reward_of_state",
+    "reward_scale",
     "reward_shifted",
     "sparse_reward_shifted",
 ]
@@ -31,6 +36,10 @@ GOAL_BOXES = {  # lower corner of AntMaze's goals; they reach 1.5 further in x a
     "large": (32.0, 24.0),
 }
 GOAL_EXTENT, GOAL_RADIUS = 1.5, 0.5
+STEPS_OF_VALUE = 100.0
+"""What a discount of 0.99 looks ahead."""
+SMALLEST_VALUES, LARGEST_VALUES = 1e-3, 3e4
+"""Sums over so many steps that a critic can learn. Those of D4RL's tasks are 1 to 8,000 (hammer)."""
 
 Findings = Iterator[Finding]
 
@@ -41,9 +50,47 @@ Findings = Iterator[Finding]
 def constant_reward(data: Logged) -> Findings:
     if data.rows < 2 or (data.rewards != data.rewards[0]).any():
         return
-    lengths_tell = bool(data.terminals.any()) and len(np.unique(data.lengths)) > 1 and data.rewards[0] != 0
-    grade: Grade = "note" if lengths_tell else "error"
+    grade: Grade = "error" if rewards_tell_nothing(data.rewards, data.terminals, data.lengths) else "note"
     yield Finding("constant-reward", grade, f"all {data.rows:,} rewards are {data.rewards[0]:g}")
+
+
+def reward_scale(data: Logged) -> Findings:
+    """Rewards whose sums over a hundred steps are beyond what a critic reaches, or below its noise."""
+    steps = min(STEPS_OF_VALUE, float(data.lengths.mean())) if data.rows else 0.0
+    if data.rows < 2 or (data.rewards == data.rewards[0]).all():
+        return
+    size = _size(data.rewards) * steps
+    largest = float(np.abs(data.rewards).max()) * steps
+    if size > LARGEST_VALUES:
+        what = f"a hundred steps add up to about {size:.2g}"
+    elif largest < SMALLEST_VALUES:
+        what = f"a hundred steps add up to {largest:.2g} at most"
+    else:
+        return
+    found = f"rewards from {data.rewards.min():.3g} to {data.rewards.max():.3g}: {what}; "
+    yield Finding("reward-scale", "warning", found + _suggested(data, steps))
+
+
+def _size(rewards: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(rewards, dtype=np.float64))))
+
+
+def _suggested(data: Logged, steps: float) -> str:
+    """The first transform after which the rewards can be learnt. What only scales goes before what also shifts where
+    episodes truly end: a shift then changes which of them is worth more."""
+    rows = np.flatnonzero(data.terminals[:-1] | ~data.timeouts[:-1])
+    observations = data.narrow if data.has("observations") else np.zeros((data.rows, 1), np.float32)
+    ended = data.terminals[rows].astype(np.float32)
+    table = Transition(observations[rows], data.actions[rows], data.rewards[rows], observations[rows + 1], ended)  # pyright: ignore[reportArgumentType]
+    names = ("iql_locomotion", "standardise", "minmax_pm1")
+    for name in names if data.terminals.any() else names[1:]:
+        try:
+            rewards = REWARD_TRANSFORMS.find(name)(table)[0](data.rewards)
+        except InputError:  # it would divide by zero
+            continue
+        if SMALLEST_VALUES < _size(rewards) * steps < LARGEST_VALUES:
+            return f"with --reward-transform {name} they are {rewards.min():.3g} to {rewards.max():.3g}"
+    return "scale them where they are computed"
 
 
 def few_rewards(data: Logged) -> Findings:
@@ -321,7 +368,11 @@ def shifted_actions(data: Logged) -> tuple[str, dict[str, float]]:
     if found is None:
         return "", {}
     rows, blocks = found
-    o, a = data.narrow, data.actions
+    # A column that holds the action itself says nothing of what moves the state.
+    told = list(leaks(data)) if data.narrow is data.observations else []
+    o, a = np.delete(data.narrow, told, axis=1), data.actions
+    if o.shape[1] == 0:
+        return "", {}
     change = _joined(o[rows + 1]) - _joined(o[rows])
     change = change[:, change.std(axis=0) > 0]
     history = _joined(o[rows - 1], o[rows])

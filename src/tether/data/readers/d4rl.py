@@ -21,7 +21,7 @@ from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.types import Bool
 
-__all__ = ["read_d4rl_hdf5", "scalar_metadata"]
+__all__ = ["layout_rules", "read_d4rl_hdf5", "scalar_metadata"]
 
 REQUIRED = ("observations", "actions", "terminals")
 SOME_ROWS = 10_000  # of which it is looked whether the next one follows
@@ -60,7 +60,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
                 f"a D4RL file needs {', '.join(REQUIRED)} and may have rewards, timeouts, next_observations"
             )
         columns = {key: read_array(file, key, path) for key in REQUIRED}
-        rules = _rules(file, path)
+        rules = layout_rules(file, path)
         named = ("rewards", "timeouts", "next_observations", *(("successes",) if rules else ()))
         optional = {k: read_array(file, k, path) for k in named if k in file}
         masks = _masks(file, path) if rules else {}
@@ -145,7 +145,7 @@ def read_schema(file: h5py.File, path: Path) -> Schema | None:
     return Schema.from_json(value, str(path))
 
 
-def _rules(file: h5py.File, path: Path) -> dict[str, Any]:
+def layout_rules(file: h5py.File, path: Path) -> dict[str, Any]:
     """Which rules the rows of a file follow that `Dataset.to_hdf5` has written; {} in other files: D4RL's."""
     node: Any = file.get(LAYOUT_KEY)
     if node is None:
