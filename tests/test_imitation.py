@@ -13,6 +13,7 @@ from recordings import write_robomimic
 from tether.algorithms import ALGORITHMS
 from tether.data import load_dataset, prepare
 from tether.data.transforms import rewards_tell_nothing
+from tether.doctor import check
 from tether.errors import InputError
 from tether.runs.alarms import alarms_of, huge_metrics
 
@@ -56,6 +57,19 @@ def test_methods_that_need_rewards_refuse_data_without(tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=r"reward transform 'standardise': .* has no rewards"):
         prepare(load_dataset(str(tmp_path / "demos.hdf5")), "standardise")
+
+
+def test_tables_without_a_reward_are_demonstrations(tmp_path: Path) -> None:
+    log = {"observation_x": np.arange(6.0), "action_u": np.linspace(-1, 1, 6), "episode": np.array([0, 0, 0, 1, 1, 1])}
+    np.savez(tmp_path / "log.npz", **log)
+    data = load_dataset(str(tmp_path / "log.npz"))
+    assert not data.has_rewards
+    assert data.notes == ("no column is called reward or rewards",)
+    report = check(tmp_path / "log.npz")
+    assert (report.data.purpose, report.grade, report.refused) == ("imitation", "A", "")
+    np.savez(tmp_path / "ogbench.npz", qpos=np.zeros((6, 2)), **log)  # whose rewards its environment computes
+    with pytest.raises(InputError, match="do not follow the convention"):
+        load_dataset(str(tmp_path / "ogbench.npz"))
 
 
 def test_what_imitates_says_so() -> None:

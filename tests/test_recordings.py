@@ -63,6 +63,12 @@ def test_actions_beyond_the_limits_are_mapped_and_reported(tmp_path: Path) -> No
     assert report.refused == ""
 
 
+def test_choices_are_refused(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "a.hdf5", (4, 4, 4), actions=np.array([[0], [1], [2], [3]]))
+    with pytest.raises(InputError, match="action 'actions' holds integer choices 0, 1, 2, 3"):
+        load_dataset(str(path))
+
+
 def test_demonstrations_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     path = write_robomimic(tmp_path / "a.hdf5")
     with h5py.File(path, "r+") as file:

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from tether.doctor.findings import Finding, Grade, Place
 from tether.doctor.logged import Logged, once
 from tether.doctor.steps import explained_share
+from tether.types import Bool, Float
 
 __all__ = [
     "block_rows",
+    "clocks",
     "copied_episodes",
     "counts_of_published",
     "cut_episodes",
@@ -41,8 +44,8 @@ LONGEST_UNFLAGGED = 2000
 """Steps; more rows than this without any end flag are probably several episodes."""
 CROWD = 5
 """Steps; a jump with two others this near is none."""
-GAP, SHORT_GAP = 1.5, 20
-"""Steps of a clock; more than the first is a gap, less than the second a gap in one recording."""
+GAP, SHORT_GAP, UNEVEN = 1.5, 20, 0.2
+"""Of a clock's usual step: what is longer is a gap, what is shorter a gap in one recording, and what may differ."""
 TIME_NAMES = frozenset({"time", "times", "timestamp", "timestamps", "time_stamp", "t", "stamp"})
 EPISODE_NAMES = frozenset(
     {"episode", "episode_id", "episode_ids", "episode_index", "trajectory", "trajectory_id", "traj_id", "demo_id"}
@@ -351,8 +354,11 @@ def _goes_on(data: Logged, rows: np.ndarray) -> np.ndarray | None:
 
 
 def timeouts_that_go_on(data: Logged) -> Findings:
-    """Streams and split episodes."""
-    rows = np.flatnonzero(data.timeouts & ~data.terminals)
+    """Streams and split episodes. Where a clock jumps, rows were lost, and the cut is right."""
+    lost = np.append(
+        np.logical_or.reduce([clock.gaps for clock in clocks(data)] or [np.zeros(data.rows - 1, bool)]), False
+    )
+    rows = np.flatnonzero(data.timeouts & ~data.terminals & ~lost)
     goes_on = _goes_on(data, rows)
     if goes_on is None or not data.stores_timeouts:
         return
@@ -541,8 +547,19 @@ def _few_values(data: Logged) -> bool:
     )
 
 
-def time_stamps(data: Logged) -> Findings:
-    """Clock columns: must increase, and evenly."""
+class Clock(NamedTuple):
+    """A column of times: the step from each row to the next, the usual one, and which are gaps in its ticking."""
+
+    name: str
+    steps: Float[np.ndarray, " steps"]
+    usual: float
+    gaps: Bool[np.ndarray, " steps"]
+
+
+@once
+def clocks(data: Logged) -> list[Clock]:
+    """Of the columns that the source, or their name, call clocks."""
+    found = []
     for name, stamps in data.raw.extras.items():
         known = name == data.raw.clock or name.rsplit("/", 1)[-1].lower() in TIME_NAMES
         if not known or stamps.dtype.kind not in "iufM" or stamps.size != len(stamps) or len(stamps) < data.rows:
@@ -551,38 +568,44 @@ def time_stamps(data: Logged) -> Findings:
         stamps = stamps.astype("M8[ns]") if stamps.dtype.kind == "M" else stamps
         # Nanoseconds since 1970 do not fit into a double: their differences do.
         steps = np.diff(stamps if stamps.dtype.kind == "f" else stamps.astype(np.int64)).astype(np.float64)
-        inside = data.inside & np.isfinite(steps)
-        back = np.flatnonzero(inside & (steps <= 0))
+        forward = data.inside & np.isfinite(steps) & (steps > 0)
+        usual = float(np.median(steps[forward])) if forward.any() else np.nan
+        gaps = np.isfinite(steps) & (steps > GAP * usual)
+        gaps[1:] &= steps[:-1] > 0  # after a step back it only returns
+        ticks = forward.any() and np.mean(np.abs(steps[forward] / usual - 1) <= UNEVEN) > 0.9
+        found.append(Clock(name, steps, usual, gaps if ticks else np.zeros_like(gaps)))
+    return found
+
+
+def time_stamps(data: Logged) -> Findings:
+    """Clock columns: must increase, and evenly."""
+    for clock in clocks(data):
+        inside = data.inside & np.isfinite(clock.steps)
+        back = np.flatnonzero(inside & (clock.steps <= 0))
         if len(back):
-            yield Finding("time-not-increasing", "error", f"{name}: {len(back):,} rows", Place.of(back, [name]))
-        forward = inside & (steps > 0)
-        if not forward.any():
-            continue
-        median = float(np.median(steps[forward]))
-        even = np.abs(steps / median - 1) <= 0.2
-        gaps = np.zeros_like(forward)
-        if even[forward].mean() > 0.9:  # the clock ticks: what is longer is a gap
-            gaps = (steps > GAP * median) & np.isfinite(steps)
-            gaps[1:] &= steps[:-1] > 0  # after a step back it only returns
-            yield from _gaps(data, name, steps, median, gaps)
-        uneven = np.flatnonzero(forward & ~even & ~gaps)
+            yield Finding(
+                "time-not-increasing", "error", f"{clock.name}: {len(back):,} rows", Place.of(back, [clock.name])
+            )
+        yield from _gaps(data, clock)
+        forward = inside & (clock.steps > 0)
+        uneven = np.flatnonzero(forward & (np.abs(clock.steps / clock.usual - 1) > UNEVEN) & ~clock.gaps)
         if len(uneven) > max(2, 0.001 * forward.sum()):
-            rates = _rates(steps[forward])
-            what = f"{name}: {len(uneven):,} steps ({len(uneven) / forward.sum():.1%}) differ; {rates}"
-            yield Finding("uneven-time-steps", "warning", what, Place.of(uneven, [name]))
+            rates = _rates(clock.steps[forward])
+            what = f"{clock.name}: {len(uneven):,} steps ({len(uneven) / forward.sum():.1%}) differ; {rates}"
+            yield Finding("uneven-time-steps", "warning", what, Place.of(uneven, [clock.name]))
 
 
-def _gaps(data: Logged, name: str, steps: np.ndarray, median: float, gaps: np.ndarray) -> Findings:
+def _gaps(data: Logged, clock: Clock) -> Findings:
     """Gaps inside episodes, and between pieces of what looks like one recording."""
+    name, steps, usual, gaps = clock
     inside = np.flatnonzero(gaps & data.inside)
     if len(inside):
-        longest = steps[inside].max()
-        what = f"{name}: {len(inside):,} steps inside episodes are longer than {median:g}, up to {longest:g}"
+        what = f"{name}: {len(inside):,} steps inside episodes are longer than {usual:g}, up to {steps[inside].max():g}"
         yield Finding("time-gaps", "warning", what, Place.of(inside, [name]))
-    cut = np.flatnonzero(gaps & data.timeouts[:-1] & (steps < SHORT_GAP * median))
+    cut = np.flatnonzero(gaps & data.timeouts[:-1] & (steps < SHORT_GAP * usual))
     if len(cut):
         range_ = f"{steps[cut].min():g} to {steps[cut].max():g}"
-        what = f"{name}: {len(cut):,} episodes end at gaps of {range_}, where steps are {median:g}"
+        what = f"{name}: {len(cut):,} episodes end at gaps of {range_}, where steps are {usual:g}"
         yield Finding("time-gaps", "note", what, Place.of(cut, [name]))
 
 

@@ -403,7 +403,7 @@ CODES: Mapping[str, Code] = {
         "the clock jumps",
         "Rows were lost: across a gap inside an episode the next row is no successor after one step, and what is "
         "learnt from it is wrong. A gap at the end of an episode only tells that one recording lies in pieces.",
-        "Import the log with `--time` and `--max-gap`, which ends the episode at each gap.",
+        "Where gaps are inside episodes, import the log with `--time` and `--max-gap`, which ends the episode there.",
     ),
     "time-not-increasing": Code(
         "time stands still or runs backwards inside an episode",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tether.data.choices import refuse_choices
 from tether.data.dataset import Dataset
 from tether.data.schema import ActionBox, Layout, Schema, layout_of
 from tether.data.source import ACTION_TOLERANCE, Source
@@ -76,8 +77,9 @@ class Recording:
         return f"actions are beyond ±1 in {rows:.1%} of the rows ({', '.join(ranges)}{more})"
 
     def dataset(self) -> Dataset:
-        """The data set. Raises InputError for what `Dataset` refuses."""
+        """The data set. Raises InputError for what `Dataset` refuses, and for actions that are choices."""
         columns, box, notes = dict(self.columns), self.box, list(self.notes)
+        refuse_choices(self.source.location, columns["actions"], list(self.action))
         if not box.is_unit():
             columns["actions"] = box.to_unit(columns["actions"])
             notes.append(f"{self.beyond}: each action's range in the data becomes -1 to 1")
