@@ -188,8 +188,8 @@ def test_a_log_is_imported_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["swings/pendulum-v1-random.hdf5", "swings/minari/pendulum-v1/random-v0"])
 def test_collected_data_are_trained_on_and_evaluated_where_they_are_from(tmp_path: Path, name: str) -> None:
     algorithm = package.ALGORITHMS["bc"](hidden_sizes=(8,), train_updates=10)
-    settings = package.Settings(batch_size=16, eval_episodes=1)
-    report = package.train(algorithm, str(OLD / name), settings=settings, out=tmp_path / "run", quiet=True)
+    settings = package.Options(batch_size=16, eval_episodes=1)
+    report = package.train(algorithm, str(OLD / name), options=settings, out=tmp_path / "run", quiet=True)
     assert report.status == "done"
     [row] = rows(tmp_path / "run" / "evaluations.jsonl")
     assert row["length"] == 200
@@ -220,8 +220,9 @@ def test_a_comparison_is_drawn_and_gone_on_with(tmp_path: Path) -> None:
         out = succeed("compare", *arguments)
         assert all(name in out for name in ("the data", "bc", "iql"))
         now = json.loads((folder / "comparison.json").read_text())
-        for entry in ("protocol", "entrants", "behaviour", "command"):
+        for entry in ("entrants", "behaviour", "command"):
             assert now[entry] == before[entry]
+        assert now["protocol"] == before["protocol"] | {"horizon": None}  # which 0.1.0 did not know
         assert [[row[name] for name in told] for row in now["rows"]] == [
             [row[name] for name in told] for row in before["rows"]
         ]

@@ -164,11 +164,16 @@ class _Collection:
         atomic_write_json(path, config)
         return config
 
+    def _defaults(self) -> dict[str, Any]:
+        return json.loads(json.dumps(hyperparameters_of(type(self.training.algorithm)())))
+
     def _compare(self, path: Path, config: dict[str, Any]) -> None:
         try:
             found = json.loads(path.read_text())
             pairs = [("environment", found["environment"], config["environment"])]
-            pairs += [(name, found["settings"].get(name), value) for name, value in config["settings"].items()]
+            # Hyper-parameters that were not there when it was begun have their defaults.
+            before = {**found["settings"], "algorithm": self._defaults() | found["settings"]["algorithm"]}
+            pairs += [(name, before.get(name), value) for name, value in config["settings"].items()]
             _ = found["files"], found["commands"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
