@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 # Everything that the tests and the documentation use; a user needs none of them to train.
 EXTRAS := dev,docs,loggers,minari,ogbench,ray,robotics,tables
 
-.PHONY: help demo test test-long check docs format bench bench-all clean
+.PHONY: help demo test test-fast test-long check docs format bench bench-all clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
@@ -28,7 +28,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## train DTQL on the bundled data and show how good the policy is (a few minutes on 2 cores)
 	$(BIN)/tether train
 
-test: $(READY)   ## run the tests
+test-fast: $(READY) ## run the tests that cost little (2 minutes on 2 cores)
+	$(BIN)/python -m pytest -q $(WORKERS) -m 'not long and not slow'
+
+test: $(READY)   ## run the tests (12 minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-long: $(READY) ## run the tests that take minutes, too

@@ -180,7 +180,8 @@ def _rows(cls: type) -> list[str]:
             field, default, meaning = match.groups()
             default = default.replace("network_field()", 'eqx.field(static=True, default="mlp")')
             static = STATIC.fullmatch(default)
-            value = (static or SWEPT_ACTING.fullmatch(default) or re.fullmatch("(.*)", default)).group(1)
+            known = static or SWEPT_ACTING.fullmatch(default)
+            value = known.group(1) if known else default
             rows.append(
                 f"| `{field}` | `{value}` | {'' if static else 'swept'} | {(meaning or '').replace('|', '¦')} |"
             )

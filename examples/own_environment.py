@@ -38,7 +38,7 @@ class Push(gymnasium.Env):
         return np.array([self.position, self.velocity], np.float32)
 
 
-gymnasium.register("Push-v0", Push, max_episode_steps=100)
+gymnasium.register("Push-v0", entry_point=Push, max_episode_steps=100)
 
 
 # %%

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 # Tests compile hundreds of small programs and run each for moments. Without LLVM's optimisation, with XLA's older code
 # generator for fusions, and with one module of code per program in place of 32, that takes a third of the time. Set
@@ -25,6 +26,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 import pytest
 
+SLOW = Path(__file__).with_name("slow.txt")
 LONG_SECONDS = 7200  # the limit of a test marked `long`; others have pyproject.toml's
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -36,8 +38,11 @@ os.environ["TETHER_COMPILATION_CACHE"] = "off"  # tests leave the user's cache a
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs in one process under `--dist loadgroup`: a file, whose tests share compiled programs; of files that
-    test every algorithm, the tests of one algorithm. And long tests may take long."""
+    test every algorithm, the tests of one algorithm. Long tests may take long, and slow ones are marked."""
+    slow = {line for line in SLOW.read_text(encoding="utf-8").splitlines() if line[:1] != "#"}
     for item in items:
+        if not slow.isdisjoint((item.nodeid, item.nodeid.split("[")[0], item.nodeid.split("::")[0])):
+            item.add_marker(pytest.mark.slow)
         parameters = getattr(item, "callspec", None)
         name = parameters.params.get("name") if parameters else None
         by_algorithm = item.path.parent.name in ("contract", "learning") and isinstance(name, str)

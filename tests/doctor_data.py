@@ -357,7 +357,7 @@ def without(columns: Columns, *names: str) -> Columns:
 def put(columns: Columns, name: str, index: object, value: object) -> Columns:
     """A copy with `columns[name][index] = value`."""
     column = columns[name].copy()
-    column[index] = value
+    column[index] = value  # pyright: ignore[reportCallIssue]
     return {**columns, name: column}
 
 

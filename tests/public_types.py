@@ -1,6 +1,6 @@
 """The public API as a user writes it and type checkers see it: pyright reads this file, nothing runs it."""
 
-# pyright: reportUnnecessaryTypeIgnoreComment=true
+# pyright: reportUnnecessaryTypeIgnoreComment=true, reportArgumentType=true, reportAttributeAccessIssue=true
 
 from pathlib import Path
 from typing import Any, assert_type

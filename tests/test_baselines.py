@@ -181,6 +181,7 @@ def test_rebrac_target_pays_for_leaving_the_datas_next_action() -> None:
     state = algorithm.init(SPEC, jax.random.key(0))._replace(target_critic=ConstantQ())
     data = batch(reward=jnp.zeros(ROWS))
     action = jax.vmap(state.target_actor)(data.next_observation)
+    assert data.next_action is not None
     expected = 1.5 - 0.5 * jnp.sum((action - data.next_action) ** 2, axis=1)
     np.testing.assert_allclose(algorithm.critic_target(state, data, jax.random.key(0)), expected, rtol=1e-5)
 
@@ -257,6 +258,7 @@ def test_sarsa_uses_the_next_action_of_the_data() -> None:
     algorithm = Onestep(**SIZES, discount=0.5)
     state = algorithm.init(SPEC, jax.random.key(0))._replace(target_critic=LinearQ(1.0, 2.0))
     data = batch()
+    assert data.next_action is not None
     expected = data.reward + 0.5 * data.next_action @ jnp.asarray([1.0, 2.0])
     np.testing.assert_allclose(algorithm.critic_target(state, data), expected, rtol=1e-5)
 
@@ -638,4 +640,4 @@ def test_value_networks_of_ivr_have_layer_norm() -> None:
     for name in ("sql", "eql", "xql"):
         value = ALGORITHMS[name](**SIZES).init(SPEC, jax.random.key(0)).value
         assert isinstance(value, ValueNetwork)
-        assert value.network.norms
+        assert value.network.norms  # pyright: ignore[reportFunctionMemberAccess]

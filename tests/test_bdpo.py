@@ -320,7 +320,7 @@ def test_the_actor_step_moves_nothing_that_it_reads():
     algorithm = BDPO(**TINY, samples=2, actor_warmup_updates=0)
     state = algorithm.init(SPEC, jax.random.key(0))
     columns = [jnp.full(shape, 0.3) for shape in ((4, 1), (4, 2), (4,), (4, 1))]
-    batch = Transition(*columns, jnp.zeros(4))
+    batch = Transition(*columns, jnp.zeros(4))  # pyright: ignore[reportCallIssue]
     after, _ = jax.jit(algorithm._update_actor)(state, batch, jax.random.key(1), 1.0)
     assert not eqx.tree_equal(after.actor, state.actor)
     for field in ("critics", "target_critics", "behaviour", "target_behaviour"):
@@ -352,7 +352,7 @@ def test_penalty_orders_differ_where_they_should():
     """ "separate" charges the penalty undiscounted, and on terminal rows too."""
     algorithm, state = closed_form(samples=4)
     separate = BDPO(**TINY, eta=ETA, samples=4, clip_denoised=False, penalty_order="separate")
-    batch = Transition(*(jnp.zeros(s) for s in ((2, 1), (2, 2), (2,), (2, 1))), jnp.asarray([0.0, 1.0]))
+    batch = Transition(*(jnp.zeros(s) for s in ((2, 1), (2, 2), (2,), (2, 1))), jnp.asarray([0.0, 1.0]))  # pyright: ignore[reportCallIssue]
     (one, kl), (other, _) = (a.q_target(state, batch, jax.random.key(0)) for a in (algorithm, separate))
     np.testing.assert_allclose(one - other, [(1 - 0.99) * ETA * kl, ETA * kl], rtol=1e-4)
 
@@ -385,7 +385,7 @@ def test_warm_up_hand_over_and_interval():
     trained = state._replace(target_behaviour=jax.tree.map(lambda leaf: leaf + 0.1, state.behaviour))
     generator = np.random.default_rng(0)
     columns = [generator.normal(size=s) for s in ((8, 1), (8, 2), (8,), (8, 1))]
-    batch = Transition(*(jnp.asarray(np.tanh(c), jnp.float32) for c in columns), jnp.zeros(8))
+    batch = Transition(*(jnp.asarray(np.tanh(c), jnp.float32) for c in columns), jnp.zeros(8))  # pyright: ignore[reportCallIssue]
     update, same = (
         jax.jit(algorithm.update),
         lambda a, b: jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)),
@@ -405,7 +405,7 @@ def test_a_continuing_behaviour_learns_on_with_the_actor():
     fixed = BDPO(**TINY, samples=2, actor_warmup_updates=0)
     continuing = BDPO(**TINY, samples=2, actor_warmup_updates=0, behaviour_in_training="continuing")
     state = fixed.init(SPEC, jax.random.key(0))
-    batch = Transition(*(jnp.full(s, 0.3) for s in ((4, 1), (4, 2), (4,), (4, 1))), jnp.zeros(4))
+    batch = Transition(*(jnp.full(s, 0.3) for s in ((4, 1), (4, 2), (4,), (4, 1))), jnp.zeros(4))  # pyright: ignore[reportCallIssue]
     for algorithm, moves in ((fixed, False), (continuing, True)):
         after, _ = jax.jit(algorithm.update)(state, batch, jax.random.key(1), jnp.asarray(0))
         moved = [

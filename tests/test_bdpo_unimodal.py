@@ -90,7 +90,7 @@ def test_the_actor_trained_on_a_linear_q_reaches_the_optimum(kind: str):
     )
     state = algorithm.init(SPEC, jax.random.key(0))
     # nu: middle 0.1, standard deviation 0.2, whatever the state
-    layers = state.behaviour.network.layers
+    layers = state.behaviour.network.layers  # pyright: ignore[reportFunctionMemberAccess]
     last = eqx.tree_at(
         lambda layer: (layer.weight, layer.bias),
         layers[-1],

@@ -111,7 +111,7 @@ def test_actions_that_are_choices_are_refused(tmp_path: Path, suffix: str) -> No
         assert "'a' holds integer choices 0, 1, 2, 3; " in (message := refused(path, **CHOICES))
         assert "name a continuous column" in message
         assert "--continuous" in message
-    data = run(path, **CHOICES, continuous=True)
+    data = run(path, **CHOICES, continuous=True)  # pyright: ignore[reportPossiblyUnboundVariable]
     np.testing.assert_allclose(np.unique(data.actions), [-1, -1 / 3, 1 / 3, 1], atol=1e-6)
     path = WRITERS[suffix](tmp_path / f"flag{suffix}", choices(np.array([True, False])))
     assert "integer choices 0, 1" in refused(path, **CHOICES)

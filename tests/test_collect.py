@@ -154,7 +154,7 @@ def test_doctor_finds_no_error(tmp_path: Path) -> None:
 def test_provenance(tmp_path: Path) -> None:
     path = collected(tmp_path / "set", "hopper", policy="random", seed=3)
     with h5py.File(path) as file:
-        inside = json.loads(file["metadata/collect"][()])
+        inside = json.loads(file["metadata/collect"][()])  # pyright: ignore[reportIndexIssue]
     assert inside == json.loads((tmp_path / "set" / "collect.json").read_text())["files"][path.stem]
     data = load_dataset(str(path))
     assert inside["environment"] == {"id": "Hopper-v4", "options": {}, "horizon": 1000}
@@ -493,7 +493,7 @@ def test_success_that_is_told_late() -> None:
     place = find_place("Cartesian-v0")
     with contextlib.closing(place.open()) as environment:
         columns = play_episode(
-            environment, np.random.default_rng(0), lambda e, r: lambda o, reward: np.zeros(3, np.float32)
+            environment, np.random.default_rng(0), lambda e, r: lambda o, reward: np.float32([0, 5, 3]), np.asarray
         )
     assert columns["infos/success"].dtype == bool
     assert len(columns["rewards"]) <= 30
@@ -515,5 +515,5 @@ def test_a_simulator_that_warns_is_heard_once() -> None:
         warnings.simplefilter("default")  # once for each place that warns, as users have it
         for episode in range(3):
             random = np.random.default_rng(episode)
-            play_episode(Cold(), random, lambda e, r: lambda o, reward: np.zeros(1, np.float32))
+            play_episode(Cold(), random, lambda e, r: lambda o, reward: np.zeros(1, np.float32), np.asarray)
     assert [str(warning.message) for warning in heard] == ["the motors are cold"]

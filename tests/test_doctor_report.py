@@ -72,8 +72,8 @@ def test_a_repair_removes_the_finding(tmp_path: Path, fault: str) -> None:
     assert len(load_dataset(str(out))) == after.data.rows
     assert not list(tmp_path.glob(".tmp-*"))
     with h5py.File(out) as file:
-        assert file["metadata/algorithm"][()] == b"SAC"
-        assert code in file["metadata/fixes"][()].decode().split()
+        assert file["metadata/algorithm"][()] == b"SAC"  # pyright: ignore[reportIndexIssue]
+        assert code in file["metadata/fixes"][()].decode().split()  # pyright: ignore[reportIndexIssue]
         assert len(file["infos/qpos"]) == after.data.rows  # other columns keep step
 
 
@@ -166,7 +166,7 @@ def test_short_minari_episodes_lose_their_last_step(tmp_path: Path) -> None:
     _, after = fix(write_minari(tmp_path / "m", columns, short=3), tmp_path / "out.hdf5")
     keep = np.delete(np.arange(len(columns["rewards"])), make.ends(columns)[:3])
     np.testing.assert_array_equal(after.data.observations, columns["observations"][keep])
-    assert after.data.ends[make.ends(columns)[:3] - [1, 2, 3]].all()
+    assert after.data.ends[make.ends(columns)[:3] - [1, 2, 3]].all()  # pyright: ignore[reportCallIssue]
     assert after.count("error") == 0
 
 

@@ -71,7 +71,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_GET(self) -> None:
         server = self.server
@@ -105,7 +105,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         same = self.headers.get("If-Range") in (None, self.server.etag) or not self.server.conditions
         return int(match.group(1)) if match and same and self.server.ranges else None
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 

@@ -27,6 +27,7 @@ def test_the_committed_sizes_give_the_committed_time() -> None:
     row = committed("iql", "train")
     algorithm = IQL(train_updates=1000)
     seconds = forecast(algorithm, SPEC, BATCH, 1, row["matmul_rate_gflops"]).seconds
+    assert seconds is not None
     assert seconds == pytest.approx(1000 * row["seconds_per_update"])
     for batch, lanes, rate, times in ((2, 1, 1.0, 2.0), (1, 3, 1.0, 3.0), (1, 1, 0.5, 2.0), (1, 1, 4.0, 0.25)):
         changed = forecast(algorithm, SPEC, batch * BATCH, lanes, rate * row["matmul_rate_gflops"])

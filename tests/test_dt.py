@@ -215,7 +215,7 @@ def test_acting_step_by_step_is_the_model_on_its_window() -> None:
         history = np.pad(asked[rows], pad).astype(np.float32)
         seen = np.pad(observations[rows], [*pad, (0, 0)]), np.pad(actions[rows], [*pad, (0, 0)])
         times = np.arange(first, first + STEPS, dtype=np.int32)
-        whole = state.model(jnp.asarray(history), *map(jnp.asarray, seen), jnp.asarray(times))
+        whole = state.model(jnp.asarray(history), *map(jnp.asarray, seen), jnp.asarray(times))  # pyright: ignore[reportCallIssue]
         np.testing.assert_allclose(actions[step], whole[step - first], rtol=1e-4, atol=1e-5, err_msg=str(step))
 
 

@@ -141,7 +141,7 @@ def test_pretraining_knows_no_schedule() -> None:
     flat, structure = jax.tree.flatten((state, batch, jax.random.key(0)))
 
     def pretrain(step: Array, *leaves: Array) -> Any:
-        return ALGORITHM.pretrain_update(*jax.tree.unflatten(structure, leaves), step)
+        return ALGORITHM.pretrain_update(*jax.tree.unflatten(structure, leaves), step)  # pyright: ignore[reportCallIssue]
 
     jaxpr = jax.make_jaxpr(pretrain)(jnp.int32(0), *flat).jaxpr
     assert not any(variable is jaxpr.invars[0] for equation in jaxpr.eqns for variable in equation.invars)
@@ -156,7 +156,7 @@ def test_phases() -> None:
 
 
 def _last_layers(q: QEnsemble) -> list[Linear]:
-    return [head.layers[-1] for head in q.heads]
+    return [head.layers[-1] for head in q.heads]  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @pytest.mark.parametrize(("normalization", "invariant"), [("mean-abs", True), ("none", False)])

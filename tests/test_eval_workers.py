@@ -232,7 +232,7 @@ def test_a_piece_that_fails_twice_is_given_back(impostor: Callable[..., None]) -
     assert second.endswith("died with exit code 5; this part is played while training waits")
     assert evaluation.outcome is None
     assert [evaluation.pieces[number] for number in evaluation.failed] == [Piece(range(1), range(1, 2))]
-    evaluation.put(*evaluation.failed, Episodes(np.array([[8.0]]), np.array([[9]])))
+    evaluation.put(*evaluation.failed, Episodes(np.array([[8.0]]), np.array([[9]])))  # pyright: ignore[reportCallIssue]
     assert evaluation.outcome is not None
     np.testing.assert_array_equal(evaluation.outcome.returns, [[0.0, 8.0]])
 

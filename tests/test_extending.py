@@ -1,9 +1,10 @@
-"""What others register is used from end to end: algorithm, reader, transforms, view, environment; in this process, in
-those that it begins, and again when a run is resumed. And nothing that a file names is imported."""
+"""What others register (the examples of docs/extending.md) is used from end to end; in this process, in those that it
+begins, and again when a run is resumed. And nothing that a file names is imported."""
 
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,79 +29,9 @@ from tether.studies.sweep.slurm import write_script
 
 SOURCE = str(Path(package.__file__).parents[1])
 
-PLUGIN = '''
-"""Something of every kind."""
-
-import gymnasium
-import jax.numpy as jnp
-import numpy as np
-
-import tether
-from tether.algorithms import BC
-from tether.data.transforms import Normaliser
-from tether.data.views import View, ViewKind
-from tether.environments import Task
-
-
-@tether.register("timid")
-class Timid(BC):
-    """Timid: cloning of actions half as large."""
-
-    view = "late"
-
-    def update(self, state, batch, key, step):
-        return super().update(state, batch._replace(action=0.5 * batch.action), key, step)
-
-
-@tether.register("dice", kind="reader")
-def dice(name):
-    """`dice:SEED`: two episodes of random numbers."""
-    generator = np.random.default_rng(int(name))
-    timeouts = np.arange(40) % 20 == 19
-    numbers = generator.normal(size=(40, 2)), np.tanh(generator.normal(size=(40, 1))), generator.normal(size=40)
-    return tether.Dataset.from_arrays(*numbers, np.zeros(40, bool), timeouts=timeouts, name="dice")
-
-
-@tether.register("doubled", kind="reward_transform")
-def doubled(table):
-    return lambda rewards: 2.0 * rewards, {"factor": 2.0}
-
-
-@tether.register("thirds", kind="observation_transform")
-def thirds(observations):
-    size = observations.shape[1]
-    return Normaliser(np.full(size, 1.0), np.full(size, 3.0))
-
-
-def late(view, dataset, rows, table, rewards):
-    """The second episode alone."""
-    return type(table)(*(None if column is None else column[len(rows) // 2 :] for column in table))
-
-
-tether.register("late", kind="view")(ViewKind(late))
-
-
-class Count(gymnasium.Env):
-    """Pays the number of the step."""
-
-    observation_space = gymnasium.spaces.Box(-9.0, 9.0, (2,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        return np.zeros(2, np.float32), float(self.steps), False, False, {}
-
-
-gymnasium.register("Count-v0", Count, max_episode_steps=4)
-tether.register("count", kind="environment")(
-    Task("count", 2, 1, horizon=4, gymnasium_id="Count-v0", reference_min=0.0, reference_max=20.0)
-)
-'''
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PLUGIN = "\n\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
+"""The examples of the page, one module."""
 
 
 @pytest.fixture
@@ -128,8 +59,9 @@ def forget(module: str) -> None:
 
 
 QUICK = ("--updates", "6", "--batch-size", "4", "--eval-every-updates", "3", "--eval-episodes", "2", "--quiet")
-TRAIN = (*("train", "timid", "dice:3", *QUICK, "--set", "hidden_sizes=4", "--reward-transform", "doubled"),
-         *("--observation-transform", "thirds", "--environment", "count", "--log-every-updates", "3"))  # fmt: skip
+HOW = "--environment count --reward-transform doubled --observation-transform thirds --logger lines"
+TRAIN = ("train", "timid", "dice:3", *QUICK, *HOW.split(), "--log-every-updates", "3")
+TRAIN += ("--set", "hidden_sizes=4", "actor_network=sines")
 
 
 def test_all_kinds_from_end_to_end(plugin: str) -> None:
@@ -145,6 +77,8 @@ def test_all_kinds_from_end_to_end(plugin: str) -> None:
     assert config["environment"] == "count"
     assert {row["return"] for row in rows(Path("run/evaluations.jsonl"))} == {1.0 + 2.0 + 3.0 + 4.0}
     assert {row["normalized_score"] for row in rows(Path("run/evaluations.jsonl"))} == {50.0}
+    assert config["hyperparameters"]["actor_network"] == "sines"
+    assert Path("run/lines.txt").read_text().splitlines() == ["3", "6"]
     # The view: training saw the second episode alone, so another first one changes nothing.
     prepared = api.prepare(load_dataset("dice:3"), view=api.view_of(ALGORITHMS["timid"]()))
     assert prepared.transitions.rows == prepared.record["transitions"] - prepared.record["transitions"] // 2

@@ -153,7 +153,7 @@ def test_scores_are_minaris_own(root: Path) -> None:
     references = {"ref_min_score": 1.0, "ref_max_score": 11.0}  # which the package stores after playing a task only
     document.write_text(json.dumps(json.loads(document.read_text()) | references))
     data = load_dataset("minari:D4RL/door/human-v2")
-    np.testing.assert_allclose(minari_scores(data), 10.0 * (data.episode_returns() - 1.0))
+    np.testing.assert_allclose(minari_scores(data), 10.0 * (data.episode_returns() - 1.0))  # pyright: ignore[reportCallIssue]
     code, out, err = tether("data", "show", "minari:D4RL/door/human-v2")
     assert (code, err) == (0, "")
     assert "by Minari's references, no D4RL score" in out
@@ -213,7 +213,7 @@ def test_a_data_set_is_evaluated_where_it_was_recorded_and_scored_by_minaris_ref
     task = data.recorded_in
     assert task is not None
     assert (task.gymnasium_id, task.horizon, task.score_name) == ("Pendulum-v1", 200, "Minari score")
-    np.testing.assert_allclose(task.score(data.episode_returns()), minari_scores(data))
+    np.testing.assert_allclose(task.score(data.episode_returns()), minari_scores(data))  # pyright: ignore[reportCallIssue]
     code, printed, errors = tether("train", "bc", "minari:mine/swing/random-v0", *BRIEF, "--out", root / "run")
     assert code == 0, errors
     assert "run: Minari score" in printed

@@ -157,7 +157,7 @@ def test_q_heads_are_independent_and_normalise_on_the_asked_side_of_mish(norm_la
 
 
 def test_q_heads_start_apart() -> None:
-    one, other = (head.layers[0].weight for head in QEnsemble(jax.random.key(0), 3, 2, ()).heads)
+    one, other = (head.layers[0].weight for head in QEnsemble(jax.random.key(0), 3, 2, ()).heads)  # pyright: ignore[reportFunctionMemberAccess]
     assert (one != other).all()
 
 
@@ -244,7 +244,7 @@ def test_samples_follow_the_law() -> None:
     standard = (z - np.asarray(law.mean)) / np.exp(np.asarray(law.log_std))
     for column in standard.T:
         assert scipy.stats.kstest(column, "norm").pvalue > 1e-3
-    assert abs(np.corrcoef(standard.T)[0, 1]) < 5 / math.sqrt(2000)
+    assert abs(np.corrcoef(standard.T)[0, 1]) < 5 / math.sqrt(2000)  # pyright: ignore[reportIndexIssue]
 
 
 def test_implicit_actor_feeds_noise_and_level_to_the_denoiser() -> None:
@@ -294,9 +294,9 @@ def test_the_gradient_of_the_least_head_is_that_heads(getkey: Any) -> None:
 
     same = eqx.tree_at(lambda q: q.heads, q, (q.heads[0],) * 4)  # a tie has the gradient of any of them, too
     np.testing.assert_allclose(
-        jax.grad(same.least, argnums=1)(observation, action),
-        jax.grad(q.first, argnums=1)(observation, action),
+        jax.grad(same.least, argnums=1)(observation, action),  # pyright: ignore[reportPossiblyUnboundVariable]
+        jax.grad(q.first, argnums=1)(observation, action),  # pyright: ignore[reportPossiblyUnboundVariable]
         rtol=1e-5,
     )
     broken = eqx.tree_at(lambda q: q.heads[1].layers[-1].bias, q, jnp.full(1, jnp.nan))  # shows, as with min
-    assert jnp.isnan(broken.least(observation, action))
+    assert jnp.isnan(broken.least(observation, action))  # pyright: ignore[reportPossiblyUnboundVariable]

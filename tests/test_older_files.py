@@ -62,7 +62,7 @@ def assert_same_rows(found: Path, expected: Path) -> None:
             if name in ("phase", "update", "lane"):
                 assert row[name] == value
             else:
-                np.testing.assert_allclose(row[name], value, **LAST_BITS, err_msg=name)
+                np.testing.assert_allclose(row[name], value, **LAST_BITS, err_msg=name)  # pyright: ignore[reportCallIssue]
 
 
 def assert_same_episodes(found: Path, expected: Path) -> None:
@@ -82,7 +82,7 @@ def assert_same_policies(found: Path, expected: Path) -> None:
         arrays, wanted = (safetensors.numpy.load_file(folder / name) for folder in (found, expected))
         assert arrays.keys() == wanted.keys()
         for entry, array in wanted.items():
-            np.testing.assert_allclose(arrays[entry], array, **LAST_BITS, err_msg=f"{name} {entry}")
+            np.testing.assert_allclose(arrays[entry], array, **LAST_BITS, err_msg=f"{name} {entry}")  # pyright: ignore[reportCallIssue]
         package.load_policy((found / name).parent)
 
 
@@ -188,8 +188,8 @@ def test_a_log_is_imported_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["swings/pendulum-v1-random.hdf5", "swings/minari/pendulum-v1/random-v0"])
 def test_collected_data_are_trained_on_and_evaluated_where_they_are_from(tmp_path: Path, name: str) -> None:
     algorithm = package.ALGORITHMS["bc"](hidden_sizes=(8,), train_updates=10)
-    settings = package.Options(batch_size=16, eval_episodes=1)
-    report = package.train(algorithm, str(OLD / name), options=settings, out=tmp_path / "run", quiet=True)
+    options = package.Options(batch_size=16, eval_episodes=1)
+    report = package.train(algorithm, str(OLD / name), options=options, out=tmp_path / "run", quiet=True)
     assert report.status == "done"
     [row] = rows(tmp_path / "run" / "evaluations.jsonl")
     assert row["length"] == 200

@@ -183,3 +183,11 @@ def test_without_it_what_it_made_is_refused_by_name(home: Home, run: Path) -> No
     assert said in text
     assert remedy in text
     assert "nobody here reads 'jsonl:'" in home.tether("data", "show", "jsonl:swings.jsonl", installed=False).stderr
+
+
+@pytest.mark.long
+def test_its_own_tests_pass(home: Home) -> None:
+    """`check_algorithm`, as its author runs it."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "source/tests"]
+    done = home._run(command)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -94,7 +94,7 @@ def test_unfit_input_is_refused(tmp_path: Path) -> None:
         plot_curves(tmp_path / "curve.png", [], None, "score", "")
     for updates, scores in ((2, (3,)), (2, (1, 3)), (0, (1, 0)), (3, (0, 3))):
         with pytest.raises(InputError, match="'dtql'"):
-            Curve("dtql", np.arange(updates), *np.ones((3, updates)), np.ones(scores), 10)
+            Curve("dtql", np.arange(updates), *np.ones((3, updates)), np.ones(scores), 10)  # pyright: ignore[reportCallIssue]
     with pytest.raises(InputError, match="'dtql'"):
         Curve("dtql", np.arange(2), np.ones(3), np.ones(2), np.ones(2), np.ones((1, 2)), 10)
 

@@ -357,7 +357,7 @@ def test_standardised_observations_end_to_end(tmp_path: Path) -> None:
     stated = {name: np.asarray(values, np.float32) for name, values in config["normaliser"].items()}
     for observation in observations[:5]:
         normalised = (observation - stated["mean"]) / stated["std"]
-        inner = jax.jit(lambda o: deployed.module.policy(o, key))(normalised)
+        inner = jax.jit(lambda o: deployed.module.policy(o, key))(normalised)  # pyright: ignore[reportCallIssue]
         np.testing.assert_allclose(deployed(observation, key), inner, atol=1e-6)
     # and the network was trained on what it is given: resuming with the same data finds the same normaliser
     shutil.rmtree(out / "policy")

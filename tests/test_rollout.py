@@ -78,7 +78,8 @@ class Linear(eqx.Module):
 def deployed(policy: Any, observation_size: int, action_size: int) -> DeployedPolicy:
     """Lanes of `policy`, whose arrays have a leading axis, without normalisation."""
     fixed = jnp.zeros(observation_size), jnp.ones(observation_size), jnp.ones(action_size), jnp.zeros(action_size)
-    return jax.vmap(lambda one: DeployedPolicy(one, *fixed))(policy)
+    low, high = (-1.0,) * action_size, (1.0,) * action_size
+    return jax.vmap(lambda one: DeployedPolicy(one, *fixed, action_low=low, action_high=high))(policy)
 
 
 def constants(actions: list[float], noise: float = 0.0) -> DeployedPolicy:

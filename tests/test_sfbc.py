@@ -124,12 +124,12 @@ def test_phases_regress_standardised_returns_of_their_own() -> None:
     state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), fresh())
     assert derive_columns(lanes, state, keys, data, phase=0) is None
     returns = derive_columns(lanes, state, keys, data, phase=1)
-    expected = (np.asarray(data.return_to_go) - np.mean(data.return_to_go)) / np.std(data.return_to_go)
+    expected = (np.asarray(data.return_to_go) - np.mean(data.return_to_go)) / np.std(data.return_to_go)  # pyright: ignore[reportCallIssue]
     np.testing.assert_allclose(returns, np.stack([expected, expected]), atol=1e-5)
     far = state._replace(first_critic=jax.tree.map(lambda leaf: 0.0 * leaf, state.first_critic))
     # a critic that knows nothing says 0: the mean return, 0.475, which is better than what fails
     planned = derive_columns(lanes, far, keys, data, phase=2)
-    mean = float(np.mean(data.return_to_go))
+    mean = float(np.mean(data.return_to_go))  # pyright: ignore[reportCallIssue]
     raw = np.tile([mean, mean, 0.9, 1.0], 4)
     np.testing.assert_allclose(take_lane(planned, 1), (raw - raw.mean()) / max(raw.std(), 0.1), atol=1e-5)
 

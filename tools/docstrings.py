@@ -8,6 +8,7 @@ becomes a list of parameters and a paragraph of its own. The comment behind a fi
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -28,7 +29,9 @@ class HouseStyle(griffe.Extension):
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
         """The comment behind a field."""
         if attr.docstring is None and attr.parent is not None and attr.parent.is_class and attr.lineno:
-            comment = COMMENT.match(attr.lines_collection[attr.filepath][attr.lineno - 1])
+            path = attr.filepath
+            line = attr.lines_collection[path][attr.lineno - 1] if isinstance(path, Path) else ""
+            comment = COMMENT.match(line)
             attr.docstring = griffe.Docstring(comment.group(1), parent=attr) if comment else None
 
 

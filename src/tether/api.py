@@ -84,7 +84,6 @@ def train(
     lanes: exactly these, in the place of `seeds` and `sweep`.
     callbacks: hear of the run while it trains, and may end it, such as `EarlyStopping()` (docs/callbacks.md).
     logger: one name or several of tensorboard, wandb, mlflow, trackio, and loggers of your own.
-
     Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C or
     SIGTERM, CheckpointError or OSError where the disk fails.
     """

@@ -65,7 +65,7 @@ def on_the_good_side(actions: np.ndarray) -> bool:
 
 def in_the_good_cluster(actions: np.ndarray) -> bool:
     """And stays on the data: four standard deviations of a cluster."""
-    return np.mean(np.abs(actions - 0.5) < 0.2) > 0.9
+    return bool(np.mean(np.abs(actions - 0.5) < 0.2) > 0.9)
 
 
 def weighted_mean(good: float, bad: float) -> float:

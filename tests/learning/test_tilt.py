@@ -86,7 +86,7 @@ def draw(policy: Any) -> Array:
     return jax.jit(jax.vmap(lambda key: policy(STATE, key)))(jax.random.split(jax.random.key(1), DRAWS))
 
 
-def assert_shares(found: np.ndarray, exact: Array, bias: float) -> None:
+def assert_shares(found: np.ndarray, exact: Array | np.ndarray, bias: float) -> None:
     """Within four standard errors, and a `bias` of the method's own."""
     exact = np.asarray(exact)
     assert np.abs(found - exact).max() < 4 * np.sqrt(exact.max() / DRAWS) + bias, (found, exact)
@@ -107,7 +107,7 @@ def test_the_exact_energy_guides_to_the_exact_shares() -> None:
 def test_qgpo_learns_the_energy_and_without_guidance_it_is_the_behaviour() -> None:
     """Q is linear here, as so small an energy network smooths steps; the target is again eight Gaussians."""
     algorithm = QGPO(**SIZES, energy_hidden_sizes=(64, 64), inverse_temperature=BETA, learning_rate=3e-3)
-    state = algorithm.init(SPEC, jax.random.key(0))._replace(behaviour=Behaviour(), target_critic=LinearQ())
+    state = algorithm.init(SPEC, jax.random.key(0))._replace(behaviour=Behaviour(), target_critic=LinearQ())  # pyright: ignore[reportCallIssue]
     lanes, keys = stack_lanes(algorithm, [Lane(0, {})]), jax.random.key(0)[None]
     stacked, ones = jax.tree.map(lambda leaf: leaf[None], state), jnp.ones((256, 1))
     data = Transition(ones, jnp.zeros((256, 2)), jnp.zeros(256), ones, jnp.ones(256))

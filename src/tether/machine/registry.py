@@ -174,7 +174,7 @@ def registry(kind: str) -> Registry[Any]:
 def register(name: str, kind: str = "algorithm") -> Callable[[T], T]:
     """A decorator that registers a class, function or object under `name`, for this process.
 
-    kind: what it is; its contract is on the page "Extending tether".
+    kind: what it is; its contract is on the page "Extending tether" (docs/extending.md).
         algorithm              a class, `tether.testing.check_algorithm` says what it owes
         reader                 (text after "NAME:") -> Dataset
         reward_transform       (transition table) -> (function of float64 rewards, numbers to record)
@@ -182,7 +182,7 @@ def register(name: str, kind: str = "algorithm") -> Callable[[T], T]:
         environment            a Task, or a function that makes one
         view                   an object with build(view, dataset, rows, table, rewards)
         logger                 (folder, run's config) -> a logger
-        network                a factory, see the page "Own networks"
+        network                (key, in_sizes, hidden_sizes, out_size, **how) -> a module of one sample
     Raises InputError for names that are tether's own and for what cannot be of that kind.
     """
 
