@@ -38,8 +38,11 @@ def changed(name: str, index: Any, value: float) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("replaced", "words"),
     [
-        ({"actions": None}, ["'actions'", "'observations'", "needs observations, actions, rewards, terminals"]),
-        ({"rewards": None, "terminals": None}, ["'rewards'", "'terminals'"]),
+        (
+            {"actions": None},
+            ["'actions'", "'observations'", "needs observations, actions, terminals and may have rewards"],
+        ),
+        ({"actions": None, "terminals": None}, ["'actions'", "'terminals'"]),
         ({name: column[:0] for name, column in COLUMNS.items()}, ["no rows"]),
         ({"rewards": COLUMNS["rewards"][:-1]}, ["rewards has 399 rows", "400"]),
         ({"actions": COLUMNS["actions"][:-1]}, ["actions has 399 rows", "400"]),
