@@ -213,7 +213,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     ("fault", "grade"), [("sparse", "A"), ("stutter", "B"), ("NaN", "C"), ("reward late", "D"), ("no rewards", "D")]
 )
 def test_overall_grade(tmp_path: Path, fault: str, grade: str) -> None:
-    report = check(planted(tmp_path / "data.hdf5", fault))
+    purpose = {"purpose": "offline-rl"} if fault == "no rewards" else {}  # without rewards, data are for imitation
+    report = check(planted(tmp_path / "data.hdf5", fault), **purpose)
     assert report.grade == grade
     assert set(OVERALL) == set("ABCD")
 
@@ -222,7 +223,7 @@ def test_what_dataset_refuses_is_examined(tmp_path: Path) -> None:
     report = check(planted(tmp_path / "data.hdf5", "NaN"))
     assert re.search(r"observations holds nan at row 37, entry 2", report.refused)
     assert report.data.rows == len(make.locomotion()["rewards"])
-    report = check(planted(tmp_path / "other.hdf5", "no rewards"))
+    report = check(planted(tmp_path / "other.hdf5", "no rewards"), purpose="offline-rl")
     assert "reward shifted" in report.skipped
     assert "teleports" not in report.skipped
 

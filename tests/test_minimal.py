@@ -26,9 +26,10 @@ def _no_type_checks() -> Iterator[None]:
 
 
 def test_every_algorithm_has_a_formula_for_every_phase() -> None:
-    assert list(MINIMAL) == list(ALGORITHMS)
-    for name, cls in ALGORITHMS.items():
-        algorithm = cls()
+    own = [name for name, cls in ALGORITHMS.items() if cls.__module__.startswith("tether.")]  # tests register others
+    assert list(MINIMAL) == own
+    for name in own:
+        algorithm = ALGORITHMS[name]()
         assert list(MINIMAL[name](algorithm, SPEC, BATCH)) == [phase.name for phase in algorithm.phases()], name
 
 
