@@ -26,13 +26,15 @@ from make_data import (
     tether,
 )
 
-from tether import Callback, EarlyStopping, InputError, KeepBest, api, load_policy, resume, train
+from tether import BC, Callback, EarlyStopping, InputError, KeepBest, api, load_policy, resume, train
 from tether.evaluation import rollout
 from tether.machine.registry import registry
 from tether.machine.signals import Interrupted
 from tether.runs import evaluations
 from tether.runs import report as report_module
 from tether.runs.callbacks import Callbacks, RunInfo, check_callbacks, lane_means
+
+SMALL = BC(hidden_sizes=(8, 8), train_updates=TRAIN)
 
 
 class Listener(Callback):
@@ -67,9 +69,14 @@ class Listener(Callback):
 
 
 def run(out: Path, *callbacks: Callback, **changes: Any) -> Any:
-    """The run of `finished_run`, with callbacks."""
+    """A small run with callbacks: half a second."""
     settings = dataclasses.replace(SETTINGS, **changes)
-    return train(algorithm(), str(data_file()), seeds=2, options=settings, out=out, quiet=True, callbacks=callbacks)
+    return train(SMALL, str(data_file()), seeds=2, options=settings, out=out, quiet=True, callbacks=callbacks)
+
+
+def run_dtql(out: Path, *callbacks: Callback) -> Any:
+    """The run of `finished_run`, with callbacks."""
+    return train(algorithm(), str(data_file()), seeds=2, options=SETTINGS, out=out, quiet=True, callbacks=callbacks)
 
 
 def trail(folder: Path) -> list[str]:
@@ -77,8 +84,14 @@ def trail(folder: Path) -> list[str]:
     return [digest(folder / name) for name in ("metrics.jsonl", "evaluations.jsonl")] + [last_state(folder)]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run without callbacks."""
+    return run(tmp_path_factory.mktemp("plain") / "run").folder
+
+
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+def bare(monkeypatch: pytest.MonkeyPatch, plain: Path) -> None:
     """At its end a run leaves neither picture nor policies, which take most of the time."""
     monkeypatch.setattr(report_module, "plot_runs", lambda *_: None)
     monkeypatch.setattr(api, "_save_policies", lambda *_: None)
@@ -128,7 +141,7 @@ def test_what_is_heard_and_that_it_changes_nothing(tmp_path: Path) -> None:
             result.clear()
 
     listener = Listener()
-    report = run(tmp_path / "run", Vandal(), listener)
+    report = run_dtql(tmp_path / "run", Vandal(), listener)
     assert outcome(report.folder) == outcome(finished_run())
     assert listener.heard == [
         ("start", False, 0),
@@ -167,7 +180,7 @@ def test_bad_callbacks_are_refused() -> None:
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_callback_that_fails_ends_the_run_which_can_be_resumed(tmp_path: Path) -> None:
+def test_a_callback_that_fails_ends_the_run_which_can_be_resumed(tmp_path: Path, plain: Path) -> None:
     class Broken(Listener):
         def on_evaluation(self, rows: list[dict[str, Any]]) -> None:
             raise ZeroDivisionError("mine")
@@ -182,26 +195,25 @@ def test_a_callback_that_fails_ends_the_run_which_can_be_resumed(tmp_path: Path)
     assert caught.value.__notes__ == ["a callback failed at the end, too: ValueError and again"]
     assert listener.ends == broken.ends == [("failed", None)]
     resume(tmp_path / "run", quiet=True)
-    assert trail(tmp_path / "run") == trail(finished_run())
+    assert trail(tmp_path / "run") == trail(plain)
 
 
 @pytest.mark.usefixtures("bare")
-def test_an_interruption_is_heard_and_so_is_the_way_on(tmp_path: Path) -> None:
+def test_an_interruption_is_heard_and_so_is_the_way_on(tmp_path: Path, plain: Path) -> None:
     class Signal(Listener):
         def on_metrics(self, rows: list[dict[str, Any]]) -> None:
-            if rows[0]["phase"] == "train":
-                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     first, second = Signal(), Listener()
     with pytest.raises(Interrupted):
         run(tmp_path / "run", first)
     assert first.ends == [("interrupted", None)]
     resume(tmp_path / "run", quiet=True, callbacks=[second])
-    assert second.heard[0] == ("start", True, 8)
+    assert second.heard[0] == ("start", True, 2)
     assert second.run is not None
-    assert second.run.metrics == rows(finished_run() / "metrics.jsonl")[:8]
+    assert second.run.metrics == rows(plain / "metrics.jsonl")[:2]
     assert second.ends[0][0] == "done"
-    assert trail(tmp_path / "run") == trail(finished_run())
+    assert trail(tmp_path / "run") == trail(plain)
 
 
 def test_a_number_that_there_is_not(tmp_path: Path) -> None:
@@ -217,7 +229,7 @@ def test_a_number_that_there_is_not(tmp_path: Path) -> None:
 
 def test_a_run_that_is_stopped_has_its_policies_and_trains_on_when_resumed(tmp_path: Path) -> None:
     listener = Listener(stop=("metrics", 140))
-    report = run(tmp_path / "run", listener)
+    report = run_dtql(tmp_path / "run", listener)
     # Pretraining's 140 comes first.
     assert (report.status, report.stopped_early, report.updates) == ("stopped-early", "enough", 0)
     assert listener.ends[0][0] == "stopped-early"
@@ -230,12 +242,12 @@ def test_a_run_that_is_stopped_has_its_policies_and_trains_on_when_resumed(tmp_p
 
 
 @pytest.mark.usefixtures("bare")
-def test_the_end_of_a_run_that_is_stopped_is_evaluated(tmp_path: Path) -> None:
+def test_the_end_of_a_run_that_is_stopped_is_evaluated(tmp_path: Path, plain: Path) -> None:
     report = run(tmp_path / "run", Listener(stop=("metrics", 210)))
     assert (report.status, report.updates, report.last is None) == ("stopped-early", 210, False)
     assert [row["update"] for row in rows(report.folder / "evaluations.jsonl")][-1] == 210
     resume(report.folder, quiet=True)
-    assert last_state(report.folder) == last_state(finished_run())
+    assert last_state(report.folder) == last_state(plain)
 
 
 def test_the_command_line_says_that_a_run_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +288,7 @@ def test_early_stopping_is_the_same_after_an_interruption(tmp_path: Path, played
             self.at = at
 
         def on_metrics(self, rows: list[dict[str, Any]]) -> None:
-            if rows[0]["phase"] == "train" and rows[0]["update"] == self.at:
+            if rows[0]["update"] == self.at:
                 os.kill(os.getpid(), signal.SIGINT)
 
     early(tmp_path / "whole", EarlyStopping("return", 2))
@@ -361,22 +373,22 @@ def test_early_stopping_by_a_training_metric() -> None:
 # --- the best policy ----------------------------------------------------------------------------------------
 
 
-def test_the_best_policy_is_kept(tmp_path: Path, played: Any) -> None:
+def test_the_best_policy_is_kept(tmp_path: Path, played: Any, plain: Path) -> None:
     played({100: (1.0, 2.0), 200: (3.0, 4.0), TRAIN: (2.0, 0.0)})
     report = run(tmp_path / "run", KeepBest("return"))
     notes = load_policy(report.folder / "policy-best").document["notes"]
     assert notes == {"dataset": "hopper-medium", "lane": 1, "seed": 1, "update": 200, "metric": "return", "value": 4.0}
-    assert last_state(report.folder) == last_state(finished_run())
+    assert last_state(report.folder) == last_state(plain)
     with pytest.raises(InputError, match="metric to keep the best policy by"):
         KeepBest("loss")
 
 
-def test_the_best_policy_is_the_one_that_was_evaluated(tmp_path: Path, played: Any) -> None:
+def test_the_best_policy_is_the_one_that_was_evaluated(tmp_path: Path, played: Any, plain: Path) -> None:
     """The last one, against what the run itself leaves."""
     played({100: (1.0, 2.0), 200: (3.0, 4.0), TRAIN: (5.0, 6.0)})
     report = run(tmp_path / "run", KeepBest("return"), KeepBest("return", higher_is_better=False, folder="worst"))
     best = digest(report.folder / "policy-best" / "policy.safetensors")
-    assert best == digest(finished_run() / "policies" / "lane-1" / "policy.safetensors")
+    assert best == digest(plain / "policies" / "lane-1" / "policy.safetensors")
     assert load_policy(report.folder / "worst").document["notes"]["value"] == 1.0
 
 
@@ -410,7 +422,10 @@ def test_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         r"^```python\n(.*?)^```", re.sub(r"_updates=[\d_]+", "_updates=4", page), re.DOTALL | re.M
     )
     scope: dict[str, Any] = {}
-    exec(first.replace("tether.DTQL(", "tether.DTQL(hidden_sizes=(8, 8), denoiser_hidden_sizes=(8, 8), "), scope)
+    exec(
+        first.replace("tether.DTQL(", "tether.DTQL(candidates=4, hidden_sizes=(8, 8), denoiser_hidden_sizes=(8, 8), "),
+        scope,
+    )
     assert scope["policy"](np.zeros(17)).shape == (6,)
     assert "done {" in capsys.readouterr().out
     exec(second.replace("tether.BC(", "tether.BC(hidden_sizes=(8, 8), "), scope)
