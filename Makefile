@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 # Everything that the tests and the documentation use; a user needs none of them to train.
 EXTRAS := dev,docs,loggers,minari,ogbench,ray,robotics,tables
 
-.PHONY: help demo test test-fast test-long check docs format bench bench-all clean
+.PHONY: help demo test test-fast test-lowest test-newest test-long check docs format bench bench-all clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
@@ -33,6 +33,32 @@ test-fast: $(READY) ## run the tests that cost little (2 minutes on 2 cores)
 
 test: $(READY)   ## run the tests (12 minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS)
+
+# Environments of their own, beside the usual one. Extras that pin much (ray, loggers) are left out: their tests are skipped.
+TIER   := dev,minari,ogbench,robotics,tables
+FAST   := -m pytest -q $(WORKERS) -m 'not long and not slow' -p no:cacheprovider
+# Old libraries warn of what their successors changed: there no warning is an error.
+LENIENT := -W default
+
+test-lowest:     ## the fast tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) tools/lowest.py $(TIER) > .lowest.txt
+	$(call environment,.venv-lowest,--constraint .lowest.txt)
+	.venv-lowest/bin/python $(FAST) $(LENIENT)
+
+test-newest:     ## the fast tests with the newest versions that there are
+	$(call environment,.venv-newest,--upgrade)
+	.venv-newest/bin/python $(FAST)
+
+# A fresh environment: folder, how versions are chosen.
+define environment
+	@rm -rf $(1)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --python $(PYTHON) $(1) && \
+	  uv pip install --quiet --python $(1)/bin/python $(2) --editable '.[$(TIER)]'; \
+	else \
+	  $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) --editable '.[$(TIER)]'; \
+	fi
+endef
 
 test-long: $(READY) ## run the tests that take minutes, too
 	$(BIN)/python -m pytest -q $(WORKERS) -m 'long or not long' -o faulthandler_timeout=0
@@ -61,4 +87,4 @@ bench-all: $(READY) ## the same of every algorithm, 1 to 32 lanes (hours; goes o
 	$(BIN)/tether bench --act --candidates 1,4,16,64,256,1024 --out bench/act-all.json
 
 clean:           ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest .lowest.txt site .pytest_cache .ruff_cache
