@@ -4,7 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tests compile hundreds of small programs and run each for moments. Without LLVM's optimisation, with XLA's older code
@@ -25,6 +25,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import jax
 import pytest
+
+from tether.machine.registry import KINDS, registry
 
 SLOW = Path(__file__).with_name("slow.txt")
 LONG_SECONDS = 7200  # the limit of a test marked `long`; others have pyproject.toml's
@@ -69,3 +71,14 @@ def getkey() -> Callable[[], jax.Array]:
     """Calls give independent keys, the same ones in every run of the test."""
     keys = iter(jax.random.split(jax.random.key(2405_19690), 1000))
     return lambda: next(keys)
+
+
+@pytest.fixture(autouse=True)
+def _registrations_end_with_the_test() -> Iterator[None]:
+    """What a test registers no other test meets, in whichever order they run."""
+    registries = [registry(kind) for kind in KINDS]
+    before = [dict(known._registered) for known in registries]
+    yield
+    for known, own in zip(registries, before, strict=True):
+        known._registered.clear()
+        known._registered.update(own)
