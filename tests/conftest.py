@@ -17,9 +17,12 @@ os.environ.setdefault(
 # Each worker of `make test` has a core of its own: NumPy's threads of all of them would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # What one test has compiled no other compiles again, in whichever process: pytest starts the workers, they the rest.
+# TETHER_TEST_PROGRAMS names a folder that keeps the programs for the next time, too.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    programs = tempfile.mkdtemp(prefix="tether-programs-")
-    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    programs = os.environ.get("TETHER_TEST_PROGRAMS")
+    if programs is None:
+        programs = tempfile.mkdtemp(prefix="tether-programs-")
+        atexit.register(shutil.rmtree, programs, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
