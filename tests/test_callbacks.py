@@ -311,7 +311,7 @@ def test_early_stopping_does_not_depend_on_how_fast_evaluations_are_played(
     early(tmp_path / "now", EarlyStopping("return", 2))
 
     def ask(self: Any, update: int, lanes: Any, policies: Any, keys: Any, how: Any) -> None:
-        self.pending.append(evaluations.Asked(update, tuple(lanes), policies))
+        self.pending.append(evaluations.Requested(update, tuple(lanes), policies))
 
     def play(self: Any, *_: Any) -> evaluations.Episodes:
         values = np.array(RETURNS[min(self.missing)])[:, None] + np.zeros((2, 2))

@@ -393,7 +393,7 @@ def test_when_answers_come_changes_nothing(
     found = rows(serial / "evaluations.jsonl")
     assert {row["update"] for row in found if row["lane"] == 1} == {50}
     assert {row["update"] for row in found if row["lane"] == 0} == {50, 100, 150, 200, 250}
-    # Asked for at 100, settled at 200; its metrics of the interval up to 210 are those of 60 updates.
+    # Requested at 100, applied at 200; its metrics of the interval up to 210 are those of 60 updates.
     assert max(row["update"] for row in rows(serial / "metrics.jsonl") if row["lane"] == 1) == 210
     assert json.loads((serial / "result.json").read_text())["lanes"][1]["diverged"] == "train update 100"
     for patience in (0, 20):

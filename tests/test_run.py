@@ -389,7 +389,7 @@ def test_a_return_that_is_no_number_freezes_the_lane(tmp_path: Path, monkeypatch
     assert lane_policy(tmp_path / "run", 0) == lane_policy(finished_run(), 0)
     metrics = rows(tmp_path / "run" / "metrics.jsonl")
     last = max(row["update"] for row in metrics if row["lane"] == 1 and row["phase"] == "train")
-    assert last == 250  # of the interval that ends where that evaluation is settled: at the second one after it
+    assert last == 250  # of the interval that ends where that evaluation is applied: at the second one after it
     assert {row["lane"] for row in rows(tmp_path / "run" / "evaluations.jsonl")} == {0}
 
 

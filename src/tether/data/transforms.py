@@ -222,19 +222,14 @@ def prepare(
     """
     fit_rewards = REWARD_TRANSFORMS.find(reward_transform)
     fit_observations = OBSERVATION_TRANSFORMS.find(observation_transform)
-    if reward_transform != "none" and not dataset.has_rewards:
-        raise InputError(f"reward transform {reward_transform!r}: {dataset.source.location} has no rewards")
-    if view.name == "trajectories" and reward_transform != "none":
-        raise InputError(
-            f"reward transform {reward_transform!r}: an algorithm that is told a return to reach is paid in the "
-            "environment's own rewards when it acts; choose 'none'"
-        )
+    plain = reward_transform == "none"
+    if not plain:
+        _refuse_transform(reward_transform, dataset, view)
     file_rows = len(dataset)
     dataset, filtered = filter_episodes(dataset, data_filter)
     table, rows = raw_table(view, dataset, keep_timeouts)
     observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
     transform, numbers = fit_rewards(table)
-    plain = reward_transform == "none"
     rewards = dataset.rewards if plain else transform(dataset.rewards.astype(np.float64))
     normaliser = _checked(fit_observations(observation), observation_transform, observation.shape[1])
     changed: dict[str, Any] = {}
@@ -261,6 +256,17 @@ def prepare(
     columns = build(view, dataset, rows, table._replace(**changed), rewards)
     reason = _no_rewards(dataset, rewards)
     return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason)
+
+
+def _refuse_transform(name: str, dataset: Dataset, view: View) -> None:
+    """Raises InputError where a transform of rewards has no meaning."""
+    if not dataset.has_rewards:
+        raise InputError(f"reward transform {name!r}: {dataset.source.location} has no rewards")
+    if view.name == "trajectories":
+        raise InputError(
+            f"reward transform {name!r}: an algorithm that is told a return to reach is paid in the "
+            "environment's own rewards when it acts; choose 'none'"
+        )
 
 
 def _no_rewards(dataset: Dataset, rewards: np.ndarray) -> str:

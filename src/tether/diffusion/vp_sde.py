@@ -129,9 +129,6 @@ def dpm_solver(
         growth = jnp.expm1(exponent(begin, end))
         return carried[end] / carried[begin] * x - driven[end] * growth * prediction
 
-    def first_order(x: Array, begin: Array) -> Array:
-        return move(x, begin, begin + 1, predict(x, begin))
-
     def second_order(x: Array, begin: Array) -> Array:
         first = predict(x, begin)
         second = predict(move(x, begin, begin + 1, first), begin + 1)
@@ -158,4 +155,5 @@ def dpm_solver(
     x, _ = jax.lax.scan(lambda x, begin: (highest(x, begin), None), start, begins)
     if order == 3:
         x = second_order(x, jnp.asarray(calls - 3, jnp.int32))
-    return first_order(x, jnp.asarray(calls - 1, jnp.int32))
+    last = jnp.asarray(calls - 1, jnp.int32)
+    return move(x, last, last + 1, predict(x, last))

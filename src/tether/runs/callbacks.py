@@ -44,7 +44,7 @@ class RunInfo:
     resumed: bool  # whether it goes on from a checkpoint
     metrics: list[Row]  # of before; empty where the run begins
     evaluations: list[Row]  # of before, in the order of updates
-    settled: int  # training has acted on the evaluations up to this update, and has still to act on later ones
+    applied: int  # training has acted on the evaluations up to this update, and has still to act on later ones
     save_policy: Callable[..., bool]
     """save_policy(folder, lane, **notes): write the policy that was just evaluated as a policy folder, for use inside
     `on_evaluation`. False, and nothing is written, where `lane` is not in that evaluation. Raises: OSError."""

@@ -46,7 +46,7 @@ class EarlyStopping(Callback):
         reason = None
         for update, rows in by_update(run.evaluations if self._of_episodes else self._of_last_phase(run.metrics)):
             found = self._look(update, rows)
-            if update <= run.settled or not self._of_episodes:  # the run knows what later evaluations asked for
+            if update <= run.applied or not self._of_episodes:  # the run knows what later evaluations asked for
                 reason = found
         return reason
 

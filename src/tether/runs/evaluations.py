@@ -1,16 +1,17 @@
-"""The evaluations of a run: asked for at fixed updates, played here or by worker processes, settled at fixed updates.
+"""The evaluations of a run: requested at fixed updates, played here or by worker processes, applied at fixed updates.
 
 What a run computes must not depend on how fast evaluations are played, nor on where. So each has three moments:
 
-    asked     training reaches its update: the policies are copied and the copy is played
-    in        its rows are in evaluations.jsonl, in the order of updates; with workers that is some time later
-    settled   training acts on it: a lane whose return was not finite is frozen; if a callback asked for it, all ends
+    requested   training reaches its update: the policies are copied and the copy is played
+    recorded    its rows are in evaluations.jsonl, in the order of updates; with workers that is some time later
+    applied     training acts on it: a lane whose return was not finite is frozen; if a callback asked for it, all ends
 
-The first and the last are fixed: evaluation k is settled right before evaluation k + QUEUE is asked for, or at the end
-of training, and training waits for it where it is not in by then. That bounds the queue, and holds for evaluations that
-are played here and now just the same, so that the number of workers can change between a run and its resumption.
+The first and the last are fixed: evaluation k is applied right before evaluation k + QUEUE is requested, or at the end
+of training, and training waits for it where it is not recorded by then. That bounds the queue, and holds for
+evaluations that are played here and now just the same, so that the number of workers can change between a run and its
+resumption.
 Rows of a lane end with the evaluation in which its return was not finite, whenever it is frozen. A checkpoint holds the
-policies of every evaluation that is not in, so none gets lost.
+policies of every evaluation that is not recorded, so none gets lost.
 """
 
 import dataclasses
@@ -34,9 +35,9 @@ from tether.runs.records import Display
 from tether.runs.timeline import TRAINING, Timeline
 from tether.types import PRNGKey
 
-__all__ = ["QUEUE", "Asked", "Evaluations", "How", "evaluation_key", "evaluation_keys"]
+__all__ = ["QUEUE", "Evaluations", "How", "Requested", "evaluation_key", "evaluation_keys"]
 
-QUEUE = 2  # so many evaluations may be not settled while training goes on
+QUEUE = 2  # so many evaluations may be not applied while training goes on
 EVALUATION_STREAM = 1_000  # folded into a lane's key for rollouts; phases take 0, 1, ... for their updates
 WAIT_SECONDS = 0.02  # between two looks at what the workers do
 
@@ -45,32 +46,32 @@ OnStep = Callable[[int, int], None]
 
 
 @dataclasses.dataclass
-class Asked:
-    """An evaluation that was asked for and is not settled yet."""
+class Requested:
+    """An evaluation that is requested and not applied yet."""
 
     update: int
     lanes: tuple[int, ...]  # those that were not frozen then
-    policies: DeployedPolicy | None  # NumPy arrays, leading axis as `lanes`; None once it is in
-    lost: tuple[int, ...] | None = None  # lanes whose return was not finite; None: it is not in yet
+    policies: DeployedPolicy | None  # NumPy arrays, leading axis as `lanes`; None once it is recorded
+    lost: tuple[int, ...] | None = None  # lanes whose return was not finite; None: it is not recorded yet
     stop: str | None = None  # why training should end with it, where a callback says so
     by_workers: Evaluation | None = None
 
     @property
-    def is_in(self) -> bool:
+    def is_recorded(self) -> bool:
         """Whether its rows are written."""
         return self.lost is not None
 
 
 class Evaluations:
-    """The evaluations of a run that are not settled. `plan` is a `tether.runs.run.Plan`."""
+    """The evaluations of a run that are not applied. `plan` is a `tether.runs.run.Plan`."""
 
     def __init__(self, plan: Any, callbacks: Callbacks, display: Display, timeline: Timeline):
-        self.pending: list[Asked] = []  # in the order of their updates
-        self.lost: set[int] = set()  # lanes with a return that was not finite in any evaluation that is in
+        self.pending: list[Requested] = []  # in the order of their updates
+        self.lost: set[int] = set()  # lanes with a return that was not finite in any recorded evaluation
         self.device: str | None = None  # where policies act: cpu or accelerator; None: not chosen yet
         self.seconds_played = 0.0  # of all processes
         self._plan, self._callbacks, self._display, self._timeline = plan, callbacks, display, timeline
-        self._told: tuple[Asked, DeployedPolicy] | None = None  # what callbacks are told of right now
+        self._told: tuple[Requested, DeployedPolicy] | None = None  # what callbacks are told of right now
         self._pool: WorkerPool | None = None
         self._lock = threading.Lock()
         wanted = plan.options.eval_workers
@@ -87,7 +88,7 @@ class Evaluations:
         assert self._plan.task is not None
         return self._plan.task
 
-    # --- asking and playing ---
+    # --- requesting and playing ---
 
     def prepare(self, policies: Callable[[], DeployedPolicy], keys: Any) -> None:
         """Before the phase that is evaluated: choose where policies act and begin the workers.
@@ -101,29 +102,29 @@ class Evaluations:
             about = self.task, plan.algorithm, plan.prepared.spec
             self._pool = WorkerPool(self.workers, *about, accelerator=accelerator, record=self._note)
 
-    def ask(self, update: int, lanes: Sequence[int], policies: DeployedPolicy, keys: Any, how: "How") -> None:
+    def request(self, update: int, lanes: Sequence[int], policies: DeployedPolicy, keys: Any, how: "How") -> None:
         """Have the policies of `lanes` evaluated: here and now, or by workers while training goes on.
 
         policies: leading axis as `lanes`. keys: of all lanes of the run. Raises: what `how.on_step` raises; the
-        evaluation is then among those that are not in.
+        evaluation is then among those that are not recorded.
         """
-        self.pending.append(Asked(update, tuple(lanes), jax.device_get(policies)))
+        self.pending.append(Requested(update, tuple(lanes), jax.device_get(policies)))
         self.begin(keys, how)
 
     def begin(self, keys: Any, how: "How") -> None:
-        """Have every evaluation played that is neither in nor in the hands of workers, such as those of a checkpoint.
-        Raises as `ask`."""
-        for asked in [asked for asked in self.pending if not asked.is_in and asked.by_workers is None]:
-            assert asked.policies is not None
-            own = evaluation_keys(keys, asked.update)[np.asarray(asked.lanes)]
-            self.prepare(lambda policies=asked.policies: policies, own)
+        """Have every evaluation played that is neither recorded nor in the hands of workers, such as those of a
+        checkpoint. Raises as `request`."""
+        for requested in [each for each in self.pending if not each.is_recorded and each.by_workers is None]:
+            assert requested.policies is not None
+            own = evaluation_keys(keys, requested.update)[np.asarray(requested.lanes)]
+            self.prepare(lambda policies=requested.policies: policies, own)
             if self.workers:
-                self._send(asked, own)
+                self._send(requested, own)
             else:
                 started = time.perf_counter()
-                outcome = self.play(asked.policies, own, self._plan.options.eval_episodes, how)
-                self._note(TRAINING, "evaluate", started, time.perf_counter(), asked.update)
-                self._put_in(asked, outcome)
+                outcome = self.play(requested.policies, own, self._plan.options.eval_episodes, how)
+                self._note(TRAINING, "evaluate", started, time.perf_counter(), requested.update)
+                self._record(requested, outcome)
 
     def play(self, policies: DeployedPolicy, keys: Any, episodes: int, how: "How") -> Episodes:
         """Episodes of some lanes, played in this process; of several processes each plays a part. `keys`: of these
@@ -136,23 +137,23 @@ class Evaluations:
             played.append(rollout(some, self.task, episodes, keys[part], how.on_step, device=self._jax_device()))
         return _gather(Episodes(*(np.concatenate(parts) for parts in zip(*played, strict=True))), len(keys))
 
-    def _send(self, asked: Asked, keys: Any) -> None:
+    def _send(self, requested: Requested, keys: Any) -> None:
         """Give it to the workers."""
         assert self._pool is not None
         own = _own_share(len(keys))
-        policies = jax.tree.map(lambda leaf: leaf[own], asked.policies)
+        policies = jax.tree.map(lambda leaf: leaf[own], requested.policies)
         raw = np.asarray(jax.random.key_data(keys[own]))
-        asked.by_workers = self._pool.ask(asked.update, policies, raw, self._plan.options.eval_episodes)
+        requested.by_workers = self._pool.ask(requested.update, policies, raw, self._plan.options.eval_episodes)
 
     def close(self) -> None:
         """End the workers."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        for asked in self.pending:
-            asked.by_workers = None
+        for requested in self.pending:
+            requested.by_workers = None
 
-    # --- coming in and settling ---
+    # --- recording and applying ---
 
     def collect(self) -> None:
         """Write the rows of evaluations that workers have played, without waiting for any."""
@@ -160,64 +161,64 @@ class Evaluations:
             return
         for warning in self._pool.look_after():
             self._display.warn(warning)
-        if jax.process_count() > 1:  # all must do this at the same point, which `settle_first` is
+        if jax.process_count() > 1:  # all must do this at the same point, which `apply_first` is
             return
-        for asked in self.pending:
-            outcome = None if asked.by_workers is None else asked.by_workers.outcome
-            if not asked.is_in and outcome is None:
+        for requested in self.pending:
+            outcome = None if requested.by_workers is None else requested.by_workers.outcome
+            if not requested.is_recorded and outcome is None:
                 break
-            if outcome is not None and not asked.is_in:
-                self._put_in(asked, outcome)
+            if outcome is not None and not requested.is_recorded:
+                self._record(requested, outcome)
 
-    def settle_first(self, keys: Any, how: "How") -> Asked:
-        """Wait until the earliest evaluation is in, take it out and return it. Raises: what `how.on_step` raises; it
-        is then still there."""
-        asked = self.pending[0]
-        while not asked.is_in:
+    def apply_first(self, keys: Any, how: "How") -> Requested:
+        """Wait until the earliest evaluation is recorded, take it out and return it. Raises: what `how.on_step`
+        raises; it is then still there."""
+        requested = self.pending[0]
+        while not requested.is_recorded:
             self.begin(keys, how)
             self.collect()
-            if asked.is_in:
+            if requested.is_recorded:
                 break
-            assert asked.by_workers is not None
-            if asked.by_workers.over:
-                self._play_failed(asked, keys, how)
-                assert asked.by_workers.outcome is not None
-                self._put_in(asked, _gather(asked.by_workers.outcome, len(asked.lanes)))
+            assert requested.by_workers is not None
+            if requested.by_workers.over:
+                self._play_failed(requested, keys, how)
+                assert requested.by_workers.outcome is not None
+                self._record(requested, _gather(requested.by_workers.outcome, len(requested.lanes)))
             else:
                 how.on_step(0, 0)
                 time.sleep(WAIT_SECONDS)
         return self.pending.pop(0)
 
-    def _play_failed(self, asked: Asked, keys: Any, how: "How") -> None:
+    def _play_failed(self, requested: Requested, keys: Any, how: "How") -> None:
         """Play here what workers could not."""
-        evaluation = asked.by_workers
+        evaluation = requested.by_workers
         assert evaluation is not None
-        own = _own_share(len(asked.lanes))
-        keys = evaluation_keys(keys, asked.update)[np.asarray(asked.lanes)]
+        own = _own_share(len(requested.lanes))
+        keys = evaluation_keys(keys, requested.update)[np.asarray(requested.lanes)]
         for number in sorted(evaluation.failed):
             piece, started = evaluation.pieces[number], time.perf_counter()
             part = own[piece.lanes.start : piece.lanes.stop]
-            policies = jax.tree.map(lambda leaf, part=part: leaf[part], asked.policies)
+            policies = jax.tree.map(lambda leaf, part=part: leaf[part], requested.policies)
             whole = len(piece.episodes), keys[part], how.on_step
             outcome = rollout(policies, self.task, *whole, first=piece.episodes.start, device=self._jax_device())
             evaluation.put(number, outcome)
-            self._note(TRAINING, "evaluate", started, time.perf_counter(), asked.update)
+            self._note(TRAINING, "evaluate", started, time.perf_counter(), requested.update)
 
-    def _put_in(self, asked: Asked, outcome: Episodes) -> None:
+    def _record(self, requested: Requested, outcome: Episodes) -> None:
         """Tell its rows, of which the first callback writes them."""
         finite = [bool(np.isfinite(returns).all()) for returns in outcome.returns]
         # A network can turn finite parameters into infinite actions, for which a reward is not a number.
-        asked.lost = tuple(lane for lane, good in zip(asked.lanes, finite, strict=True) if not good)
-        policies, asked.policies, asked.by_workers = asked.policies, None, None
-        self.lost |= set(asked.lost)
-        kept = np.array([lane not in self.lost for lane in asked.lanes])
+        requested.lost = tuple(lane for lane, good in zip(requested.lanes, finite, strict=True) if not good)
+        policies, requested.policies, requested.by_workers = requested.policies, None, None
+        self.lost |= set(requested.lost)
+        kept = np.array([lane not in self.lost for lane in requested.lanes])
         if not kept.any():
             return
-        lanes, returns, lengths = np.asarray(asked.lanes)[kept], outcome.returns[kept], outcome.lengths[kept]
+        lanes, returns, lengths = np.asarray(requested.lanes)[kept], outcome.returns[kept], outcome.lengths[kept]
         scores = self.task.score(returns)
         rows = [
             {
-                "update": asked.update,
+                "update": requested.update,
                 "lane": int(lanes[row]),
                 "episode": episode,
                 "return": float(returns[row, episode]),
@@ -227,43 +228,43 @@ class Evaluations:
             for row, episode in np.ndindex(scores.shape)
         ]
         assert policies is not None
-        self._told = asked, policies
-        asked.stop = self._callbacks.tell("on_evaluation", rows)
+        self._told = requested, policies
+        requested.stop = self._callbacks.tell("on_evaluation", rows)
         self._told = None
 
     def save_policy(self, folder: Path, lane: int, **notes: Any) -> bool:
         """`RunInfo.save_policy`."""
         if self._told is None or lane not in self._told[0].lanes:
             return False
-        asked, policies = self._told
-        index = asked.lanes.index(lane)
+        requested, policies = self._told
+        index = requested.lanes.index(lane)
         policy = jax.tree.map(lambda leaf: leaf[index], policies)
-        save_lane_policy(self._plan, folder, policy, lane, **{"update": asked.update} | notes)
+        save_lane_policy(self._plan, folder, policy, lane, **{"update": requested.update} | notes)
         return True
 
     # --- checkpoints ---
 
     def notes(self) -> dict[str, Any]:
         """What a checkpoint keeps beside `arrays`."""
-        pending = [[asked.update, asked.lanes, asked.lost, asked.stop] for asked in self.pending]
+        pending = [[each.update, each.lanes, each.lost, each.stop] for each in self.pending]
         return {"pending": pending, "lost": sorted(self.lost), "device": self.device}
 
     def arrays(self) -> dict[str, DeployedPolicy]:
-        """The policies of evaluations that are not in, by update."""
-        return {str(asked.update): asked.policies for asked in self.pending if asked.policies is not None}
+        """The policies of evaluations that are not recorded, by update."""
+        return {str(each.update): each.policies for each in self.pending if each.policies is not None}
 
     def restore(self, notes: dict[str, Any], arrays: dict[str, DeployedPolicy]) -> None:
         """Go on from what a checkpoint holds."""
         self.pending = [
-            Asked(update, tuple(lanes), arrays.get(str(update)), None if lost is None else tuple(lost), *stop)
+            Requested(update, tuple(lanes), arrays.get(str(update)), None if lost is None else tuple(lost), *stop)
             for update, lanes, lost, *stop in notes["pending"]  # runs from before there were callbacks have no `stop`
         ]
         self.lost, self.device = set(notes["lost"]), notes["device"]
 
     @property
     def missing(self) -> set[int]:
-        """The updates of evaluations that are not in."""
-        return {asked.update for asked in self.pending if not asked.is_in}
+        """The updates of evaluations that are not recorded."""
+        return {each.update for each in self.pending if not each.is_recorded}
 
     # --- devices ---
 

@@ -83,7 +83,7 @@ class Run:
         self.position = Position(0, 0)
         self.resumed = False
         self._stop_reason: str | None = None  # of a callback
-        self.evaluated = -1  # updates of the last phase that were done when an evaluation was last asked for
+        self.evaluated = -1  # updates of the last phase that were done when an evaluation was last requested
         self.frozen: dict[int, Frozen] = {}  # by lane
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluation": 0.0, "waiting": 0.0, "wall": 0.0}
         self.updates_timed = 0
@@ -129,7 +129,7 @@ class Run:
                 self._run_phase(phase)
             if self.queue.pending:
                 with self._standing_still():
-                    self._settle(0)
+                    self._apply(0)
                 self._save()
         finally:
             self.queue.close()
@@ -174,7 +174,7 @@ class Run:
             if due:
                 self._evaluate()
             if self._ended() and not self.queue.missing:
-                self._settle(0)
+                self._apply(0)
             if due or self._ended() or self.position.update % self.plan.options.checkpoint_every_updates == 0:
                 self._save()
 
@@ -315,7 +315,7 @@ class Run:
             resumed=self.resumed,
             metrics=records.metrics.read(),
             evaluations=records.evaluations.read(),
-            settled=pending[0].update - 1 if pending else self.evaluated,
+            applied=pending[0].update - 1 if pending else self.evaluated,
             save_policy=lambda folder, lane, **notes: self.queue.save_policy(folder, lane, **notes),
         )
 
@@ -414,17 +414,17 @@ class Run:
         return done % self.plan.options.eval_every_updates == 0 or self._ended()
 
     def _evaluate(self) -> None:
-        """Ask for an evaluation of all living lanes, after settling the one that is due."""
+        """Request an evaluation of all living lanes, after applying the one that is due."""
         with self._standing_still():
-            self._settle(QUEUE - 1)
+            self._apply(QUEUE - 1)
             self.evaluated = self.position.update
             lanes = np.flatnonzero(self.alive).tolist()
             if lanes:
                 policies, how = self._snapshot(lanes), self._how_to_play(self._while_evaluating)
-                self.queue.ask(self.position.update, lanes, policies, self.groups.keys, how)
+                self.queue.request(self.position.update, lanes, policies, self.groups.keys, how)
 
     def _go_on_evaluating(self) -> None:
-        """What a checkpoint left to do: evaluations that were not in, and one that was not asked for yet."""
+        """What a checkpoint left to do: evaluations that were not recorded, and one that was not requested yet."""
         if self.queue.missing:
             with self._standing_still():
                 self.queue.begin(self.groups.keys, self._how_to_play(self._while_evaluating))
@@ -434,17 +434,17 @@ class Run:
             self._evaluate()
             self._save()
 
-    def _settle(self, most: int) -> None:
-        """Wait until at most so many evaluations are not settled. Lanes whose return was not finite are frozen, and
+    def _apply(self, most: int) -> None:
+        """Wait until at most so many evaluations are not applied. Lanes whose return was not finite are frozen, and
         training ends if a callback asked for it: here, and not when that is known, so that it does not depend on how
         fast evaluations are played."""
         while len(self.queue.pending) > most:
-            settled = self.queue.settle_first(self.groups.keys, self._how_to_play(self._while_evaluating))
-            for lane in settled.lost or ():
+            applied = self.queue.apply_first(self.groups.keys, self._how_to_play(self._while_evaluating))
+            for lane in applied.lost or ():
                 if lane not in self.frozen:
-                    where = Frozen(self.plan.phases()[-1][0], settled.update)
+                    where = Frozen(self.plan.phases()[-1][0], applied.update)
                     self._freeze(lane, where, "its return is not a number")
-            self._note_stop(settled.stop)
+            self._note_stop(applied.stop)
 
     @contextlib.contextmanager
     def _standing_still(self) -> Iterator[None]:
@@ -562,7 +562,7 @@ class Run:
 
 
 def _queued(notes: dict[str, Any]) -> list[Any]:
-    """(update, lanes, lost, stop) of the evaluations that a checkpoint has not settled; those of tether 0.1 had settled
+    """(update, lanes, lost, stop) of the evaluations that a checkpoint has not applied; those of tether 0.1 had applied
     all until workers played them."""
     return notes.get("evaluations", {"pending": []})["pending"]
 
