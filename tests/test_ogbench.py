@@ -1,5 +1,6 @@
 """OGBench's single-task data: small files, recorded in the package's own environments, against what those pay."""
 
+import importlib.metadata
 import json
 import sys
 import warnings
@@ -206,9 +207,12 @@ def test_policies_are_evaluated_where_the_rewards_are_paid(tmp_path: Path, maze:
     assert config["environment"] == "ogbench:pointmaze-medium-singletask-task3-v0"
     rows = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     assert len(rows) == 2
-    for row in rows:  # -1 a step until the goal
-        assert -row["length"] <= row["return"] <= 1 - row["length"]
+    for row in rows:  # 1 for a success, after which an episode ends
+        assert row["return"] == (row["length"] < 1000)
+        assert row["normalized_score"] == 100 * row["return"]
         assert 0 < row["length"] <= 1000
+    assert config["score"] == "success rate"
+    assert config["versions"]["ogbench"] == importlib.metadata.version("ogbench")
     assert tether("evaluate", str(run), "--episodes", "1")[0] == 0
 
 

@@ -38,6 +38,7 @@ def dataset(rewards: Any = REWARDS, **changed: Any) -> Dataset:
         ("cql_antmaze", [-2, 2, 2, -2, -2]),
         ("corl_antmaze", [-5, 5, 5, -5, -5]),
         ("dice_antmaze", [-1, 0, 0, -1, -1]),
+        ("sparse", [0, -1, -1, 0, 0]),
         ("minmax_pm1", [-1, 1, 1, -1, -1]),
         ("standardise", (np.array(REWARDS) - 0.4) / np.sqrt(0.24)),
     ],
@@ -50,7 +51,7 @@ def test_reward_transforms(name: str, expected: Any) -> None:
 
 def test_every_row_of_the_table_is_there() -> None:
     rows = "none iql_locomotion iql_antmaze cql_antmaze corl_antmaze standardise minmax_pm1 dice_antmaze"
-    assert list(REWARD_TRANSFORMS) == [*rows.split(), "bdpo_antmaze"]  # the last is BDPO's, arXiv 2502.04778
+    assert list(REWARD_TRANSFORMS) == [*rows.split(), "bdpo_antmaze", "sparse"]  # BDPO's and QC's
     assert list(OBSERVATION_TRANSFORMS) == ["none", "standardise", "standardise-1e-6"]
 
 

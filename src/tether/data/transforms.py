@@ -145,6 +145,11 @@ def _dice_antmaze(transitions: Transition) -> RewardFit:
     return lambda r: np.where(r > 0, 0.0, -1.0), {}
 
 
+def _sparse(transitions: Transition) -> RewardFit:
+    """0 where r = 0, else -1: all of an OGBench task or nothing (QC, arXiv 2507.07969)."""
+    return lambda r: np.where(r == 0, 0.0, -1.0), {}
+
+
 def _refuse_constant(name: str, rewards: Rewards) -> None:
     if rewards.min() == rewards.max():
         raise InputError(
@@ -164,6 +169,7 @@ REWARD_TRANSFORMS: Registry[RewardTransform] = registry("reward_transform").prov
         "minmax_pm1": _minmax_pm1,
         "dice_antmaze": _dice_antmaze,
         "bdpo_antmaze": _bdpo_antmaze,
+        "sparse": _sparse,
     }
 )
 

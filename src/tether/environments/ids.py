@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 
 from tether.environments.make import OWN_MODULES, check_imported, make_environment
-from tether.environments.tasks import TASKS, Task, find_task
+from tether.environments.tasks import TASKS, Task, find_task, single_task
 from tether.errors import InputError, unknown
 from tether.machine.plugins import load_plugins
 
@@ -37,7 +37,8 @@ def find_environment(name: str, horizon: int | None = None) -> Task:
 
 
 def task_of_id(name: str, horizon: int | None = None) -> Task:
-    """A row for a gymnasium id: without data sets and references, so scored by its returns.
+    """A row for a gymnasium id: without data sets and references, so scored by its returns; single tasks of OGBench by
+    success, as there.
 
     horizon: steps until a time-out, for ids that register none.
     Raises InputError: no such id; no time limit; not installed; actions or observations that tether has no use for.
@@ -67,4 +68,6 @@ def task_of_id(name: str, horizon: int | None = None) -> Task:
     environment = make_environment(task)
     sizes = space_size(environment.observation_space), space_size(environment.action_space)
     environment.close()
+    if module == "ogbench" and "-singletask-" in bare:
+        return single_task(name, sizes, task.horizon)
     return dataclasses.replace(task, observation_size=sizes[0], action_size=sizes[1])

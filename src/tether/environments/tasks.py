@@ -13,7 +13,7 @@ import numpy as np
 from tether.errors import InputError, unknown
 from tether.machine.registry import Registry, registry
 
-__all__ = ["TASKS", "Task", "d4rl_datasets", "find_task", "get_task", "recorded_task"]
+__all__ = ["TASKS", "Task", "d4rl_datasets", "find_task", "get_task", "recorded_task", "single_task"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Task:
             no scores; empty where they can.
         reference_min, reference_max: raw returns that score 0 and 100; None where nobody published them.
         references_by: whose references they are, where they are not D4RL's.
+        success_is_return: what counts of an episode is whether it ended in success, 1 or 0, not what it paid.
         aliases: other beginnings of file names that mean this task.
     """
 
@@ -49,6 +50,7 @@ class Task:
     reference_min: float | None = None
     reference_max: float | None = None
     references_by: str = ""
+    success_is_return: bool = False
     aliases: tuple[str, ...] = ()
 
     @property
@@ -67,6 +69,8 @@ class Task:
     @property
     def score_name(self) -> str:
         """What its scores are, for axes and tables."""
+        if self.success_is_return:
+            return "success rate"
         if not self.has_references:
             return "return"
         return f"{self.references_by} score" if self.references_by else "normalised score"
@@ -179,6 +183,16 @@ def recorded_task(
     if len(known) == 1 and known[0].horizon == horizon:
         return known[0]
     return Task(gymnasium_id, *sizes, horizon=horizon, gymnasium_id=gymnasium_id, options=options)
+
+
+def single_task(gymnasium_id: str, sizes: tuple[int, int], horizon: int | None, recorded_returns: str = "") -> Task:
+    """A single task of OGBench (`ogbench:scene-singletask-task2-v0`), scored as there: the rate of success in percent.
+
+    sizes: of observations and actions.
+    """
+    how = {"reference_min": 0.0, "reference_max": 1.0, "references_by": "OGBench", "success_is_return": True}
+    where = {"horizon": horizon, "gymnasium_id": gymnasium_id, "recorded_returns": recorded_returns}
+    return Task(gymnasium_id, *sizes, **where, **how)
 
 
 def d4rl_datasets() -> dict[str, Task]:

@@ -33,7 +33,8 @@ FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in eve
 class Episodes(NamedTuple):
     """Outcomes, (lanes, episodes) each."""
 
-    returns: Float[np.ndarray, "lanes episodes"]  # undiscounted sums of the environment's own rewards
+    # undiscounted sums of the environment's own rewards, or 1 for a success (`Task.success_is_return`)
+    returns: Float[np.ndarray, "lanes episodes"]
     lengths: Int[np.ndarray, "lanes episodes"]  # steps
 
 
@@ -78,10 +79,13 @@ def rollout(
             seen = [array.reshape(lanes, episodes, *array.shape[1:]) for array in (observations, rewards, running)]
             actions = actor.act(seen[0], seen[1], seen[2], step).reshape(len(environments), -1)
             for i in np.flatnonzero(running):
-                observation, reward, terminated, truncated, _ = environments[i].step(actions[i])
+                observation, reward, terminated, truncated, info = environments[i].step(actions[i])
                 observations[i], rewards[i] = observation, reward
-                returns[i] += float(reward)
                 lengths[i] += 1
+                if not task.success_is_return:
+                    returns[i] += float(reward)
+                elif terminated or truncated:
+                    returns[i] = float(info["success"])
                 running[i] = not (terminated or truncated)
             step += 1
             on_step(step, horizon)

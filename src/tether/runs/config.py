@@ -297,7 +297,7 @@ def fresh_folder(stem: str) -> Path:
 
 def versions() -> dict[str, str]:
     """Package -> version of what decides a run's numbers."""
-    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
+    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "ogbench")
     found = {"tether": _version.__version__}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):  # simulators are not needed to train

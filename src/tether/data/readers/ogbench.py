@@ -2,11 +2,14 @@
 
 A file holds T+1 observation rows for each trajectory and no rewards; the package's regular view makes T transitions
 of them and computes rewards and masks for the task's goal from the simulator states, with its own environment, which
-is also the one that policies are evaluated in.
+is also the one that policies are evaluated in. From version 1.2 on it pays for the state before the action, before that
+for the one after it, so the version is recorded.
 `masks` becomes `terminals` (0 and 1 exchanged), so nothing is bootstrapped from a success; the package's `terminals`,
 which mark where a trajectory ends, become `timeouts`. The recording goes on after a success.
 """
 
+import importlib.metadata
+import json
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,14 +20,16 @@ import numpy as np
 from tether.data.dataset import Dataset
 from tether.data.logs.tables import open_table
 from tether.data.source import Source
-from tether.environments.tasks import Task
+from tether.environments.tasks import Task, single_task
 from tether.errors import InputError, unknown
 from tether.machine.files import sha256_file
 
-__all__ = ["local_ogbench_files", "ogbench_root", "read_ogbench"]
+__all__ = ["PROVENANCE", "local_ogbench_files", "ogbench_root", "read_ogbench"]
 
 COLLECTION = "OGBench"
 SINGLETASK = "singletask"
+PROVENANCE = "provenance"
+"""The entry of a file that `tether data collect` made: JSON of how it came about. OGBench's own files have none."""
 
 
 def ogbench_root() -> Path:
@@ -77,12 +82,26 @@ def read_ogbench(name: str) -> Dataset:
         timeouts=columns["terminals"],
         next_observations=columns["next_observations"],
         source=Source(source, sha256_file(path), COLLECTION),
-        metadata={"environment": environment_id, "file": file_name},
+        metadata={"environment": environment_id, "file": file_name, **_origin(path)},
         recorded_in=_evaluated_in(environment_id, columns),
         exact_next_observations=True,
         terminals_end_episodes=False,
         successes=success,
     )
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """Whose file it is, and whose rewards."""
+    found = {"ogbench": importlib.metadata.version("ogbench")}
+    with np.load(path, allow_pickle=False) as file:
+        if PROVENANCE not in file:
+            return found
+        try:
+            made = json.loads(str(file[PROVENANCE]))
+            versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("tether", "ogbench", "mujoco"))
+            return found | {"origin": f"regenerated with {versions}, seed {made['seed']}: not OGBench's own file"}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: its provenance is altered: {type(error).__name__} {error}") from None
 
 
 def _parts(source: str, name: str) -> tuple[str, str]:
@@ -98,14 +117,10 @@ def _evaluated_in(environment_id: str, columns: dict[str, np.ndarray]) -> Task:
     """The environment of the single task, under a name with which gymnasium imports the package first."""
     import gymnasium
 
-    name = f"ogbench:{environment_id}"
-    return Task(
-        name,
-        *(columns[key].shape[-1] for key in ("observations", "actions")),
-        horizon=gymnasium.spec(environment_id).max_episode_steps,
-        gymnasium_id=name,
-        recorded_returns="trajectories head for many goals, go on after a success, and have lengths of their own",
-    )
+    sizes = columns["observations"].shape[-1], columns["actions"].shape[-1]
+    horizon = gymnasium.spec(environment_id).max_episode_steps
+    why = "trajectories head for many goals, go on after a success, and have lengths of their own"
+    return single_task(f"ogbench:{environment_id}", sizes, horizon, why)
 
 
 def _with_task(name: str) -> str:
