@@ -61,7 +61,7 @@ def open_world(recipe: Recipe) -> Iterator[gymnasium.Env]:
     with warnings.catch_warnings(), silent_mujoco():
         ignore_ogbench()
         warnings.simplefilter("ignore", DeprecationWarning)
-        limits = {"max_episode_steps": recipe.steps, "disable_env_checker": True}
+        limits: dict[str, Any] = {"max_episode_steps": recipe.steps, "disable_env_checker": True}
         environment = gymnasium.make(recipe.environment, terminate_at_goal=False, **limits, **mode)
         with contextlib.closing(environment):
             yield environment
