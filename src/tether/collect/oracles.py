@@ -57,12 +57,13 @@ def open_world(recipe: Recipe) -> Iterator[gymnasium.Env]:
     """The environment of a recipe, ready to be recorded."""
     import ogbench  # noqa: F401  (registers its environments)
 
-    mode = {} if _is_maze(recipe) else {"mode": "data_collection"}
+    how: dict[str, Any] = {"max_episode_steps": recipe.steps, "disable_env_checker": True, "terminate_at_goal": False}
+    if not _is_maze(recipe):
+        how["mode"] = "data_collection"
     with warnings.catch_warnings(), silent_mujoco():
         ignore_ogbench()
         warnings.simplefilter("ignore", DeprecationWarning)
-        limits: dict[str, Any] = {"max_episode_steps": recipe.steps, "disable_env_checker": True}
-        environment = gymnasium.make(recipe.environment, terminate_at_goal=False, **limits, **mode)
+        environment = gymnasium.make(recipe.environment, **how)
         with contextlib.closing(environment):
             yield environment
 
