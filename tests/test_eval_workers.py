@@ -369,14 +369,14 @@ OFTEN = dataclasses.replace(SETTINGS, eval_every_updates=50, eval_workers=0)
 
 def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
     """From update 100 on the second of two lanes has returns that are no numbers."""
-    real = evaluations.Evaluations._put_in
+    real = evaluations.Evaluations._record
 
-    def put_in(self: Any, asked: Any, outcome: Episodes) -> None:
+    def record(self: Any, asked: Any, outcome: Episodes) -> None:
         if asked.update >= 100 and 1 in asked.lanes:
             outcome.returns[asked.lanes.index(1), 0] = np.nan
         real(self, asked, outcome)
 
-    monkeypatch.setattr(evaluations.Evaluations, "_put_in", put_in)
+    monkeypatch.setattr(evaluations.Evaluations, "_record", record)
 
 
 def files(folder: Path) -> dict[str, str]:
