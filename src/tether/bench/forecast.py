@@ -37,6 +37,9 @@ ASSUMED_FRACTION = 0.5  # of the matmul rate, for an algorithm that was never me
 RATE_SECONDS = 0.5  # of measuring the matmul rate
 LONG_SECONDS = 24 * 3600.0  # a run that takes longer is announced before it starts
 SURELY_SHORT = 0.25  # of that, by the committed rates: then the machine's rate is not measured
+# Transitions of a run that no algorithm takes hours for (the slowest: 300 a second on 2 cores). Counting the work of an
+# update means tracing it, which takes seconds.
+FEW_TRANSITIONS = 2_000_000
 SAMPLED_STEPS = 100  # of an environment
 
 
@@ -122,6 +125,8 @@ def evaluation_seconds(algorithm: Any, task: Task, lanes: int, episodes: int) ->
 
 def long_run_warning(algorithm: Any, spec: Spec, batch_size: int, lanes: int) -> str | None:
     """One line for a run that would take more than a day here; None for others, and where nobody knows."""
+    if lanes * batch_size * sum(phase.updates for phase in algorithm.phases()) < FEW_TRANSITIONS:
+        return None
     rough = forecast(algorithm, spec, batch_size, lanes, None)
     if rough.seconds is None or rough.seconds < SURELY_SHORT * LONG_SECONDS:
         return None
