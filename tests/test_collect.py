@@ -335,6 +335,34 @@ def test_the_protocol(tmp_path: Path) -> None:
     assert {name for name in before if before[name] != after[name]} <= {"collect.json"}
 
 
+def test_levels_are_of_the_policy_that_collects(tmp_path: Path) -> None:
+    """D4RL's medium score by default; judged with the actor's noise, but as before in a collection of tether 0.1.0."""
+    options = {**FAST, "kinds": ("medium",), "steps": 400}
+    made = collect(CollectOptions("hopper", tmp_path / "set", **options), quiet=True)
+    assert "level 44.3 was not reached" in made.failure  # (1422 + 20.3) / 3254.6
+    path = tmp_path / "set" / "collect.json"
+    config = json.loads(path.read_text())
+    assert config["settings"]["judged_with_noise"]
+    noisy = (tmp_path / "set" / "training" / "evaluations.jsonl").read_text()
+    collect(CollectOptions("hopper", tmp_path / "mode", **options, noise=False), quiet=True)
+    assert noisy != (tmp_path / "mode" / "training" / "evaluations.jsonl").read_text()
+    with pytest.raises(InputError, match="was begun with judged_with_noise True, not False"):
+        collect(CollectOptions("hopper", tmp_path / "set", **options, noise=False), quiet=True)
+    del config["settings"]["judged_with_noise"]
+    path.write_text(json.dumps(config))
+    assert "level 44.3" in collect(CollectOptions("hopper", tmp_path / "set", **options), quiet=True).failure
+
+
+def test_protocol_sets_stand_beside_what_d4rl_published(tmp_path: Path) -> None:
+    made = collect(
+        CollectOptions("hopper", tmp_path, kinds=("medium",), rows=60, **{**FAST, "checkpoint_at": (-10.0,)})
+    )
+    found = made.files[0][1]
+    assert found["set"] == "D4RL's protocol, not D4RL's data: a protocol set"
+    assert (found["d4rl"]["return_mean"], round(found["d4rl"]["length_mean"])) == (1422, 457)
+    assert 1 < found["length_mean"] <= 60
+
+
 def test_a_level_that_is_not_reached_fails_and_more_steps_go_on(tmp_path: Path) -> None:
     options = {**FAST, "checkpoint_at": (1e6,), "kinds": ("medium-replay",)}
     made = collect(CollectOptions("Pendulum-v1", tmp_path / "set", steps=500, **options), quiet=True)

@@ -228,14 +228,16 @@ class Collect:
     """Rows to collect of random, medium, expert, --policy and --controller."""
     steps: Annotated[int, arg(metavar="N")] = 1_000_000
     """Most steps that SAC may take; it stops when all levels are reached."""
-    checkpoint_at: Annotated[str | None, hint("40, where scores are normalised", "SCORE,...")] = None
+    checkpoint_at: Annotated[
+        str | None, hint("D4RL's medium score, or 40 where scores are normalised", "SCORE,...")
+    ] = None
     """Levels whose policies are kept: normalised scores, or returns where the task has no references."""
     seed: int = 0
     """Seed of environment, networks and sampling."""
     layouts: Annotated[tuple[str, ...], hint("d4rl", "LAYOUT ...")] = ("d4rl",)
     """d4rl: one HDF5 file; minari: a folder for MINARI_DATASETS_PATH=DIR/minari."""
     no_noise: bool = False
-    """Gaussian policies act by their mode; D4RL's act with noise."""
+    """Gaussian policies act by their mode, also in the evaluations that judge levels; D4RL's act with noise."""
     horizon: Annotated[int | None, hint("the environment's", "N")] = None
     """Steps until an episode is cut."""
     batch_size: Annotated[int, arg(metavar="N")] = 256
@@ -247,7 +249,7 @@ class Collect:
     eval_every_steps: Annotated[int, arg(metavar="N")] = 2_000
     """Steps between the evaluations by which levels are judged."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 5
-    """Episodes without action noise per evaluation."""
+    """Episodes per evaluation."""
     set: Annotated[tuple[str, ...], hint("none", "NAME=VALUE ...")] = ()
     """Hyper-parameters of SAC."""
     episodes: Annotated[int | None, hint("as published", "N")] = None
@@ -274,7 +276,14 @@ class Collect:
             rows = f"{found['rows']:,} rows, {found['episodes']:,.0f} episodes" if found else "as it was"
             score = f", mean score {found['mean_score']:.1f}" if "mean_score" in found else ""
             returns = f", mean return {found['return_mean']:.1f}" if found else ""
-            print_out(f"{path}: {rows}{returns}{score}")
+            length = f", mean length {found['length_mean']:.0f}" if "length_mean" in found else ""
+            print_out(f"{path}: {rows}{returns}{score}{length}")
+            if "d4rl" in found:
+                theirs = found["d4rl"]
+                print_out(
+                    f"  {found['set']}; D4RL's: {theirs['rows']:,} rows, {theirs['episodes']:,} episodes, mean return "
+                    f"{theirs['return_mean']:,.0f}, mean length {theirs['length_mean']:.0f}"
+                )
         if made.failure:
             sys.stderr.write(f"tether: {made.failure}\n")
         return 1 if made.failure else 0

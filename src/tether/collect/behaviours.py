@@ -23,7 +23,16 @@ from tether.policies.deployed import DeployedPolicy
 from tether.policies.folder import load_policy
 from tether.policies.loaded import LoadedPolicy
 
-__all__ = ["PLANNER", "Behaviour", "Episode", "controlled", "play_episode", "random_actions", "rollouts_of"]
+__all__ = [
+    "PLANNER",
+    "Behaviour",
+    "Episode",
+    "controlled",
+    "play_episode",
+    "random_actions",
+    "rollouts_of",
+    "with_noise",
+]
 
 PLANNER = "waypoints"
 
@@ -62,8 +71,8 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
             f"{folder}: takes {found[0]} numbers, gives {found[1]}; {place.task.name} has {wanted[0]} and {wanted[1]}"
         )
     module, drawn = _within(policy.module, place), False
-    if noise and isinstance(module.policy, Mode) and isinstance(module.policy.actor, Sampler):
-        module, drawn = dataclasses.replace(module, policy=Sampled(module.policy.actor)), True
+    if noise:
+        module, drawn = with_noise(module)
     playing = LoadedPolicy(module, policy.document, policy.algorithm)
 
     def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
@@ -83,6 +92,13 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
         "policy": {"folder": str(folder), "sha256": document["sha256"], "notes": document["notes"]},
     }
     return _episodes(record, place, begin)
+
+
+def with_noise(module: DeployedPolicy) -> tuple[DeployedPolicy, bool]:
+    """The policy with a Gaussian actor's draws in place of its mode, and whether it is one."""
+    if isinstance(module.policy, Mode) and isinstance(module.policy.actor, Sampler):
+        return dataclasses.replace(module, policy=Sampled(module.policy.actor)), True
+    return module, False
 
 
 def _within(module: DeployedPolicy, place: Place) -> DeployedPolicy:

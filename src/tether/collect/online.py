@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.algorithms import SAC
+from tether.collect.behaviours import with_noise
 from tether.collect.environments import Place
 from tether.collect.rows import Columns, Log, Recorder
 from tether.data import Normaliser
@@ -40,6 +41,7 @@ __all__ = ["Online", "Training", "level_name"]
 CHUNK_STEPS = 50
 CHECKPOINT_STEPS = 10_000
 TRAINING_STREAM = 0  # of the seed; rollouts have others
+JUDGE_STREAM = 1_000  # of the seed's key
 GOLDEN_ROWS = 256
 
 
@@ -54,6 +56,7 @@ class Training:
     updates_per_step: int = 1
     eval_every_steps: int = 2_000
     eval_episodes: int = 5
+    judged_with_noise: bool = True  # levels are of the policy that collects: a Gaussian actor's draws, or its mode
 
 
 def level_name(level: float) -> str:
@@ -75,6 +78,7 @@ class Online:
         self.updates = self.evaluated = 0
         self.diverged = False
         init_key, self._act_key, self._learn_key = jax.random.split(jax.random.key(training.seed), 3)
+        self._judge_key = jax.random.fold_in(jax.random.key(training.seed), JUDGE_STREAM)
         self.spec = Spec(place.task.observation_size, place.task.action_size)
         self.algorithm = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), training.algorithm)
         self.state = jax.jit(lambda key: self.algorithm.init(self.spec, key))(init_key)
@@ -174,15 +178,19 @@ class Online:
         return self.updates > 0 and (rows // every > self.evaluated // every or ended)
 
     def _evaluate(self, environment: gymnasium.Env, levels: Sequence[float]) -> bool:
-        """Play episodes without noise, note them, keep the policy of levels that were reached for the first time."""
+        """Play episodes, note them, keep the policy of levels that were reached for the first time."""
         self.display.note("evaluating")
         policy, returns = self._deployed(), []
+        if self.training.judged_with_noise:
+            policy, _ = with_noise(policy)
+        key, steps = jax.random.fold_in(self._judge_key, self.log.rows), 0
         with silent_mujoco():
             for episode in range(self.training.eval_episodes):
                 observation, _ = environment.reset(seed=FIRST_EVALUATION_SEED + episode)
                 total, over = 0.0, False
                 while not over:
-                    action = _act(policy, np.asarray(observation, np.float32), self._act_key, np.int32(0))
+                    action = _act(policy, np.asarray(observation, np.float32), key, np.int32(steps))
+                    steps += 1
                     observation, reward, terminated, truncated, _ = environment.step(np.asarray(action))
                     total, over = total + float(reward), terminated or truncated
                 returns.append(total)

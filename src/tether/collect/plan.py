@@ -21,6 +21,7 @@ from tether.collect.behaviours import Behaviour, controlled, random_actions, rol
 from tether.collect.environments import Place, find_place
 from tether.collect.layouts import write_d4rl, write_minari
 from tether.collect.online import Online, Training, level_name
+from tether.collect.published import D4RL_SETS, PROTOCOL, medium_return
 from tether.collect.rows import Columns, Log, joined, summary
 from tether.errors import InputError, unknown
 from tether.machine.files import atomic_write_json
@@ -32,7 +33,7 @@ __all__ = ["KINDS", "LAYOUTS", "CollectOptions", "Made", "collect"]
 
 KINDS = ("random", "medium", "medium-replay", "full-replay", "medium-expert", "expert")
 LAYOUTS = ("d4rl", "minari")
-MEDIUM_SCORE = 40.0  # of D4RL's own medium policies: 42 to 62
+MEDIUM_SCORE = 40.0  # where D4RL has no medium set to go by
 SAVE_ROWS = 20_000  # of rollouts
 CONFIG_FORMAT = 1
 STREAMS = {"random": 1, "medium": 2, "expert": 3, "policy": 4, "controller": 5}  # of the seed; training is 0
@@ -80,13 +81,24 @@ def collect(options: CollectOptions, *, quiet: bool = False, command: str = "") 
     place = find_place(options.environment, options.horizon)
     algorithm = SAC(**parse_fields(SAC, options.set))
     fields = ("seed", "batch_size", "random_steps", "updates_per_step", "eval_every_steps", "eval_episodes")
-    training = Training(algorithm, **{name: getattr(options, name) for name in fields})
+    judged = {"judged_with_noise": options.noise and _judges_with_noise(options.out)}
+    training = Training(algorithm, **{name: getattr(options, name) for name in fields}, **judged)
     with Display(quiet) as display, StopSignals() as stop:
         collection = _Collection(options, place, training, command, display, stop)
         failure = collection.train()
         for kind in options.kinds if not failure else ():
             collection.make(kind)
     return Made(collection.files, failure)
+
+
+def _judges_with_noise(folder: Path) -> bool:
+    """What levels are judged by in a collection that is there: tether 0.1.0 judged them without noise."""
+    try:
+        return json.loads((folder / "collect.json").read_text())["settings"].get("judged_with_noise", False)
+    except OSError:
+        return True
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return True  # the comparison with it says what is wrong
 
 
 def _checked(options: CollectOptions) -> CollectOptions:
@@ -141,8 +153,13 @@ class _Collection:
                     f"{self.place.task.name} has no reference returns: say at which return a policy is medium, such as "
                     f"--checkpoint-at=-400 (needed for {', '.join(sorted(wanted))}; full-replay needs none)"
                 )
-            levels = [MEDIUM_SCORE]
+            levels = [self._medium_level()]
         return (levels[0] if levels else None), (levels[-1] if len(levels) > 1 else None)
+
+    def _medium_level(self) -> float:
+        """The score of D4RL's medium set, about a third of the expert's or more; to a digit, as it names a folder."""
+        published = medium_return(self.place.task.name)
+        return MEDIUM_SCORE if published is None else round(float(self.place.task.score(published)), 1)
 
     def _begin(self, command: str) -> dict[str, Any]:
         """collect.json: made, or compared with what is asked for now."""
@@ -172,7 +189,11 @@ class _Collection:
             found = json.loads(path.read_text())
             pairs = [("environment", found["environment"], config["environment"])]
             # Hyper-parameters that were not there when it was begun have their defaults.
-            before = {**found["settings"], "algorithm": self._defaults() | found["settings"]["algorithm"]}
+            before = {
+                "judged_with_noise": False,
+                **found["settings"],
+                "algorithm": self._defaults() | found["settings"]["algorithm"],
+            }
             pairs += [(name, before.get(name), value) for name, value in config["settings"].items()]
             _ = found["files"], found["commands"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,7 +209,7 @@ class _Collection:
         kinds = set(self.options.kinds)
         levels = sorted(self.options.checkpoint_at)
         if not levels and {"medium", "medium-replay", "medium-expert"} & kinds:
-            levels = [self.medium or MEDIUM_SCORE]
+            levels = [self.medium or self._medium_level()]
         to_the_end = "full-replay" in kinds or (bool({"expert", "medium-expert"} & kinds) and self.expert is None)
         if not (levels or to_the_end) or all(self._file(kind).exists() for kind in kinds & set(KINDS)):
             return ""
@@ -307,4 +328,8 @@ class _Collection:
         found |= {"rows": len(columns["rewards"]), **summary(columns)}
         if self.place.task.has_references and not self.place.task.recorded_returns:
             found["mean_score"] = float(self.place.task.score(found["return_mean"]))
+        published = D4RL_SETS.get((self.place.task.name, kind))
+        if published is not None:
+            found["set"] = PROTOCOL
+            found["d4rl"] = published._asdict() | {"length_mean": published.length_mean}
         return json.loads(json.dumps(found, default=str))

@@ -128,4 +128,5 @@ def summary(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
     starts = np.concatenate([[0], ends[:-1]])
     returns = np.add.reduceat(columns["rewards"][: ends[-1]].astype(np.float64), starts)
     numbers = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "max": returns.max()}
-    return {"episodes": float(len(ends))} | {f"return_{name}": float(value) for name, value in numbers.items()}
+    found = {"episodes": float(len(ends)), "length_mean": float(np.mean(ends - starts))}
+    return found | {f"return_{name}": float(value) for name, value in numbers.items()}
