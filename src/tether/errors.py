@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200  # characters of a value in a message
+
 
 class InputError(ValueError):
     """Bad input or wrong usage: one line that names the value, the place and the choices.
@@ -15,9 +17,16 @@ class ArgumentError(InputError, TypeError):
     """A keyword argument that a class or function does not take; also a TypeError, as Python raises one for it."""
 
 
-def unknown(kind: str, value: str, choices: Iterable[str], error: type[InputError] = InputError) -> InputError:
+def shortened(value: object) -> str:
+    """A value in words, cut where it is long: a message is one line that people read."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def unknown(kind: str, value: object, choices: Iterable[str], error: type[InputError] = InputError) -> InputError:
     """An InputError, or another `error`, for a name that is not among `choices`, nearest names first."""
     choices = sorted(choices)
+    value = shortened(value)
     near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"choices: {', '.join(choices)}"
     return error(f"unknown {kind} {value!r}; {hint}")

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
 from tether.algorithms.iql import WEIGHT_LIMIT
+from tether.algorithms.ranges import Fraction, NonNegative, Positive, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import advantage_weights, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import FreeGaussianActor, QEnsemble, torch_uniform
@@ -43,16 +44,19 @@ class AWACState(NamedTuple):
 class AWAC(eqx.Module):
     """Hyper-parameters of AWAC; the default temperature is CORL's for locomotion."""
 
-    temperature: Hyperparameter = 1.0 / 3.0  # lambda; infinite is cloning
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    temperature: Positive = 1.0 / 3.0  # lambda; infinite is cloning
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> AWACState:
         """Fresh networks; the target starts as a copy."""

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Derive, Hyperparameter, Network, Phase, network_field
+from tether.algorithms.ranges import Fraction, NonNegative, Positive, Sizes, StaticFraction, Updates, check_ranges
 from tether.algorithms.shared.losses import advantage_weights
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import Layers, ValueNetwork, make_network
@@ -86,18 +87,21 @@ class AWR(eqx.Module):
 
     view: ClassVar[str] = "returns"
 
-    temperature: Hyperparameter = 1.0  # beta
-    trace_decay: Hyperparameter = 0.95  # lambda of the returns in the advantage
-    std: Hyperparameter = 0.4  # of the policy, in action boxes
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    value_learning_rate: Hyperparameter = 3e-4  # Adam, V
+    temperature: Positive = 1.0  # beta
+    trace_decay: Fraction = 0.95  # lambda of the returns in the advantage
+    std: Positive = 0.4  # of the policy, in action boxes
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    value_learning_rate: NonNegative = 3e-4  # Adam, V
 
-    discount: float = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
+    discount: StaticFraction = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
     critic_network: Network = network_field()  # of V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(128, 64))
-    pretrain_updates: int = eqx.field(static=True, default=100_000)
-    train_updates: int = eqx.field(static=True, default=500_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(128, 64))
+    pretrain_updates: Updates = eqx.field(static=True, default=100_000)
+    train_updates: Updates = eqx.field(static=True, default=500_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> AWRState:
         """Fresh networks."""

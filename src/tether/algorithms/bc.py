@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.ranges import NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.sac import entropy_weight_step
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import DeterministicActor, GaussianActor, glorot_uniform
@@ -61,14 +62,17 @@ def gaussian_cloning_loss(
 class BC(eqx.Module):
     """Hyper-parameters of behaviour cloning."""
 
-    learning_rate: Hyperparameter = 3e-4  # Adam
+    learning_rate: NonNegative = 3e-4  # Adam
     entropy_target: Hyperparameter = -1.0  # of the Gaussian kind, per coordinate of the action
-    entropy_learning_rate: Hyperparameter = 3e-4  # Adam, of log alpha
+    entropy_learning_rate: NonNegative = 3e-4  # Adam, of log alpha
 
     actor_kind: Literal["deterministic", "gaussian"] = eqx.field(static=True, default="deterministic")
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> BCState:
         """Fresh networks; alpha starts at 1."""

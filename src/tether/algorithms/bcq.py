@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import aggregate_heads, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import Layers, QEnsemble, make_network
@@ -74,19 +75,22 @@ class PerturbedVAE(eqx.Module):
 class BCQ(eqx.Module):
     """Hyper-parameters of BCQ; the defaults are the authors' for every task."""
 
-    perturbation_size: Hyperparameter = 0.05  # Phi; 0 is cloning by the VAE
-    pessimism: Hyperparameter = 0.75  # lambda: weight of the lower head in the target
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 1e-3  # Adam, all networks
-    target_rate: Hyperparameter = 0.005  # Polyak step of both targets
+    perturbation_size: NonNegative = 0.05  # Phi; 0 is cloning by the VAE
+    pessimism: Fraction = 0.75  # lambda: weight of the lower head in the target
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 1e-3  # Adam, all networks
+    target_rate: Fraction = 0.005  # Polyak step of both targets
 
-    next_candidates: int = eqx.field(static=True, default=10)  # per next state
-    candidates: int = acting_field(100)  # when acting
+    next_candidates: Count = eqx.field(static=True, default=10)  # per next state
+    candidates: Count = acting_field(100)  # when acting
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the perturbation
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(400, 300))  # Q and perturbation
-    vae_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(750, 750))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(400, 300))  # Q and perturbation
+    vae_hidden_sizes: Sizes = eqx.field(static=True, default=(750, 750))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> BCQState:
         """Fresh networks; targets start as copies."""

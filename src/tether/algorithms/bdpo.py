@@ -44,7 +44,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
 from tether.diffusion import vp
@@ -122,13 +123,13 @@ def mean_values(
 class BDPO(eqx.Module):
     """Hyper-parameters of BDPO; defaults are the paper's common ones for locomotion, eta and rho those of walker2d."""
 
-    eta: Hyperparameter = 0.15  # weight of the path KL; smaller is greedier until it becomes unstable
-    pessimism: Hyperparameter = 1.0  # rho of the lower confidence bound
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 1e-5  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
-    behaviour_learning_rate: Hyperparameter = 3e-4  # Adam, behaviour, constant
-    target_rate: Hyperparameter = 0.005  # Polyak step of all averages
+    eta: NonNegative = 0.15  # weight of the path KL; smaller is greedier until it becomes unstable
+    pessimism: NonNegative = 1.0  # rho of the lower confidence bound
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 1e-5  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V
+    behaviour_learning_rate: NonNegative = 3e-4  # Adam, behaviour, constant
+    target_rate: Fraction = 0.005  # Polyak step of all averages
 
     penalty_order: Literal["discounted", "separate"] = eqx.field(static=True, default="discounted")
     behaviour_in_training: Literal["fixed", "continuing"] = eqx.field(static=True, default="fixed")
@@ -137,23 +138,24 @@ class BDPO(eqx.Module):
     value_layer_norm: bool = eqx.field(static=True, default=True)  # off: sharper, can grow beyond where data are dense
     bootstrap: bool = eqx.field(static=True, default=True)  # False: one-step problems, the target is the reward alone
     cosine_decay: bool = eqx.field(static=True, default=True)  # actor's and critics' rates fall to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
-    actor_warmup_updates: int = eqx.field(static=True, default=50_000)  # critics alone at first
-    actor_update_interval: int = eqx.field(static=True, default=5)
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    actor_warmup_updates: Updates = eqx.field(static=True, default=50_000)  # critics alone at first
+    actor_update_interval: Interval = eqx.field(static=True, default=5)
     clip_denoised: bool = eqx.field(static=True, default=True)  # clip the clean action while sampling
-    diffusion_steps: int = eqx.field(static=True, default=5)  # N
-    ensemble_size: int = eqx.field(static=True, default=10)  # K, of Q and of V
-    samples: int = eqx.field(static=True, default=10)  # M, in targets and actor loss
-    candidates: int = acting_field(10)  # samples when acting
+    diffusion_steps: Count = eqx.field(static=True, default=5)  # N
+    ensemble_size: Count = eqx.field(static=True, default=10)  # K, of Q and of V
+    samples: Count = eqx.field(static=True, default=10)  # M, in targets and actor loss
+    candidates: Count = acting_field(10)  # samples when acting
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # the behaviour, too
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critics
-    noise_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256, 256))
-    time_embedding_size: int = eqx.field(static=True, default=64)
-    pretrain_updates: int = eqx.field(static=True, default=2_000_000)
-    train_updates: int = eqx.field(static=True, default=2_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critics
+    noise_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256, 256))
+    time_embedding_size: Count = eqx.field(static=True, default=64)
+    pretrain_updates: Updates = eqx.field(static=True, default=2_000_000)
+    train_updates: Updates = eqx.field(static=True, default=2_000_000)
 
     def __check_init__(self):
+        check_ranges(self)
         if not self.bootstrap and self.penalty_order == "separate":
             raise InputError("bootstrap=False leaves out the chain whose penalty penalty_order 'separate' charges")
 

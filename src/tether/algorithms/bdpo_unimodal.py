@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.bdpo import q_loss
-from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
 from tether.networks import GaussianActor, QEnsemble, TanhGaussian, orthogonal
@@ -79,30 +80,33 @@ class UnimodalPolicy(eqx.Module):
 class BDPOUnimodal(eqx.Module):
     """Hyper-parameters of the ablation; defaults as BDPO's, eta the Gaussian's for walker2d."""
 
-    eta: Hyperparameter = 0.25  # weight of the penalty
-    pessimism: Hyperparameter = 1.0  # rho of the lower confidence bound
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 1e-5  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
-    behaviour_learning_rate: Hyperparameter = 3e-4  # Adam, behaviour, constant
-    target_rate: Hyperparameter = 0.005  # Polyak step of all averages
+    eta: NonNegative = 0.25  # weight of the penalty
+    pessimism: NonNegative = 1.0  # rho of the lower confidence bound
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 1e-5  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q
+    behaviour_learning_rate: NonNegative = 3e-4  # Adam, behaviour, constant
+    target_rate: Fraction = 0.005  # Polyak step of all averages
 
     actor_kind: Literal["gaussian", "deterministic"] = eqx.field(static=True, default="gaussian")
     penalty_order: Literal["separate", "discounted"] = eqx.field(static=True, default="separate")  # deviation 1
     bootstrap: bool = eqx.field(static=True, default=True)  # False: one-step problems, the target is the reward alone
     cosine_decay: bool = eqx.field(static=True, default=True)  # actor's and critic's rates fall to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
-    actor_warmup_updates: int = eqx.field(static=True, default=50_000)  # critic alone at first
-    actor_update_interval: int = eqx.field(static=True, default=5)
-    ensemble_size: int = eqx.field(static=True, default=10)  # K
-    samples: int = eqx.field(static=True, default=10)  # M, in target and actor loss; the deterministic actor needs 1
-    candidates: int = acting_field(10)  # samples when acting
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    actor_warmup_updates: Updates = eqx.field(static=True, default=50_000)  # critic alone at first
+    actor_update_interval: Interval = eqx.field(static=True, default=5)
+    ensemble_size: Count = eqx.field(static=True, default=10)  # K
+    samples: Count = eqx.field(static=True, default=10)  # M, in target and actor loss; the deterministic actor needs 1
+    candidates: Count = acting_field(10)  # samples when acting
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # the behaviour, too
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic
-    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # behaviour, too
-    pretrain_updates: int = eqx.field(static=True, default=2_000_000)
-    train_updates: int = eqx.field(static=True, default=2_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critic
+    actor_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # behaviour, too
+    pretrain_updates: Updates = eqx.field(static=True, default=2_000_000)
+    train_updates: Updates = eqx.field(static=True, default=2_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> BDPOUnimodalState:
         """Fresh networks; averages and actor start as copies."""

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Positive, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import aggregate_heads, mmd, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, torch_uniform
@@ -53,25 +54,28 @@ class BEARState(NamedTuple):
 class BEAR(eqx.Module):
     """Hyper-parameters of BEAR; the defaults are D4RL's script's."""
 
-    mmd_limit: Hyperparameter = 0.05  # the largest MMD that costs nothing
-    kernel_width: Hyperparameter = 50.0  # sigma
-    pessimism: Hyperparameter = 0.75  # lambda: weight of the lower head in the target
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 1e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and VAE
-    multiplier_learning_rate: Hyperparameter = 1e-3  # Adam, log alpha
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    mmd_limit: NonNegative = 0.05  # the largest MMD that costs nothing
+    kernel_width: Positive = 50.0  # sigma
+    pessimism: Fraction = 0.75  # lambda: weight of the lower head in the target
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 1e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and VAE
+    multiplier_learning_rate: NonNegative = 1e-3  # Adam, log alpha
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     kernel: Literal["gaussian", "laplacian"] = eqx.field(static=True, default="gaussian")
-    warmup_updates: int = eqx.field(static=True, default=40_000)  # with the MMD term alone
-    mmd_samples: int = eqx.field(static=True, default=4)
-    next_actions: int = eqx.field(static=True, default=10)
-    candidates: int = acting_field(100)  # when acting
+    warmup_updates: Updates = eqx.field(static=True, default=40_000)  # with the MMD term alone
+    mmd_samples: Count = eqx.field(static=True, default=4)
+    next_actions: Count = eqx.field(static=True, default=10)
+    candidates: Count = acting_field(100)  # when acting
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and actor
-    vae_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(750, 750))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # Q and actor
+    vae_hidden_sizes: Sizes = eqx.field(static=True, default=(750, 750))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> BEARState:
         """Fresh networks, alpha 1; the target starts as a copy."""

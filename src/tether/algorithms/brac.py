@@ -27,6 +27,7 @@ import optax
 
 from tether.algorithms.bc import DATA_MARGIN, gaussian_cloning_loss
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.sac import entropy_weight_step
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
@@ -160,22 +161,25 @@ class BRACP(eqx.Module):
     The default weight is the middle of the authors' sweep.
     """
 
-    kl_weight: Hyperparameter = 1.0  # alpha
+    kl_weight: NonNegative = 1.0  # alpha
     entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-5  # Adam, actor
-    critic_learning_rate: Hyperparameter = 1e-3  # Adam, Q
-    behaviour_learning_rate: Hyperparameter = 5e-4  # Adam, behaviour
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-5  # Adam, actor
+    critic_learning_rate: NonNegative = 1e-3  # Adam, Q
+    behaviour_learning_rate: NonNegative = 5e-4  # Adam, behaviour
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    samples: int = eqx.field(static=True, default=4)  # actions per state in the KL
-    warmup_updates: int = eqx.field(static=True, default=20_000)  # with the KL alone
+    samples: Count = eqx.field(static=True, default=4)  # actions per state in the KL
+    warmup_updates: Updates = eqx.field(static=True, default=20_000)  # with the KL alone
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # the behaviour, too
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(300, 300))  # Q
-    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(200, 200))  # behaviour, too
-    pretrain_updates: int = eqx.field(static=True, default=300_000)
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(300, 300))  # Q
+    actor_hidden_sizes: Sizes = eqx.field(static=True, default=(200, 200))  # behaviour, too
+    pretrain_updates: Updates = eqx.field(static=True, default=300_000)
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> BRACState:
         """Fresh networks."""
@@ -225,22 +229,25 @@ class BRACV(eqx.Module):
     The default weight is the middle of the authors' sweep.
     """
 
-    kl_weight: Hyperparameter = 1.0  # alpha
+    kl_weight: NonNegative = 1.0  # alpha
     entropy_target: Hyperparameter = -1.0  # of the behaviour, per coordinate of the action
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-5  # Adam, actor
-    critic_learning_rate: Hyperparameter = 1e-3  # Adam, Q
-    behaviour_learning_rate: Hyperparameter = 5e-4  # Adam, behaviour
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-5  # Adam, actor
+    critic_learning_rate: NonNegative = 1e-3  # Adam, Q
+    behaviour_learning_rate: NonNegative = 5e-4  # Adam, behaviour
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    samples: int = eqx.field(static=True, default=4)  # actions per state in the KL
-    warmup_updates: int = eqx.field(static=True, default=20_000)  # with the KL alone
+    samples: Count = eqx.field(static=True, default=4)  # actions per state in the KL
+    warmup_updates: Updates = eqx.field(static=True, default=20_000)  # with the KL alone
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # the behaviour, too
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(300, 300))  # Q
-    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(200, 200))  # behaviour, too
-    pretrain_updates: int = eqx.field(static=True, default=300_000)
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(300, 300))  # Q
+    actor_hidden_sizes: Sizes = eqx.field(static=True, default=(200, 200))  # behaviour, too
+    pretrain_updates: Updates = eqx.field(static=True, default=300_000)
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> BRACState:
         """Fresh networks."""

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
 from tether.algorithms.shared.losses import grad_in_parts, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
@@ -103,23 +104,26 @@ def conservative_gap(
 class CQL(eqx.Module):
     """Hyper-parameters of CQL; the defaults are CORL's for locomotion."""
 
-    penalty_weight: Hyperparameter = 10.0  # w
+    penalty_weight: NonNegative = 10.0  # w
     penalty_target: Hyperparameter = 5.0  # tau of the Lagrange form
     entropy_target: Hyperparameter = -1.0  # per coordinate of the action
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-5  # Adam, actor and temperature
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and multiplier
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-5  # Adam, actor and temperature
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and multiplier
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     lagrange: bool = eqx.field(static=True, default=False)  # alpha' by dual ascent
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `proposals` next actions (AntMaze)
     gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts (AntMaze)
-    proposals: int = eqx.field(static=True, default=10)  # n of each of the three kinds
+    proposals: Count = eqx.field(static=True, default=10)  # n of each of the three kinds
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # Q
-    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # Q
+    actor_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> CQLState:
         """Fresh networks, multipliers 1; the target starts as a copy."""

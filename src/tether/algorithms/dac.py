@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import aggregate_heads, average_when_due, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
@@ -86,31 +87,34 @@ def guided_loss(
 class DAC(eqx.Module):
     """Hyper-parameters of DAC; defaults are the paper's for locomotion."""
 
-    noise_bound: Hyperparameter = 1.0  # b, allowed noise error per coordinate; 1 is loose, 0.05 nearly imitation
-    pessimism: Hyperparameter = 1.0  # rho of the lower confidence bound
-    eta_init: Hyperparameter = 1.0  # first multiplier of the behaviour term; large imitates, small is greedy
-    eta_learning_rate: Hyperparameter = 1e-3  # of dual ascent; 0 keeps eta fixed (AntMaze)
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, critics
-    target_rate: Hyperparameter = 0.005  # Polyak step of critic and actor averages
+    noise_bound: NonNegative = 1.0  # b, allowed noise error per coordinate; 1 is loose, 0.05 nearly imitation
+    pessimism: NonNegative = 1.0  # rho of the lower confidence bound
+    eta_init: NonNegative = 1.0  # first multiplier of the behaviour term; large imitates, small is greedy
+    eta_learning_rate: NonNegative = 1e-3  # of dual ascent; 0 keeps eta fixed (AntMaze)
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, critics
+    target_rate: Fraction = 0.005  # Polyak step of critic and actor averages
 
     guidance: Literal["soft", "hard", "denoised"] = eqx.field(static=True, default="soft")
     head_aggregation: Literal["lcb", "min", "convex"] = eqx.field(static=True, default="lcb")
     max_q_backup: bool = eqx.field(static=True, default=False)  # best instead of mean of the next actions (AntMaze)
     bootstrap: bool = eqx.field(static=True, default=True)  # False: one-step problems, the target is the reward alone
     cosine_decay: bool = eqx.field(static=True, default=True)  # both rates fall to 0 over training
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clip the clean action while sampling
-    diffusion_steps: int = eqx.field(static=True, default=5)  # T
-    ensemble_size: int = eqx.field(static=True, default=10)  # H
-    next_actions: int = eqx.field(static=True, default=10)  # samples per next state in the critic's target
-    candidates: int = acting_field(10)  # samples when acting
+    diffusion_steps: Count = eqx.field(static=True, default=5)  # T
+    ensemble_size: Count = eqx.field(static=True, default=10)  # H
+    next_actions: Count = eqx.field(static=True, default=10)  # samples per next state in the critic's target
+    candidates: Count = acting_field(10)  # samples when acting
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    time_embedding_size: int = eqx.field(static=True, default=16)
-    train_updates: int = eqx.field(static=True, default=2_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    time_embedding_size: Count = eqx.field(static=True, default=16)
+    train_updates: Updates = eqx.field(static=True, default=2_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> DACState:
         """Fresh networks; averages start as copies."""

@@ -14,7 +14,8 @@ import equinox as eqx
 import optax
 
 from tether.algorithms.dql import dql_noise_network
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
+from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Positive, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
@@ -37,16 +38,19 @@ class DiffusionBCState(NamedTuple):
 class DiffusionBC(eqx.Module):
     """Hyper-parameters of diffusion cloning."""
 
-    learning_rate: Hyperparameter = 3e-4  # Adam
-    target_rate: Hyperparameter = 0.005  # Polyak step of the average
-    gradient_norm: Hyperparameter = 1.0  # clip of the global norm
+    learning_rate: NonNegative = 3e-4  # Adam
+    target_rate: Fraction = 0.005  # Polyak step of the average
+    gradient_norm: Positive = 1.0  # clip of the global norm
 
     cosine_decay: bool = eqx.field(static=True, default=True)  # the rate falls to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
-    diffusion_steps: int = eqx.field(static=True, default=5)  # T
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    diffusion_steps: Count = eqx.field(static=True, default=5)  # T
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> DiffusionBCState:
         """A fresh network; the average starts as a copy."""

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Positive, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import average_when_due, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
@@ -86,23 +87,26 @@ def chain_q_target(
 class DQL(eqx.Module):
     """Hyper-parameters of Diffusion-QL; the defaults are the paper's for locomotion."""
 
-    q_weight: Hyperparameter = 1.0  # eta
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of both averages
-    gradient_norm: Hyperparameter = 9.0  # clip of the global norm, actor and critic apart
+    q_weight: NonNegative = 1.0  # eta
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q
+    target_rate: Fraction = 0.005  # Polyak step of both averages
+    gradient_norm: Positive = 9.0  # clip of the global norm, actor and critic apart
 
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of 10 next actions per head
     cosine_decay: bool = eqx.field(static=True, default=False)  # actor's and critic's rates fall to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
-    diffusion_steps: int = eqx.field(static=True, default=5)  # T
-    backup_samples: int = eqx.field(static=True, default=10)  # of the max-Q backup
-    candidates: int = acting_field(50)  # chains when acting
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    diffusion_steps: Count = eqx.field(static=True, default=5)  # T
+    backup_samples: Count = eqx.field(static=True, default=10)  # of the max-Q backup
+    candidates: Count = acting_field(50)  # chains when acting
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    train_updates: int = eqx.field(static=True, default=2_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: Updates = eqx.field(static=True, default=2_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> DQLState:
         """Fresh networks; targets start as copies."""

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
+from tether.algorithms.ranges import Count, Depth, Fraction, NonNegative, Positive, Updates, check_ranges
 from tether.algorithms.shared.optimisers import adam_init, adamw_step, clip_by_global_norm
 from tether.errors import InputError
 from tether.networks import CausalTransformer, Dropout, Linear, dropout, torch_uniform
@@ -157,19 +158,22 @@ class DT(eqx.Module):
     view: ClassVar[str] = "trajectories"
 
     target_return: Hyperparameter = acting_field(3600.0, static=False)  # asked for when acting, in raw rewards
-    return_scale: Hyperparameter = 1000.0  # what returns are divided by before they are embedded
-    learning_rate: Hyperparameter = 1e-4  # AdamW
-    weight_decay: Hyperparameter = 1e-4  # AdamW
-    gradient_norm: Hyperparameter = 0.25  # gradients are clipped to it, all as one
-    dropout: Hyperparameter = 0.1
+    return_scale: Positive = 1000.0  # what returns are divided by before they are embedded
+    learning_rate: NonNegative = 1e-4  # AdamW
+    weight_decay: NonNegative = 1e-4  # AdamW
+    gradient_norm: Positive = 0.25  # gradients are clipped to it, all as one
+    dropout: Fraction = 0.1
 
-    context_length: int = eqx.field(static=True, default=20)  # K: steps that are seen
-    episode_length: int = eqx.field(static=True, default=1000)  # steps that have an embedding of their own
-    width: int = eqx.field(static=True, default=128)
-    block_count: int = eqx.field(static=True, default=3)
-    heads: int = eqx.field(static=True, default=1)
-    warmup_updates: int = eqx.field(static=True, default=10_000)  # over which the learning rate rises, linearly
-    train_updates: int = eqx.field(static=True, default=100_000)
+    context_length: Count = eqx.field(static=True, default=20)  # K: steps that are seen
+    episode_length: Count = eqx.field(static=True, default=1000)  # steps that have an embedding of their own
+    width: Count = eqx.field(static=True, default=128)
+    block_count: Depth = eqx.field(static=True, default=3)
+    heads: Count = eqx.field(static=True, default=1)
+    warmup_updates: Updates = eqx.field(static=True, default=10_000)  # over which the learning rate rises, linearly
+    train_updates: Updates = eqx.field(static=True, default=100_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> DTState:
         """Fresh networks. Raises InputError for a width that the heads do not divide."""

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Positive, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import expectile_loss, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
@@ -138,32 +139,33 @@ class DTQLPolicy(eqx.Module):
 class DTQL(eqx.Module):
     """Hyper-parameters of DTQL; defaults are the paper's common ones where a number is common to all tasks."""
 
-    trust_region_weight: Hyperparameter = 0.2  # alpha, weight of L_TR against Q; 0.2 is ours for "mean-abs"
-    expectile: Hyperparameter = 0.7  # tau of the value regression; 0.5 is the mean, 1 the best action seen
-    discount: Hyperparameter = 0.99  # gamma
-    log_likelihood_weight: Hyperparameter = 0.0  # lambda of the NLL term; the paper uses 1 on AntMaze
-    learning_rate: Hyperparameter = 3e-4  # Adam, denoiser and policy
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target heads, each update
-    sigma_data: Hyperparameter = 0.5  # EDM: standard deviation assumed of the actions
-    sigma_min: Hyperparameter = 0.002  # EDM: smallest noise level
-    sigma_max: Hyperparameter = 80.0  # EDM: largest noise level
+    trust_region_weight: NonNegative = 0.2  # alpha, weight of L_TR against Q; 0.2 is ours for "mean-abs"
+    expectile: Fraction = 0.7  # tau of the value regression; 0.5 is the mean, 1 the best action seen
+    discount: Fraction = 0.99  # gamma
+    log_likelihood_weight: NonNegative = 0.0  # lambda of the NLL term; the paper uses 1 on AntMaze
+    learning_rate: NonNegative = 3e-4  # Adam, denoiser and policy
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V
+    target_rate: Fraction = 0.005  # Polyak step of the target heads, each update
+    sigma_data: Positive = 0.5  # EDM: standard deviation assumed of the actions
+    sigma_min: Positive = 0.002  # EDM: smallest noise level
+    sigma_max: Positive = 80.0  # EDM: largest noise level
 
     q_normalization: Literal["none", "mean-abs"] = eqx.field(static=True, default="mean-abs")
     actor_kind: Literal["gaussian", "implicit"] = eqx.field(static=True, default="gaussian")
     cosine_decay: bool = eqx.field(static=True, default=False)  # all rates fall to 0 over the train phase
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp D to the action box
-    candidates: int = acting_field(1024)  # actions drawn when acting
+    candidates: Count = acting_field(1024)  # actions drawn when acting
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic and Gaussian actor
-    denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    time_embedding_size: int = eqx.field(static=True, default=16)
-    pretrain_updates: int = eqx.field(static=True, default=50_000)
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critic and Gaussian actor
+    denoiser_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    time_embedding_size: Count = eqx.field(static=True, default=16)
+    pretrain_updates: Updates = eqx.field(static=True, default=50_000)
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
 
     def __check_init__(self):
+        check_ranges(self)
         weight = self.log_likelihood_weight
         if self.actor_kind == "implicit" and isinstance(weight, int | float) and weight != 0:
             raise InputError("log_likelihood_weight must be 0 with actor_kind 'implicit', which has no density")

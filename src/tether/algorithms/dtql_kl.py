@@ -32,6 +32,17 @@ import optax
 
 from tether.algorithms.dtql import Critic, DTQLPolicy, q_term, update_behaviour
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import (
+    Count,
+    Depth,
+    Fraction,
+    Interval,
+    NonNegative,
+    Positive,
+    Sizes,
+    Updates,
+    check_ranges,
+)
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
@@ -74,30 +85,33 @@ def distillation_loss(action: Float[Array, "batch action"], gradient: Float[Arra
 class DTQLKL(eqx.Module):
     """Hyper-parameters of DTQL-KL; defaults as DTQL's."""
 
-    kl_weight: Hyperparameter = 1.0  # alpha, weight of L_KL against Q; ours for "mean-abs"
-    expectile: Hyperparameter = 0.7  # tau of the value regression
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, both denoisers and policy
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target heads, each update
-    sigma_data: Hyperparameter = 0.5  # EDM: standard deviation assumed of the actions
-    sigma_min: Hyperparameter = 0.002  # EDM: smallest noise level
-    sigma_max: Hyperparameter = 80.0  # EDM: largest noise level
+    kl_weight: NonNegative = 1.0  # alpha, weight of L_KL against Q; ours for "mean-abs"
+    expectile: Fraction = 0.7  # tau of the value regression
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, both denoisers and policy
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V
+    target_rate: Fraction = 0.005  # Polyak step of the target heads, each update
+    sigma_data: Positive = 0.5  # EDM: standard deviation assumed of the actions
+    sigma_min: Positive = 0.002  # EDM: smallest noise level
+    sigma_max: Positive = 80.0  # EDM: largest noise level
 
     q_normalization: Literal["none", "mean-abs"] = eqx.field(static=True, default="mean-abs")
     start_from_denoiser: bool = eqx.field(static=True, default=True)  # deviation 2
-    fake_updates: int = eqx.field(static=True, default=1)  # of the fake denoiser per policy update; deviation 6
+    fake_updates: Depth = eqx.field(static=True, default=1)  # of the fake denoiser per policy update; deviation 6
     cosine_decay: bool = eqx.field(static=True, default=False)  # all rates fall to 0 over the train phase
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp both D to the action box
-    candidates: int = acting_field(1024)  # actions drawn when acting
+    candidates: Count = acting_field(1024)  # actions drawn when acting
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # critic
-    denoiser_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # policy, too
-    time_embedding_size: int = eqx.field(static=True, default=16)
-    pretrain_updates: int = eqx.field(static=True, default=50_000)
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critic
+    denoiser_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # policy, too
+    time_embedding_size: Count = eqx.field(static=True, default=16)
+    pretrain_updates: Updates = eqx.field(static=True, default=50_000)
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> DTQLKLState:
         """Fresh networks and zero moments; the target heads start as a copy of the online ones."""

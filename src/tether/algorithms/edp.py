@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.dql import chain_q_target, dql_noise_network
-from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Positive, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import (
     advantage_weights,
     average_when_due,
@@ -68,22 +69,25 @@ class EDPState(NamedTuple):
 class EDP(eqx.Module):
     """Hyper-parameters of EDP; the defaults are the paper's for locomotion."""
 
-    q_weight: Hyperparameter = 2.0  # lambda before normalisation, td3 mode
-    expectile: Hyperparameter = 0.7  # tau, iql mode
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, all networks
-    target_rate: Hyperparameter = 0.005  # Polyak step of both averages
-    gradient_norm: Hyperparameter = 9.0  # clip of the global norm of each network
+    q_weight: NonNegative = 2.0  # lambda before normalisation, td3 mode
+    expectile: Fraction = 0.7  # tau, iql mode
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, all networks
+    target_rate: Fraction = 0.005  # Polyak step of both averages
+    gradient_norm: Positive = 9.0  # clip of the global norm of each network
 
     mode: Literal["td3", "crr", "iql"] = eqx.field(static=True, default="td3")
-    diffusion_steps: int = eqx.field(static=True, default=100)  # T
+    diffusion_steps: Count = eqx.field(static=True, default=100)  # T
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `draws` next actions per head
-    draws: int = eqx.field(static=True, default=10)  # of the max-Q backup and of crr's baseline
-    candidates: int = acting_field(50)  # chains when acting
+    draws: Count = eqx.field(static=True, default=10)  # of the max-Q backup and of crr's baseline
+    candidates: Count = acting_field(50)  # chains when acting
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    train_updates: int = eqx.field(static=True, default=2_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: Updates = eqx.field(static=True, default=2_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> EDPState:
         """Fresh networks, drawn as in the authors' code; targets start as copies."""

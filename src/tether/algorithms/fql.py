@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import clip_actions, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
@@ -76,19 +77,22 @@ def one_step_action(
 class FQL(eqx.Module):
     """Hyper-parameters of FQL; the default distillation weight is that of D4RL's small mazes."""
 
-    distillation_weight: Hyperparameter = 10.0  # alpha; to be tuned per task
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actors
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    distillation_weight: NonNegative = 10.0  # alpha; to be tuned per task
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actors
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     aggregation: Literal["mean", "min"] = eqx.field(static=True, default="mean")  # of the target heads
     normalize_q: bool = eqx.field(static=True, default=False)  # divide the actor's Q by the mean of |Q|
-    flow_steps: int = eqx.field(static=True, default=10)
+    flow_steps: Count = eqx.field(static=True, default=10)
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(512, 512, 512, 512))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(512, 512, 512, 512))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> FQLState:
         """Fresh networks; the target starts as a copy."""

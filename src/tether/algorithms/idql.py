@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Network, Phase, acting_field, network_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
+from tether.algorithms.ranges import Count, Depth, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import clip_actions, polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import vp
@@ -82,22 +83,25 @@ def behaviour_loss(
 class IDQL(eqx.Module):
     """Hyper-parameters of IDQL; the defaults are the paper's for locomotion."""
 
-    expectile: Hyperparameter = 0.7  # tau
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, behaviour
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V, constant
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
-    actor_target_rate: Hyperparameter = 0.001  # Polyak step of the behaviour's average
+    expectile: Fraction = 0.7  # tau
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, behaviour
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
+    actor_target_rate: Fraction = 0.001  # Polyak step of the behaviour's average
 
     cosine_decay: bool = eqx.field(static=True, default=True)  # the behaviour's rate falls to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
-    diffusion_steps: int = eqx.field(static=True, default=5)  # T
-    candidates: int = acting_field(64)  # N
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    diffusion_steps: Count = eqx.field(static=True, default=5)  # T
+    candidates: Count = acting_field(64)  # N
     critic_network: Network = network_field()  # of Q and V
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and V
-    width: int = eqx.field(static=True, default=256)  # of the behaviour's residual network
-    block_count: int = eqx.field(static=True, default=3)
-    train_updates: int = eqx.field(static=True, default=3_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # Q and V
+    width: Count = eqx.field(static=True, default=256)  # of the behaviour's residual network
+    block_count: Depth = eqx.field(static=True, default=3)
+    train_updates: Updates = eqx.field(static=True, default=3_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> IDQLState:
         """Fresh networks, drawn as in the authors' code; averages start as copies."""

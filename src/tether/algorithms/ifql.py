@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Network, Phase, acting_field, network_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import clip_actions, polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
@@ -64,18 +65,21 @@ class FlowSampler(eqx.Module):
 class IFQL(eqx.Module):
     """Hyper-parameters of IFQL; the defaults are FQL's paper's."""
 
-    expectile: Hyperparameter = 0.9  # tau
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, flow
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    expectile: Fraction = 0.9  # tau
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, flow
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    flow_steps: int = acting_field(10)
-    candidates: int = acting_field(32)  # N
+    flow_steps: Count = acting_field(10)
+    candidates: Count = acting_field(32)  # N
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(512, 512, 512, 512))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(512, 512, 512, 512))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> IFQLState:
         """Fresh networks; the target starts as a copy."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.ranges import Fraction, Interval, NonNegative, Sizes, StaticFraction, Updates, check_ranges
 from tether.algorithms.shared.losses import (
     advantage_weights,
     clip_actions,
@@ -194,20 +195,23 @@ def update_critic(
 class IQL(eqx.Module):
     """Hyper-parameters of IQL; the defaults are the paper's for locomotion."""
 
-    expectile: Hyperparameter = 0.7  # tau
-    inverse_temperature: Hyperparameter = 3.0  # beta of the advantage weights; 0 is cloning
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V, constant
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    expectile: Fraction = 0.7  # tau
+    inverse_temperature: NonNegative = 3.0  # beta of the advantage weights; 0 is cloning
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    actor_dropout: float = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> IQLState:
         """Fresh networks."""

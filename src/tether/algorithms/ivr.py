@@ -29,6 +29,16 @@ from tether.algorithms.iql import (
     step_critic,
     step_value,
 )
+from tether.algorithms.ranges import (
+    Fraction,
+    Interval,
+    NonNegative,
+    Positive,
+    Sizes,
+    StaticFraction,
+    Updates,
+    check_ranges,
+)
 from tether.algorithms.shared.losses import advantage_weights, clip_actions, limited_exponent
 from tether.algorithms.shared.optimisers import decay_factor
 from tether.policies.acting import Mode
@@ -58,19 +68,22 @@ class SQL(eqx.Module):
     The default alpha is the authors' for locomotion.
     """
 
-    alpha: Hyperparameter = 1.0  # the smaller, the nearer V is to the best action of the data
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V, constant
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    alpha: Positive = 1.0  # the smaller, the nearer V is to the best action of the data
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    actor_dropout: float = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> IQLState:
         """Fresh networks."""
@@ -108,19 +121,22 @@ class EQL(eqx.Module):
     The default alpha is the authors' for locomotion.
     """
 
-    alpha: Hyperparameter = 2.0  # temperature of V; the smaller, the nearer V is to the best action of the data
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V, constant
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    alpha: Positive = 2.0  # temperature of V; the smaller, the nearer V is to the best action of the data
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    actor_dropout: float = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> IQLState:
         """Fresh networks."""

@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import advantage_weights, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import BoxGaussianActor, QEnsemble
@@ -60,20 +61,23 @@ class Onestep(eqx.Module):
 
     view: ClassVar[str] = "sarsa"
 
-    kl_weight: Hyperparameter = 1.0  # alpha of reverse-kl; large imitates
-    inverse_temperature: Hyperparameter = 0.01  # eta of exp-weight; 0 is cloning
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 1e-4  # Adam, all networks
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic, every second update
+    kl_weight: NonNegative = 1.0  # alpha of reverse-kl; large imitates
+    inverse_temperature: NonNegative = 0.01  # eta of exp-weight; 0 is cloning
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 1e-4  # Adam, all networks
+    target_rate: Fraction = 0.005  # Polyak step of the target critic, every second update
 
     operator: Literal["reverse-kl", "exp-weight", "easy-bcq"] = eqx.field(static=True, default="reverse-kl")
-    samples: int = eqx.field(static=True, default=10)  # actions per state, in V, KL and acting by easy-bcq
+    samples: Count = eqx.field(static=True, default=10)  # actions per state, in V, KL and acting by easy-bcq
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # the behaviour, too
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(1024, 1024))
-    behaviour_updates: int = eqx.field(static=True, default=500_000)
-    critic_updates: int = eqx.field(static=True, default=2_000_000)
-    train_updates: int = eqx.field(static=True, default=100_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(1024, 1024))
+    behaviour_updates: Updates = eqx.field(static=True, default=500_000)
+    critic_updates: Updates = eqx.field(static=True, default=2_000_000)
+    train_updates: Updates = eqx.field(static=True, default=100_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> OnestepState:
         """Fresh networks; the target starts as a copy, the policy as one of the behaviour when its phase begins."""

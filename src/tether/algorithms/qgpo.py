@@ -26,7 +26,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Derive, Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Derive, Network, Phase, acting_field, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion import vp_sde
@@ -113,26 +114,27 @@ class Guided(eqx.Module):
 class QGPO(eqx.Module):
     """Hyper-parameters of QGPO; the defaults are the paper's for locomotion."""
 
-    inverse_temperature: Hyperparameter = 3.0  # beta
-    value_inverse_temperature: Hyperparameter = 1.0  # kappa, of the critic's target
-    guidance: Hyperparameter = acting_field(1.0, static=False)  # w; the paper reports the best of several per task
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, energy
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
-    behaviour_learning_rate: Hyperparameter = 1e-4  # Adam, behaviour
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    inverse_temperature: NonNegative = 3.0  # beta
+    value_inverse_temperature: NonNegative = 1.0  # kappa, of the critic's target
+    guidance: NonNegative = acting_field(1.0, static=False)  # w; the paper reports the best of several per task
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, energy
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q
+    behaviour_learning_rate: NonNegative = 1e-4  # Adam, behaviour
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    support_actions: int = eqx.field(static=True, default=16)  # M; 32 for AntMaze
-    solver_calls: int = eqx.field(static=True, default=15)  # evaluations of the network per sample, an odd number
+    support_actions: Count = eqx.field(static=True, default=16)  # M; 32 for AntMaze
+    solver_calls: Count = eqx.field(static=True, default=15)  # evaluations of the network per sample, an odd number
     critic_network: Network = network_field()  # of Q
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))  # Q
-    energy_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256, 256))
-    score_widths: tuple[int, ...] = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U
-    behaviour_updates: int = eqx.field(static=True, default=600_000)
-    critic_updates: int = eqx.field(static=True, default=500_000)
-    train_updates: int = eqx.field(static=True, default=500_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # Q
+    energy_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256, 256))
+    score_widths: Sizes = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U
+    behaviour_updates: Updates = eqx.field(static=True, default=600_000)
+    critic_updates: Updates = eqx.field(static=True, default=500_000)
+    train_updates: Updates = eqx.field(static=True, default=500_000)
 
     def __check_init__(self):
+        check_ranges(self)
         vp_sde.check_calls(self.solver_calls, 2)
 
     def init(self, spec: Spec, key: PRNGKey) -> QGPOState:

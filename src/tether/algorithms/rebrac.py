@@ -17,7 +17,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
+from tether.algorithms.ranges import Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak, q_regression, smoothed_action, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.algorithms.td3_bc import TD3BCState
@@ -33,20 +34,23 @@ class ReBRAC(eqx.Module):
 
     view: ClassVar[str] = "sarsa"
 
-    actor_penalty: Hyperparameter = 0.001  # beta_1
-    critic_penalty: Hyperparameter = 0.01  # beta_2
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 1e-3  # Adam, actor
-    critic_learning_rate: Hyperparameter = 1e-3  # Adam, Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of all targets, in the actor's updates
-    target_noise: Hyperparameter = 0.2  # standard deviation of the smoothing noise
-    target_noise_limit: Hyperparameter = 0.5
+    actor_penalty: NonNegative = 0.001  # beta_1
+    critic_penalty: NonNegative = 0.01  # beta_2
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 1e-3  # Adam, actor
+    critic_learning_rate: NonNegative = 1e-3  # Adam, Q
+    target_rate: Fraction = 0.005  # Polyak step of all targets, in the actor's updates
+    target_noise: NonNegative = 0.2  # standard deviation of the smoothing noise
+    target_noise_limit: NonNegative = 0.5
 
-    actor_update_interval: int = eqx.field(static=True, default=2)
+    actor_update_interval: Interval = eqx.field(static=True, default=2)
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> TD3BCState:
         """Fresh networks, the critics with LayerNorm; targets start as copies."""

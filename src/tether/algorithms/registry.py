@@ -278,7 +278,7 @@ def parse_values(what: str, kinds: Mapping[str, Any], assignments: Mapping[str, 
         try:
             parsed[name] = _parse(kinds[name], value)
         except (TypeError, ValueError, KeyError, OverflowError):
-            raise InputError(f"{name}={value!r}: expected {_describe(kinds[name])}") from None
+            raise InputError(f"{name}={errors.shortened(repr(value))}: expected {_describe(kinds[name])}") from None
     return parsed
 
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
+from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak, smoothed_action, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.networks import DeterministicActor, Layers, make_network
@@ -56,19 +57,22 @@ def mixed_q(
 class REM(eqx.Module):
     """Hyper-parameters of REM; the defaults are its authors' for continuous control."""
 
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 1e-3  # Adam, actor
-    critic_learning_rate: Hyperparameter = 1e-3  # Adam, Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of all targets, in the actor's updates
-    target_noise: Hyperparameter = 0.2  # standard deviation of the smoothing noise
-    target_noise_limit: Hyperparameter = 0.5
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 1e-3  # Adam, actor
+    critic_learning_rate: NonNegative = 1e-3  # Adam, Q
+    target_rate: Fraction = 0.005  # Polyak step of all targets, in the actor's updates
+    target_noise: NonNegative = 0.2  # standard deviation of the smoothing noise
+    target_noise_limit: NonNegative = 0.5
 
-    head_count: int = eqx.field(static=True, default=100)  # H
-    actor_update_interval: int = eqx.field(static=True, default=2)
+    head_count: Count = eqx.field(static=True, default=100)  # H
+    actor_update_interval: Interval = eqx.field(static=True, default=2)
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(400, 300))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(400, 300))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> REMState:
         """Fresh networks; targets start as copies."""

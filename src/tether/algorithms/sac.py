@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.ranges import Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble, torch_uniform
@@ -74,15 +75,18 @@ class SAC(eqx.Module):
     """Hyper-parameters of SAC; the defaults are the usual ones for MuJoCo."""
 
     entropy_target: Hyperparameter = -1.0  # per coordinate of the action
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor and temperature
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor and temperature
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> SACState:
         """Fresh networks, alpha 1; the target starts as a copy."""

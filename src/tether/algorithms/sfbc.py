@@ -28,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Derive, Hyperparameter, Network, Phase, acting_field, network_field
+from tether.algorithms.interface import Derive, Network, Phase, acting_field, network_field
 from tether.algorithms.qgpo import soft_value
+from tether.algorithms.ranges import Count, NonNegative, Sizes, StaticFraction, Updates, check_ranges
 from tether.algorithms.shared.losses import q_regression
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion import vp_sde
@@ -97,24 +98,25 @@ class SfBC(eqx.Module):
 
     view: ClassVar[str] = "returns"  # critics regress returns, and V is planned along trajectories
 
-    inverse_temperature: Hyperparameter = 20.0  # of V, per standard deviation of the returns
-    sharpness: Hyperparameter = acting_field(100.0, static=False)  # of the choice when acting, likewise
-    learning_rate: Hyperparameter = 1e-3  # Adam, both critics
-    behaviour_learning_rate: Hyperparameter = 1e-4  # Adam, behaviour
+    inverse_temperature: NonNegative = 20.0  # of V, per standard deviation of the returns
+    sharpness: NonNegative = acting_field(100.0, static=False)  # of the choice when acting, likewise
+    learning_rate: NonNegative = 1e-3  # Adam, both critics
+    behaviour_learning_rate: NonNegative = 1e-4  # Adam, behaviour
 
-    discount: float = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
-    support_actions: int = eqx.field(static=True, default=16)  # per state, for V
-    candidates: int = acting_field(32)  # when acting
-    chosen: int = acting_field(4)  # of them, averaged; 1 outside locomotion
-    solver_calls: int = eqx.field(static=True, default=15)  # evaluations of the network per sample, a multiple of 3
+    discount: StaticFraction = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
+    support_actions: Count = eqx.field(static=True, default=16)  # per state, for V
+    candidates: Count = acting_field(32)  # when acting
+    chosen: Count = acting_field(4)  # of them, averaged; 1 outside locomotion
+    solver_calls: Count = eqx.field(static=True, default=15)  # evaluations of the network per sample, a multiple of 3
     critic_network: Network = network_field()  # of Q
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # critics
-    score_widths: tuple[int, ...] = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U
-    behaviour_updates: int = eqx.field(static=True, default=586_000)
-    critic_updates: int = eqx.field(static=True, default=24_400)
-    train_updates: int = eqx.field(static=True, default=24_400)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # critics
+    score_widths: Sizes = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U
+    behaviour_updates: Updates = eqx.field(static=True, default=586_000)
+    critic_updates: Updates = eqx.field(static=True, default=24_400)
+    train_updates: Updates = eqx.field(static=True, default=24_400)
 
     def __check_init__(self):
+        check_ranges(self)
         vp_sde.check_calls(self.solver_calls, 3)
         if self.chosen > self.candidates:
             raise InputError(f"chosen {self.chosen}: of {self.candidates} candidates that many cannot be drawn")

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
 from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
+from tether.algorithms.ranges import Count, Depth, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, adamw_step, decay_factor
 from tether.diffusion import vp_sde
@@ -52,26 +53,29 @@ class SRPOState(NamedTuple):
 class SRPO(eqx.Module):
     """Hyper-parameters of SRPO; the default beta is the paper's for halfcheetah-medium."""
 
-    q_weight: Hyperparameter = 0.2  # beta, the inverse strength of the tether
-    expectile: Hyperparameter = 0.7  # tau
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, policy
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V
-    behaviour_learning_rate: Hyperparameter = 3e-4  # AdamW, behaviour
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    q_weight: NonNegative = 0.2  # beta, the inverse strength of the tether
+    expectile: Fraction = 0.7  # tau
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, policy
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V
+    behaviour_learning_rate: NonNegative = 3e-4  # AdamW, behaviour
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     normalize_gradient: bool = eqx.field(static=True, default=False)  # of Q; on for AntMaze
     cosine_decay: bool = eqx.field(static=True, default=True)  # the policy's rate falls to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # Q and V
-    actor_hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))  # policy
-    width: int = eqx.field(static=True, default=256)  # of the behaviour's residual network
-    block_count: int = eqx.field(static=True, default=3)
-    behaviour_updates: int = eqx.field(static=True, default=2_000_000)
-    critic_updates: int = eqx.field(static=True, default=1_500_000)
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # Q and V
+    actor_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # policy
+    width: Count = eqx.field(static=True, default=256)  # of the behaviour's residual network
+    block_count: Depth = eqx.field(static=True, default=3)
+    behaviour_updates: Updates = eqx.field(static=True, default=2_000_000)
+    critic_updates: Updates = eqx.field(static=True, default=1_500_000)
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> SRPOState:
         """Fresh networks; the target starts as a copy."""

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
+from tether.algorithms.ranges import Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak, q_regression, smoothed_action, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.networks import DeterministicActor, QEnsemble
@@ -42,19 +43,22 @@ class TD3BCState(NamedTuple):
 class TD3BC(eqx.Module):
     """Hyper-parameters of TD3+BC; the defaults are the paper's for every task."""
 
-    q_weight: Hyperparameter = 2.5  # alpha: weight of the normalised Q against cloning
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of all targets, in the actor's updates
-    target_noise: Hyperparameter = 0.2  # standard deviation of the smoothing noise
-    target_noise_limit: Hyperparameter = 0.5
+    q_weight: NonNegative = 2.5  # alpha: weight of the normalised Q against cloning
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q
+    target_rate: Fraction = 0.005  # Polyak step of all targets, in the actor's updates
+    target_noise: NonNegative = 0.2  # standard deviation of the smoothing noise
+    target_noise_limit: NonNegative = 0.5
 
-    actor_update_interval: int = eqx.field(static=True, default=2)
+    actor_update_interval: Interval = eqx.field(static=True, default=2)
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> TD3BCState:
         """Fresh networks; targets start as copies."""

@@ -32,6 +32,17 @@ from tether.algorithms.iql import (
     step_critic,
     step_value,
 )
+from tether.algorithms.ranges import (
+    Depth,
+    Fraction,
+    Interval,
+    NonNegative,
+    Positive,
+    Sizes,
+    StaticFraction,
+    Updates,
+    check_ranges,
+)
 from tether.algorithms.shared.losses import advantage_weights, clip_actions, limited_exponent, smoothed_action
 from tether.algorithms.shared.optimisers import decay_factor
 from tether.networks import QEnsemble
@@ -63,24 +74,27 @@ def huber_regression(
 class XQL(eqx.Module):
     """Hyper-parameters of XQL; the default alpha is the paper's common one for locomotion ("X-QL C")."""
 
-    alpha: Hyperparameter = 2.0  # temperature of V; the smaller, the nearer V is to the best action of the data
-    exponent_limit: Hyperparameter = 7.0  # of u
-    inverse_temperature: Hyperparameter = 3.0  # beta of the actor's weights
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor
-    critic_learning_rate: Hyperparameter = 3e-4  # Adam, Q and V, constant
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    alpha: Positive = 2.0  # temperature of V; the smaller, the nearer V is to the best action of the data
+    exponent_limit: Positive = 7.0  # of u
+    inverse_temperature: NonNegative = 3.0  # beta of the actor's weights
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor
+    critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     uniform_actions: bool = eqx.field(static=True, default=False)  # V is fitted to half data, half uniform actions
     noisy_actions: bool = eqx.field(static=True, default=False)  # V is fitted at the data's actions plus noise
-    value_updates: int = eqx.field(static=True, default=1)  # steps of V per update, on the same minibatch
-    actor_dropout: float = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    value_updates: Depth = eqx.field(static=True, default=1)  # steps of V per update, on the same minibatch
+    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
-    decay_updates: int | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
+    decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=1_000_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=1_000_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> IQLState:
         """Fresh networks."""

@@ -12,8 +12,9 @@ import numpy as np
 
 from tether.collect.environments import Place
 from tether.collect.rows import Columns
+from tether.data.hdf5 import new_hdf5
 from tether.data.schema import COLLECT_KEY, SCHEMA_KEY
-from tether.machine.files import atomic_path, fsync_directory, to_json, write_synced
+from tether.machine.files import fsync_directory, to_json, write_synced
 
 __all__ = ["write_d4rl", "write_minari"]
 
@@ -22,7 +23,7 @@ MINARI_VERSION = "0.5.3"  # whose files these are, where the package is not inst
 
 def write_d4rl(path: Path, columns: Columns, place: Place, provenance: Mapping[str, Any]) -> None:
     """Actions in [-1, 1]; where the environment's are others, the schema says so and policies map them back."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         for name, column in columns.items():
             file[name] = column
         for name, value in _short(provenance).items():
@@ -51,20 +52,28 @@ def write_minari(root: Path, dataset_id: str, columns: Columns, place: Place, pr
     folder = root / dataset_id
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a crash
-    (temporary / "data").mkdir(parents=True)
+    try:
+        _fill_minari(temporary / "data", dataset_id, columns, place, provenance)
+        fsync_directory(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except BaseException:  # Ctrl-C leaves no litter either
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_directory(folder.parent)
+    return folder
+
+
+def _fill_minari(folder: Path, dataset_id: str, columns: Columns, place: Place, provenance: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True)
     ends = (np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1).tolist()
-    with h5py.File(temporary / "data" / "main_data.hdf5", "w", track_order=True) as file:
+    with new_hdf5(folder / "main_data.hdf5", track_order=True) as file:
         for number, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
             group = file.create_group(f"episode_{number}")
             group.attrs["id"], group.attrs["total_steps"] = number, stop - start
             _write_episode(group, {name: column[start:stop] for name, column in columns.items()}, place)
     metadata = _minari_metadata(dataset_id, len(ends), len(columns["rewards"]), place, provenance)
-    write_synced(temporary / "data" / "metadata.json", to_json(metadata).encode())
-    fsync_directory(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    fsync_directory(folder.parent)
-    return folder
+    write_synced(folder / "metadata.json", to_json(metadata).encode())
 
 
 def _write_episode(group: h5py.Group, rows: Columns, place: Place) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tether.data.hdf5 import values_of
 from tether.data.logs.tables import natural
 from tether.data.schema import ActionBox, Layout, Schema, layout_of
 from tether.errors import InputError
@@ -26,7 +27,7 @@ def flat(value: Any, where: str) -> dict[str, np.ndarray]:
             for name, array in flat(value[key], f"{where}/{key}").items():
                 entries[f"{key}/{name}" if name else key] = array if array.ndim == 2 else array[:, None]
         return entries
-    array = np.asarray(value[()] if isinstance(value, h5py.Dataset) else value)
+    array = np.asarray(values_of(value) if isinstance(value, h5py.Dataset) else value)
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise InputError(f"{where} holds {array.dtype}, not arrays of numbers (texts and images cannot be read)")
     if array.ndim > 2 and array.dtype == np.uint8:

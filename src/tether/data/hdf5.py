@@ -1,5 +1,12 @@
-"""HDF5 files: opened, their arrays and attributes read; whatever is wrong with one is an InputError."""
+"""HDF5 files: opened, their arrays and attributes read, new ones written; what is wrong with one is an InputError.
 
+A file is looked through before anything of it is read. One that takes its content from other files (external links,
+raw storage, virtual data sets) is refused: the SHA-256 that pins it would not cover them, and they may be anybody's.
+So is one that declares more than it can hold.
+"""
+
+import contextlib
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +15,27 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d, h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]
 
 from tether.data.parallel import in_parts
 from tether.errors import InputError
+from tether.machine.files import atomic_path
+from tether.machine.reading import check_expansion, check_memory, one_line
 
-__all__ = ["METADATA_TEXT_LIMIT", "PARALLEL_BYTES", "as_scalar", "open_hdf5", "read_array"]
+__all__ = [
+    "METADATA_TEXT_LIMIT",
+    "PARALLEL_BYTES",
+    "NewFile",
+    "as_scalar",
+    "new_hdf5",
+    "open_hdf5",
+    "read_array",
+    "values_of",
+]
 
 PARALLEL_BYTES = 8 * 2**20  # from here on, arrays are read in parts of this size
 
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, ArithmeticError, AttributeError)
 METADATA_TEXT_LIMIT = 200
 """Longest text kept as metadata, in characters: names and versions, not whole specifications."""
 
@@ -23,19 +43,55 @@ METADATA_TEXT_LIMIT = 200
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Opens `path` for reading; whatever HDF5 cannot open or read inside the block becomes an InputError."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; an HDF5 file is needed here")
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "is a device or a pipe" if path.exists() else "no such file"
+        raise InputError(f"{path}: {kind}; an HDF5 file is needed here")
     try:
         with h5py.File(path, "r") as file:
+            _refuse_other_files(file, path)
             yield file
     except InputError:
         raise
     # h5py reports damage with whatever its reader met first: a bad checksum, link, offset, type, or size.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        reason = " ".join(str(error).split())
+    except DAMAGE as error:
+        reason = one_line(error)
         raise InputError(f"{path} cannot be read as HDF5, it may be damaged or cut short: {reason}") from error
+
+
+def _refuse_other_files(file: h5py.File, path: Path) -> None:
+    """Raises InputError for content that lies in other files, and for more than this one can hold."""
+
+    def visit(name: bytes, info: Any) -> None:
+        if info.type not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
+            raise _elsewhere(path, name.decode(errors="replace"), "is a link to another file")
+
+    def add(name: bytes, info: Any) -> None:
+        if info.type == h5o.TYPE_DATASET:
+            names.append(name)
+
+    names: list[bytes] = []
+    file.id.links.visit(visit, info=True)
+    h5o.visit(file.id, add, info=True)  # each object once, whatever the number of its links
+    declared = sum(_declared_bytes(path, name.decode(errors="replace"), h5o.open(file.id, name)) for name in names)
+    check_expansion(str(path), declared, path.stat().st_size)
+
+
+def _declared_bytes(path: Path, name: str, dataset: Any) -> int:
+    """What the array, or one of its chunks if that is larger, takes in memory."""
+    plan, item = dataset.get_create_plist(), dataset.dtype.itemsize
+    if plan.get_external_count():
+        raise _elsewhere(path, name, "keeps its numbers in another file")
+    layout = plan.get_layout()
+    if layout == h5d.VIRTUAL:
+        sources = {plan.get_virtual_filename(index) for index in range(plan.get_virtual_count())}
+        if sources - {"."}:
+            raise _elsewhere(path, name, f"takes its numbers from {sorted(sources - {'.'})[0]!r}")
+    chunk = math.prod(plan.get_chunk()) if layout == h5d.CHUNKED else 0
+    return item * max(math.prod(dataset.shape or ()), chunk)
+
+
+def _elsewhere(path: Path, name: str, how: str) -> InputError:
+    return InputError(f"{path}: {name!r} {how}; only what the file itself holds is read")
 
 
 def read_array(group: h5py.File | h5py.Group, key: str, path: Path) -> np.ndarray:
@@ -49,8 +105,15 @@ def read_array(group: h5py.File | h5py.Group, key: str, path: Path) -> np.ndarra
     if not isinstance(node, h5py.Dataset) or node.shape is None or len(node.shape) == 0:
         kind = "a group" if isinstance(node, h5py.Group) else "not an array"
         raise InputError(f"{path}: {key!r} is {kind}; an array with one row per step is needed")
+    check_memory(f"{path}: {key!r}", node.nbytes)
     plain = _read_contiguous(node, path)
     return np.asarray(node[()]) if plain is None else plain
+
+
+def values_of(node: h5py.Dataset) -> np.ndarray:
+    """The whole array, or scalar. Raises InputError where memory does not hold it."""
+    check_memory(f"{node.file.filename}: {node.name!r}", node.nbytes)
+    return np.asarray(node[()])
 
 
 def as_scalar(value: Any) -> str | float | int | None:
@@ -90,3 +153,89 @@ def _read_contiguous(node: h5py.Dataset, path: Path) -> np.ndarray | None:
 
     in_parts(node.nbytes, PARALLEL_BYTES, read)
     return array
+
+
+# --- new files ----------------------------------------------------------------------------------------------
+
+
+class NewFile(h5py.File):
+    """An HDF5 file that is being written."""
+
+    def __init__(self, disk: "_Disk", **options: Any):
+        super().__init__(disk, "w", **options)
+        self._disk = disk
+
+    def check_disk(self) -> None:
+        """Raises OSError where the disk has failed: to be called now and then by who writes for long."""
+        self._disk.check()
+
+
+@contextmanager
+def new_hdf5(path: Path, **options: Any) -> Iterator[NewFile]:
+    """A new file `path`: complete when the block ends, gone when it or the disk fails. options: of `h5py.File`.
+
+    Raises OSError, such as a full disk's.
+    """
+    with atomic_path(path) as temporary, _Disk(temporary) as disk:
+        with NewFile(disk, **options) as file:
+            yield file
+        disk.check()
+
+
+class _Disk(io.RawIOBase):
+    """A file on a disk that may fail. HDF5 does not outlive a failed write (it keeps what it could not write, and ends
+    the process when it closes the file), so it never hears of one: the first failure is kept, for `check`."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._raw = path.open("w+b", buffering=0)
+        self._failure: OSError | None = None
+
+    def check(self) -> None:
+        """Raises the first failure."""
+        if self._failure is not None:
+            raise self._failure
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self._failure is None:
+                rest = rest[self._raw.write(rest) or 0 :]
+        except OSError as error:
+            self._failure = error
+        if self._failure is not None:
+            self._raw.seek(len(rest), io.SEEK_CUR)
+        return size
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        count = self._raw.readinto(view) or 0
+        view[count:] = bytes(len(view) - count)  # what was not written
+        return len(view)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return self._raw.truncate(size)
+        except OSError as error:
+            self._failure = self._failure or error
+            return size or 0
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._raw.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    writable = seekable = readable

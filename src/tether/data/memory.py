@@ -12,18 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from tether.data.choices import refuse_choices
 from tether.data.entries import flat, joined, schema_of, widths
-from tether.data.hdf5 import as_scalar
+from tether.data.hdf5 import as_scalar, new_hdf5
 from tether.data.logs.tables import natural
 from tether.data.schema import COLLECT_KEY, LAYOUT_KEY, MASKS_KEY, SCHEMA_KEY, ActionBox
 from tether.data.source import ACTION_TOLERANCE, COLUMNS, Bound, Names, Source, flags_of
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
-from tether.machine.files import atomic_path
 
 __all__ = ["arguments_of_arrays", "arguments_of_episodes", "arguments_of_frame", "arguments_of_gymnasium", "write_hdf5"]
 
@@ -473,7 +471,7 @@ def write_hdf5(data: Any, path: Path) -> Path:
         raise InputError(f"{path}: exists already")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         for column in COLUMNS:
             if (array := getattr(data, column)) is not None and (column != "rewards" or data.has_rewards):
                 file[column] = array

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
+from tether.data.hdf5 import new_hdf5
 from tether.data.schema import SCHEMA_KEY, ActionBox, Schema, layout_of
 from tether.doctor import episodes
 from tether.doctor.columns import action_scaling
@@ -20,7 +20,6 @@ from tether.doctor.findings import CODES
 from tether.doctor.logged import Logged, finite_in_float32
 from tether.doctor.raw import RawColumns
 from tether.errors import InputError, unknown
-from tether.machine.files import atomic_path
 
 __all__ = ["FIXES", "Change", "apply_fixes", "check_target", "write_d4rl"]
 
@@ -222,7 +221,7 @@ def write_d4rl(path: Path, raw: RawColumns, record: Mapping[str, Any]) -> None:
     Raises: InputError as `check_target`; OSError.
     """
     check_target(path)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         for name, column in {**raw.extras, **raw.columns}.items():
             file.create_dataset(name, data=column)
         for name, value in {**raw.metadata, **record}.items():

@@ -1,16 +1,16 @@
 """Minari's HDF5 layout for the doctor: episodes that the strict reader refuses are read and reported."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from tether.data.hdf5 import as_scalar, open_hdf5
+from tether.data.hdf5 import as_scalar, open_hdf5, values_of
 from tether.data.readers.minari import _episode_keys as episode_keys
 from tether.doctor.findings import Finding, Place
 from tether.errors import InputError
+from tether.machine.reading import parse_json, read_json
 
 __all__ = ["MinariColumns", "read_minari_columns"]
 
@@ -88,7 +88,7 @@ def _array(node: Any, dictionaries: set[str]) -> np.ndarray | None:
         dictionaries.add(f"{node.name.rsplit('/', 1)[-1]}: {', '.join(sorted(node))}" if node.name else "")
         return np.concatenate([part[:rows].reshape(rows, -1) for part in parts], axis=1) if rows else None
     if isinstance(node, h5py.Dataset) and node.shape:
-        return np.asarray(node[()])
+        return values_of(node)
     return None
 
 
@@ -134,17 +134,14 @@ def _counts(content: dict[str, Any], episodes: int, rows: int) -> list[Finding]:
 
 def _json(path: Path) -> dict[str, Any]:
     file = path.with_name("metadata.json")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from error
+    content = read_json(file) if file.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 
 def _action_limits(content: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
     """The box of the action space that Minari writes as JSON text; None unless it is finite."""
     try:
-        space = json.loads(content.get("action_space", "null"))
+        space = parse_json(content.get("action_space", "null"))
         low, high = (np.asarray(space[key], np.float64).reshape(-1) for key in ("low", "high"))
     except (TypeError, ValueError, KeyError):
         return None
@@ -155,7 +152,7 @@ def _action_limits(content: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | N
 def _horizon(content: dict[str, Any]) -> int | None:
     """Steps until the environment's time limit, from the specification that Minari writes as JSON text."""
     try:
-        steps = json.loads(content.get("env_spec", "null"))["max_episode_steps"]
+        steps = parse_json(content.get("env_spec", "null"))["max_episode_steps"]
     except (TypeError, ValueError, KeyError):
         return None
     return steps if isinstance(steps, int) and steps > 0 else None

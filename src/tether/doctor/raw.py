@@ -1,6 +1,5 @@
 """`RawColumns`: what a source holds, as it is stored, before anybody refuses it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any, TypeGuard
 import h5py
 import numpy as np
 
-from tether.data.hdf5 import open_hdf5
-from tether.data.logs.arrays import PICKLED
-from tether.data.logs.tables import open_table
+from tether.data.hdf5 import open_hdf5, values_of
+from tether.data.npz import open_npz_archive
 from tether.data.readers.d4rl import layout_rules, read_schema, scalar_metadata
 from tether.data.readers.d4rl_names import d4rl_name
 from tether.data.readers.download import Downloads
@@ -32,8 +30,8 @@ from tether.data.sources import (
 from tether.doctor.findings import Finding
 from tether.doctor.minari import read_minari_columns
 from tether.doctor.table import read_table_columns
-from tether.errors import InputError
 from tether.machine.files import sha256_file
+from tether.machine.reading import parse_json
 
 __all__ = ["STANDARD", "RawColumns", "read_raw"]
 
@@ -174,9 +172,9 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
             if not _is_array(node):
                 return
             if name in STANDARD:
-                columns[name] = np.asarray(node[()])
+                columns[name] = values_of(node)
             elif node.shape[0] == rows and (widest is None or int(np.prod(node.shape[1:])) <= widest):
-                extras[name] = np.asarray(node[()])
+                extras[name] = values_of(node)
 
         file.visititems(visit)
         metadata, schema, origin = scalar_metadata(file), read_schema(file, path), file.get(IMPORT_KEY)
@@ -200,7 +198,7 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
 def _clock(origin: str) -> str | None:
     """The column that `tether data import` has kept as the clock."""
     try:
-        return json.loads(origin).get("clock")
+        return parse_json(origin).get("clock")
     except (ValueError, AttributeError):
         return None
 
@@ -211,12 +209,8 @@ def _is_array(node: Any) -> TypeGuard[h5py.Dataset]:
 
 def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
     """None for a table under names of its own."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            skipped = open_table(path).skipped  # np.load refuses pickles, and they are never read
-            arrays = {name: archive[name] for name in archive.files if skipped.get(name) != PICKLED}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as npz: {' '.join(str(error).split())}") from error
+    with open_npz_archive(path) as archive:
+        arrays = {name: archive.read(name) for name in archive.headers}
     if "observations" not in arrays:
         return None
     columns = {name: array for name, array in arrays.items() if name in STANDARD and array.ndim > 0}

@@ -11,7 +11,6 @@ memory is made to act in a golden episode instead.
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,9 @@ from tether.data import Normaliser
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
 from tether.machine.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
+from tether.machine.reading import one_line, read_bytes
 from tether.policies.deployed import DeployedPolicy, deploy
+from tether.policies.document import PolicyDocument, document_hash, read_document
 from tether.policies.golden import golden_episode, golden_pairs, verify_golden_pairs
 from tether.policies.loaded import DOCUMENT, LoadedPolicy
 from tether.types import Float, PRNGKey, Spec
@@ -34,12 +35,7 @@ from tether.types import Float, PRNGKey, Spec
 __all__ = ["load_policy", "save_policy"]
 
 FORMAT_VERSION = 3
-# 1 had neither `action_range` nor `schema`: its actions are those of [-1, 1]. 2 had no `low` and `high` in the former:
-# its actions reach from offset - scale to offset + scale.
-READABLE = (1, 2, 3)
 ARRAYS = "policy.safetensors"
-# What loading needs of the document; the rest is for readers.
-REQUIRED = {"algorithm", "hyperparameters", "spec", "normaliser", "sha256", "golden"}
 
 
 def save_policy(
@@ -83,7 +79,7 @@ def save_policy(
         "golden": (golden_episode if policy.has_memory else golden_pairs)(policy, observations),
         "notes": notes,
     }
-    document["document_sha256"] = _document_hash(document)
+    document["document_sha256"] = document_hash(document)
     _write_folder(folder, {ARRAYS: data, DOCUMENT: to_json(document).encode()})
 
 
@@ -125,46 +121,20 @@ def load_policy(folder: str | Path, seed: int = 0, *, algorithm: Any = None, **a
     folder = Path(folder)
     if not (folder / DOCUMENT).exists() and (folder / "policy" / DOCUMENT).exists():
         folder = folder / "policy"
-    document = _read_document(folder / DOCUMENT)
+    path = folder / DOCUMENT
+    document, parsed = read_document(path)
     try:
-        data = (folder / ARRAYS).read_bytes()
+        data = read_bytes(folder / ARRAYS)
     except OSError as error:
         raise InputError(f"{folder / ARRAYS}: cannot be read: {error.strerror or error}") from None
-    if hashlib.sha256(data).hexdigest() != document["sha256"]:
+    if hashlib.sha256(data).hexdigest() != parsed.sha256:
         raise InputError(f"{folder / ARRAYS}: truncated or altered: its SHA-256 is not the one in {DOCUMENT}")
-    path = folder / DOCUMENT
     maker = _algorithm_of(document, path, algorithm)
-    module = decode_arrays(data, _skeleton(maker, document, path), str(folder / ARRAYS))
-    try:
-        policy = LoadedPolicy(module, document, maker, seed)
-        _verify_affine_maps(policy, path)
-        verify_golden_pairs(document, module, policy.step, path)
-    except (KeyError, TypeError, AttributeError) as error:  # entries of another kind than are written there
-        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
+    module = decode_arrays(data, _skeleton(maker, parsed, path), str(folder / ARRAYS))
+    policy = LoadedPolicy(module, document, maker, seed)
+    _verify_affine_maps(policy, parsed, path)
+    verify_golden_pairs(document, module, policy.step, path)
     return policy.with_acting(**acting) if acting else policy
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; a policy folder holds it") from None
-    except ValueError:
-        raise InputError(f"{path}: truncated or altered: not JSON") from None
-    found = document.get("format_version") if isinstance(document, dict) else None
-    if found not in READABLE:
-        raise InputError(f"{path}: format {found!r}; this version of tether reads {', '.join(map(str, READABLE))}")
-    stated = document.pop("document_sha256", None)
-    if stated != _document_hash(document):
-        raise InputError(f"{path}: altered: its SHA-256 is not the one it states")
-    required = REQUIRED | ({"action_range", "schema"} if found > 1 else set())
-    if missing := required - set(document):
-        raise InputError(f"{path}: altered: no {', '.join(sorted(missing))} in it")
-    return document
-
-
-def _document_hash(document: dict[str, Any]) -> str:
-    return hashlib.sha256(to_json(document).encode()).hexdigest()
 
 
 def _algorithm_of(document: dict[str, Any], path: Path, given: Any) -> Any:
@@ -173,51 +143,34 @@ def _algorithm_of(document: dict[str, Any], path: Path, given: Any) -> Any:
         return recover_algorithm(document, given)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
 
 
-def _skeleton(algorithm: Any, document: dict[str, Any], path: Path) -> DeployedPolicy:
+def _skeleton(algorithm: Any, document: PolicyDocument, path: Path) -> DeployedPolicy:
     """The policy's structure, without arrays."""
-    try:
-        spec = Spec(**document["spec"])
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from error
+    spec, (low, high) = document.sizes, document.bounds
     zeros = np.zeros(spec.observation_size, np.float32)
 
     def build(key: PRNGKey) -> DeployedPolicy:
         policy = deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
         return dataclasses.replace(policy, action_low=low, action_high=high)
 
-    low, high = _stated_bounds(document, spec, path)
-    return eqx.filter_eval_shape(build, jax.random.key(0))  # the key's value is never looked at
-
-
-def _stated_bounds(document: dict[str, Any], spec: Spec, path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Lowest and highest actions."""
     try:
-        stated = document.get("action_range", {"scale": [1.0] * spec.action_size, "offset": [0.0] * spec.action_size})
-        if "low" not in stated:
-            scale, offset = (np.asarray(stated[name], np.float32) for name in ("scale", "offset"))
-            stated = {"low": (offset - scale).tolist(), "high": (offset + scale).tolist()}
-        low, high = (tuple(float(number) for number in stated[name]) for name in ("low", "high"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: altered: {type(error).__name__} {error}") from None
-    if not len(low) == len(high) == spec.action_size or not all(a <= b for a, b in zip(low, high, strict=True)):
-        raise InputError(f"{path}: altered: its action range is not one pair for each action")
-    return low, high
+        return eqx.filter_eval_shape(build, jax.random.key(0))  # the key's value is never looked at
+    except (ValueError, TypeError, ArithmeticError, MemoryError) as error:  # of sizes that JAX does not count to
+        raise InputError(f"{path}: its sizes and hyper-parameters make no policy: {one_line(error)}") from None
 
 
-def _verify_affine_maps(policy: LoadedPolicy, path: Path) -> None:
+def _verify_affine_maps(policy: LoadedPolicy, document: PolicyDocument, path: Path) -> None:
     """Normaliser and action range for readers are those in the arrays, and the schema fits them."""
-    document, module = policy.document, policy.module
-    stated = {"normaliser": {"mean": module.observation_mean, "std": module.observation_std}}
-    if "action_range" in document:
-        stated["action_range"] = {"scale": module.action_scale, "offset": module.action_offset}
-    for entry, arrays in stated.items():
-        for name, array in arrays.items():
-            if not np.array_equal(np.asarray(document[entry][name], np.float32), array):
-                raise InputError(f"{path}: its {entry}'s {name} is not the one in {ARRAYS}")
+    module, ranges = policy.module, document.action_range
+    stated = {"normaliser's mean": (document.normaliser.mean, module.observation_mean)}
+    stated["normaliser's std"] = document.normaliser.std, module.observation_std
+    if ranges is not None:
+        stated["action_range's scale"] = ranges.scale, module.action_scale
+        stated["action_range's offset"] = ranges.offset, module.action_offset
+    for name, (numbers, array) in stated.items():
+        if not np.array_equal(np.asarray(numbers, np.float32), array):
+            raise InputError(f"{path}: its {name} is not the one in {ARRAYS}")
     if policy.schema is not None:
         sizes = Spec(size_of(policy.schema.observation), size_of(policy.schema.action), policy.spec.max_action)
         box = policy.schema.box

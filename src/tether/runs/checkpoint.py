@@ -14,7 +14,6 @@ after that. One process at a time writes to a folder of checkpoints.
 import contextlib
 import hashlib
 import inspect
-import json
 import os
 import re
 import shutil
@@ -34,8 +33,9 @@ from tether.machine.files import (
     to_json,
     write_synced,
 )
+from tether.machine.reading import parse_json, read_bytes
 
-__all__ = ["CheckpointError", "load_checkpoint", "load_latest", "save_checkpoint"]
+__all__ = ["CheckpointError", "DamagedCheckpoint", "load_checkpoint", "load_latest", "save_checkpoint"]
 
 FORMAT_VERSION = 1
 STATE = "state.safetensors"
@@ -46,6 +46,10 @@ BLANK = "0" * 64  # stands in for the manifest's own checksum while that is comp
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or is not fit to be read; the message names path and reason."""
+
+
+class DamagedCheckpoint(CheckpointError, InputError):
+    """A checkpoint is not fit to be read."""
 
 
 def save_checkpoint(directory: Path, name: str, tree: PyTree, manifest: dict[str, Any], *, keep: int = 2) -> Path:
@@ -97,7 +101,7 @@ def load_checkpoint(path: Path, like: Any) -> tuple[PyTree, dict[str, Any]]:
     like: structure, shapes and dtypes of the state (`tether.machine.files.decode_arrays`), or a function that gives
           them for the caller's notes, where they depend on what was saved.
     Returns the state and the caller's notes that were given to `save_checkpoint`.
-    Raises: CheckpointError naming the file and what is wrong with it.
+    Raises: DamagedCheckpoint naming the file and what is wrong with it.
     """
     document = _read_manifest(path / MANIFEST)
     state = path / STATE
@@ -106,22 +110,22 @@ def load_checkpoint(path: Path, like: Any) -> tuple[PyTree, dict[str, Any]]:
         expected = document["files"][STATE]
         size, sha256, run = expected["size"], expected["sha256"], document["run"]
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / MANIFEST}: entry {error} is missing or malformed") from error
+        raise DamagedCheckpoint(f"{path / MANIFEST}: entry {error} is missing or malformed") from error
     if len(data) != size:
         kind = "truncated" if len(data) < size else "too long"
-        raise CheckpointError(f"{state}: {kind}: {len(data)} bytes, the manifest says {size}")
+        raise DamagedCheckpoint(f"{state}: {kind}: {len(data)} bytes, the manifest says {size}")
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise CheckpointError(f"{state}: altered: its SHA-256 is not the manifest's")
+        raise DamagedCheckpoint(f"{state}: altered: its SHA-256 is not the manifest's")
     try:
         return decode_arrays(data, like(run) if inspect.isfunction(like) else like, str(state)), run
     except InputError as error:
-        raise CheckpointError(str(error)) from error
+        raise DamagedCheckpoint(str(error)) from error
 
 
 def load_latest(directory: Path, like: Any, on_refused: Callable[[str], None]) -> tuple[PyTree, dict[str, Any], Path]:
     """Read the newest valid checkpoint; newer ones that are not go to `on_refused`, each with its reason.
 
-    Returns state, notes and path. Raises: CheckpointError with all reasons where no checkpoint is valid.
+    Returns state, notes and path. Raises: DamagedCheckpoint with all reasons where no checkpoint is valid.
     """
     reasons = []
     for path in _newest_first(directory):
@@ -130,7 +134,7 @@ def load_latest(directory: Path, like: Any, on_refused: Callable[[str], None]) -
         except CheckpointError as error:
             reasons.append(str(error))
             on_refused(f"checkpoint {path.name} refused: {error}")
-    raise CheckpointError("; ".join([f"no valid checkpoint in {directory}", *reasons]))
+    raise DamagedCheckpoint("; ".join([f"no valid checkpoint in {directory}", *reasons]))
 
 
 # --- the manifest -------------------------------------------------------------------------------------------
@@ -157,24 +161,26 @@ def _seal(document: dict[str, Any]) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     data = _read(path)
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         version, seal = document["format_version"], document["manifest_sha256"].encode()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: truncated or altered: not a manifest ({error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{path}: truncated or altered: not a manifest ({error})") from error
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format version {version!r}, this tether reads {FORMAT_VERSION}")
+        raise DamagedCheckpoint(f"{path}: format version {version!r}, this tether reads {FORMAT_VERSION}")
     if hashlib.sha256(data.replace(seal, BLANK.encode(), 1)).hexdigest().encode() != seal:
-        raise CheckpointError(f"{path}: altered: its SHA-256 is not the one it holds")
+        raise DamagedCheckpoint(f"{path}: altered: its SHA-256 is not the one it holds")
     return document
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
+    except InputError as error:
+        raise DamagedCheckpoint(str(error)) from error
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing") from error
+        raise DamagedCheckpoint(f"{path}: missing") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DamagedCheckpoint(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 # --- the folder of checkpoints ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tether import _version, errors
+from tether import _version
 from tether.algorithms.callables import check_networks
 from tether.algorithms.registry import hyperparameters_of, origin_of, recover_algorithm
 from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
@@ -22,10 +22,11 @@ from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of, ta
 from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
-from tether.runs.plan import EVAL_DEVICES, Options, Plan
+from tether.runs.document import CONFIG_FORMAT, RunDocument, read_config
+from tether.runs.plan import Options, Plan
 from tether.runs.run import Run
 from tether.training.devices import any_process, is_primary, together
-from tether.training.lanes import Lane
+from tether.training.lanes import Lane, check_lanes
 from tether.training.precision import check_precision
 
 __all__ = [
@@ -42,9 +43,6 @@ __all__ = [
     "restored_plan",
     "versions",
 ]
-
-CONFIG_FORMAT = 1
-
 
 SAMPLED_OBSERVATIONS = 256  # kept of the data set for the golden pairs of policies
 
@@ -103,44 +101,36 @@ def restored_plan(
     asked: the environment for a run that has none; of one that has one, it must be the same.
     """
     path = folder / "config.json"
+    config, document = read_config(folder)
     try:
-        config = json.loads(path.read_text())
-        found = config.get("format_version")
-        if found != CONFIG_FORMAT:
-            raise InputError(f"format {found!r}; this version of tether reads {CONFIG_FORMAT}")
-        name, record = config["algorithm"], config["data"]
         algorithm = recover_algorithm(config, given)
-        lanes = [Lane(lane["seed"], lane["settings"]) for lane in config["lanes"]]
-        options = Options(**config["settings"])  # of runs from before there was a precision: the default
-        check_precision(options.precision)
-        source, sha256, environment = record["source"], record["sha256"], config["environment"]
-        in_memory = record.get("in_memory", False)  # configs of tether 0.1 do not say
-        transforms = record["reward_transform"]["name"], record["observation_transform"]["name"]
-        data_filter = record.get("filter", {"name": "none"})["name"]  # configs of tether 0.1 have none
-    except OSError as error:
-        raise InputError(f"{folder}: not a run folder: {path.name}: {error.strerror or error}") from None
+        check_precision(document.options.precision)
+        lanes, options = document.named_lanes(), document.options
+        check_lanes(algorithm, lanes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
-    data = _same_data(path, source if dataset is None else dataset, sha256, in_memory, quiet)
-    task, limits = _restored_place(path, environment, config, data, asked)
-    prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=data_filter)
-    return make_plan(folder, name, algorithm, lanes, options, data, prepared, task, limits)
+    record = document.data
+    source = record.source if dataset is None else dataset
+    data = _same_data(path, source, record.sha256, record.in_memory, quiet)
+    task, limits = _restored_place(path, document, data, asked)
+    transforms = record.reward_transform.name, record.observation_transform.name
+    prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=record.filter.name)
+    return make_plan(folder, document.algorithm, algorithm, lanes, options, data, prepared, task, limits)
 
 
 def _restored_place(
-    path: Path, name: str, config: dict[str, Any], data: Dataset, asked: str | None
+    path: Path, document: RunDocument, data: Dataset, asked: str | None
 ) -> tuple[Task | None, ActionBox | None]:
-    """The task of the run's environment `name` and the actions that this takes; of `asked` where the run has none."""
+    """The task of the run's environment and the actions that this takes; of `asked` where the run has none."""
+    name = document.environment
     if name == NO_ENVIRONMENT:
         return (None, None) if asked is None else task_for(data, asked)[:2]
     if asked is not None and (wanted := known_task(data, asked)) is not None and wanted.name != name:
         raise InputError(f"{path}: the run is evaluated in {name}, which --environment {asked} cannot change")
-    task = known_task(data, name, config.get("horizon"))
+    task = known_task(data, name, document.horizon)
     if task is not None and task.gymnasium_id is not None:
         check_imported(task.gymnasium_id)  # now, and not at the next evaluation
-    return task, None if task is None else _limits_from(config, task)
+    return task, None if task is None else _limits_from(document, task)
 
 
 def _limits_json(limits: ActionBox) -> dict[str, list[float | None]]:
@@ -148,16 +138,14 @@ def _limits_json(limits: ActionBox) -> dict[str, list[float | None]]:
     return {name: [x if np.isfinite(x) else None for x in getattr(limits, name)] for name in ("low", "high")}
 
 
-def _limits_from(config: dict[str, Any], task: Task) -> ActionBox | None:
+def _limits_from(document: RunDocument, task: Task) -> ActionBox | None:
     """The actions that the run's environment takes; runs of tether 0.1 do not say, so the environment is asked."""
-    stated = config.get("environment_actions")
-    if stated is None:
-        try:
-            return limits_of(task)
-        except InputError:  # it cannot be made here: whoever needs it will hear of it
-            return None
-    low, high = ([end if x is None else x for x in stated[name]] for name, end in (("low", -np.inf), ("high", np.inf)))
-    return ActionBox(tuple(low), tuple(high))
+    if document.environment_actions is not None:
+        return document.environment_actions.box()
+    try:
+        return limits_of(task)
+    except InputError:  # it cannot be made here: whoever needs it will hear of it
+        return None
 
 
 def _same_data(path: Path, given: str | Dataset, sha256: str, in_memory: bool, quiet: bool) -> Dataset:
@@ -251,16 +239,10 @@ def check_rewards(name: str, algorithm: Any, prepared: Prepared) -> None:
 
 
 def check_counts(algorithm: Any, options: Options) -> None:
-    """Refuse options that cannot train: sizes, intervals and the last phase's updates must be positive, the precision
-    one that there is."""
+    """Refuse what cannot train here: networks that nobody has registered, devices and precisions that are not there,
+    phases without updates. Algorithm and options check their ranges themselves."""
     check_precision(options.precision)
     check_networks(algorithm)
-    for name, value in dataclasses.asdict(options).items():
-        least = 0 if name == "eval_workers" else 1
-        if type(value) is int and value < least:
-            raise InputError(f"{name} {value}: must be at least {least}")
-    if options.eval_device not in EVAL_DEVICES:
-        raise errors.unknown("eval_device", options.eval_device, EVAL_DEVICES)
     if options.eval_device == "accelerator" and jax.default_backend() == "cpu":
         raise InputError("eval_device 'accelerator': JAX finds none on this machine; choices here: auto, cpu")
     *earlier, last = algorithm.phases()
@@ -271,12 +253,6 @@ def check_counts(algorithm: Any, options: Options) -> None:
     for phase in earlier:
         if phase.updates < 0:
             raise InputError(f"{phase.name} updates {phase.updates}: must not be negative")
-    phase_updates = {f"{phase.name}_updates" for phase in (*earlier, last)}
-    for name, value in hyperparameters_of(algorithm).items():
-        counts = value if isinstance(value, tuple) else (value,)
-        for count in counts:
-            if type(count) is int and count < 1 and name not in phase_updates:
-                raise InputError(f"{name} {value}: must be at least 1")
 
 
 def findable(location: str) -> str:

@@ -2,19 +2,24 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from tether.data import Prepared
 from tether.data.schema import ActionBox
 from tether.environments import Task
+from tether.errors import unknown
 from tether.machine.keywords import explain_keywords
+from tether.ranges import between, check_ranges
 from tether.training.lanes import Lane
+from tether.training.precision import PRECISIONS
 
 __all__ = ["EVAL_DEVICES", "Options", "Plan"]
 
 EVAL_DEVICES = ("auto", "cpu", "accelerator")
+Positive = Annotated[int, between(1, 2**31 - 1)]
+Workers = Annotated[int, between(0, 10_000)]
 
 
 @explain_keywords
@@ -22,15 +27,22 @@ EVAL_DEVICES = ("auto", "cpu", "accelerator")
 class Options:
     """How a run trains and reports, beside the algorithm's own hyper-parameters."""
 
-    batch_size: int = 256
-    eval_every_updates: int = 10_000  # of the last phase; its end is always evaluated
-    eval_episodes: int = 10
-    log_every_updates: int = 500
-    checkpoint_every_updates: int = 10_000  # evaluations and the end of a phase save one, too
-    lanes_per_group: int | None = None  # at most so many lanes at once; None: as many as fit. Changes no number
-    eval_workers: int | None = None  # processes that play evaluations; None: by spare cores. Changes no number
+    batch_size: Positive = 256
+    eval_every_updates: Positive = 10_000  # of the last phase; its end is always evaluated
+    eval_episodes: Positive = 10
+    log_every_updates: Positive = 500
+    checkpoint_every_updates: Positive = 10_000  # evaluations and the end of a phase save one, too
+    lanes_per_group: Positive | None = None  # at most so many lanes at once; None: as many as fit. Changes no number
+    eval_workers: Workers | None = None  # processes that play evaluations; None: by spare cores. Changes no number
     eval_device: str = "auto"  # where policies act then: cpu, accelerator, or measured; one of EVAL_DEVICES
     precision: str = "float32"  # of the matmuls of training (`training/precision.py`)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for values that no run can have."""
+        check_ranges(self)
+        for name, choices in (("eval_device", EVAL_DEVICES), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in choices:
+                raise unknown(name, value, choices)
 
 
 @dataclasses.dataclass(frozen=True)

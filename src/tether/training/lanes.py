@@ -14,7 +14,7 @@ from tether import errors
 from tether.algorithms.registry import hyperparameters_of, numeric_fields
 from tether.errors import InputError
 
-__all__ = ["Lane", "make_lanes", "stack_lanes", "take_lane"]
+__all__ = ["Lane", "check_lanes", "make_lanes", "stack_lanes", "take_lane"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,21 @@ def make_lanes(algorithm: Any, seeds: Sequence[int], sweep: Mapping[str, Sequenc
             raise errors.unknown("hyper-parameter", name, numeric_fields(algorithm))
         if not values or len(set(values)) < len(values) or not all(math.isfinite(v) for v in values):
             raise InputError(f"sweep {name}={','.join(map(str, values))}: needs distinct finite numbers")
+    lanes = _product(seeds, sweep)
+    check_lanes(algorithm, lanes)
+    return lanes
+
+
+def check_lanes(algorithm: Any, lanes: Sequence[Lane]) -> None:
+    """Refuse lanes with a hyper-parameter that is not numeric, or a value that the algorithm refuses."""
+    names, values = numeric_fields(algorithm), {item for lane in lanes for item in lane.swept.items()}
+    for name, value in sorted(values):
+        if name not in names:
+            raise errors.unknown("swept hyper-parameter", name, names)
+        dataclasses.replace(algorithm, **{name: value})  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _product(seeds: Sequence[int], sweep: Mapping[str, Sequence[float]]) -> list[Lane]:
     combinations = itertools.product(*sweep.values())
     return [Lane(seed, dict(zip(sweep, map(float, values), strict=True))) for values in combinations for seed in seeds]
 

@@ -1,8 +1,7 @@
 """npz and HDF5 files as tables: arrays side by side, read row by row; fields of compound arrays are columns."""
 
 import contextlib
-import zipfile
-import zlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 
 from tether.data.hdf5 import open_hdf5
 from tether.data.logs import pieces
-from tether.data.logs.pieces import ArrayFile, Column, Cursor, Kind, Piece, Table, array_column, as_kind, one_line
+from tether.data.logs.pieces import ArrayFile, Column, Cursor, Kind, Piece, Table, array_column, as_kind
+from tether.data.npz import Archive, open_npz_archive
 from tether.errors import InputError
 
 __all__ = ["PICKLED", "open_hdf5_table", "open_npz"]
@@ -23,50 +23,23 @@ PICKLED = "pickled Python objects, which are never read"
 
 def open_npz(path: Path) -> Table:
     """The table in an npz file. Raises InputError as `open_table`."""
-    headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-    skipped: dict[str, str] = {}
-    with _npz_faults(path), zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
-            if entry.endswith(".npy"):
-                with archive.open(entry) as file:
-                    shape, _, dtype = _npy_header(file)
-                name = entry.removesuffix(".npy")
-                if dtype.hasobject:
-                    skipped[name] = PICKLED
-                elif shape:
-                    headers[name] = shape, dtype
+    with open_npz_archive(path) as archive:
+        headers = {name: (header.shape, header.dtype) for name, header in archive.headers.items() if header.shape}
+        skipped = dict.fromkeys(archive.pickled, PICKLED)
 
     @contextlib.contextmanager
     def opened() -> Iterator[Callable[[str], Cursor]]:
-        with _npz_faults(path), contextlib.ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            yield lambda name: _npy_cursor(stack.enter_context(archive.open(f"{name}.npy")))
+        with open_npz_archive(path) as archive, contextlib.ExitStack() as stack:
+            yield lambda name: _npy_cursor(archive, name, stack)
 
     return _table(path, headers, skipped, opened)
 
 
-@contextlib.contextmanager
-def _npz_faults(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as npz, it may be damaged: {one_line(error)}") from None
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, whether in Fortran's order, dtype) of the array that `file` begins with."""
-    version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return header(file)
-
-
-def _npy_cursor(file: Any) -> Cursor:
-    shape, fortran, dtype = _npy_header(file)
+def _npy_cursor(archive: Archive, name: str, stack: contextlib.ExitStack) -> Cursor:
+    shape, fortran, dtype = archive.headers[name]
     if fortran and len(shape) > 1:  # its rows are not together: the whole array has to be there
-        return _array_cursor(np.frombuffer(file.read(), dtype).reshape(shape, order="F"))
-    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+        return _array_cursor(archive.read(name))
+    file, row_bytes = stack.enter_context(archive.open(name)), dtype.itemsize * math.prod(shape[1:])
 
     def read_rows(rows: int) -> np.ndarray:
         return np.frombuffer(file.read(rows * row_bytes), dtype).reshape(rows, *shape[1:])

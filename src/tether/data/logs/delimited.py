@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from tether.data.logs import pieces
 from tether.data.logs.arrow import Leaf, arrow_pieces, holds, pyarrow_for
-from tether.data.logs.pieces import HEADER_BYTES, Column, Kind, Piece, Table, one_line
+from tether.data.logs.pieces import HEADER_BYTES, Column, Kind, Piece, Table
 from tether.errors import InputError
+from tether.machine.reading import one_line
 
 __all__ = ["Header", "open_csv"]
 

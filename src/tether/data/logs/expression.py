@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.errors import InputError, unknown
+from tether.errors import InputError, shortened, unknown
 
 __all__ = ["Expression", "parse_expression"]
 
 DEEPEST = 100  # levels of the tree
+LONGEST = 10_000  # characters
+OF_ONE = ("abs", "sqrt", "exp", "log", "sin", "cos", "tan", "tanh", "sign")
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: getattr(np, name) for name in ("abs", "sqrt", "exp", "log", "sin", "cos", "tan", "tanh", "sign", "where")},
+    **{name: getattr(np, name) for name in (*OF_ONE, "where")},
     "min": lambda *values: np.minimum.reduce(np.broadcast_arrays(*values)),
     "max": lambda *values: np.maximum.reduce(np.broadcast_arrays(*values)),
 }
+ARGUMENTS = {**dict.fromkeys(OF_ONE, 1), "where": 3}
+"""How many a function takes: NumPy's would take more, one of them to write to. The others take any number."""
 OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: np.add,
     ast.Sub: np.subtract,
@@ -56,10 +60,12 @@ def parse_expression(text: str, sizes: Mapping[str, int]) -> Expression:
 
     Raises InputError for what is not arithmetic, and for names that are no column.
     """
+    if len(text) > LONGEST:
+        raise InputError(f"reward: arithmetic of {len(text):,} characters; {LONGEST:,} are the most")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise InputError(f"reward {text!r} is no column and no arithmetic: {error}") from None
+        raise InputError(f"reward {shortened(text)!r} is no column and no arithmetic: {error}") from None
     level, depth = [tree], 0
     while level:
         level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
@@ -88,7 +94,10 @@ class _Compiler(NamedTuple):
         """`node` as a function of the columns; whatever is not listed here is refused."""
         match node:
             case ast.Constant(value=bool() | int() | float() as number):
-                constant = np.float64(number)  # not Python's integers, whose powers have no end
+                try:
+                    constant = np.float64(number)  # not Python's integers, whose powers have no end
+                except OverflowError:
+                    raise self._refusal("it holds a number that is larger than any double") from None
                 return lambda values: constant
             case ast.Name() | ast.Call(func=ast.Name(id="column")):
                 return self._plain_column(node)
@@ -101,6 +110,8 @@ class _Compiler(NamedTuple):
                 squares = [self._square(part) for part in parts]
                 return lambda values: np.sqrt(sum(square(values) for square in squares))
             case ast.Call(func=ast.Name(id=function), args=[_, *_] as parts, keywords=[]) if function in FUNCTIONS:
+                if len(parts) != ARGUMENTS.get(function, len(parts)):
+                    raise self._refusal(f"{function} takes {ARGUMENTS[function]}, not {len(parts)} arguments")
                 return _apply(FUNCTIONS[function], *map(self.compile, parts))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
                 return _apply(OPERATORS[type(op)], self.compile(left), self.compile(right))
@@ -150,7 +161,7 @@ class _Compiler(NamedTuple):
         return f"column {name!r} holds {self.sizes[name]} number{'s' * (self.sizes[name] > 1)} in each row"
 
     def _refusal(self, reason: str) -> InputError:
-        return InputError(f"reward {self.text!r}: {reason}")
+        return InputError(f"reward {shortened(self.text)!r}: {reason}")
 
 
 def _apply(function: Callable[..., Any], *parts: Compute) -> Compute:

@@ -17,6 +17,7 @@ import numpy as np
 from tether._version import __version__
 from tether.data.choices import Choices, refuse_choices
 from tether.data.dataset import Dataset
+from tether.data.hdf5 import new_hdf5
 from tether.data.logs.columns import ColumnOptions, ColumnPlan, find_files, resolve
 from tether.data.logs.episodes import in_episodes
 from tether.data.logs.joined import join_tables
@@ -27,7 +28,7 @@ from tether.data.logs.tables import open_table
 from tether.data.schema import IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of, summary
 from tether.data.source import ACTION_TOLERANCE, Source
 from tether.errors import InputError
-from tether.machine.files import atomic_path, sha256_file
+from tether.machine.files import sha256_file
 
 __all__ = ["ColumnOptions", "Import", "conventional_options", "import_logs", "import_report", "read_table"]
 
@@ -67,10 +68,11 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
     refuse_unordered(tables[0], plan)
     report = Import(out, observation=plan.named(plan.observation), action=plan.named(plan.action))
     mended = Mended()
-    with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(out) as file:
         columns = _Appender(file, plan.reward.recorded)
         for rows in rows_of(tables, plan, mended):
             columns.append(rows)
+            file.check_disk()
             report.rows += len(rows.rewards)
             report.episodes += int((rows.terminals | rows.timeouts).sum())
         if not report.rows:

@@ -6,13 +6,16 @@ from typing import Any
 
 from tether.data.logs import pieces
 from tether.data.logs.arrow import Leaf, arrow_pieces, leaves, pyarrow_for
-from tether.data.logs.pieces import Kind, Piece, Table, one_line
+from tether.data.logs.pieces import Kind, Piece, Table
 from tether.errors import InputError
+from tether.machine.reading import one_line
 
 __all__ = ["arrow_table", "open_parquet"]
 
 FIRST_ROWS = 64
 """Of these the shapes of lists are taken."""
+DAMAGE = (OSError, ValueError, TypeError, LookupError, MemoryError, RuntimeError, AttributeError, NotImplementedError)
+"""What Arrow raises of a damaged file, its own exceptions among them."""
 
 
 def open_parquet(path: Path) -> Table:
@@ -22,7 +25,9 @@ def open_parquet(path: Path) -> Table:
 
     try:
         return arrow_table(arrow, path, lambda: parquet.ParquetFile(path))
-    except (arrow.ArrowException, OSError) as error:
+    except DAMAGE as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} cannot be read as Parquet: {one_line(error)}") from None
 
 
@@ -48,7 +53,9 @@ def arrow_table(arrow: Any, path: Path, open_file: Callable[[], Any]) -> Table:
             with open_file() as file:
                 batches = file.iter_batches(batch_size=rows, columns=wanted)
                 yield from arrow_pieces(arrow, path, batches, kinds, columns)
-        except arrow.ArrowException as error:
-            raise InputError(f"{path}: {one_line(error)}") from None
+        except DAMAGE as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} cannot be read as Parquet: {one_line(error)}") from None
 
     return Table(path, {name: leaf.column for name, leaf in columns.items()}, read, skipped)

@@ -30,7 +30,6 @@ __all__ = [
     "missing",
     "nanoseconds",
     "natural",
-    "one_line",
     "pictures",
 ]
 
@@ -99,11 +98,6 @@ def after(name: str) -> str:
 def natural(name: str) -> list[tuple[int, int | str]]:
     """Sorts joint_2 before joint_10."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def one_line(error: Exception) -> str:
-    """The error's text in one line."""
-    return " ".join(str(error).split())
 
 
 def array_column(shape: tuple[int, ...], dtype: np.dtype) -> Column | str:

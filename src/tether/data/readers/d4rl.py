@@ -5,7 +5,6 @@ v1/v2 also `next_observations`) beside groups (`infos`, `metadata`) of which onl
 interest here.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, MASKS_KEY, S
 from tether.data.source import FileDigest, Source, follows
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
+from tether.machine.reading import parse_json
 from tether.types import Bool
 
 __all__ = ["layout_rules", "read_d4rl_hdf5", "scalar_metadata"]
@@ -139,7 +139,7 @@ def read_schema(file: h5py.File, path: Path) -> Schema | None:
         return None
     node: Any = file[SCHEMA_KEY]
     try:
-        value = json.loads(node.asstr()[()])
+        value = parse_json(node.asstr()[()])
     except (TypeError, ValueError, AttributeError):
         raise InputError(f"{path}: {SCHEMA_KEY!r} is not the JSON that tether writes there") from None
     return Schema.from_json(value, str(path))
@@ -151,7 +151,7 @@ def layout_rules(file: h5py.File, path: Path) -> dict[str, Any]:
     if node is None:
         return {}
     try:
-        found = json.loads(node.asstr()[()])
+        found = parse_json(node.asstr()[()])
         return {rule: bool(found[rule]) for rule in ("exact_next_observations", "terminals_end_episodes")}
     except (TypeError, ValueError, AttributeError, KeyError):
         raise InputError(f"{path}: {LAYOUT_KEY!r} is not the JSON that tether writes there") from None
@@ -170,7 +170,7 @@ def _recorded_in(file: h5py.File, sizes: tuple[int, int]) -> Task | None:
     """The environment that `tether data collect` has noted; None in other files."""
     node: Any = file.get(COLLECT_KEY)
     try:
-        found = json.loads(node.asstr()[()])["environment"]
+        found = parse_json(node.asstr()[()])["environment"]
         references = tuple(found["references"]) if "references" in found else None  # Minari's own
         return recorded_task(found["id"], found["options"], found["horizon"], sizes, references)
     except (TypeError, ValueError, AttributeError, KeyError):

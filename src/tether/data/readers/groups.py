@@ -9,7 +9,6 @@ perhaps at every row where it stands solved; the group goes on. `mask/NAME` list
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from tether.data.hdf5 import open_hdf5
+from tether.data.hdf5 import open_hdf5, values_of
 from tether.data.logs.tables import natural
+from tether.data.npz import open_npz_archive
 from tether.data.readers.recording import (
     Recording,
     as_flags,
@@ -31,6 +31,7 @@ from tether.data.readers.recording import (
 )
 from tether.data.source import FileDigest, Source
 from tether.errors import InputError
+from tether.machine.reading import parse_json
 
 __all__ = ["has_episode_groups", "read_episode_files", "read_episode_groups"]
 
@@ -115,7 +116,7 @@ def _hdf5_arrays(group: Any) -> dict[str, Array]:
 
     def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset) and node.shape:
-            arrays[name] = Array(node.shape, node.dtype, lambda: np.asarray(node[()]))
+            arrays[name] = Array(node.shape, node.dtype, lambda: values_of(node))
 
     group.visititems(visit)
     return arrays
@@ -123,21 +124,12 @@ def _hdf5_arrays(group: Any) -> dict[str, Array]:
 
 def _npz_episode(path: Path) -> Episode:
     """Arrays of Python objects are left out: they are pickles, which are never read."""
-    arrays: dict[str, Array] = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                try:
-                    value = archive[name]
-                except ValueError as error:
-                    if "Object arrays" not in str(error):
-                        raise
-                    arrays[name] = Array((0,), np.dtype(object), lambda: np.zeros(0))
-                    continue
-                arrays[name] = Array(value.shape, value.dtype, lambda value=value: value)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as npz: {' '.join(str(error).split())}") from None
-    return Episode(path.stem, path.stem, arrays)
+    with open_npz_archive(path) as archive:
+        values = {name: archive.read(name) for name in archive.headers}
+        pickled = archive.pickled
+    arrays = {name: Array(value.shape, value.dtype, lambda value=value: value) for name, value in values.items()}
+    nothing = Array((0,), np.dtype(object), lambda: np.zeros(0))
+    return Episode(path.stem, path.stem, arrays | dict.fromkeys(pickled, nothing))
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -352,7 +344,7 @@ def _masks(file: Any, names: list[str], lengths: list[int]) -> dict[str, np.ndar
     for key in map(str, group):
         node = group[key]
         if isinstance(node, h5py.Dataset) and node.shape:
-            listed = {text.decode() if isinstance(text, bytes) else str(text) for text in np.asarray(node[()]).tolist()}
+            listed = {text.decode() if isinstance(text, bytes) else str(text) for text in values_of(node).tolist()}
             masks[key] = np.repeat([name in listed for name in names], lengths)
     return masks
 
@@ -363,7 +355,7 @@ def _robomimic(file: Any, rows: int) -> tuple[dict[str, str | float | int], tupl
     attributes: Any = data.attrs if isinstance(data, h5py.Group) else {}
     metadata, notes = {}, []
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        metadata["environment"] = str(json.loads(attributes["env_args"])["env_name"])
+        metadata["environment"] = str(parse_json(attributes["env_args"])["env_name"])
     total = attributes.get("total")
     if total is not None and np.ndim(total) == 0 and int(total) != rows:
         notes.append(f"the file says that it has {int(total):,} rows; {rows:,} are there")

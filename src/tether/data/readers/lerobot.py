@@ -7,7 +7,6 @@ episodes in a file (`file-000.parquet`) and the lengths in `meta/episodes/chunk-
 and `next.success`: what followed the row's action.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.dataset import Dataset
+from tether.data.logs.parquet import DAMAGE
 from tether.data.logs.tables import natural
 from tether.data.readers.recording import (
     Recording,
@@ -28,6 +28,7 @@ from tether.data.readers.recording import (
 from tether.data.schema import Layout, layout_of
 from tether.data.source import Source
 from tether.errors import InputError
+from tether.machine.reading import one_line, parse_json, read_bytes, read_json
 
 __all__ = ["find_lerobot", "is_lerobot_folder", "lerobot_root", "read_lerobot", "read_lerobot_folder"]
 
@@ -138,11 +139,11 @@ def read_lerobot_folder(folder: Path) -> Recording:
 
 def _info(folder: Path) -> dict[str, Any]:
     path = folder / INFO
+    info = read_json(path)
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
         version = str(info["codebase_version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not LeRobot's: {type(error).__name__} {error}") from None
+        raise InputError(f"{path}: not LeRobot's: {type(error).__name__} {one_line(error)}") from None
     if not version.startswith(VERSIONS) or info.get("storage_format", "parquet") not in ("parquet", None):
         stored = info.get("storage_format")
         what = f"format {version}" + (f", stored as {stored}" if stored else "")
@@ -199,7 +200,7 @@ def _promised(folder: Path) -> dict[int, int]:
     lines, files = folder / "meta" / "episodes.jsonl", sorted((folder / "meta" / "episodes").rglob("*.parquet"))
     try:
         if lines.is_file():
-            rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = [parse_json(line) for line in read_bytes(lines).splitlines() if line.strip()]
             return {int(row["episode_index"]): int(row["length"]) for row in rows}
         found = {}
         for table in _tables(files, ["episode_index", "length"]):
@@ -252,7 +253,6 @@ def _notes(
 def _tables(files: Sequence[Path], columns: list[str]) -> Iterator[Any]:
     """These columns of each file."""
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise InputError(
@@ -265,8 +265,10 @@ def _tables(files: Sequence[Path], columns: list[str]) -> Iterator[Any]:
                 if missing:
                     raise missing_column(str(path), ", ".join(missing), file.schema_arrow.names, missing)
                 yield file.read(columns=columns)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from None
+        except DAMAGE as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} cannot be read as Parquet: {one_line(error)}") from None
 
 
 def _frames(files: Sequence[Path], features: Mapping[str, Feature]) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ records. The id also reads Minari's other formats (Arrow, Parquet), which only t
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,13 +19,14 @@ import numpy as np
 from tether.data.choices import refuse_choices
 from tether.data.dataset import Dataset
 from tether.data.entries import flat, joined, schema_of, widths
-from tether.data.hdf5 import as_scalar, open_hdf5, read_array
+from tether.data.hdf5 import as_scalar, open_hdf5, read_array, values_of
 from tether.data.logs.tables import natural
 from tether.data.schema import ActionBox
 from tether.data.source import ACTION_TOLERANCE, Source
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.machine.files import sha256_file
+from tether.machine.reading import parse_json, read_json
 
 __all__ = [
     "find_minari_file",
@@ -101,7 +101,7 @@ def _references(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
 def _recorded_in(document: Mapping[str, Any], sizes: tuple[int, int]) -> Task | None:
     """The environment of Minari's `env_spec`: gymnasium's specification as JSON."""
     try:
-        spec = json.loads(str(document.get("env_spec", "null")))
+        spec = parse_json(str(document.get("env_spec", "null")))
         return recorded_task(spec["id"], spec["kwargs"], spec["max_episode_steps"], sizes, _references(document))
     except (TypeError, ValueError, KeyError):
         return None
@@ -202,7 +202,7 @@ def _read_episode(group: Any, where: str, path: Path) -> Episode:
         read_array(group, "rewards", path),
         read_array(group, "terminations", path),
         read_array(group, "truncations", path),
-        success[()] if isinstance(success, h5py.Dataset) else None,
+        values_of(success) if isinstance(success, h5py.Dataset) else None,
     )
 
 
@@ -282,7 +282,7 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
 def _action_box(document: Mapping[str, Any], sizes: Mapping[str, int]) -> ActionBox | None:
     """The range of the actions that the metadata state, in the order of `sizes`; None for [-1, 1] and without one."""
     try:
-        bounds = dict(_bounds(json.loads(str(document.get("action_space", "null"))), ""))
+        bounds = dict(_bounds(parse_json(str(document.get("action_space", "null"))), ""))
         low = tuple(float(x) for name in sizes for x in np.ravel(bounds[name][0]))
         high = tuple(float(x) for name in sizes for x in np.ravel(bounds[name][1]))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -307,10 +307,7 @@ def _document(folder: Path) -> dict[str, Any]:
     file = folder / "metadata.json"
     if not file.is_file():
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise InputError(f"{file} holds {type(content).__name__}; a JSON object is needed")
     return content

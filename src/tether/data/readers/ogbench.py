@@ -11,7 +11,6 @@ which mark where a trajectory ends, become `timeouts`. The recording goes on aft
 import importlib.metadata
 import json
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset
 from tether.data.logs.tables import open_table
+from tether.data.npz import DAMAGE
 from tether.data.source import Source
 from tether.environments.tasks import Task, single_task
 from tether.errors import InputError, unknown
@@ -139,7 +139,7 @@ def _columns(ogbench: Any, path: Path, environment_id: str) -> dict[str, np.ndar
         raise InputError(f"{path}: no {', '.join(map(repr, missing))} in it; it holds {', '.join(found)}")
     try:
         columns = ogbench.load_dataset(str(path), add_info=True)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as an OGBench file: {type(error).__name__} {reason}") from None
     with warnings.catch_warnings():

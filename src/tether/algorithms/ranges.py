@@ -1,0 +1,39 @@
+"""Hyper-parameters with the range that is allowed, stated beside the default: `discount: Fraction = 0.99  # gamma`.
+
+An algorithm checks them by `check_ranges(self)` in `__check_init__`; its page in the docs shows them. A plain
+`Hyperparameter` is any finite number.
+"""
+
+from typing import Annotated
+
+from tether.algorithms.interface import Hyperparameter
+from tether.ranges import above, at_least, between, check_ranges
+
+__all__ = [
+    "Count",
+    "Depth",
+    "Fraction",
+    "Interval",
+    "NonNegative",
+    "Positive",
+    "Sizes",
+    "StaticFraction",
+    "Updates",
+    "check_ranges",
+]
+
+Fraction = Annotated[Hyperparameter, between(0, 1)]
+Positive = Annotated[Hyperparameter, above(0)]
+NonNegative = Annotated[Hyperparameter, at_least(0)]
+StaticFraction = Annotated[float, between(0, 1)]
+"""Of a number that is no leaf, because it decides the program or a column of the data."""
+Updates = Annotated[int, between(0, 2**31 - 1)]
+"""Of a phase, or of a part of one; JAX counts them in 32 bits."""
+Interval = Annotated[int, between(1, 2**31 - 1)]
+"""In updates."""
+Count = Annotated[int, between(1, 100_000)]
+"""Of networks, samples, steps of diffusion, candidates."""
+Depth = Annotated[int, between(1, 100)]
+"""Of what a program unrolls: blocks of a network, steps of an optimiser in an update."""
+Sizes = Annotated[tuple[int, ...], between(1, 100_000, length=100)]
+"""Widths of hidden layers."""

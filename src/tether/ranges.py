@@ -1,0 +1,117 @@
+"""What values a hyper-parameter or an option may have: stated once, beside its default.
+
+    discount: Annotated[float, between(0, 1)] = 0.99
+
+A class that states ranges checks them where it is made (`check_ranges(self)`); the docs show them (`ranges_of`).
+"""
+
+import functools
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tether.errors import InputError, shortened
+
+__all__ = ["Range", "above", "at_least", "between", "check_ranges", "ranges_of"]
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`; of a tuple each, and at most `length` of them."""
+
+    low: float | int
+    high: float | int = math.inf
+    without_low: bool = False
+    without_high: bool = False
+    length: int | None = None
+    whole: bool = False  # said by the annotation's type
+    optional: bool = False  # None, too; likewise
+
+    def __str__(self) -> str:
+        if self.length is not None:
+            return f"1 to {self.length} numbers, each {self._inside()}"
+        return self._inside()
+
+    def _inside(self) -> str:
+        if math.isinf(self.high):
+            return f"{'above' if self.without_low else 'at least'} {self.low:,g}"
+        low = f"above {self.low:,g}" if self.without_low else f"{self.low:,g}"
+        high = f"below {self.high:,}" if self.without_high else f"{self.high:,}"
+        return f"{low} to {high}"
+
+    def refusal(self, value: Any) -> str:
+        """What `value` must be and is not; "" where it is, or where it is not there yet, as a tracer."""
+        if value is None:
+            return "" if self.optional else str(self)
+        numbers = _numbers(value)
+        if numbers is None:
+            return ""
+        if self.whole and (numbers != np.floor(numbers)).any():
+            return f"whole, {self}"
+        long_enough = self.length is None or 1 <= numbers.size <= self.length
+        low = numbers > self.low if self.without_low else numbers >= self.low
+        high = numbers < self.high if self.without_high else numbers <= self.high
+        return "" if long_enough and bool((low & high).all()) else str(self)
+
+
+def between(low: float | int, high: float | int, *, without_high: bool = False, length: int | None = None) -> Range:
+    """From `low` to `high`, both included unless said otherwise. length: the most entries of a tuple."""
+    return Range(low, high, without_high=without_high, length=length)
+
+
+def at_least(low: float | int) -> Range:
+    """`low` and more."""
+    return Range(low)
+
+
+def above(low: float | int) -> Range:
+    """More than `low`."""
+    return Range(low, without_low=True)
+
+
+@functools.cache
+def ranges_of(cls: type) -> Mapping[str, Range]:
+    """Field -> the range that its annotation states; fields without one are left out."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {name: _range_in(hint) for name, hint in hints.items()}
+    return {name: stated for name, stated in found.items() if stated is not None}
+
+
+def _range_in(hint: Any) -> Range | None:
+    if typing.get_origin(hint) is typing.Annotated:
+        own = next((extra for extra in hint.__metadata__ if isinstance(extra, Range)), None)
+        whole = hint.__origin__ is int or typing.get_args(hint.__origin__)[:1] == (int,)
+        return own._replace(whole=whole) if own else _range_in(hint.__origin__)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # such as int | None
+        parts = typing.get_args(hint)
+        found = next((found for part in parts if (found := _range_in(part))), None)
+        return found._replace(optional=types.NoneType in parts) if found else None
+    return None
+
+
+def check_ranges(instance: Any) -> None:
+    """Refuse a field whose value is outside of the range that its annotation states. Raises InputError.
+
+    Values that are not there yet are left alone: tracers, shapes, arrays of other processes.
+    """
+    for name, allowed in ranges_of(type(instance)).items():
+        if wanted := allowed.refusal(value := getattr(instance, name)):
+            raise InputError(f"{name} {shortened(value)}: must be {wanted}")
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """The numbers that a value is made of; None where it has none (yet)."""
+    if isinstance(value, int | float | str | tuple | list | Mapping | np.ndarray | np.generic):
+        try:
+            return np.asarray(np.nan if isinstance(value, str) else value, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            return np.asarray(np.nan)  # in no range
+    import jax
+    from jax.core import Tracer
+
+    if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_fully_addressable:
+        return np.asarray(value, np.float64)
+    return None
