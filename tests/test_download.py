@@ -1,11 +1,13 @@
 """D4RL by name against a server on the loopback that breaks, lies, changes and refuses."""
 
+import dataclasses
 import hashlib
 import http.server
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -373,8 +375,44 @@ def test_wrong_files_are_refused(server: Server, settings: Downloads, content: b
 
 
 def test_a_page_is_not_downloaded_to_its_end(server: Server, settings: Downloads) -> None:
-    server.content, server.stated_size = b"<html>" * 10, 10**12
+    server.content, server.stated_size = b"<html>" * 10, 10**8
     assert "not an HDF5 file" in refused(settings)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_file_that_is_too_large_is_refused_and_nothing_stays(
+    server: Server, settings: Downloads, announced: bool
+) -> None:
+    server.sized = announced
+    small = dataclasses.replace(settings, largest_bytes=len(CONTENT) - 1)
+    assert f"at most {len(CONTENT) - 1:,} are taken" in refused(small)
+    assert list((settings.cache / "d4rl").rglob("*.part*")) == []
+    load_dataset(f"d4rl:{NAME}", downloads=settings)
+    (settings.cache / "d4rl" / FILE).unlink()  # its size is pinned now
+    server.content = CONTENT + bytes(10)
+    assert f"at most {len(CONTENT):,} are taken" in refused(settings)
+    assert list((settings.cache / "d4rl").rglob("*.part*")) == []
+
+
+def test_what_the_disk_cannot_hold_is_not_begun(
+    server: Server, settings: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100))
+    assert "the disk has 100 free" in refused(settings)
+    assert list((settings.cache / "d4rl").rglob("*.part*")) == []
+
+
+def test_a_mirror_that_trickles_is_left_and_gone_on_with(
+    server: Server, settings: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.0)
+    slow = dataclasses.replace(settings, least_bytes_per_second=10**12)
+    assert "too slow" in refused(slow)
+    [part] = (settings.cache / "d4rl").rglob("*.part")
+    held = part.stat().st_size
+    assert held > 0
+    load_dataset(f"d4rl:{NAME}", downloads=settings)
+    assert server.asked("Range") == [None, f"bytes={held}-"]
 
 
 def test_other_kinds_of_addresses_are_folders(tmp_path: Path) -> None:

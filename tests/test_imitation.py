@@ -10,12 +10,13 @@ import pytest
 from make_data import columns, tether, write_d4rl
 from recordings import write_robomimic
 
-from tether.algorithms import ALGORITHMS
+from tether.algorithms import ALGORITHMS, DT, IQL
 from tether.data import load_dataset, prepare
 from tether.data.transforms import rewards_tell_nothing
 from tether.doctor import check
 from tether.errors import InputError
-from tether.runs.alarms import alarms_of, huge_metrics
+from tether.runs.alarms import Values, alarms_of, reachable_values, strange_metrics
+from tether.training.lanes import Lane
 
 SHORT = ("--preset", "none", "--updates", "3", "--batch-size", "4", "--environment", "none", "--set")
 TINY = (*SHORT, "hidden_sizes=8")
@@ -124,9 +125,9 @@ def test_rewards_of_another_planet_raise_an_alarm(tmp_path: Path) -> None:
 
 def test_ordinary_numbers_raise_none() -> None:
     usual = {"critic/q_loss": 1e8, "critic/q": -9e4, "actor/loss": -1e9, "behaviour/steps": 1e7, "update": 10**12}
-    assert huge_metrics(usual) == {}
+    assert strange_metrics(usual) == {}
     huge = {"critic/q_loss": 1.1e10, "actor/q": -2e5, "critic/value": 1e6, "actor/loss": None}
-    assert set(huge_metrics(huge)) == {"critic/q_loss", "actor/q", "critic/value"}
+    assert set(strange_metrics(huge)) == {"critic/q_loss", "actor/q", "critic/value"}
 
 
 def test_an_alarm_is_the_first_row_of_each_lane() -> None:
@@ -136,3 +137,22 @@ def test_an_alarm_is_the_first_row_of_each_lane() -> None:
         for lane in (0, 1)
     ]
     assert [(alarm.lane, alarm.update) for alarm in alarms_of(rows)] == [(1, 8), (0, 15)]
+
+
+def test_a_critic_that_leaves_what_rewards_can_add_up_to_raises_an_alarm() -> None:
+    lanes = [Lane(0, {}), Lane(1, {"discount": 0.9})]
+    reachable = reachable_values(IQL(discount=0.99), lanes, [-1.0, 2.0])
+    np.testing.assert_allclose(reachable, [(-100, 200), (-10, 20)], rtol=1e-6)
+    assert strange_metrics({"critic/q": 790.0}, Values(-100.0, 200.0)) == {}  # an overshoot may pass
+    assert strange_metrics({"critic/q": 810.0}, Values(-100.0, 200.0)) == {"critic/q": 810.0}
+    assert strange_metrics({"critic/q": -810.0, "critic/value": 810.0}, Values(-100.0, 200.0)) == {"critic/q": -810.0}
+    assert strange_metrics({"critic/q": 1.0}, Values(-1.0, 2e5)) == {"rewards": 2e5}
+    rows = [{"phase": "train", "update": 5, "lane": lane, "critic/q": 90.0} for lane in (0, 1)]
+    assert [alarm.lane for alarm in alarms_of(rows, reachable)] == [1]
+    assert reachable_values(IQL(), lanes, None) == reachable_values(DT(), lanes, [0.0, 1.0]) == [None, None]
+
+
+def test_a_target_that_never_changes_raises_an_alarm() -> None:
+    assert strange_metrics({"critic/q": 50.0, "critic/q_loss": 1e-9}) == {"critic/q_loss": 1e-9}
+    assert strange_metrics({"critic/q": 50.0, "critic/q_loss": 1e-5}) == {}
+    assert strange_metrics({"critic/q": 0.0, "critic/q_loss": 0.0}) == {}  # nothing is learnt yet

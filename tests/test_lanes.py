@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,7 +163,10 @@ def stretch(
 
     algorithm = DTQL(**TINY)
     data = Transition(normal(ROWS, 3), jnp.tanh(normal(ROWS, 2)) / 2, normal(ROWS), normal(ROWS, 3), jnp.zeros(ROWS))
-    lanes = stack_lanes(algorithm, [Lane(seed, one) for seed, one in zip(seeds, settings, strict=True)])
+    lanes = stack_lanes(algorithm, [Lane(seed, {}) for seed in seeds])
+    for name in {name for one in settings for name in one}:  # also values that no lane may have
+        values = jnp.asarray([one.get(name, getattr(algorithm, name)) for one in settings], jnp.float32)
+        lanes = eqx.tree_at(lambda stacked, name=name: getattr(stacked, name), lanes, values)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     return run_updates(
         lanes,

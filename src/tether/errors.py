@@ -17,10 +17,10 @@ class ArgumentError(InputError, TypeError):
     """A keyword argument that a class or function does not take; also a TypeError, as Python raises one for it."""
 
 
-def shortened(value: object) -> str:
+def shortened(value: object, longest: int = LONGEST) -> str:
     """A value in words, cut where it is long: a message is one line that people read."""
     text = str(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def unknown(kind: str, value: object, choices: Iterable[str], error: type[InputError] = InputError) -> InputError:
@@ -28,5 +28,5 @@ def unknown(kind: str, value: object, choices: Iterable[str], error: type[InputE
     choices = sorted(choices)
     value = shortened(value)
     near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else f"choices: {', '.join(choices)}"
+    hint = f"did you mean {', '.join(near)}?" if near else f"choices: {shortened(', '.join(choices), 5 * LONGEST)}"
     return error(f"unknown {kind} {value!r}; {hint}")

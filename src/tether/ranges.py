@@ -16,7 +16,11 @@ import numpy as np
 
 from tether.errors import InputError, shortened
 
-__all__ = ["Range", "above", "at_least", "between", "check_ranges", "ranges_of"]
+__all__ = ["COUNTED", "Range", "above", "at_least", "between", "check_ranges", "ranges_of"]
+
+
+COUNTED = 2**31 - 1
+"""As far as JAX counts; who is told a range need not hear of it."""
 
 
 class Range(NamedTuple):
@@ -36,7 +40,7 @@ class Range(NamedTuple):
         return self._inside()
 
     def _inside(self) -> str:
-        if math.isinf(self.high):
+        if self.high >= COUNTED:
             return f"{'above' if self.without_low else 'at least'} {self.low:,g}"
         low = f"above {self.low:,g}" if self.without_low else f"{self.low:,g}"
         high = f"below {self.high:,}" if self.without_high else f"{self.high:,}"

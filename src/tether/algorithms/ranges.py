@@ -7,7 +7,7 @@ An algorithm checks them by `check_ranges(self)` in `__check_init__`; its page i
 from typing import Annotated
 
 from tether.algorithms.interface import Hyperparameter
-from tether.ranges import above, at_least, between, check_ranges
+from tether.ranges import COUNTED, above, at_least, between, check_ranges
 
 __all__ = [
     "Count",
@@ -27,9 +27,9 @@ Positive = Annotated[Hyperparameter, above(0)]
 NonNegative = Annotated[Hyperparameter, at_least(0)]
 StaticFraction = Annotated[float, between(0, 1)]
 """Of a number that is no leaf, because it decides the program or a column of the data."""
-Updates = Annotated[int, between(0, 2**31 - 1)]
-"""Of a phase, or of a part of one; JAX counts them in 32 bits."""
-Interval = Annotated[int, between(1, 2**31 - 1)]
+Updates = Annotated[int, between(0, COUNTED)]
+"""Of a phase, or of a part of one."""
+Interval = Annotated[int, between(1, COUNTED)]
 """In updates."""
 Count = Annotated[int, between(1, 100_000)]
 """Of networks, samples, steps of diffusion, candidates."""

@@ -52,8 +52,9 @@ Loggers = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME")]
 
 
 def fail(code: int, message: str) -> int:
-    """One line on stderr."""
-    sys.stderr.write(f"tether: {' '.join(message.split())}\n")
+    """One line on stderr, without what a terminal would obey: names in files are anybody's."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    sys.stderr.write(f"tether: {line}\n")
     return code
 
 

@@ -188,13 +188,14 @@ class _Disk(io.RawIOBase):
 
     def __init__(self, path: Path):
         super().__init__()
+        self._path = path
         self._raw = path.open("w+b", buffering=0)
         self._failure: OSError | None = None
 
     def check(self) -> None:
         """Raises the first failure."""
-        if self._failure is not None:
-            raise self._failure
+        if (failure := self._failure) is not None:
+            raise OSError(failure.errno, failure.strerror, str(self._path)) from failure
 
     def write(self, data: Any, /) -> int:
         rest = memoryview(data).cast("B")

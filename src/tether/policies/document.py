@@ -26,7 +26,7 @@ Size = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Sizes(msgspec.Struct):
+class Sizes(msgspec.Struct, forbid_unknown_fields=True):
     """`tether.types.Spec`."""
 
     observation_size: Size

@@ -11,14 +11,14 @@ from tether.data.schema import ActionBox
 from tether.environments import Task
 from tether.errors import unknown
 from tether.machine.keywords import explain_keywords
-from tether.ranges import between, check_ranges
+from tether.ranges import COUNTED, between, check_ranges
 from tether.training.lanes import Lane
 from tether.training.precision import PRECISIONS
 
 __all__ = ["EVAL_DEVICES", "Options", "Plan"]
 
 EVAL_DEVICES = ("auto", "cpu", "accelerator")
-Positive = Annotated[int, between(1, 2**31 - 1)]
+Positive = Annotated[int, between(1, COUNTED)]
 Workers = Annotated[int, between(0, 10_000)]
 
 

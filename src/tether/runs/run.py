@@ -22,7 +22,7 @@ from tether.machine.memory import USABLE, Memory, device_limit, human_bytes, mea
 from tether.machine.signals import Interrupted, StopSignals
 from tether.machine.start import Compilations, compilations, since_start
 from tether.policies.deployed import DeployedPolicy, deploy
-from tether.runs.alarms import alarms_of, describe_alarm, huge_metrics
+from tether.runs.alarms import alarms_of, describe_alarm, reachable_values, strange_metrics
 from tether.runs.callbacks import Callback, Callbacks, RunInfo
 from tether.runs.checkpoint import load_latest, save_checkpoint
 from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
@@ -91,7 +91,8 @@ class Run:
         self.seconds_to_first_update: float | None = None  # since the command or, of several, this run began
         self._sums: dict[str, np.ndarray] = {}  # metric -> float64 (lanes,), summed since the last row
         self._summed = np.zeros(len(plan.lanes), np.int64)  # (lanes,): over how many updates
-        self._alarmed: set[str] = set()  # metrics that were found huge
+        self._alarmed: set[str] = set()  # metrics that were found strange
+        self.reachable = reachable_values(plan.algorithm, plan.lanes, plan.prepared.record.get("rewards"))
 
     @property
     def alive(self) -> np.ndarray:
@@ -345,7 +346,7 @@ class Run:
         rows = []
         for lane in np.flatnonzero(self._summed).tolist():
             values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
-            alarm = {"alarm": 1} if huge_metrics(values) else {}
+            alarm = {"alarm": 1} if strange_metrics(values, self.reachable[lane]) else {}
             rows.append({"phase": name, "update": done, "lane": lane, **values, **alarm})
         if rows:
             self._note_stop(self.callbacks.tell("on_metrics", rows))
@@ -354,12 +355,13 @@ class Run:
 
     def _raise_alarms(self, rows: list[dict[str, Any]]) -> None:
         """A line, once for each metric, where it is beyond what can be learnt."""
-        for alarm in alarms_of(rows):
+        for alarm in alarms_of(rows, self.reachable):
             if alarm.metric in self._alarmed:
                 continue
             self._alarmed.add(alarm.metric)
-            lanes = [row["lane"] for row in rows if alarm.metric in huge_metrics(row)]
-            self.display.warn(describe_alarm(alarm, lanes, self.plan.prepared.record.get("rewards")))
+            lanes = [row["lane"] for row in rows if alarm.metric in strange_metrics(row, self.reachable[row["lane"]])]
+            rewards = self.plan.prepared.record.get("rewards")
+            self.display.warn(describe_alarm(alarm, lanes, rewards, self.reachable[alarm.lane]))
 
     # --- evaluation ---
 

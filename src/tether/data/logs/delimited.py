@@ -107,6 +107,8 @@ def _dialect(path: Path, head: bytes, header: Header) -> Dialect:
     lines = list(itertools.islice(io.StringIO(text, newline=""), LOOKED_AT + 1))
     if not text.strip():
         raise InputError(f"{path} cannot be read as CSV: it is empty")
+    if len(head) >= HEADER_BYTES and len(lines) < 2:
+        raise InputError(f"{path} cannot be read as CSV: its first line has more than {len(head):,} bytes")
     comments = sum(1 for _ in itertools.takewhile(lambda line: line.startswith("#"), lines))
     delimiter = _delimiter(lines[comments:])
     named = _commented_names(lines, comments, delimiter) if comments and header == "first" else None
@@ -147,7 +149,10 @@ def _delimiter(lines: list[str]) -> str:
     """The mark with which most lines have as many cells, of these the one that leaves most numbers, then most cells."""
 
     def merit(mark: str) -> tuple[float, float, int]:
-        rows = list(csv.reader(lines, delimiter=mark))
+        try:
+            rows = list(csv.reader(lines, delimiter=mark))
+        except csv.Error:  # a cell that is longer than any cell: no such mark in the line
+            return 0.0, 0.0, 0
         rows = [row for row in rows[:LOOKED_AT] if row]
         width = len(rows[0]) if rows else 0
         if width < 2:

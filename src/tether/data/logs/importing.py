@@ -27,7 +27,7 @@ from tether.data.logs.rows import Mended, Rows, joined, rows_of
 from tether.data.logs.tables import open_table
 from tether.data.schema import IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of, summary
 from tether.data.source import ACTION_TOLERANCE, Source
-from tether.errors import InputError
+from tether.errors import InputError, shortened
 from tether.machine.files import sha256_file
 
 __all__ = ["ColumnOptions", "Import", "conventional_options", "import_logs", "import_report", "read_table"]
@@ -163,8 +163,8 @@ def conventional_options(table: Table) -> ColumnOptions:
     simulated = reward is None and "qpos" in columns  # OGBench's own files: their rewards are computed
     if observation is None or action is None or simulated or not apart:
         raise InputError(
-            f"{table.path}: its columns ({', '.join(columns)}) do not follow the convention (observation_*, action_*, "
-            "reward, terminal, timeout, or D4RL's names); say what they mean to: tether data import"
+            f"{table.path}: its columns ({shortened(', '.join(columns))}) do not follow the convention (observation_*, "
+            "action_*, reward, terminal, timeout, or D4RL's names); say what they mean to: tether data import"
         )
     return ColumnOptions(
         (observation,),

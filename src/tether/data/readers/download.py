@@ -11,13 +11,13 @@ Last-Modified, and size); otherwise it starts over.
 
 import contextlib
 import http.client
-import json
 import os
 import re
+import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tether.data.readers.d4rl_names import DEFAULT_MIRRORS
 from tether.errors import InputError
 from tether.machine.cache import cache_folder
 from tether.machine.files import atomic_write_json, fsync_directory, sha256_file
+from tether.machine.reading import parse_json, read_bytes
 
 try:
     import fcntl
@@ -40,6 +41,7 @@ __all__ = ["Downloads", "cached_file"]
 
 PINS_FORMAT = 1
 TIMEOUT = 30.0  # seconds without a byte
+SLOW_SECONDS = 60.0  # over which the least speed is measured
 PAUSES = (0.0, 1.0, 4.0)  # seconds before try 1, 2, ... after one that got no further than those before it
 BLOCK = 1 << 16
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which trying again may help
@@ -76,12 +78,16 @@ class Downloads:
         cache: folder for what is downloaded and for pins.json (TETHER_CACHE; ~/.cache/tether).
         offline: the network is never used (TETHER_OFFLINE=1).
         quiet: no progress on stderr.
+        largest_bytes: no larger file is taken, whatever a server announces; of a pinned file the pin says its size.
+        least_bytes_per_second: a mirror that is slower for a minute is left; what has arrived is kept.
     """
 
     mirrors: tuple[str, ...] = field(default_factory=_mirrors)
     cache: Path = field(default_factory=cache_folder)
     offline: bool = field(default_factory=_offline)
     quiet: bool = False
+    largest_bytes: int = 2**35
+    least_bytes_per_second: int = 1_000
 
 
 def cached_file(name: str, file: str, downloads: Downloads, check: Check) -> Path:
@@ -113,7 +119,7 @@ def cached_file(name: str, file: str, downloads: Downloads, check: Check) -> Pat
         if found is None and target.is_file():  # another process fetched it meanwhile
             found = target
         if found is None:
-            _download(name, file, target, downloads, check, pinned["sha256"] if pinned else None)
+            _download(name, file, target, downloads, check, pinned)
         elif pinned:
             _verify(found, file, pins)
         else:
@@ -157,7 +163,7 @@ def _read_pins(pins: Path) -> dict[str, dict[str, Any]]:
     if not pins.exists():
         return {}
     try:
-        content = json.loads(pins.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(pins))
         if content["format_version"] != PINS_FORMAT:
             raise InputError(f"{pins}: format {content['format_version']!r}; this version reads {PINS_FORMAT}")
         return dict(content["files"])
@@ -227,10 +233,14 @@ class _Part:
     def version(self, address: str) -> _Version | None:
         """The version to go on with from `address`; None where the part is of no use there."""
         try:
-            version = _Version(**json.loads(self.note.read_text(encoding="utf-8")))
+            version = _Version(**parse_json(read_bytes(self.note)))
         except (OSError, ValueError, TypeError):
             return None
-        if version.size is None or not (version.etag or version.last_modified) or version.address != address:
+        if (
+            not isinstance(version.size, int)
+            or not (version.etag or version.last_modified)
+            or version.address != address
+        ):
             return None
         return version if self.size() <= version.size else None
 
@@ -246,16 +256,50 @@ class _Part:
         self.path.unlink(missing_ok=True)
 
 
-def _download(name: str, file: str, target: Path, downloads: Downloads, check: Check, pinned: str | None) -> None:
+@dataclass(frozen=True)
+class _Limits:
+    """How much is taken of a mirror, and how slow it may be."""
+
+    largest_bytes: int
+    least_bytes_per_second: int
+
+    def check_size(self, part: _Part, size: int, held: int) -> None:
+        """Refuse a file of at least `size` bytes that is too large, also for the disk; what has arrived is removed."""
+        free = shutil.disk_usage(part.path.parent).free
+        if size > self.largest_bytes:
+            part.discard()
+            raise _Refused(f"it has {size:,} bytes or more; at most {self.largest_bytes:,} are taken")
+        if size - held > free:
+            part.discard()
+            raise _Refused(f"it has {size:,} bytes; the disk has {free:,} free")
+
+    def watched(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same blocks. Raises _Refused, with what has arrived kept, where they come too slowly."""
+        since, arrived = time.monotonic(), 0
+        for block in blocks:
+            yield block
+            arrived += len(block)
+            if (seconds := time.monotonic() - since) >= SLOW_SECONDS:
+                if arrived < seconds * self.least_bytes_per_second:
+                    raise _Refused(f"{arrived:,} bytes in {seconds:.0f} seconds: too slow")
+                since, arrived = time.monotonic(), 0
+
+
+def _download(
+    name: str, file: str, target: Path, downloads: Downloads, check: Check, pinned: Mapping[str, Any] | None
+) -> None:
     """Fetch `target` from the first mirror that gives it whole and right."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part, reasons = _Part(target), []
+    largest = pinned.get("size", downloads.largest_bytes) if pinned else downloads.largest_bytes
+    limits = _Limits(largest, downloads.least_bytes_per_second)
+    sha256 = pinned["sha256"] if pinned else None
     with _progress(name, downloads.quiet) as report:
         for mirror in filter(_is_address, downloads.mirrors):
             address = _address(mirror, file)
             try:
-                _transfer(address, part, report)
-                _accept(part, check, pinned)
+                _transfer(address, part, limits, report)
+                _accept(part, check, sha256)
             except _Refused as reason:
                 reasons.append(f"{address}: {reason}")
                 continue
@@ -281,12 +325,12 @@ def _accept(part: _Part, check: Check, pinned: str | None) -> None:
         raise _Refused(str(error)) from error
 
 
-def _transfer(address: str, part: _Part, report: Report) -> None:
+def _transfer(address: str, part: _Part, limits: _Limits, report: Report) -> None:
     """Bring the part to its full size, in as many requests as it takes while each gets further than all before."""
     furthest, idle = 0, 0
     while True:
         try:
-            _receive(address, part, report)
+            _receive(address, part, limits, report)
             return
         except _Broken as error:
             idle = 0 if part.size() > furthest else idle + 1
@@ -296,7 +340,7 @@ def _transfer(address: str, part: _Part, report: Report) -> None:
             time.sleep(PAUSES[idle])
 
 
-def _receive(address: str, part: _Part, report: Report) -> None:
+def _receive(address: str, part: _Part, limits: _Limits, report: Report) -> None:
     """One request for what is missing. Raises _Broken where another may help, _Refused where none will."""
     version = part.version(address)
     held = part.size() if version else 0
@@ -313,8 +357,10 @@ def _receive(address: str, part: _Part, report: Report) -> None:
             part.begin(offered)
         else:
             raise _Refused(f"HTTP {response.status} {response.reason}")
+        limits.check_size(part, offered.size or 0, held)
         with part.path.open("ab") as out:
-            for block in _blocks(response):
+            for block in limits.watched(_blocks(response)):
+                limits.check_size(part, held + len(block), held)
                 if held == 0 and not block.startswith(HDF5_SIGNATURE[: len(block)]):
                     part.discard()
                     raise _Refused(f"not an HDF5 file but {response.headers.get('Content-Type', 'something else')}")
