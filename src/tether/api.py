@@ -106,7 +106,7 @@ def train(
     plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
     create_folder(folder, config_of(plan) | {"notes": dict(notes or {})})
     del data, prepared, dataset  # only what the plan keeps of them is needed: unless the caller holds them, freed
-    return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not)
+    return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not, note=place.note)
 
 
 def resume(
@@ -239,12 +239,13 @@ def _finish(
     resumed: bool = False,
     new_length: bool = False,
     why_not: str = "config.json names no environment",
+    note: str = "",
 ) -> Report:
     """Train to the end, then write policies, result and picture.
 
     loggers: names; None: those that the run has had.
     new_length: the training phase has another one than config.json says.
-    why_not: why nothing is evaluated, where it is not.
+    why_not: why nothing is evaluated, where it is not. note: what is to be known of how it is.
     """
     with Display(quiet, silent=not is_primary()) as display, StopSignals() as stop:
         lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
@@ -254,6 +255,8 @@ def _finish(
             display.message(f"data: {note}")
         if plan.task is None:
             display.message(f"training without evaluation: {why_not}")
+        if note:
+            display.warn(note)
         run = Run(plan, display, stop, [*callbacks, *make_loggers(plan.folder, loggers, display.warn)])
         if resumed:
             if not run.restore():

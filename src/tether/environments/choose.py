@@ -20,6 +20,7 @@ class Evaluated(NamedTuple):
     task: Task | None  # None: nowhere
     limits: ActionBox | None = None  # of its actions
     why_not: str = ""  # where nothing is evaluated
+    note: str = ""  # what the user should know of how it is evaluated
 
 
 def task_for(data: Dataset, environment: str | None, horizon: int | None = None) -> Evaluated:
@@ -52,7 +53,10 @@ def task_for(data: Dataset, environment: str | None, horizon: int | None = None)
         )
     limits = action_limits(made)
     data_box(data).within(limits)  # which refuses ranges that have nothing in common
-    return Evaluated(task, limits)
+    from tether.environments.observations import unnamed_order  # training needs no simulator
+
+    note = unnamed_order(made, task.observation_names)
+    return Evaluated(task, limits, note=note and f"environment {task.name}: {note}")
 
 
 def limits_of(task: Task) -> ActionBox:
@@ -73,10 +77,13 @@ def known_task(data: Dataset, environment: str | None, horizon: int | None = Non
     if recorded is not None and environment in (recorded.name, recorded.gymnasium_id):
         task = recorded
     elif environment is not None:
-        return find_environment(environment, horizon)
+        task = find_environment(environment, horizon)
     else:
         task = find_task(data.name) or recorded
-    return task if task is None or horizon is None else dataclasses.replace(task, horizon=horizon)
+    if task is None:
+        return None
+    names = None if data.schema is None else dict(data.schema.observation)
+    return dataclasses.replace(task, horizon=horizon or task.horizon, observation_names=names)
 
 
 NO_ENVIRONMENT = "none"

@@ -27,7 +27,7 @@ def make_environment(task: Task) -> "gymnasium.Env":
     from tether.environments.observations import flat_observations
 
     action_limits(environment)  # refuses what is no vector of numbers
-    return flat_observations(environment)
+    return flat_observations(environment, task.observation_names)
 
 
 def check_imported(name: str) -> None:

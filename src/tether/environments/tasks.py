@@ -35,6 +35,8 @@ class Task:
         references_by: whose references they are, where they are not D4RL's.
         success_is_return: what counts of an episode is whether it ended in success, 1 or 0, not what it paid.
         aliases: other beginnings of file names that mean this task.
+        observation_names: name -> (start, stop) of the data's observations, where they have names: an environment that
+            observes a dictionary is laid out by them.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Task:
     references_by: str = ""
     success_is_return: bool = False
     aliases: tuple[str, ...] = ()
+    observation_names: Mapping[str, tuple[int, int]] | None = field(default=None, hash=False)
 
     @property
     def evaluated_in(self) -> str:
