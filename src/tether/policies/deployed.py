@@ -46,13 +46,21 @@ class DeployedPolicy(eqx.Module):
 
         reward: what the last action earned.
         """
-        observation = (observation - self.observation_mean) / self.observation_std
+        observation = self.normalise(observation)
         if isinstance(self.policy, PolicyWithMemory):
             action, memory = self.policy(observation, key, memory, reward)
         else:
             action = self.policy(observation, key)
+        return self.in_units(action), memory
+
+    def normalise(self, observation: Float[Array, " observation"]) -> Float[Array, " observation"]:
+        """An observation as the robot gives it, as the networks see it."""
+        return (observation - self.observation_mean) / self.observation_std
+
+    def in_units(self, action: Float[Array, " action"]) -> Float[Array, " action"]:
+        """An action in [-1, 1] in the robot's units, not a bit beyond its range."""
         low, high = inner_float32(self.action_low, self.action_high)
-        return jnp.clip(action * self.action_scale + self.action_offset, low, high), memory
+        return jnp.clip(action * self.action_scale + self.action_offset, low, high)
 
 
 def deploy(

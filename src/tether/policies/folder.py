@@ -32,7 +32,7 @@ from tether.policies.golden import golden_episode, golden_pairs, verify_golden_p
 from tether.policies.loaded import DOCUMENT, LoadedPolicy
 from tether.types import Float, PRNGKey, Spec
 
-__all__ = ["load_policy", "save_policy"]
+__all__ = ["load_policy", "save_policy", "write_folder"]
 
 FORMAT_VERSION = 3
 ARRAYS = "policy.safetensors"
@@ -80,10 +80,10 @@ def save_policy(
         "notes": notes,
     }
     document["document_sha256"] = document_hash(document)
-    _write_folder(folder, {ARRAYS: data, DOCUMENT: to_json(document).encode()})
+    write_folder(folder, {ARRAYS: data, DOCUMENT: to_json(document).encode()})
 
 
-def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
     """Put `files` into `folder`, all or none; what was there before goes only when they are complete."""
     temporary, replaced = (folder.with_name(f".{kind}-{folder.name}") for kind in ("tmp", "old"))
     for left in (temporary, replaced):  # by a crash

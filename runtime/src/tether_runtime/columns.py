@@ -1,0 +1,79 @@
+"""Observations by name: a dictionary of columns as the vector that a policy takes."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
+
+import numpy as np
+
+from tether_runtime.errors import InputError
+
+__all__ = ["Columns", "join", "split"]
+
+Columns = Dict[str, List[int]]
+"""Name -> [start, stop] of its numbers in the vector, in order and without gaps."""
+SHOWN_NAMES = 6
+
+
+def join(columns: Columns, values: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """A dictionary of numbers and arrays, or of batches of them, as the vector or matrix of `columns`, float32.
+
+    Dictionaries within it are named with a slash: `arm/joints`. A vector may stand for the columns `name/0`, `name/1`
+    ..., a text for the columns `name=text`.
+    Raises InputError for names that are missing or too many, and for entries of another size.
+    """
+    given = _by_column(columns, dict(_flat(values, "")))
+    faults = [f"no {name!r}" for name in columns if name not in given]
+    faults += [f"no such entry as {name!r}" for name in given if name not in columns]
+    if faults:
+        raise InputError(f"observation: {', '.join(faults)}; its entries are {_summary(columns)}")
+    parts = []
+    for name, (start, stop) in columns.items():
+        part = np.asarray(given[name], np.float32)
+        if stop - start == 1 and (part.ndim == 0 or part.shape[-1] != 1):
+            part = part[..., None]
+        if part.ndim not in (1, 2) or part.shape[-1] != stop - start:
+            raise InputError(f"observation: {name!r} has shape {part.shape}; it has {stop - start} numbers")
+        parts.append(part)
+    if len({part.shape[:-1] for part in parts}) > 1:
+        raise InputError("observation: its entries are batches of different sizes")
+    return np.concatenate(parts, axis=-1)
+
+
+def split(columns: Columns, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """The inverse, for one vector: numbers, and lists where a column has several."""
+    return {
+        name: float(vector[start]) if stop - start == 1 else [float(number) for number in vector[start:stop]]
+        for name, (start, stop) in columns.items()
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[Tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _by_column(columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
+    """Vectors and texts that stand for several columns, as those columns."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        numbers = [] if name in columns else [key for key in columns if key.startswith(f"{name}/")]
+        texts = [] if name in columns else [key for key in columns if key.startswith(f"{name}=")]
+        if texts and isinstance(value, str):
+            choices = [key[len(name) + 1 :] for key in texts]
+            if value not in choices:
+                raise InputError(f"observation: {name!r} is {value!r}; it may be {', '.join(choices)}")
+            found.update({key: float(choice == value) for key, choice in zip(texts, choices)})
+        elif numbers and np.ndim(value) and np.shape(value)[-1] == len(numbers):
+            found.update({key: np.asarray(value)[..., index] for index, key in enumerate(numbers)})
+        else:
+            found[name] = value
+    return found
+
+
+def _summary(columns: Columns) -> str:
+    names = [name if stop - start == 1 else f"{name}[{stop - start}]" for name, (start, stop) in columns.items()]
+    return ", ".join(names if len(names) <= SHOWN_NAMES else [*names[: SHOWN_NAMES - 2], "...", names[-1]])

@@ -1,0 +1,248 @@
+"""A policy in use: NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Mapping, Sequence, Union
+
+import numpy as np
+
+from tether_runtime.columns import Columns, join
+from tether_runtime.errors import InputError
+from tether_runtime.folder import DOCUMENT, read_document
+from tether_runtime.graphs import Graph, make_graph
+from tether_runtime.noise import draw, generator
+
+__all__ = ["Memory", "Policy", "load"]
+
+Array = np.ndarray
+Memory = Sequence[Array]
+"""What a policy with a memory is given back at the next step; empty for the others."""
+MEASURED_CALLS = 20
+
+
+class Policy:
+    """A policy that was exported: observation in, action in the robot's units out.
+
+    Actions are random where the policy is a distribution: calls draw from a stream that `seed` starts; with a seed of
+    their own they depend on their arguments alone. A policy with a memory (`has_memory`, the Decision Transformer's) is
+    used with `step`:
+
+        memory, reward = policy.initial_memory(), 0.0
+        while playing:
+            action, memory = policy.step(observation, memory, reward)
+            observation, reward, ... = environment.step(action)
+    """
+
+    def __init__(self, folder: Path, document: dict[str, Any], *, seed: int = 0, threads: int = 1):
+        """document: the folder's, verified. threads: of ONNX Runtime."""
+        self.folder = folder
+        self.document = document
+        self.algorithm: str = document["algorithm"]
+        self.observation_size: int = document["observation"]["size"]
+        self.action_size: int = document["action"]["size"]
+        self.columns: Columns | None = document["observation"].get("columns")
+        self.action_columns: Columns | None = document["action"].get("columns")
+        self._threads = threads
+        self._graphs: dict[int, Graph] = {}  # number in export.json -> loaded
+        self._milliseconds: dict[int, float] = {}  # candidates -> of one decision
+        self._random = generator(seed)
+        self.graph(0)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it must be used with `step`."""
+        return bool(self.document["memory"])
+
+    @property
+    def candidates(self) -> list[int]:
+        """The numbers of candidates that it can choose among; empty where it draws none, or was exported with one."""
+        return [graph["candidates"] for graph in self.document["graphs"] if graph["candidates"] is not None]
+
+    def reseed(self, seed: int) -> None:
+        """Start the stream anew that calls without a seed draw from."""
+        self._random = generator(seed)
+
+    def noise(self, count: int | None = None, seed: int | None = None) -> list[Array]:
+        """Random numbers for one decision, or for `count` of them: what `noise` of a call takes."""
+        lead = () if count is None else (count,)
+        stream = self._random if seed is None else generator(seed)
+        return [draw(stream, kind["law"], (*lead, *kind["shape"])) for kind in self.document["graphs"][0]["noise"]]
+
+    def initial_memory(self, count: int | None = None) -> Memory:
+        """What `step` takes at the start of an episode; of `count` episodes where that is given."""
+        memory = [np.asarray(part["initial"], part["dtype"]) for part in self.document["memory"]]
+        if count is None:
+            return memory
+        return [np.broadcast_to(part, (count, *part.shape)).copy() for part in memory]
+
+    def __call__(
+        self,
+        observation: Any,
+        *,
+        seed: int | None = None,
+        noise: Sequence[Array] | None = None,
+        budget_ms: float | None = None,
+        candidates: int | None = None,
+    ) -> Array:
+        """Action (action,) for an observation (observation,), or actions (batch, action) for a batch.
+
+        observation: numbers in the order of the columns; or, where they have names, a dictionary of them by name.
+        seed: of the random numbers of this call; None: the policy's own stream goes on.
+        noise: the random numbers themselves, as `noise()` gives them.
+        budget_ms: among as many candidates as fit into so many milliseconds a decision, of those exported.
+        candidates: among so many.
+        Raises InputError for another shape, for entries that are not finite, and where the policy has a memory.
+        """
+        if self.has_memory:
+            raise InputError(f"{self.algorithm}: this policy has a memory: use initial_memory() and step()")
+        vector = self.vector(observation)
+        number = self._number(candidates, budget_ms)
+        return self._act(number, vector, seed, noise, (), None)[0]
+
+    def step(
+        self,
+        observation: Any,
+        memory: Memory = (),
+        reward: Any = 0.0,
+        *,
+        seed: int | None = None,
+        noise: Sequence[Array] | None = None,
+    ) -> tuple[Array, Memory]:
+        """The action, as of a call, and the memory to give next time.
+
+        reward: what the last action earned, 0 at first; (batch,) for a batch.
+        Raises InputError as a call, and for rewards of another shape or not finite.
+        """
+        vector = self.vector(observation)
+        rewards = np.asarray(reward, np.float32)
+        if rewards.shape != vector.shape[:-1] or not np.isfinite(rewards).all():
+            raise InputError(f"reward {reward}: one finite number for each of the observations {vector.shape}")
+        if len(memory) != len(self.document["memory"]):
+            raise InputError(f"memory of {len(memory)} arrays: give what initial_memory() or the last step gave")
+        return self._act(0, vector, seed, noise, memory, rewards)
+
+    def vector(self, observation: Any) -> Array:
+        """The observation as float32, checked for shape and finite numbers."""
+        try:
+            if isinstance(observation, Mapping) and self.columns is not None:
+                observation = join(self.columns, observation)
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                vector = np.asarray(observation, np.float32)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"observation is no array of numbers: {error}") from None
+        size = self.observation_size
+        if vector.ndim not in (1, 2) or vector.shape[-1] != size or not vector.size:
+            raise InputError(f"observation of shape {vector.shape}: this policy takes ({size},) or (batch, {size})")
+        if not np.isfinite(vector).all():
+            raise InputError(f"observation has entries that are not finite: {vector}")
+        return vector
+
+    def milliseconds(self) -> dict[int, float]:
+        """Candidates -> how long one decision takes here, the 9th of 10 calls; measured at the first call."""
+        if not self._milliseconds:
+            observation = np.asarray(self.document["observation"]["example"], np.float32)
+            self._milliseconds = {
+                count: self._measure(number, observation) for number, count in enumerate(self.candidates)
+            }
+        return self._milliseconds
+
+    def _measure(self, number: int, observation: Array) -> float:
+        times = []
+        for _ in range(MEASURED_CALLS):
+            started = time.perf_counter()
+            self._act(number, observation, 0, None, (), None)
+            times.append(time.perf_counter() - started)
+        return 1e3 * sorted(times)[MEASURED_CALLS * 9 // 10 - 1]
+
+    def _number(self, candidates: int | None, budget_ms: float | None) -> int:
+        """Which graph to act with."""
+        if candidates is not None:
+            if candidates not in self.candidates:
+                raise InputError(f"candidates {candidates}: exported with {self.candidates or 'no choice of them'}")
+            return self.candidates.index(candidates)
+        if budget_ms is None or len(self.candidates) < 2:
+            return 0
+        times = self.milliseconds()
+        fitting = [count for count in self.candidates if times[count] <= budget_ms] or [min(self.candidates)]
+        return self.candidates.index(max(fitting))
+
+    def graph(self, number: int) -> Graph:
+        """Graph `number` of export.json, loaded and its golden pairs verified at the first call."""
+        if number not in self._graphs:
+            graph = make_graph(self.folder, self.document, number, self._threads)
+            _verify_golden(self, graph, self.folder / graph.golden)
+            self._graphs[number] = graph
+        return self._graphs[number]
+
+    def _act(
+        self,
+        number: int,
+        observation: Array,
+        seed: int | None,
+        noise: Sequence[Array] | None,
+        memory: Memory,
+        reward: Array | None,
+    ) -> tuple[Array, Memory]:
+        """One decision, or a batch of them."""
+        single = observation.ndim == 1
+        graph = self.graph(number)
+        lead = () if single else (len(observation),)
+        if noise is None:
+            stream = self._random if seed is None else generator(seed)
+            noise = [draw(stream, kind["law"], (*lead, *kind["shape"])) for kind in graph.noise]
+        else:
+            noise = [np.asarray(array, np.float32) for array in noise]
+            wanted = [(*lead, *kind["shape"]) for kind in graph.noise]
+            if [array.shape for array in noise] != wanted:
+                raise InputError(f"noise of shapes {[array.shape for array in noise]}: this policy takes {wanted}")
+        inputs = [observation, *noise, *([*memory, reward] if self.has_memory else [])]
+        outputs = graph.run([np.asarray(array)[None] for array in inputs] if single else inputs)
+        if single:
+            outputs = [output[0] for output in outputs]
+        return outputs[0], outputs[1:]
+
+    def __repr__(self) -> str:
+        return f"Policy({self.algorithm}, observation ({self.observation_size},) -> action ({self.action_size},))"
+
+
+def load(folder: Union[str, os.PathLike[str]], *, seed: int = 0, threads: int = 1) -> Policy:
+    """The policy in a folder that `tether export` wrote, after its hashes and golden pairs are verified.
+
+    seed: of the stream that calls draw from. threads: of ONNX Runtime.
+    Raises InputError where a file is missing or altered, the format is unknown, ONNX Runtime is needed and not
+    installed, or the policy does not act here as it did in JAX.
+    """
+    path = Path(folder)
+    document = read_document(path)
+    try:
+        return Policy(path, document, seed=seed, threads=threads)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:  # entries of another kind than are written there
+        raise InputError(f"{path / DOCUMENT}: altered: {type(error).__name__} {error}") from error
+
+
+def _verify_golden(policy: Policy, graph: Graph, path: Path) -> None:
+    """Refuse a policy that does not act as it did in JAX."""
+    with np.load(path, allow_pickle=False) as arrays:
+        golden = {name: arrays[name] for name in arrays.files}
+    memory, actions = list(policy.initial_memory(1)), golden["action"]
+    noise = [golden[kind["name"]] for kind in graph.noise]
+    found = []
+    for row in range(len(actions)):
+        own = slice(row, row + 1)
+        rest = [*memory, golden["reward"][own]] if policy.has_memory else []
+        action, *memory = graph.run([golden["observation"][own], *(array[own] for array in noise), *rest])
+        found.append(action[0])
+    difference = np.abs(np.asarray(found) - actions).max(axis=0)
+    allowed = np.asarray(policy.document["golden_tolerance"], np.float32)
+    if not (difference <= allowed).all():
+        worst = int(np.argmax(difference - allowed))
+        raise InputError(
+            f"{path}: the policy does not reproduce its golden pairs: action {worst} differs by "
+            f"{difference[worst]:.3g} (allowed {allowed[worst]:.3g}); exported with tether "
+            f"{policy.document.get('tether')} and jax {policy.document.get('jax')}"
+        )

@@ -1,0 +1,251 @@
+"""The NumPy form of a policy: a list of array operations, and what runs it.
+
+A step is [operation, inputs, outputs, parameters]; inputs and outputs are numbers of values. The first values are the
+program's inputs, the next its constants. A size "b" in a parameter is that of the batch. Operations are those of
+StableHLO (https://openxla.org/stablehlo/spec) that policies use, under JAX's names for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from tether_runtime.errors import InputError
+
+__all__ = ["OPERATIONS", "Program"]
+
+Array = np.ndarray
+Operation = Callable[..., Array]
+BATCH = "b"
+
+
+class Program:
+    """A program that is ready to run."""
+
+    def __init__(self, steps: Path, constants: Path):
+        document = json.loads(steps.read_text(encoding="utf-8"))
+        with np.load(constants, allow_pickle=False) as arrays:
+            values = {int(name): arrays[name] for name in arrays.files}
+        self._inputs: list[int] = document["inputs"]
+        self._outputs: list[int] = document["outputs"]
+        self._constants = values
+        last_use = {number: index for index, step in enumerate(document["steps"]) for number in step[1]}
+        self._steps = []
+        for index, (name, inputs, outputs, parameters) in enumerate(document["steps"]):
+            if name not in OPERATIONS:
+                raise InputError(f"{steps}: operation {name!r} is not known here; a newer tether-runtime may know it")
+            free = [n for n in set(inputs) if last_use[n] == index and n not in values and n not in self._outputs]
+            self._steps.append((OPERATIONS[name], inputs, outputs, parameters, _sized(parameters), free))
+
+    def run(self, inputs: list[Array]) -> list[Array]:
+        """The outputs, for inputs with a leading batch axis."""
+        batch = len(inputs[0])
+        values = dict(self._constants)
+        values.update(zip(self._inputs, inputs))
+        with np.errstate(all="ignore"):  # as JAX and ONNX Runtime: what overflows becomes infinite without a word
+            for operation, numbers, outputs, parameters, sized, free in self._steps:
+                if sized:
+                    parameters = {name: _sizes(value, batch) for name, value in parameters.items()}
+                result = operation(*[values[number] for number in numbers], **parameters)
+                if len(outputs) == 1:
+                    values[outputs[0]] = result
+                else:
+                    values.update(zip(outputs, result))
+                for number in free:
+                    del values[number]
+        return [values[number] for number in self._outputs]
+
+
+def _sized(parameters: dict[str, Any]) -> bool:
+    return any(BATCH in value for value in parameters.values() if isinstance(value, list))
+
+
+def _sizes(value: Any, batch: int) -> Any:
+    return [batch if size == BATCH else size for size in value] if isinstance(value, list) else value
+
+
+# --- operations: products, shapes, indices ----------------------------------------------------------------------
+
+
+def _dot(left: Array, right: Array, contract: list[list[int]], batch: list[list[int]]) -> Array:
+    """A general product: batch axes first, then what is left of `left`, then of `right`."""
+    if not batch[0] and contract == [[left.ndim - 1], [0]] and right.ndim == 2:
+        if left.ndim == 2:
+            return left @ right
+        return (left.reshape(-1, left.shape[-1]) @ right).reshape(*left.shape[:-1], right.shape[1])
+    left_free = [axis for axis in range(left.ndim) if axis not in contract[0] + batch[0]]
+    right_free = [axis for axis in range(right.ndim) if axis not in contract[1] + batch[1]]
+    shape = [left.shape[axis] for axis in batch[0] + left_free] + [right.shape[axis] for axis in right_free]
+    lead, inner = [left.shape[axis] for axis in batch[0]], math.prod(left.shape[axis] for axis in contract[0])
+    rows, columns = (math.prod(array.shape[a] for a in free) for array, free in ((left, left_free), (right, right_free)))
+    left = left.transpose(batch[0] + left_free + contract[0]).reshape([*lead, rows, inner])
+    right = right.transpose(batch[1] + contract[1] + right_free).reshape([*lead, inner, columns])
+    return (left @ right).reshape(shape)
+
+
+def _broadcast(value: Array, shape: list[int], axes: list[int]) -> Array:
+    full = [1] * len(shape)
+    for axis, size in zip(axes, value.shape):
+        full[axis] = size
+    return np.broadcast_to(value.reshape(full), shape)
+
+
+def _iota(shape: list[int], axis: int, dtype: str) -> Array:
+    return _broadcast(np.arange(shape[axis], dtype=dtype), shape, [axis])
+
+
+def _slice(value: Array, start: list[int], stop: list[Any], step: list[int]) -> Array:
+    return value[tuple(map(slice, start, stop, step))]
+
+
+def _pad(value: Array, fill: Array, low: list[int], high: list[int]) -> Array:
+    return np.pad(value, list(zip(low, high)), constant_values=fill)
+
+
+def _split(value: Array, sizes: list[int], axis: int) -> list[Array]:
+    return np.split(value, np.cumsum(sizes)[:-1], axis)
+
+
+def _gather(value: Array, start: Array, shape: list[int], **how: Any) -> Array:
+    return value[_indices(value.shape, start, shape, **how)]
+
+
+def _scatter(value: Array, start: Array, updates: Array, **how: Any) -> Array:
+    result = value.copy()
+    result[_indices(value.shape, start, list(updates.shape), **how)] = updates
+    return result
+
+
+def _indices(
+    operand: tuple[int, ...],
+    start: Array,
+    shape: list[int],
+    *,
+    sizes: list[int],
+    offset: list[int],
+    collapsed: list[int],
+    mapped: list[int],
+    batch: list[list[int]],
+) -> tuple[Any, ...]:
+    """For every axis of the operand, the index that each entry of a window has in it, broadcasting to `shape`.
+
+    StableHLO's gather: `offset` are the axes of `shape` that run over a window of `sizes`, the others those of `start`
+    but its last, which holds an index for each axis in `mapped`. `batch`: axes of the operand and of `start` that go
+    together. A window that would reach out of the operand is moved inside.
+    """
+    outer = [axis for axis in range(len(shape)) if axis not in offset]
+    windows = iter(offset)
+
+    def along(axis: int, numbers: Array) -> Array:
+        return numbers.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+
+    found: list[Any] = []
+    for axis, size in enumerate(operand):
+        if axis in batch[0]:
+            found.append(along(outer[batch[1][batch[0].index(axis)]], np.arange(size)))
+            continue
+        index: Any = 0
+        if axis in mapped:
+            first = np.clip(start[..., mapped.index(axis)], 0, size - sizes[axis])
+            lengths = dict(zip(outer, first.shape))
+            index = first.reshape([lengths.get(other, 1) for other in range(len(shape))])
+        if axis not in collapsed:
+            index = index + along(next(windows), np.arange(sizes[axis]))
+        found.append(index)
+    return tuple(found)
+
+
+def _dynamic_slice(value: Array, *start: Array, sizes: list[int]) -> Array:
+    first = [min(max(int(index), 0), size - wanted) for index, size, wanted in zip(start, value.shape, sizes)]
+    return value[tuple(slice(index, index + wanted) for index, wanted in zip(first, sizes))]
+
+
+def _top_k(value: Array, count: int) -> tuple[Array, Array]:
+    """The largest, in falling order, and where they are; of equal ones the first."""
+    order = np.argsort(-value, axis=-1, kind="stable")[..., :count]
+    return np.take_along_axis(value, order, -1), order.astype(np.int32)
+
+
+def _sort(*values: Array, axis: int, keys: int) -> Any:
+    order = np.lexsort(values[:keys][::-1], axis=axis) if keys > 1 else np.argsort(values[0], axis, "stable")
+    result = [np.take_along_axis(value, order, axis) for value in values]
+    return result if len(values) > 1 else result[0]
+
+
+# --- operations: element by element -----------------------------------------------------------------------------
+
+
+def _select(which: Array, *cases: Array) -> Array:
+    return np.where(which, cases[1], cases[0]) if which.dtype == bool else np.choose(which, cases)
+
+
+def _logistic(value: Array) -> Array:
+    return np.reciprocal(1 + np.exp(-value))
+
+
+def _clamp(low: Array, value: Array, high: Array) -> Array:
+    return np.minimum(np.maximum(value, low), high)
+
+
+def _integer_pow(value: Array, exponent: int) -> Array:
+    return np.square(value) if exponent == 2 else value**exponent
+
+
+def _erf(value: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[value.dtype])(value)
+
+
+def _along(reduce: Callable[..., Array]) -> Operation:
+    return lambda value, axes: reduce(value, axis=tuple(axes))
+
+
+def _position(find: Callable[..., Array]) -> Operation:
+    return lambda value, axis: find(value, axis=axis).astype(np.int32)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "dot_general": _dot,
+    "broadcast_in_dim": _broadcast,
+    "reshape": lambda value, shape: value.reshape(shape),
+    "transpose": lambda value, order: value.transpose(order),
+    "concatenate": lambda *values, axis: np.concatenate(values, axis),
+    "slice": _slice,
+    "pad": _pad,
+    "split": _split,
+    "rev": lambda value, axes: np.flip(value, axes),
+    "iota": _iota,
+    "gather": _gather,
+    "scatter": _scatter,
+    "dynamic_slice": _dynamic_slice,
+    "convert_element_type": lambda value, dtype: value.astype(dtype),
+    "reduce_sum": _along(np.sum),
+    "reduce_max": _along(np.max),
+    "reduce_min": _along(np.min),
+    "reduce_prod": _along(np.prod),
+    "reduce_and": _along(np.all),
+    "reduce_or": _along(np.any),
+    "argmax": _position(np.argmax),
+    "argmin": _position(np.argmin),
+    "cumsum": lambda value, axis: np.cumsum(value, axis, value.dtype),
+    "top_k": _top_k,
+    "sort": _sort,
+    "select_n": _select,
+    "clamp": _clamp,
+    "logistic": _logistic,
+    "rsqrt": lambda value: np.reciprocal(np.sqrt(value)),
+    "integer_pow": _integer_pow,
+    "square": np.square,
+    "erf": _erf,
+    "copy": lambda value: value,
+    **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "rem": np.fmod},
+    **{"max": np.maximum, "min": np.minimum, "pow": np.power, "neg": np.negative, "abs": np.abs, "sign": np.sign},
+    **{"exp": np.exp, "exp2": np.exp2, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt},
+    **{"sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "atan2": np.arctan2, "floor": np.floor},
+    **{"ceil": np.ceil, "round": np.rint, "is_finite": np.isfinite, "not": np.logical_not},
+    **{"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor},
+    **{"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
+}
