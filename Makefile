@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 WORKERS := -n auto --dist loadgroup --max-worker-restart 0
 READY  := $(VENV)/.ready
 # Everything that the tests and the documentation use; a user needs none of them to train.
-EXTRAS := dev,docs,loggers,minari,ogbench,ray,robotics,tables
+EXTRAS := dev,docs,export,loggers,minari,ogbench,ray,robotics,tables
 
 .PHONY: help demo test test-fast test-lowest test-newest test-long check docs format bench bench-all clean
 
@@ -15,13 +15,13 @@ help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
 
 # One rule builds the environment; it runs again only when the project's requirements change.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml runtime/pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	  uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable runtime --editable '.[$(EXTRAS)]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable runtime --editable '.[$(EXTRAS)]'; \
 	fi
 	@touch $(READY)
 
@@ -35,7 +35,7 @@ test: $(READY)   ## run the tests (12 minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS)
 
 # Environments of their own, beside the usual one. Extras that pin much (ray, loggers) are left out: their tests are skipped.
-TIER   := dev,minari,ogbench,robotics,tables
+TIER   := dev,export,minari,ogbench,robotics,tables
 FAST   := -m pytest -q $(WORKERS) -m 'not long and not slow' -p no:cacheprovider
 # Old libraries warn of what their successors changed: there no warning is an error.
 LENIENT := -W default
@@ -54,9 +54,9 @@ define environment
 	@rm -rf $(1)
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --python $(PYTHON) $(1) && \
-	  uv pip install --quiet --python $(1)/bin/python $(2) --editable '.[$(TIER)]'; \
+	  uv pip install --quiet --python $(1)/bin/python $(2) --editable runtime --editable '.[$(TIER)]'; \
 	else \
-	  $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) --editable '.[$(TIER)]'; \
+	  $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) --editable runtime --editable '.[$(TIER)]'; \
 	fi
 endef
 

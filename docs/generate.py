@@ -35,7 +35,16 @@ FIELD = re.compile(r"^    (\w+): [^=]+= (.+?)(?:  # (.*))?$")
 
 
 PUBLIC = {
-    "Train and evaluate": ("train", "resume", "evaluate", "load_policy", "find_preset", "Options", "Report"),
+    "Train and evaluate": (
+        "train",
+        "resume",
+        "evaluate",
+        "load_policy",
+        "export_policy",
+        "find_preset",
+        "Options",
+        "Report",
+    ),
     "Data": ("load_dataset", "Dataset"),
     "Watch a run": ("Callback", "EarlyStopping", "KeepBest"),
     "Studies": ("compare", "sweep"),

@@ -62,6 +62,7 @@ __all__ = [
     "check_algorithm",
     "compare",
     "evaluate",
+    "export_policy",
     "find_preset",
     "load_dataset",
     "load_policy",
@@ -86,6 +87,7 @@ _HOMES = {
     "check_algorithm": "tether.testing",
     "compare": "tether.studies.start",
     "evaluate": "tether.api",
+    "export_policy": "tether.api",
     "find_preset": "tether.presets.recipes",
     "load_dataset": "tether.data",
     "load_policy": "tether.policies.folder",
@@ -133,7 +135,7 @@ if TYPE_CHECKING:
         ReBRAC,
         SfBC,
     )
-    from tether.api import evaluate, resume, train
+    from tether.api import evaluate, export_policy, resume, train
     from tether.data import Dataset, load_dataset
     from tether.errors import InputError
     from tether.machine.registry import register

@@ -17,9 +17,12 @@ from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
 from tether.errors import InputError
 from tether.evaluation.rollout import Episodes
+from tether.export.folder import CHECKED_DECISIONS, DType, Exported, Format, write_export
 from tether.machine.deprecation import renamed_keywords
 from tether.machine.files import atomic_write_json
 from tether.machine.signals import StopSignals
+from tether.policies.folder import load_policy
+from tether.policies.loaded import LoadedPolicy
 from tether.runs.callbacks import Callback, check_callbacks
 from tether.runs.config import (
     check_counts,
@@ -41,7 +44,7 @@ from tether.runs.run import Run
 from tether.training.devices import is_primary, together
 from tether.training.lanes import Lane, make_lanes
 
-__all__ = ["evaluate", "resume", "train"]
+__all__ = ["evaluate", "export_policy", "resume", "train"]
 
 SEEDS_END = 2**31
 
@@ -220,6 +223,32 @@ def evaluate(
     changed = "".join(f"-{name}={value}" for name, value in (acting or {}).items())
     atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json", rows)
     return outcome, scores
+
+
+def export_policy(
+    policy: str | Path | LoadedPolicy,
+    out: str | Path,
+    *,
+    format: Format = "onnx",
+    dtype: DType = "float32",
+    candidates: Sequence[int] = (),
+    units: Mapping[str, str] | None = None,
+    check_decisions: int = CHECKED_DECISIONS,
+) -> Exported:
+    """Write a policy for a runtime without JAX into the folder `out` (docs/export.md).
+
+    policy: a policy folder, a run that has one, or a policy that is loaded.
+    format: "onnx" (ONNX Runtime), "numpy" (NumPy alone) or "stablehlo".
+    dtype: "float16": networks in half precision; of "onnx" only.
+    candidates: a graph for each number of them, the first by default; none: as the policy has it.
+    units: column -> unit, kept for readers.
+    check_decisions: so many are compared with JAX before anything is written.
+    Raises InputError where the policy does not load, cannot be exported so, a package is missing, or what was exported
+    does not act as JAX does.
+    """
+    loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(policy)
+    how = {"format": format, "dtype": dtype, "candidates": candidates, "units": units, "rows": check_decisions}
+    return write_export(loaded, out, **how)
 
 
 def _acting_with(plan: Plan, acting: Mapping[str, Any]) -> Plan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from tether_runtime.errors import InputError
 
 __all__ = ["Columns", "join", "split"]
 
-Columns = Dict[str, List[int]]
+Columns = dict[str, list[int]]
 """Name -> [start, stop] of its numbers in the vector, in order and without gaps."""
 SHOWN_NAMES = 6
 
@@ -48,7 +49,7 @@ def split(columns: Columns, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[Tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}/")

@@ -56,7 +56,7 @@ class _OnnxEngine:
         self._names = [each.name for each in self._session.get_inputs()]
 
     def run(self, inputs: list[Array]) -> list[Array]:
-        return self._session.run(None, dict(zip(self._names, inputs)))
+        return [np.asarray(array) for array in self._session.run(None, dict(zip(self._names, inputs)))]
 
 
 def make_graph(folder: Path, document: dict[str, Any], number: int, threads: int) -> Graph:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence, Union
+from typing import Any
 
 import numpy as np
 
@@ -210,7 +211,7 @@ class Policy:
         return f"Policy({self.algorithm}, observation ({self.observation_size},) -> action ({self.action_size},))"
 
 
-def load(folder: Union[str, os.PathLike[str]], *, seed: int = 0, threads: int = 1) -> Policy:
+def load(folder: str | os.PathLike[str], *, seed: int = 0, threads: int = 1) -> Policy:
     """The policy in a folder that `tether export` wrote, after its hashes and golden pairs are verified.
 
     seed: of the stream that calls draw from. threads: of ONNX Runtime.

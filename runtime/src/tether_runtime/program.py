@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from tether_runtime.errors import InputError
 __all__ = ["OPERATIONS", "Program"]
 
 Array = np.ndarray
-Operation = Callable[..., Array]
+Operation = Callable[..., Any]  # an array, or several
 BATCH = "b"
 
 
@@ -81,7 +82,9 @@ def _dot(left: Array, right: Array, contract: list[list[int]], batch: list[list[
     right_free = [axis for axis in range(right.ndim) if axis not in contract[1] + batch[1]]
     shape = [left.shape[axis] for axis in batch[0] + left_free] + [right.shape[axis] for axis in right_free]
     lead, inner = [left.shape[axis] for axis in batch[0]], math.prod(left.shape[axis] for axis in contract[0])
-    rows, columns = (math.prod(array.shape[a] for a in free) for array, free in ((left, left_free), (right, right_free)))
+    rows, columns = (
+        math.prod(array.shape[a] for a in free) for array, free in ((left, left_free), (right, right_free))
+    )
     left = left.transpose(batch[0] + left_free + contract[0]).reshape([*lead, rows, inner])
     right = right.transpose(batch[1] + contract[1] + right_free).reshape([*lead, inner, columns])
     return (left @ right).reshape(shape)
@@ -247,5 +250,12 @@ OPERATIONS: dict[str, Operation] = {
     **{"sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "atan2": np.arctan2, "floor": np.floor},
     **{"ceil": np.ceil, "round": np.rint, "is_finite": np.isfinite, "not": np.logical_not},
     **{"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor},
-    **{"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
+    **{
+        "eq": np.equal,
+        "ne": np.not_equal,
+        "lt": np.less,
+        "le": np.less_equal,
+        "gt": np.greater,
+        "ge": np.greater_equal,
+    },
 }

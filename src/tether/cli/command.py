@@ -21,6 +21,7 @@ from tether.cli.bench import Bench
 from tether.cli.compare import Compare
 from tether.cli.data import DATA_VERBS, Data
 from tether.cli.evaluate import Evaluate
+from tether.cli.export import Export
 from tether.cli.lists import Algorithms, Tasks
 from tether.cli.parts import fail
 from tether.cli.plot import Plot
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "resume": Resume,
     "evaluate": Evaluate,
+    "export": Export,
     "plot": Plot,
     "compare": Compare,
     "algorithms": Algorithms,
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = parse(_without_plugins(words))
     # Not Bench, which reports what compiling costs.
     dry = getattr(command, "dry_run", False)  # which writes nothing
-    if isinstance(command, Train | Resume | Evaluate | Compare | Sweep | Bandit | Data) and not dry:
+    if isinstance(command, Train | Resume | Evaluate | Export | Compare | Sweep | Bandit | Data) and not dry:
         from tether.machine.cache import use_compilation_cache
         from tether.machine.start import note_command
 

@@ -27,13 +27,13 @@ from tether.machine.files import to_json
 from tether.policies.folder import write_folder
 from tether.policies.loaded import LoadedPolicy
 
-__all__ = ["DOCUMENT", "Exported", "Format", "export_policy"]
+__all__ = ["CHECKED_DECISIONS", "DOCUMENT", "DType", "Exported", "Format", "write_export"]
 
 Format = Literal["onnx", "numpy", "stablehlo"]
 DType = Literal["float32", "float16"]
 DOCUMENT = "export.json"
 FORMAT_VERSION = 1
-CHECKED_ROWS = 1_000
+CHECKED_DECISIONS = 1_000
 
 
 class Exported(NamedTuple):
@@ -45,7 +45,7 @@ class Exported(NamedTuple):
     bytes: int
 
 
-def export_policy(
+def write_export(
     policy: LoadedPolicy,
     folder: str | Path,
     *,
@@ -53,7 +53,7 @@ def export_policy(
     dtype: DType = "float32",
     candidates: Sequence[int] = (),
     units: Mapping[str, str] | None = None,
-    rows: int = CHECKED_ROWS,
+    rows: int = CHECKED_DECISIONS,
 ) -> Exported:
     """Write `policy` for a runtime without JAX into `folder`, which is replaced where it holds an export already.
 
@@ -99,12 +99,12 @@ def export_policy(
 
 
 def _write_onnx(graph: Batched, stem: str, notes: dict[str, str]) -> dict[str, bytes]:
-    model = onnx_model(program(graph), list(graph.inputs), graph.outputs, notes)
+    model = onnx_model(program(graph.function, graph.inputs.values()), list(graph.inputs), graph.outputs, notes)
     return {f"{stem}.onnx": model.SerializeToString()}
 
 
 def _write_numpy(graph: Batched, stem: str, notes: dict[str, str]) -> dict[str, bytes]:
-    written = program(graph)
+    written = program(graph.function, graph.inputs.values())
     return {f"{stem}.json": json.dumps(written.document).encode(), f"{stem}.npz": _npz(written.constants)}
 
 
@@ -127,7 +127,7 @@ def _runner(folder: Path, document: dict[str, Any], number: int) -> Run:
     """What computes a graph of an exported folder."""
     if document["format"] == "stablehlo":
         exported = jax.export.deserialize(bytearray((folder / document["graphs"][number]["file"]).read_bytes()))
-        return lambda inputs: exported.call(*inputs)
+        return lambda inputs: tuple(exported.call(*inputs))
     try:
         import tether_runtime
     except ImportError:

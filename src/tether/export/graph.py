@@ -9,17 +9,20 @@ without it, it takes them as given. On the way calls are inlined, loops of fixed
 on weights alone (a schedule, the features of a diffusion's steps) becomes a constant.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.extend.core import Literal as Number
 
 from tether.errors import InputError
+from tether.export.program import evaluated
 from tether.policies.deployed import DeployedPolicy
 from tether.types import Array, Float, PRNGKey
 
@@ -139,8 +142,8 @@ class _Interpreter:
         kind, parameters = equation.primitive.name, equation.params
         law = DRAWS.get(parameters.get("name", ""))
         if law is not None and _is_standard(law, inputs) and equation.outvars[0].aval.dtype == jnp.float32:
-            compute = lambda: jaxpr_as_fun(parameters["jaxpr"])(*inputs)[0]  # noqa: E731
-            return [self.draw(law, equation.outvars[0].aval.shape, compute)]
+            drawn = functools.partial(jaxpr_as_fun(parameters["jaxpr"]), *inputs)
+            return [self.draw(law, equation.outvars[0].aval.shape, lambda: drawn()[0])]
         if kind == "stack" and not any(value is UNKNOWN for value in inputs):  # few converters know it yet
             return [_stacked([*map(self._cast, inputs)], parameters["axis"])]
         if kind == "scan":
@@ -163,6 +166,9 @@ class _Interpreter:
         constant = not any(isinstance(value, jax.core.Tracer) for value in inputs)
         sizes = [sum(map(np.size, inputs)), sum(variable.aval.size for variable in equation.outvars)]
         if constant and sizes[1] <= max(sizes[0], MOST_FOLDED):
+            folded = evaluated(equation, inputs)
+            if folded is not None:
+                return folded
             with jax.ensure_compile_time_eval():
                 outputs = equation.primitive.bind(*inputs, **parameters)
         else:
@@ -194,8 +200,7 @@ class _Interpreter:
     def _row(self, value: Any, turn: int) -> Any:
         if isinstance(value, jax.core.Tracer):
             return jax.lax.index_in_dim(value, turn, keepdims=False)
-        with jax.ensure_compile_time_eval():
-            return jnp.asarray(value)[turn]
+        return np.asarray(value)[turn] if isinstance(value, np.ndarray) else value[turn]
 
     def _stack(self, column: Sequence[Any]) -> Any:
         return UNKNOWN if any(value is UNKNOWN for value in column) else _stacked([*map(self._cast, column)])

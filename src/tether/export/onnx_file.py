@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IR_VERSION", "OPSET", "onnx_model"]
 
-OPSET, IR_VERSION = 18, 9  # ONNX Runtime 1.14 and newer
+OPSET, IR_VERSION = 18, 8  # ONNX Runtime 1.14 and newer
 
 Shape = list[Any]
 
@@ -165,7 +165,9 @@ class _Writer:
 
     def _elementwise(self, name: str, inputs: list[int], output: int, how: dict[str, Any]) -> None:
         shapes = [self._shapes.get(number, self.shape(number)) for number in inputs]
-        self._names[output] = ELEMENTWISE[name](self, [self.lazy(number) for number in inputs], self.dtype(inputs[0]), how)
+        self._names[output] = ELEMENTWISE[name](
+            self, [self.lazy(number) for number in inputs], self.dtype(inputs[0]), how
+        )
         self._note(output, _broadcast_shape(shapes))
 
     def _note(self, number: int, found: Shape) -> None:
@@ -189,7 +191,7 @@ def _broadcast_shape(shapes: Sequence[Shape]) -> Shape:
     return [next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True)]
 
 
-# --- element by element: (writer, names, type of the first input, parameters) -> name ---------------------------------
+# --- element by element: (writer, names, type of the first input, parameters) -> name -------------------------
 
 Elementwise = Callable[[_Writer, list[str], Any, dict[str, Any]], str]
 
@@ -226,7 +228,7 @@ def _expm1(w: _Writer, x: list[str], dtype: Any, how: dict[str, Any]) -> str:
 
 
 def _select(w: _Writer, x: list[str], dtype: Any, how: dict[str, Any]) -> str:
-    if dtype != bool or len(x) != 3:
+    if dtype.kind != "b" or len(x) != 3:
         raise InputError("format onnx: no rule for a choice among more than two; try --format numpy or stablehlo")
     return w.node("Where", [x[0], x[2], x[1]])
 
@@ -240,14 +242,30 @@ def _is_finite(w: _Writer, x: list[str], dtype: Any, how: dict[str, Any]) -> str
 
 
 def _integer_pow(w: _Writer, x: list[str], dtype: Any, how: dict[str, Any]) -> str:
-    return w.node("Mul", [x[0], x[0]]) if how["exponent"] == 2 else w.node("Pow", [x[0], w.constant(how["exponent"], dtype)])
+    return (
+        w.node("Mul", [x[0], x[0]])
+        if how["exponent"] == 2
+        else w.node("Pow", [x[0], w.constant(how["exponent"], dtype)])
+    )
 
 
 ELEMENTWISE: dict[str, Elementwise] = {
-    **{"add": _plain("Add"), "add_any": _plain("Add"), "sub": _plain("Sub"), "mul": _plain("Mul"), "div": _plain("Div")},
+    **{
+        "add": _plain("Add"),
+        "add_any": _plain("Add"),
+        "sub": _plain("Sub"),
+        "mul": _plain("Mul"),
+        "div": _plain("Div"),
+    },
     **{"rem": _plain("Mod", fmod=1), "max": _plain("Max"), "min": _plain("Min"), "pow": _plain("Pow")},
     **{"neg": _plain("Neg"), "abs": _plain("Abs"), "sign": _plain("Sign"), "exp": _plain("Exp"), "log": _plain("Log")},
-    **{"sqrt": _plain("Sqrt"), "sin": _plain("Sin"), "cos": _plain("Cos"), "tan": _plain("Tan"), "tanh": _plain("Tanh")},
+    **{
+        "sqrt": _plain("Sqrt"),
+        "sin": _plain("Sin"),
+        "cos": _plain("Cos"),
+        "tan": _plain("Tan"),
+        "tanh": _plain("Tanh"),
+    },
     **{"floor": _plain("Floor"), "ceil": _plain("Ceil"), "round": _plain("Round"), "erf": _plain("Erf")},
     **{"logistic": _plain("Sigmoid"), "not": _plain("Not"), "and": _plain("And"), "or": _plain("Or")},
     **{"xor": _plain("Xor"), "eq": _plain("Equal"), "lt": _plain("Less"), "le": _plain("LessOrEqual")},
@@ -265,7 +283,7 @@ ELEMENTWISE: dict[str, Elementwise] = {
 }
 
 
-# --- shapes, products, indices: (writer, inputs, outputs, parameters) -> name or names ----------------------------------
+# --- shapes, products, indices: (writer, inputs, outputs, parameters) -> name or names --------------------------
 
 Rule = Callable[[_Writer, list[int], list[int], dict[str, Any]], Any]
 
@@ -365,8 +383,8 @@ def _index(w: _Writer, start: int, how: dict[str, Any], axis: int, size: int) ->
     """Where the entries are, within the axis, int64."""
     at = how["mapped"].index(axis)
     column = w.node("Gather", [w.full(start), w.constant(at, np.int64)], axis=-1)
-    inside = w.node("Min", [w.node("Max", [w.cast(column, np.int64), w.constant(0, np.int64)]), w.constant(size - 1, np.int64)])
-    return inside
+    least, most = w.constant(0, np.int64), w.constant(size - 1, np.int64)
+    return w.node("Min", [w.node("Max", [w.cast(column, np.int64), least]), most])
 
 
 def _gather(w: _Writer, inputs: list[int], outputs: list[int], how: dict[str, Any]) -> str:

@@ -1,22 +1,23 @@
-"""A graph as a list of array operations: what the package tether-runtime runs by NumPy alone, and what is spelled out in
-ONNX (`export/onnx_file.py`).
+"""A graph as a list of array operations: what tether-runtime runs by NumPy alone, and `export/onnx_file.py` spells out
+in ONNX.
 
 Every operation is a primitive of JAX under its own name; parameters are brought to lists of numbers. What there is no
 rule for is refused by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.dtypes
+import jax.export
 import numpy as np
 from jax.extend.core import Literal
 from jax.interpreters import partial_eval
 
 from tether.errors import InputError
-from tether.export.batched import Batched
 
-__all__ = ["Program", "program"]
+__all__ = ["BATCH", "Program", "evaluated", "program"]
 
 BATCH = "b"  # the size of the batch, in parameters
 ELEMENTWISE = (
@@ -39,12 +40,14 @@ class Program(NamedTuple):
     """Number of the value -> shape, in which BATCH may stand, and type."""
 
 
-def program(graph: Batched) -> Program:
-    """The program for a batch of any size. Raises InputError for an operation that the runtime does not have."""
+def program(function: Callable[..., Any], inputs: Iterable[jax.ShapeDtypeStruct]) -> Program:
+    """The program of `function` for a batch of any size, which is the first axis of all inputs and outputs.
+
+    inputs: shapes without that axis. Raises InputError for an operation that the runtime does not have.
+    """
     (batch,) = jax.export.symbolic_shape(BATCH)
-    inputs = [jax.ShapeDtypeStruct((batch, *one.shape), one.dtype) for one in graph.inputs.values()]
-    closed = jax.make_jaxpr(graph.function)(*inputs)
-    jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct((batch, *one.shape), one.dtype) for one in inputs))
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
     return _Writer(jaxpr, closed.consts).write()
 
 
@@ -89,7 +92,8 @@ class _Writer:
         return steps
 
     def _number(self, atom: Any) -> int:
-        return self._constant(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else self.numbers[atom]
+        kind: Any = atom.aval
+        return self._constant(atom.val, kind.dtype) if isinstance(atom, Literal) else self.numbers[atom]
 
     def _constant(self, value: Any, dtype: Any = None) -> int:
         array = np.asarray(value, dtype)
@@ -102,6 +106,23 @@ class _Writer:
         self.types[self.count] = _sizes(kind.shape), np.dtype(kind.dtype)
         self.count += 1
         return self.count - 1
+
+
+def evaluated(equation: Any, inputs: Sequence[Any]) -> list[np.ndarray] | None:
+    """What an operation makes of constants, by NumPy, which compiles nothing; None where there is no rule for it."""
+    try:
+        from tether_runtime.program import OPERATIONS
+    except ImportError:
+        return None
+    if any(jax.dtypes.issubdtype(getattr(value, "dtype", float), jax.dtypes.extended) for value in inputs):
+        return None  # keys
+    try:
+        name, _, _, parameters = _step(equation, [], [])
+    except InputError:
+        return None
+    with np.errstate(all="ignore"):
+        found = OPERATIONS[name](*map(np.asarray, inputs), **parameters)
+    return list(found) if isinstance(found, list | tuple) else [np.asarray(found)]
 
 
 def _step(equation: Any, inputs: list[int], outputs: list[int]) -> tuple[str, list[int], list[int], dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Rounding differs between runtimes, and some decisions hang on it: among candidates of nearly one value another is
 taken, and a long chain of diffusion makes much of little. Such a decision is told from a wrong one by JAX itself: where
-the observation is changed in its last bits, its own action moves as far. These rows are counted and must be few.
+the observation is changed in its last bits, its own action moves as far. These rows are counted and must be few. In
+half precision candidates' values have three digits: there every row beyond the tolerance counts as one of these.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,13 +22,13 @@ __all__ = ["Agreement", "Sample", "check", "golden_sample", "sample_inputs", "to
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2}  # of half an action's range
 LAST_BITS = {"float32": 2e-6, "float16": 4e-3}  # relative change of an observation that only rounds otherwise
-MOST_ILL_CONDITIONED = {"float32": 0.02, "float16": 0.5}  # share of the rows
+MOST_ILL_CONDITIONED = {"float32": 0.02, "float16": 0.1}  # share of the rows
 LOAD_FACTOR = 10.0  # another machine rounds otherwise than this one: the golden pairs are allowed so much more there
 DISTURBANCES = 32
 EPISODE_STEPS = 40  # longer than the contexts that policies with a memory are trained with
 GOLDEN_ROWS = 8
 
-Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+Run = Callable[[list[Any]], Sequence[Any]]
 """Inputs in the graph's order, each (batch, ...) -> action and memory, as `tether_runtime.graphs.Graph.run`."""
 
 
@@ -115,13 +116,14 @@ def check(run: Run, sample: Sample, policy: DeployedPolicy, dtype: str) -> Agree
     found = _found(run, sample, policy)
     difference = np.abs(found - sample.actions)
     scale = np.maximum(np.asarray(policy.action_scale), np.finfo(np.float32).tiny)
-    wrong = (difference > tolerances(policy, dtype)).any(axis=2)
+    wrong: np.ndarray = np.any(difference > tolerances(policy, dtype), axis=2)
     rows = wrong.size
     ill = np.zeros(0, int)
     if wrong.any() and not policy.has_memory:
-        suspects = np.flatnonzero(wrong[0])
-        moves = _moves(policy, sample, suspects, dtype)
-        ill = suspects[(difference[0, suspects] <= moves + tolerances(policy, dtype)).all(axis=1)]
+        ill = np.flatnonzero(wrong[0])
+        if dtype == "float32" or not sample.noise:
+            allowed = _moves(policy, sample, ill, dtype) + tolerances(policy, dtype)
+            ill = ill[(difference[0, ill] <= allowed).all(axis=1)]
         wrong[0, ill] = False
     if wrong.any() or len(ill) > MOST_ILL_CONDITIONED[dtype] * rows:
         worst = float((difference / scale)[wrong].max()) if wrong.any() else 0.0

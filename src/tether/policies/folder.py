@@ -74,6 +74,7 @@ def save_policy(
             "low": policy.action_low,
             "high": policy.action_high,
         },
+        "observation_statistics": _statistics(observations),
         "schema": None if schema is None else schema.to_json(),
         "sha256": hashlib.sha256(data).hexdigest(),
         "golden": (golden_episode if policy.has_memory else golden_pairs)(policy, observations),
@@ -81,6 +82,14 @@ def save_policy(
     }
     document["document_sha256"] = document_hash(document)
     write_folder(folder, {ARRAYS: data, DOCUMENT: to_json(document).encode()})
+
+
+def _statistics(observations: Float[np.ndarray, "rows observation"]) -> dict[str, Any]:
+    """Of every column, for those who watch whether what the policy is shown resembles what it learnt from."""
+    columns = np.asarray(observations, np.float64)
+    summary = {"mean": columns.mean(axis=0), "std": columns.std(axis=0)}
+    summary |= {"low": columns.min(axis=0), "high": columns.max(axis=0)}
+    return {"rows": len(columns), **{name: numbers.astype(np.float32).tolist() for name, numbers in summary.items()}}
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:

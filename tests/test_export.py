@@ -1,0 +1,296 @@
+"""Policies that leave act as they do in JAX, or are not written; randomness is an input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract.cases import CASES
+
+from tether import InputError, cli, load_policy
+from tether.algorithms.registry import ALGORITHMS, make_algorithm
+from tether.data import Normaliser
+from tether.data.schema import ActionBox, Schema, layout_of
+from tether.export import folder as export_folder
+from tether.export.batched import batched
+from tether.export.folder import Exported, write_export
+from tether.export.graph import Graph
+from tether.export.program import program
+from tether.policies.deployed import DeployedPolicy, deploy
+from tether.policies.folder import save_policy
+from tether.policies.loaded import LoadedPolicy
+from tether.types import Array, PRNGKey, Spec
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+import tether_runtime
+from tether_runtime.program import OPERATIONS
+
+SPEC = Spec(5, 3)
+SCHEMA = Schema(
+    layout_of({"height": 1, "joint": 4}),
+    layout_of({"hip": 1, "knee": 2}),
+    ActionBox((-2.0, -1.0, 0.0), (2.0, 1.0, 9.0)),
+)
+OBSERVATIONS = np.random.default_rng(0).normal(0.5, 2.0, (64, 5)).astype(np.float32)
+# One for each kind of randomness and structure: none, candidates and a softmax, a chain, a memory, a mean of the best.
+KINDS = ("iql", "dtql", "dac", "dt", "sfbc")
+LAWS = {"iql": [], "dtql": ["normal", "gumbel"], "dac": ["normal", "normal"], "dt": [], "sfbc": ["normal", "gumbel"]}
+
+
+def deployed(name: str, variant: str | None = None) -> tuple[Any, DeployedPolicy]:
+    """An algorithm with small networks and its policy, untrained, with a normaliser and ranges of its own."""
+    case = CASES[name]
+    changes = case.variants[variant or next(iter(case.variants))]
+    algorithm = make_algorithm(ALGORITHMS[name], {**case.sizes, **changes})
+    normaliser = Normaliser(np.full(5, 0.5, np.float32), np.full(5, 2.0, np.float32))
+    policy = algorithm.policy(jax.jit(algorithm.init, static_argnums=0)(SPEC, jax.random.key(1)))
+    return algorithm, deploy(policy, SPEC, normaliser, SCHEMA)
+
+
+def saved(folder: Path, name: str, variant: str | None = None) -> LoadedPolicy:
+    algorithm, policy = deployed(name, variant)
+    given = {"algorithm": algorithm, "spec": SPEC, "observations": OBSERVATIONS, "notes": {}, "schema": SCHEMA}
+    save_policy(folder, policy, **given)
+    return load_policy(folder)
+
+
+def export(place: Path, name: str, **how: Any) -> tuple[LoadedPolicy, Exported]:
+    policy = saved(place / "policy", name)
+    return policy, write_export(policy, place / "export", **{"rows": 64, **how})
+
+
+@pytest.fixture(scope="module")
+def dtql(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy with 16 candidates, and exports of it: `numpy`, `onnx` with 16, 4 and 2 candidates."""
+    place = tmp_path_factory.mktemp("dtql")
+    policy = saved(place / "policy", "dtql")
+    write_export(policy, place / "numpy", format="numpy", rows=64, units={"height": "m"})
+    write_export(policy, place / "onnx", candidates=(16, 4, 2), rows=64)
+    return place
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_given_its_noise_a_graph_acts_as_the_policy_does_with_the_key(name: str):
+    _, policy = deployed(name)
+    graph = Graph(policy)
+    assert [draw.law for draw in graph.draws] == LAWS[name]
+    arguments = jnp.asarray(OBSERVATIONS[0]), policy.initial_memory(), jnp.float32(0.3)
+    key = jax.random.key(7)
+    wanted = jax.jit(lambda o, m, r: policy.step(o, key, m, r))(*arguments)
+    found = jax.jit(lambda o, m, r: graph.act(o, graph.noise(key), m, r))(*arguments)
+    for one, other in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        assert one.dtype == other.dtype
+        assert one == pytest.approx(np.asarray(other), abs=2e-6)
+
+
+def test_the_noise_is_what_the_policy_draws():
+    """DTQL: candidates from one half of the key, the choice from the other."""
+    _, policy = deployed("dtql")
+    candidates, choice = Graph(policy).noise(jax.random.key(3))
+    draw_key, choose_key = jax.random.split(jax.random.key(3))
+    assert jnp.array_equal(choice, jax.random.gumbel(choose_key, (16,), jnp.float32))
+    assert candidates.shape == (16, 3)
+    assert not jnp.array_equal(candidates, Graph(policy).noise(jax.random.key(4))[0])
+    assert jnp.array_equal(candidates, jax.random.normal(draw_key, (16, 3), jnp.float32))
+
+
+def test_no_loop_call_or_key_is_left_in_a_graph():
+    for name in ("dac", "dtql"):
+        graph = batched(Graph(deployed(name)[1]))
+        written = program(graph.function, graph.inputs.values())
+        kinds = {step[0] for step in written.document["steps"]}
+        assert kinds <= set(OPERATIONS)
+        assert not any(array.dtype.kind == "f" and array.dtype != np.float32 for array in written.constants.values())
+
+
+class Shuffled:
+    """A policy that draws by what no runtime knows."""
+
+    def __call__(self, observation: Array, key: PRNGKey) -> Array:
+        return jax.random.truncated_normal(key, -1.0, 1.0, (3,)) + observation[:3]
+
+
+def test_a_draw_that_export_does_not_know_is_named():
+    _, policy = deployed("iql")
+    object.__setattr__(policy, "policy", Shuffled())
+    with pytest.raises(InputError, match=r"Shuffled: it draws .* export knows jax.random.normal, gumbel"):
+        Graph(policy)
+
+
+@pytest.mark.parametrize("format", ["numpy", "onnx"])
+def test_an_exported_policy_acts_as_in_jax(dtql: Path, format: str):
+    there, here = tether_runtime.load(dtql / format), load_policy(dtql / "policy")
+    noise = jax.vmap(Graph(here.module).noise)(jax.vmap(jax.random.key)(np.arange(64)))
+    wanted = [here(row, jax.random.key(seed)) for seed, row in enumerate(OBSERVATIONS)]
+    found = there(OBSERVATIONS, noise=[np.asarray(array) for array in noise])
+    assert np.abs(found - wanted).max() < 1e-5
+    one = there(OBSERVATIONS[5], noise=[np.asarray(array[5]) for array in noise])
+    assert one == pytest.approx(found[5], abs=1e-6)
+    assert there.document["verified"][0]["rows"] == 64
+
+
+def test_a_seed_decides_an_action_and_the_stream_goes_on(dtql: Path):
+    onnx, numpy = (tether_runtime.load(dtql / format, seed=1) for format in ("onnx", "numpy"))
+    first, second = onnx(OBSERVATIONS[0]), onnx(OBSERVATIONS[0])
+    assert not np.array_equal(first, second)
+    onnx.reseed(1)
+    assert np.array_equal(onnx(OBSERVATIONS[0]), first)
+    assert np.array_equal(onnx(OBSERVATIONS[0], seed=9), onnx(OBSERVATIONS[0], seed=9))
+    assert numpy(OBSERVATIONS[0], seed=9) == pytest.approx(onnx(OBSERVATIONS[0], seed=9), abs=1e-5)
+
+
+def test_columns_have_names_and_units(dtql: Path):
+    policy = tether_runtime.load(dtql / "numpy")
+    by_name = {"height": OBSERVATIONS[0, 0], "joint": OBSERVATIONS[0, 1:]}
+    assert np.array_equal(policy(by_name, seed=0), policy(OBSERVATIONS[0], seed=0))
+    assert policy.document["observation"]["units"] == {"height": "m"}
+    with pytest.raises(tether_runtime.InputError, match="no 'height'"):
+        policy({"joint": OBSERVATIONS[0, 1:]})
+
+
+def test_candidates_fit_a_budget(dtql: Path, monkeypatch: pytest.MonkeyPatch):
+    policy = tether_runtime.load(dtql / "onnx")
+    assert policy.candidates == [16, 4, 2]
+    assert policy(OBSERVATIONS[0], candidates=2, seed=0).shape == (3,)
+    assert set(policy.milliseconds()) == {16, 4, 2}
+    used: list[int] = []
+    act = policy._act
+    monkeypatch.setattr(policy, "_milliseconds", {16: 9.0, 4: 3.0, 2: 1.0})
+    monkeypatch.setattr(
+        policy, "_act", lambda number, *rest: used.append(policy.candidates[number]) or act(number, *rest)
+    )
+    for budget in (100.0, 9.0, 5.0, 0.01, None):
+        policy(OBSERVATIONS[0], budget_ms=budget)
+    assert used == [16, 16, 4, 2, 16]
+    with pytest.raises(tether_runtime.InputError, match=r"candidates 3: exported with \[16, 4, 2\]"):
+        policy(OBSERVATIONS[0], candidates=3)
+
+
+def test_a_memory_goes_in_and_out(tmp_path: Path):
+    here, exported = export(tmp_path, "dt", format="onnx")
+    there = tether_runtime.load(exported.folder)
+    assert there.has_memory
+    ours, theirs, rewards = here.initial_memory(), there.initial_memory(), np.linspace(0, 1, 9, dtype=np.float32)
+    for row, reward in zip(OBSERVATIONS, rewards, strict=False):  # three times the context of 3
+        wanted, ours = here.step(row, ours, reward)
+        found, theirs = there.step(row, theirs, reward)
+        assert found == pytest.approx(wanted, abs=2e-5)
+    with pytest.raises(tether_runtime.InputError, match="use initial_memory"):
+        there(OBSERVATIONS[0])
+
+
+def test_half_precision(tmp_path: Path):
+    _, single = export(tmp_path / "single", "iql")
+    _, half = export(tmp_path / "half", "iql", dtype="float16")
+    assert 1e-5 < half.agreements[0].largest < 2e-2
+    actions = [tether_runtime.load(each.folder)(OBSERVATIONS) for each in (single, half)]
+    assert actions[0].dtype == actions[1].dtype == np.float32
+    assert np.abs((actions[0] - actions[1]) / [2.0, 1.0, 4.5]).max() < 2e-2
+    with pytest.raises(InputError, match="float16: format numpy computes in float32"):
+        export(tmp_path / "numpy", "iql", format="numpy", dtype="float16")
+
+
+def test_stablehlo_for_any_batch(tmp_path: Path):
+    policy, exported = export(tmp_path, "iql", format="stablehlo")
+    loaded = jax.export.deserialize(bytearray((exported.folder / "policy.jax").read_bytes()))
+    assert np.asarray(loaded.call(OBSERVATIONS[:7])[0]) == pytest.approx(policy(OBSERVATIONS[:7]), abs=1e-6)
+    assert (exported.folder / "policy.mlirbc").stat().st_size
+    with pytest.raises(tether_runtime.InputError, match="format 'stablehlo'; this package runs onnx, numpy"):
+        tether_runtime.load(exported.folder)
+
+
+def test_what_does_not_act_as_in_jax_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def blunder(*arguments: Any) -> Any:
+        written = program(*arguments)
+        name, array = max(written.constants.items(), key=lambda item: item[1].size)
+        return written._replace(constants={**written.constants, name: array + 0.001})
+
+    monkeypatch.setattr(export_folder, "program", blunder)
+    with pytest.raises(InputError, match=r"golden pairs|does not act as JAX does"):
+        export(tmp_path, "iql")
+    monkeypatch.setattr("tether_runtime.policy._verify_golden", lambda *_: None)
+    with pytest.raises(InputError, match=r"does not act as JAX does: \d+ of 64 decisions differ"):
+        export(tmp_path, "iql")
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.npz", "policy.golden.npz", "export.json"])
+def test_an_altered_file_is_refused(dtql: Path, tmp_path: Path, name: str):
+    for file in (dtql / "numpy").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((tmp_path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(tether_runtime.InputError, match="altered"):
+        tether_runtime.load(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(tether_runtime.InputError, match="cannot be read"):
+        tether_runtime.load(tmp_path)
+
+
+def test_another_policy_s_golden_pairs_are_refused(dtql: Path, tmp_path: Path):
+    """Hashes right, numbers wrong: as on a processor that computes otherwise."""
+    for file in (dtql / "numpy").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with np.load(tmp_path / "policy.golden.npz") as arrays:
+        golden = dict(arrays)
+    golden["action"] += 0.01
+    files = {name: (tmp_path / name).read_bytes() for name in ("policy.json", "policy.npz")}
+    files["policy.golden.npz"] = export_folder._npz(golden)
+    document = json.loads((tmp_path / "export.json").read_text())
+    document.pop("document_sha256")
+    for name, data in export_folder._complete(document, files).items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(
+        tether_runtime.InputError, match=r"does not reproduce its golden pairs: action \d differs by 0.01"
+    ):
+        tether_runtime.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros(4), r"shape \(4,\): this policy takes \(5,\) or \(batch, 5\)"),
+        (np.zeros((0, 5)), "shape"),
+        (np.full(5, np.nan), "not finite"),
+        (np.full(5, 1e300), "not finite"),
+        ("12345", "no array of numbers|shape"),
+        ({"height": 1.0}, "no 'joint'"),
+    ],
+)
+def test_bad_observations_are_refused(dtql: Path, given: Any, message: str):
+    with pytest.raises(tether_runtime.InputError, match=message):
+        tether_runtime.load(dtql / "numpy")(given)
+
+
+def test_the_command_line(dtql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["export", str(dtql / "policy"), *words])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out + captured.err
+
+    code, text = run("--format", "numpy", "--check-decisions", "32", "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "16 candidates: 32 decisions as in JAX" in text
+    code, text = run("--format", "numpy", "--check-decisions", "32", "--out", str(tmp_path))
+    assert code == 2
+    assert "exists and holds no export.json" in text
+    code, text = run("--unit", "elbow=rad", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "no such column" in text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_every_algorithm_is_exported(name: str, tmp_path: Path):
+    """A thousand decisions within the stated tolerance of JAX, in every format."""
+    for variant in CASES[name].variants:
+        policy = saved(tmp_path / variant / "policy", name, variant)
+        for format, dtype in (("onnx", "float32"), ("onnx", "float16"), ("numpy", "float32"), ("stablehlo", "float32")):
+            exported = write_export(policy, tmp_path / variant / f"{format}-{dtype}", format=format, dtype=dtype)
+            assert exported.agreements[0].rows >= 1000
