@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.dtypes
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 from jax.interpreters import partial_eval
@@ -114,7 +115,7 @@ def evaluated(equation: Any, inputs: Sequence[Any]) -> list[np.ndarray] | None:
         from tether_runtime.program import OPERATIONS
     except ImportError:
         return None
-    if any(jax.dtypes.issubdtype(getattr(value, "dtype", float), jax.dtypes.extended) for value in inputs):
+    if any(jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.extended) for value in inputs):
         return None  # keys
     try:
         name, _, _, parameters = _step(equation, [], [])
