@@ -31,6 +31,7 @@ __all__ = [
     "forecast_basis",
     "long_run_warning",
     "matmul_rate",
+    "size_of",
 ]
 
 ASSUMED_FRACTION = 0.5  # of the matmul rate, for an algorithm that was never measured
@@ -64,6 +65,12 @@ class Forecast(NamedTuple):
         """Seconds of all phases."""
         known = [phase.seconds for phase in self.phases if phase.seconds is not None]
         return sum(known) if len(known) == len(self.phases) else None
+
+
+def size_of(algorithm: Any) -> tuple[Any, ...]:
+    """What the time and memory of a run depend on: two algorithms of one size cost the same."""
+    lengths = tuple((phase.name, phase.updates) for phase in algorithm.phases())
+    return type(algorithm), lengths, *(repr(getattr(algorithm, name)) for name in _structural(algorithm))
 
 
 def forecast(algorithm: Any, spec: Spec, batch_size: int, lanes: int, rate: float | None) -> Forecast:
@@ -109,6 +116,13 @@ def matmul_rate(batch_size: int = 256, precision: str = "float32") -> float:
 def evaluation_seconds(algorithm: Any, task: Task, lanes: int, episodes: int) -> float:
     """Upper bound of the seconds of an evaluation: all episodes of full length, one action after the other."""
     row = _committed().get(name_of(algorithm), {}).get("act", {})
+    step, horizon = _step_seconds(task)
+    return lanes * episodes * horizon * (step + row.get("milliseconds_p50", 1.0) / 1e3)
+
+
+@functools.cache
+def _step_seconds(task: Task) -> tuple[float, int]:
+    """(seconds of a step of the environment, most steps of an episode)."""
     environment = make_environment(task)
     environment.action_space.seed(0)
     environment.reset(seed=0)
@@ -120,7 +134,7 @@ def evaluation_seconds(algorithm: Any, task: Task, lanes: int, episodes: int) ->
     step = (time.perf_counter() - started) / SAMPLED_STEPS
     horizon = task.horizon or getattr(environment.spec, "max_episode_steps", None) or 1000
     environment.close()
-    return lanes * episodes * horizon * (step + row.get("milliseconds_p50", 1.0) / 1e3)
+    return step, horizon
 
 
 def long_run_warning(algorithm: Any, spec: Spec, batch_size: int, lanes: int) -> str | None:

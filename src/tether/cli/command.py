@@ -25,6 +25,7 @@ from tether.cli.export import Export
 from tether.cli.lists import Algorithms, Tasks
 from tether.cli.parts import fail
 from tether.cli.plot import Plot
+from tether.cli.reproduce import Reproduce
 from tether.cli.resume import Resume
 from tether.cli.sweep import Sweep
 from tether.cli.train import Train
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type] = {
     "bandit": Bandit,
     "bench": Bench,
     "sweep": Sweep,
+    "reproduce": Reproduce,
 }
 DESCRIPTION = (
     "Offline reinforcement learning with diffusion behaviour models. `tether train` shows it at work. "
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = parse(_without_plugins(words))
     # Not Bench, which reports what compiling costs.
     dry = getattr(command, "dry_run", False)  # which writes nothing
-    if isinstance(command, Train | Resume | Evaluate | Export | Compare | Sweep | Bandit | Data) and not dry:
+    cached = Train | Resume | Evaluate | Export | Compare | Sweep | Reproduce | Bandit | Data
+    if isinstance(command, cached) and not dry:
         from tether.machine.cache import use_compilation_cache
         from tether.machine.start import note_command
 

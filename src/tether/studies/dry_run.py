@@ -9,9 +9,18 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from tether.algorithms.registry import name_of
-from tether.bench.forecast import Forecast, duration, evaluation_seconds, forecast, forecast_basis, matmul_rate
+from tether.bench.forecast import (
+    Forecast,
+    duration,
+    evaluation_seconds,
+    forecast,
+    forecast_basis,
+    matmul_rate,
+    size_of,
+)
 from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
 from tether.data.readers.d4rl_names import d4rl_file, d4rl_name
+from tether.data.readers.ogbench import locate_ogbench
 from tether.environments import Task
 from tether.environments.choose import NO_ENVIRONMENT, known_task, task_for
 from tether.environments.ids import find_environment, import_environment
@@ -46,7 +55,8 @@ class Data(NamedTuple):
     def __str__(self) -> str:
         sizes = "observations of size {}, actions of size {}".format(*self.sizes)
         if self.dataset is None:
-            return f"{self.source}: not on this machine, would be downloaded; {sizes}"
+            how = "has to be fetched or regenerated" if self.source.startswith("ogbench:") else "would be downloaded"
+            return f"{self.source}: not on this machine, {how}; {sizes}"
         return f"{self.dataset.name}: {len(self.dataset):,} rows; {sizes}"
 
 
@@ -128,13 +138,20 @@ def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
     """The programs of a sweep that are not finished."""
     rate, found = matmul_rate(), {}
     find, place = functools.cache(_find_data), functools.cache(_task)
+    estimates: dict[Any, Estimate] = {}  # jobs of one size cost the same
     for job in jobs:
         algorithm, arguments, preset = job.request().resolve()
         check_counts(algorithm, arguments["options"])
         data = find(job.dataset)
         task, _ = place(data, arguments["environment"], arguments["horizon"])
         words = f"{preset or 'defaults'}, {len(job.lanes)} lanes"
-        found[job.name] = words, _estimate(algorithm, arguments["options"], data, arguments, job.lanes, task, rate)
+        transforms = tuple(arguments[field] for field in TRANSFORMS)
+        size = data.source if data.dataset else data.sizes, transforms, arguments["options"], len(job.lanes), task
+        key = *size_of(algorithm), *size
+        if key not in estimates:
+            about = algorithm, arguments["options"], data, arguments, job.lanes, task, rate
+            estimates[key] = _estimate(*about)
+        found[job.name] = words, estimates[key]
     return _many(f"{len(jobs)} programs; in {folder}", found, rate)
 
 
@@ -171,6 +188,9 @@ def _find_data(source: str) -> Data:
             assert task is not None  # every file of D4RL has one
             return Data(source, None, (task.observation_size, task.action_size))
         dataset = dataclasses.replace(load_dataset(str(path)), name=name)
+    elif source.startswith("ogbench:") and not (place := locate_ogbench(source.removeprefix("ogbench:")))[1].is_file():
+        task = find_environment(f"ogbench:{place[0]}")
+        return Data(source, None, (task.observation_size, task.action_size))
     else:
         dataset = load_dataset(source)
     return Data(source, dataset, (dataset.observations.shape[1], dataset.actions.shape[1]))
@@ -183,6 +203,8 @@ def _task(data: Data, environment: str | None, horizon: int | None) -> tuple[Tas
         return found.task, found.why_not
     if environment == NO_ENVIRONMENT:
         return None, "as asked"
+    if environment is None and data.source.startswith("ogbench:"):
+        environment = f"ogbench:{locate_ogbench(data.source.removeprefix('ogbench:'))[0]}"
     return find_environment(environment or d4rl_name(data.source[5:]), horizon), ""
 
 

@@ -1,14 +1,9 @@
 """Studies from Python: `tether.compare` and `tether.sweep`, which the commands of the same names do, too."""
 
-import json
-import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import name_of
@@ -18,7 +13,7 @@ from tether.machine.plugins import plugin_names
 from tether.studies.compare import Comparison, Request, start_comparison
 from tether.studies.sweep.jobs import SweepFolder, run_job
 from tether.studies.sweep.local import run_locally
-from tether.studies.sweep.spec import parse_spec
+from tether.studies.sweep.spec import parse_spec, spec_text
 from tether.studies.sweep.table import JobRow, write_table
 
 __all__ = ["compare", "sweep"]
@@ -141,7 +136,7 @@ def sweep(
     parts = {"options": options, "set": hyperparameters, "sweep": sweep, "grid": grid, "resources": resources}
     table |= {part: values for part, values in parts.items() if values}
     table |= {"algorithm": by_algorithm} if by_algorithm else {}
-    folder = SweepFolder.open(Path(out).resolve(), parse_spec(_toml(table), Path("sweep").resolve()))
+    folder = SweepFolder.open(Path(out).resolve(), parse_spec(spec_text(table), Path("sweep").resolve()))
     _run(folder, engine, workers, address, quiet)
     return write_table(folder)
 
@@ -198,24 +193,3 @@ def _assignments(hyperparameters: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _toml(table: Mapping[str, Any], name: str = "") -> str:
-    """A table as TOML; its values are spelled as in JSON, which is the same for texts, finite numbers and lists."""
-    lines = [f"[{name}]"] if name else []
-    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    for key, value in table.items():
-        if key not in inner:
-            lines.append(f"{json.dumps(key)} = {json.dumps(_plain(key, value))}")
-    parts = [_toml(value, f"{name}.{json.dumps(key)}".lstrip(".")) for key, value in inner.items()]
-    return "\n".join([*lines, *parts])
-
-
-def _plain(key: str, value: Any) -> Any:
-    if isinstance(value, list | tuple | np.ndarray | range):
-        return [_plain(key, item) for item in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    value = os.fspath(value) if isinstance(value, Path) else value
-    if not isinstance(value, str | bool | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise InputError(f"{key} {value!r}: a text, a finite number, true, false or a list of these is needed")
-    return value

@@ -24,7 +24,7 @@ from tether.environments.tasks import Task, single_task
 from tether.errors import InputError, unknown
 from tether.machine.files import sha256_file
 
-__all__ = ["PROVENANCE", "local_ogbench_files", "ogbench_root", "read_ogbench"]
+__all__ = ["PROVENANCE", "local_ogbench_files", "locate_ogbench", "ogbench_root", "read_ogbench"]
 
 COLLECTION = "OGBench"
 SINGLETASK = "singletask"
@@ -58,18 +58,17 @@ def read_ogbench(name: str) -> Dataset:
         import ogbench
     except ImportError as error:
         raise InputError(f"{source} needs the package ogbench: pip install 'tether-rl[ogbench]' ({error})") from None
-    folder, _, name = name.rpartition("/")
-    environment_id, file_name = _parts(source, name)
+    environment_id, path = locate_ogbench(name)
+    name = name.rpartition("/")[2]
     tasks = sorted(known for known in gymnasium.registry if f"-{SINGLETASK}-" in known)
     if environment_id not in tasks:
         raise unknown("OGBench environment", environment_id, tasks)
     if name.startswith("visual-"):
         raise InputError(f"{source}: observations are images; this version reads vectors")
-    path = (Path(folder).expanduser() if folder else ogbench_root()) / f"{file_name}.npz"
     if not path.is_file():
         raise InputError(
             f'{source}: {path} is not there; fetch it with: python -c "import ogbench; '
-            f"ogbench.download_datasets(['{file_name}'])\", or say where it is: ogbench:FOLDER/{name}"
+            f"ogbench.download_datasets(['{path.stem}'])\", or say where it is: ogbench:FOLDER/{name}"
         )
     columns = _columns(ogbench, path, environment_id)
     success = np.asarray(columns["masks"]) == 0
@@ -82,12 +81,20 @@ def read_ogbench(name: str) -> Dataset:
         timeouts=columns["terminals"],
         next_observations=columns["next_observations"],
         source=Source(source, sha256_file(path), COLLECTION),
-        metadata={"environment": environment_id, "file": file_name, **_origin(path)},
+        metadata={"environment": environment_id, "file": path.stem, **_origin(path)},
         recorded_in=_evaluated_in(environment_id, columns),
         exact_next_observations=True,
         terminals_end_episodes=False,
         successes=success,
     )
+
+
+def locate_ogbench(name: str) -> tuple[str, Path]:
+    """(id of the environment, file) of a single task's name, with or without a folder before it; the file need not be
+    there. Raises InputError for a name without a single task."""
+    folder, _, name = name.rpartition("/")
+    environment_id, file_name = _parts(f"ogbench:{folder}/{name}" if folder else f"ogbench:{name}", name)
+    return environment_id, (Path(folder).expanduser() if folder else ogbench_root()) / f"{file_name}.npz"
 
 
 def _origin(path: Path) -> dict[str, str]:

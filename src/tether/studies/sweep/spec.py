@@ -16,6 +16,10 @@ learning_rate = [3e-4, 1e-3]
 hidden_sizes = ["256,256", "512,512"]
 [algorithm.dtql.sweep]                 # for one algorithm only; also .set, .options and .grid
 trust_region_weight = [0.5, 1, 5]
+[[runs]]                               # single combinations, beside or in place of algorithms x datasets
+algorithm = "iql"
+dataset = "d4rl:walker2d-medium-v2"
+options = { preset = "walker2d-medium-v2" }      # over those of all runs; so .set, .sweep and .grid
 [resources]                            # of a job on Ray
 cpus = 4
 gpus = 1
@@ -26,11 +30,16 @@ time = "12:00:00"
 
 import dataclasses
 import itertools
+import json
+import math
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tether import errors
 from tether.algorithms import ALGORITHMS
@@ -39,10 +48,11 @@ from tether.errors import InputError
 from tether.presets.recipes import TrainRequest
 from tether.training.lanes import Lane, make_lanes
 
-__all__ = ["Job", "SweepSpec", "load_spec", "parse_spec"]
+__all__ = ["Job", "SweepSpec", "load_spec", "parse_spec", "spec_text"]
 
 KEYS = {"algorithms", "datasets", "seeds", "lanes_per_job", "retries", "options", "set", "sweep", "grid", "algorithm"}
-KEYS |= {"resources", "slurm", "base"}
+KEYS |= {"runs", "resources", "slurm", "base"}
+RUN_KEYS = {"algorithm", "dataset", "options", "set", "sweep", "grid"}
 PARTS = ("options", "set", "sweep", "grid")  # those that an algorithm may have of its own
 OPTIONS = {field.name for field in dataclasses.fields(TrainRequest)} - {"algorithm", "dataset", "hyperparameters"}
 
@@ -121,21 +131,38 @@ def _jobs(table: dict[str, Any], folder: Path) -> list[Job]:
     for key in table:
         if key not in KEYS:
             raise errors.unknown("entry", key, KEYS)
-    algorithms, datasets = _names(table, "algorithms"), _names(table, "datasets")
-    own = _table(table, "algorithm")
-    for name in [*algorithms, *own]:
+    own, runs = _table(table, "algorithm"), _runs(table)
+    product = () if runs and not {"algorithms", "datasets"} & set(table) else ("algorithms", "datasets")
+    combinations = itertools.product(*(_names(table, key) for key in product)) if product else ()
+    wanted = [(name, dataset, {}) for name, dataset in combinations]
+    wanted += [(run["algorithm"], run["dataset"], run) for run in runs]
+    for name in [*(name for name, _, _ in wanted), *own]:
         if name not in ALGORITHMS:
             raise errors.unknown("algorithm", name, ALGORITHMS)
     most = table.get("lanes_per_job")
     size = None if most is None else _count(table, "lanes_per_job", 0, least=1)
     jobs: list[Job] = []
-    for name, dataset in itertools.product(algorithms, datasets):
-        parts = {part: _part(table, part) | _part(own.get(name, {}), part) for part in PARTS}
+    for name, dataset, run in wanted:
+        parts = {part: _part(table, part) | _part(own.get(name, {}), part) | _part(run, part) for part in PARTS}
         where = dataset if dataset in bundled_names() or not (folder / dataset).exists() else str(folder / dataset)
         for values in itertools.product(*(_several(key, values) for key, values in parts["grid"].items())):
             grid = dict(zip(parts["grid"], values, strict=True))
             jobs += _combination(len(jobs), name, where, parts, grid, _seeds(table), size)
     return jobs
+
+
+def _runs(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of [[runs]], each with an algorithm and a data set."""
+    found = table.get("runs", [])
+    if not isinstance(found, list) or not all(isinstance(run, dict) for run in found):
+        raise InputError(f"runs {found!r}: must be tables: [[runs]]")
+    for run in found:
+        for key in run:
+            if key not in RUN_KEYS:
+                raise errors.unknown("entry of [[runs]]", key, RUN_KEYS)
+        if not all(isinstance(run.get(key), str) for key in ("algorithm", "dataset")):
+            raise InputError(f"runs {run!r}: needs an algorithm and a dataset")
+    return found
 
 
 def _combination(
@@ -232,3 +259,28 @@ def _resources(table: dict[str, Any]) -> dict[str, float]:
 def _text(value: Any) -> str:
     """A value as --set takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def spec_text(table: Mapping[str, Any], name: str = "") -> str:
+    """A spec as TOML, which `parse_spec` reads back. Values are spelled as in JSON, which is the same for texts, finite
+    numbers and lists; tables in lists are `[[runs]]`."""
+    lines, inner = [f"[{name}]"] if name else [], []
+    for key, value in table.items():
+        path = f"{name}.{json.dumps(key)}".lstrip(".")
+        if isinstance(value, Mapping):
+            inner.append(spec_text(value, path))
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            inner += [f"[{spec_text(item, path).replace(']', ']]', 1)}" for item in value]
+        else:
+            lines.append(f"{json.dumps(key)} = {json.dumps(_plain(key, value))}")
+    return "\n".join([*lines, *inner])
+
+
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, list | tuple | np.ndarray | range):
+        return [_plain(key, item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    value = os.fspath(value) if isinstance(value, Path) else value
+    if not isinstance(value, str | bool | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise InputError(f"{key} {value!r}: a text, a finite number, true, false or a list of these is needed")
+    return value

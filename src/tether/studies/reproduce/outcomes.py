@@ -1,0 +1,169 @@
+"""From run folders to verdicts: scores at the published updates, what they are compared with, what must be said."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tether.data.hdf5 import open_hdf5
+from tether.data.readers.ogbench import PROVENANCE, locate_ogbench
+from tether.data.schema import COLLECT_KEY
+from tether.errors import InputError
+from tether.runs.curves import Curves, read_curves
+from tether.studies.reproduce.bands import Number, find_table
+from tether.studies.reproduce.targets import Cell
+from tether.studies.reproduce.verdict import Verdict, band_of, judge
+
+__all__ = ["Milestone", "Outcome", "origin_of", "outcome_of", "run_for", "scores_at"]
+
+
+class Milestone(NamedTuple):
+    """A published number and what became of it."""
+
+    updates: int
+    number: Number
+    verdict: Verdict
+
+
+class Outcome(NamedTuple):
+    """A cell, the run behind it, and its verdicts."""
+
+    cell: Cell
+    run: Path | None
+    updates: int  # that have been evaluated
+    verdict: Verdict  # of the last number that can be compared
+    milestones: tuple[Milestone, ...]  # of a curve, in order
+    config: dict[str, Any]  # of the run
+    result: dict[str, Any]  # of the run, as far as it has one
+
+    @property
+    def published(self) -> float | None:
+        """The number that the verdict is about, else the cell's last one."""
+        if self.verdict.band is not None:
+            return self.verdict.band.value
+        values = [number.value for number in self.cell.table.find(self.cell.task, self.cell.method, self.cell.variant)]
+        return values[-1] if values else None
+
+
+def scores_at(curves: Curves, update: int, evaluations: int = 1) -> np.ndarray | None:
+    """Scores (lanes, episodes) of the evaluation at `update`, or of as many as `evaluations` around it; None where it
+    was not evaluated. At the end of a run they are the last ones."""
+    places = np.flatnonzero(curves.updates == update)
+    if not len(places):
+        return None
+    last = min(int(places[0]) + evaluations // 2, len(curves.updates) - 1)
+    window = curves.scores[:, max(0, last - evaluations + 1) : last + 1]
+    return window.reshape(len(window), -1)
+
+
+def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
+    """The verdicts on a cell, from its run folder as far as it has come. Raises InputError for a damaged folder."""
+    if cell.obstacle or run is None or not (run / "config.json").exists():
+        reason = cell.obstacle or "not run yet"
+        return Outcome(cell, None, 0, Verdict("not comparable", reason), (), {}, {})
+    config, curves = json.loads((run / "config.json").read_text()), read_curves(run)
+    done = int(curves.updates[-1]) if len(curves.updates) else 0
+    notes = _reservations(cell, config)
+    milestones = _milestones(cell, curves, notes)
+    final = _final(cell, curves, done, protocol, notes)
+    found = final
+    if final is None or final.word == "not comparable":
+        compared = [m.verdict for m in milestones if m.verdict.word != "not comparable"]
+        found = compared[-1] if compared else final or Verdict("not comparable", _too_short(cell, done))
+    assert found is not None
+    return Outcome(cell, run, done, found, tuple(milestones), config, _result(run))
+
+
+def _result(run: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run / "result.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _milestones(cell: Cell, curves: Curves, notes: tuple[str, ...]) -> list[Milestone]:
+    """What a published curve says of the updates that were evaluated."""
+    if not cell.table.curve or cell.variant:
+        return []
+    table = find_table(cell.table.curve)
+    found = []
+    for number in table.find(cell.task, cell.method):
+        if number.updates and (scores := scores_at(curves, number.updates, table.last_evaluations)) is not None:
+            verdict = judge(scores, band_of(number, table), reservations=(*table.reservations, *notes))
+            found.append(Milestone(number.updates, number, verdict))
+    return found
+
+
+def _final(cell: Cell, curves: Curves, done: int, protocol: str, notes: tuple[str, ...]) -> Verdict | None:
+    """The verdict on the table's own number; None where the table is nothing but a curve."""
+    table = cell.table
+    numbers = table.find(cell.task, cell.method, cell.variant, protocol)
+    plain = [number for number in numbers if number.updates is None]
+    if not plain:
+        return None
+    if not done:
+        return Verdict("not comparable", "no evaluation yet")
+    if "best" in (protocol, plain[-1].protocol):
+        means = np.nan_to_num(np.nanmean(curves.scores, axis=2), nan=-np.inf)  # the best evaluation of each lane
+        scores = curves.scores[np.arange(len(means)), means.argmax(axis=1)]
+    else:
+        last = curves.scores[:, -table.last_evaluations :]
+        scores = last.reshape(len(last), -1)
+    short = _too_short(cell, done) if done < cell.published_updates else ""
+    return judge(scores, band_of(plain[-1], table), obstacle=short, reservations=(*table.reservations, *notes))
+
+
+def _too_short(cell: Cell, done: int) -> str:
+    curve = f"no published number of {cell.table.curve}" if cell.table.curve else "no curve is published that"
+    return f"{done:,} of {cell.published_updates:,} updates, and {curve} stands at these updates"
+
+
+def _reservations(cell: Cell, config: dict[str, Any]) -> tuple[str, ...]:
+    """What else is not the same: data, simulator, precision, schedule."""
+    data, found = config.get("data", {}), []
+    source = str(data.get("source", config.get("source", "")))
+    if origin := origin_of(source):
+        found.append(origin)
+    versions = config.get("versions", {})
+    used = ", ".join(f"{name} {versions[name]}" for name in ("ogbench", "gymnasium", "mujoco") if name in versions)
+    found.append(f"evaluated with {used or 'unknown versions'}; published: {cell.table.environments}")
+    precision = config.get("settings", {}).get("precision", "float32")
+    if precision != "float32":
+        found.append(f"matmuls in {precision}")
+    return tuple(found)
+
+
+def origin_of(source: str) -> str:
+    """Why the data are not the published ones, in words; empty for D4RL's and OGBench's own files."""
+    if source.startswith("d4rl:"):
+        return ""
+    if source.startswith("ogbench:"):
+        _, path = locate_ogbench(source.removeprefix("ogbench:"))
+        if not path.is_file():
+            return f"data of {source} are not here any more"
+        with np.load(path, allow_pickle=False) as archive:
+            return "the data are regenerated, not OGBench's file" if PROVENANCE in archive else ""
+    path = Path(source)
+    if path.suffix in (".hdf5", ".h5") and path.is_file():
+        with open_hdf5(path) as file:
+            if COLLECT_KEY in file:
+                return f"trained on {path.name}, which tether collected: not D4RL's data"
+    return f"trained on {path.name or source}, not on the published name"
+
+
+def run_for(cells: list[Cell], run: Path) -> Cell:
+    """Which of the cells a run folder is of. Raises InputError where it is of none, or of several."""
+    try:
+        config = json.loads((run / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run}: no run folder: {type(error).__name__} {error}") from None
+    data = config.get("data", {})
+    known = {config.get("notes", {}).get("preset"), data.get("dataset")}
+    fits = [cell for cell in cells if cell.algorithm == config["algorithm"]]
+    chosen = fits if len(fits) == 1 == len(cells) else [cell for cell in fits if cell.task in known]
+    if len(chosen) != 1:
+        what = f"{config['algorithm']} on {data.get('dataset')}"
+        names = ", ".join(cell.name for cell in chosen or cells)
+        raise InputError(f"{run}: {what} is not one cell of the target; name one: {names}")
+    return chosen[0]

@@ -1,0 +1,320 @@
+"""Published numbers and verdicts: the table's contents, every branch of the verdict, targets as runs, a small study."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_data import tether
+
+from tether.algorithms import ALGORITHMS
+from tether.data import load_dataset
+from tether.errors import InputError
+from tether.presets import get_preset
+from tether.runs.curves import Curves
+from tether.studies.reproduce.bands import Number, all_tables, find_table
+from tether.studies.reproduce.outcomes import outcome_of, scores_at
+from tether.studies.reproduce.study import ReproduceOptions, judged, open_reproduction
+from tether.studies.reproduce.targets import find_cells, source_of
+from tether.studies.reproduce.verdict import Band, band_of, judge
+from tether.studies.sweep.jobs import run_job
+from tether.studies.sweep.spec import parse_spec, spec_text
+
+# --- the numbers --------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_the_published_ones() -> None:
+    """Some from each source, read from the papers again."""
+    known = {
+        ("dtql-table-1", "hopper-medium-v2", "DTQL"): (99.6, 0.87),
+        ("dtql-table-1", "pen-cloned-v1", "DQL"): (57.3, None),
+        ("dac-table-1", "walker2d-medium-expert-v2", "DAC"): (113.6, 3.9),
+        ("bdpo-table-1", "antmaze-umaze-diverse-v0", "BDPO"): (83.0, 12.4),
+        ("corl-locomotion", "halfcheetah-medium-v2", "TD3+BC"): (48.10, 0.18),
+    }
+    for (table, task, method), expected in known.items():
+        (number,) = find_table(table).find(task, method)
+        assert (number.value, number.spread) == expected
+    curve = find_table("ogbench-qc").find("scene-play-singletask-task1-v0", "FQL")
+    assert [n.updates for n in curve] == list(range(0, 2_000_001, 100_000))
+    assert (curve[1].value, curve[1].low, curve[1].high) == (36.44, 26.5, 44.0)
+    cell = "hopper-medium-v2", "IQL"
+    final, best = (find_table("corl-locomotion").find(*cell, protocol=word)[0].value for word in ("last", "best"))
+    assert (final or 0) < (best or 0)
+
+
+def test_every_table_is_whole() -> None:
+    for table in all_tables().values():
+        assert table.numbers, table.name
+        assert set(table.own) <= set(table.methods), table.name
+        assert table.source
+        assert table.protocol
+        assert not table.curve or table.curve in all_tables()
+        for number in table.numbers:
+            if number.low is not None and number.high is not None and number.value is not None:
+                assert number.low - 0.01 <= number.value <= number.high + 0.01
+            assert not number.variant or table.own == () or number.variant in table.variants, (table.name, number)
+        keys = [number[:5] for number in table.numbers]
+        assert len(set(keys)) == len(keys), table.name
+
+
+def test_averages_of_papers_are_those_of_their_rows() -> None:
+    """DTQL's Gym average, BDPO's and DAC's sums: a number that was copied wrongly would show."""
+    gym = [f"{robot}-{kind}-v2" for robot in ("halfcheetah", "hopper", "walker2d") for kind in
+           ("medium", "medium-replay", "medium-expert")]  # fmt: skip
+
+    def total(table: str, method: str) -> float:
+        return sum(find_table(table).find(task, method)[0].value or 0.0 for task in gym)
+
+    assert total("dtql-table-1", "DTQL") / 9 == pytest.approx(88.7, abs=0.05)
+    assert total("dac-table-1", "DAC") == pytest.approx(836.4, abs=0.1)
+    assert total("bdpo-table-1", "BDPO") == pytest.approx(856.7, abs=0.15)
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------
+
+BAND = Band(50.0, 45.0, 55.0, "within 5 points")
+
+
+@pytest.mark.parametrize(
+    ("scores", "word", "certain"),
+    [
+        ([[50.0, 50.5], [49.5, 50.0]], "inside", True),
+        ([[30.0, 70.0], [35.0, 65.0]], "inside", False),
+        ([[40.0, 41.0], [42.0, 40.0]], "below", True),
+        ([[20.0, 60.0], [30.0, 60.0]], "below", False),
+        ([[60.0, 61.0], [60.0, 62.0]], "above", True),
+        ([[40.0, 80.0], [45.0, 75.0]], "above", False),
+    ],
+)
+def test_words(scores: list[list[float]], word: str, certain: bool) -> None:
+    found = judge(np.array(scores), BAND)
+    assert (found.word, found.certain) == (word, certain)
+    assert found.measured == pytest.approx(np.mean(scores))
+    assert (found.low or 0) <= (found.measured or 0) <= (found.high or 0)
+    assert found.band == BAND
+    assert "50.0 (45.0 to 55.0: within 5 points)" in found.reason
+    assert json.loads(json.dumps(found.to_json()))["word"] == word
+
+
+def test_what_cannot_be_compared() -> None:
+    assert judge(None, BAND).reason == "nothing is measured yet"
+    assert judge(np.zeros((0, 0)), BAND, obstacle="not run").reason == "not run"
+    both = np.array([[50.0, 50.0], [np.nan, 50.0]])
+    assert judge(both[1:], BAND).reason == "all 1 seeds diverged"
+    partly = judge(both, BAND, reservations=("other data",))
+    assert partly.word == "inside"
+    assert partly.reservations[:2] == ("other data", "1 of 2 seeds diverged and are left out")
+    assert "one seed" in partly.reservations[2]
+    short = judge(both[:1], BAND, obstacle="10 of 20 updates")
+    assert (short.word, short.reason, short.measured) == ("not comparable", "10 of 20 updates", 50.0)
+    assert judge(both[:1], "a picture only").reason == "a picture only"
+    with pytest.raises(InputError, match="seeds, episodes"):
+        judge(np.zeros(3), BAND)
+
+
+def test_bands() -> None:
+    table = find_table("corl-locomotion")
+    number = Number("t", "m", "", "", None, 50.0, 2.0, None, None)
+    assert band_of(number, table)[:3] == (50.0, 46.0, 54.0)
+    assert band_of(number._replace(spread=None), table) == "its spread is not published"
+    assert band_of(number, find_table("bdpo-table-1"))[:3] == (50.0, 45.0, 55.0)
+    assert band_of(number._replace(low=40.0, high=51.0), find_table("ogbench-qc"))[:3] == (50.0, 40.0, 51.0)
+    assert band_of(number, find_table("ogbench-qc")) == "its interval is not published"
+    assert "picture" in band_of(number._replace(value=None), table)
+    assert "costs of another machine" in band_of(number, find_table("dtql-table-7"))
+
+
+def test_scores_around_an_update() -> None:
+    updates = np.arange(10, 80, 10)
+    scores = np.broadcast_to(updates[None, :, None], (2, 7, 3)).astype(float)
+    curves = Curves(updates, scores, scores, scores, {})
+    assert scores_at(curves, 35) is None
+    np.testing.assert_array_equal(scores_at(curves, 30), 30.0)
+    for update, mean in ((30, 30.0), (60, 50.0), (70, 50.0), (10, 20.0)):  # 10 to 50; the last five; the first three
+        assert scores_at(curves, update, 5).mean() == mean
+
+
+# --- targets ------------------------------------------------------------------------------------------------
+
+
+def test_targets() -> None:
+    table = find_cells("dtql-table-1")
+    assert len(table) == 20
+    assert {cell.algorithm for cell in table} == {"dtql"}
+    (cell,) = find_cells("dtql-table-1/hopper-medium-v2")
+    assert (cell.preset, cell.published_updates, cell.obstacle) == ("hopper-medium-v2", 1_000_000, "")
+    (other,) = find_cells("dtql-table-1/hopper-medium-v2/IQL")
+    assert other.algorithm == "iql"
+    assert len(find_cells("corl-locomotion")) == 72
+    percent = find_cells("corl-locomotion/hopper-medium-v2/10% BC")[0]
+    assert (percent.algorithm, percent.options["data_filter"]) == ("bc", "top=0.1")
+    tasks = [cell.task for cell in find_cells("ogbench-qc/scene-play")]
+    assert tasks == [f"scene-play-singletask-task{i}-v0" for i in range(1, 6)]
+    scene, cube = find_cells("ogbench-qc/scene-play")[0], find_cells("ogbench-qc/cube-double-play")[0]
+    assert scene.options == {"preset": "scene-play-singletask-v0", "reward_transform": "sparse"}
+    assert "reward_transform" not in cube.options
+    for target, words in (
+        ("dtql-tabel-1", "did you mean dtql-table-1"),
+        ("dtql-table-1/hoper-medium-v2", "nothing in dtql-table-1 is called"),
+    ):
+        with pytest.raises(InputError, match=words):
+            find_cells(target)
+
+
+def test_what_cannot_be_run_says_why() -> None:
+    assert find_cells("ogbench-qc/scene-play-singletask-task1-v0/BFN")[0].obstacle == "tether has no algorithm BFN"
+    assert "no preset of iql" in find_cells("ogbench-qc/scene-play-singletask-task1-v0/IQL")[0].obstacle
+    assert "nothing here is trained for" in find_cells("dtql-table-7/hopper-medium-v2")[0].obstacle
+    with pytest.raises(InputError, match="nothing of it can be run"):
+        open_reproduction(ReproduceOptions("dtql-table-7", Path("none"))).open()
+
+
+def test_ablations_change_what_they_say() -> None:
+    """Every variant of every table is a hyper-parameter or preset that there is."""
+    for table in all_tables().values():
+        for cell in find_cells(table.name) if table.variants else ():
+            if cell.obstacle:
+                continue
+            fields = {"pretrain_updates", *(f for f in get_preset(cell.algorithm, cell.preset))}
+            assert set(cell.hyperparameters) <= fields | set(ALGORITHMS[cell.algorithm].__dataclass_fields__)
+    (cell,) = find_cells("bdpo-actor/hopper-medium-v2/deterministic")
+    assert (cell.algorithm, cell.preset) == ("bdpo-unimodal", "hopper-medium-v2-deterministic")
+    (cell,) = find_cells("dac-guidance/walker2d-medium-v2/hard")
+    assert cell.hyperparameters == {"guidance": "hard"}
+    study = open_reproduction(ReproduceOptions("dtql-table-3/no pretraining", Path("none")))
+    assert [job.options["pretrain_updates"] for job in study.spec.jobs] == [0, 0, 0]
+
+
+def test_a_part_of_a_run_keeps_the_published_schedule(tmp_path: Path) -> None:
+    study = open_reproduction(ReproduceOptions("dac-table-1/halfcheetah-medium-v2", tmp_path, updates=100_000, seeds=1))
+    (job,) = study.spec.jobs
+    algorithm, arguments, preset = job.request().resolve()
+    assert (algorithm.train_updates, algorithm.decay_updates, preset) == (100_000, 2_000_000, "halfcheetah-medium-v2")
+    assert arguments["options"].eval_every_updates == 10_000
+    assert (algorithm.ensemble_size, algorithm.candidates) == (10, 10)
+    whole = open_reproduction(ReproduceOptions("dac-table-1/halfcheetah-medium-v2", tmp_path)).spec.jobs[0]
+    algorithm, arguments, _ = whole.request().resolve()
+    assert (algorithm.train_updates, algorithm.decay_updates) == (2_000_000, None)
+    assert len(whole.lanes) == 3
+
+
+def test_data_are_found_by_name(tmp_path: Path) -> None:
+    (cell,) = find_cells("corl-locomotion/hopper-medium-v2/IQL")
+    assert source_of(cell, None) == "d4rl:hopper-medium-v2"
+    assert source_of(cell, tmp_path) == "d4rl:hopper-medium-v2"
+    (tmp_path / "hopper").mkdir()
+    (tmp_path / "hopper" / "hopper-medium.hdf5").touch()
+    assert source_of(cell, tmp_path) == str(tmp_path / "hopper" / "hopper-medium.hdf5")
+    scene = find_cells("ogbench-qc/scene-play-singletask-task3-v0")[0]
+    assert source_of(scene, tmp_path) == "ogbench:scene-play-singletask-task3-v0"
+    (tmp_path / "scene-play-v0.npz").touch()
+    assert source_of(scene, tmp_path) == f"ogbench:{tmp_path}/scene-play-singletask-task3-v0"
+    missing = open_reproduction(ReproduceOptions("ogbench-qc/puzzle-3x3-play", tmp_path / "out", data=tmp_path))
+    assert missing.missing_data() == [("puzzle-3x3-play-v0", tmp_path)]
+
+
+# --- a study ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file that stands in for halfcheetah-medium."""
+    folder = tmp_path_factory.mktemp("data")
+    small = load_dataset("halfcheetah-medium-replay-small")
+    rows = slice(0, 2000)
+    small.replace(
+        name="halfcheetah-medium", observations=small.observations[rows], actions=small.actions[rows],
+        rewards=small.rewards[rows], terminals=small.terminals[rows], timeouts=small.timeouts[rows],
+    ).to_hdf5(folder / "halfcheetah-medium.hdf5")  # fmt: skip
+    return folder
+
+
+def options(out: Path, data: Path, **changes: Any) -> ReproduceOptions:
+    small = {"hidden_sizes": "8,8"}
+    given = {"seeds": 2, "updates": 20, "eval_episodes": 1, "data": data, "hyperparameters": small}
+    return ReproduceOptions("corl-locomotion/halfcheetah-medium-v2/TD3+BC", out, **given | changes)
+
+
+def test_a_study(tmp_path: Path, data: Path) -> None:
+    """Trained as a sweep, and judged: too short to be compared, with its score and what else is not the same."""
+    study = open_reproduction(options(tmp_path, data))
+    folder = study.open()
+    for job in folder.unfinished():
+        run_job(job, folder.run_folder(job))
+    (found,) = study.outcomes()
+    assert found.updates == 20
+    assert found.verdict.word == "not comparable"
+    assert "20 of 1,000,000 updates, and no curve is published" in found.verdict.reason
+    assert found.verdict.measured is not None
+    notes = " ".join(found.verdict.reservations)
+    assert "halfcheetah-medium.hdf5" in notes
+    assert "mujoco" in notes
+    again = open_reproduction(options(tmp_path, data)).open()
+    assert again.unfinished() == []
+    with pytest.raises(InputError, match="holds another sweep"):
+        open_reproduction(options(tmp_path, data, seeds=3)).open()
+    (judgement,) = judged("corl-locomotion/halfcheetah-medium-v2", [found.run])
+    assert judgement.cell.name == found.cell.name
+    with pytest.raises(InputError, match="not one cell of the target"):
+        judged("corl-locomotion/hopper-medium-v2", [found.run])
+    code, out, err = tether("reproduce", "corl-locomotion/halfcheetah-medium-v2/TD3+BC", "--runs", str(found.run))
+    assert (code, err) == (0, "")
+    assert "not comparable" in out
+
+
+def test_a_curve_is_compared_at_its_updates(tmp_path: Path) -> None:
+    """A run of DAC that was evaluated up to 100,000 updates against the published curve, without training one."""
+    (cell,) = find_cells("dac-table-1/halfcheetah-medium-v2")
+    config = {"algorithm": "dac", "lanes": [{"seed": 0}, {"seed": 1}], "data": {"source": "d4rl:halfcheetah-medium-v2"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"versions": {"mujoco": "3.3"}}))
+    rows = [
+        {"update": update, "lane": lane, "episode": e, "return": 0.0, "length": 9, "normalized_score": score + e}
+        for update, score in ((update, 6.0 if update <= 70_000 else 54.0) for update in range(10_000, 130_000, 10_000))
+        for lane in range(2)
+        for e in range(2)
+    ]
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = outcome_of(cell, tmp_path)
+    assert [m.updates for m in found.milestones] == [50_000, 100_000]
+    assert found.verdict.word == "inside"
+    assert found.published == 54.0
+    assert found.updates == 120_000
+    assert not any("regenerated" in note for note in found.verdict.reservations)
+
+
+def test_commands(tmp_path: Path, data: Path) -> None:
+    assert "ogbench-qc" in tether("reproduce", "--list")[1]
+    listed = tether("reproduce", "bdpo-curve/halfcheetah-medium-v2", "--list")[1]
+    assert "60.4" in listed
+    assert "licence" in listed
+    target = "corl-locomotion/halfcheetah-medium-v2"
+    code, out, err = tether(
+        "reproduce", target, "--dry-run", "--data", str(data), "--updates", "1000", "--out", str(tmp_path / "study")
+    )
+    assert (code, err) == (0, "")
+    assert "td3-bc" in out
+    assert not (tmp_path / "study").exists()
+    code, out, err = tether("reproduce", target, "--verdict", "--data", str(data), "--out", str(tmp_path / "study"))
+    assert code == 0
+    assert "not run yet" in out
+    assert tether("reproduce", target, "--ray", "--slurm")[0] == 2
+
+
+def test_specs_with_single_runs(tmp_path: Path) -> None:
+    small = "halfcheetah-medium-small"
+    first = {"algorithm": "bc", "dataset": small, "options": {"updates": 5}, "set": {"learning_rate": 0.1}}
+    table = {"seeds": 2, "runs": [first, {"algorithm": "iql", "dataset": small}], "options": {"updates": 7}}
+    spec = parse_spec(spec_text(table), tmp_path / "spec.toml")
+    assert [(job.algorithm, job.options["updates"], len(job.lanes)) for job in spec.jobs] == [
+        ("bc", 5, 2),
+        ("iql", 7, 2),
+    ]
+    for text, words in (
+        ('[[runs]]\nalgorithm = "bc"', "needs an algorithm and a dataset"),
+        ('[[runs]]\nalgorithm = "bc"\ndataset = "x"\nsed = {}', "unknown entry of"),
+        ("runs = 3", r"must be tables: \[\[runs\]\]"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse_spec(text, tmp_path / "spec.toml")
