@@ -1,5 +1,6 @@
 """Policies that leave act as they do in JAX, or are not written; randomness is an input."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract.cases import CASES
+from make_data import copy_run
 
+import tether
 from tether import InputError, cli, load_policy
 from tether.algorithms.registry import ALGORITHMS, make_algorithm
 from tether.data import Normaliser
 from tether.data.schema import ActionBox, Schema, layout_of
+from tether.evaluation import rollout
 from tether.export import folder as export_folder
 from tether.export.batched import batched
 from tether.export.folder import Exported, write_export
@@ -283,6 +287,19 @@ def test_the_command_line(dtql: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     code, text = run("--unit", "elbow=rad", "--out", str(tmp_path / "out"))
     assert code == 2
     assert "no such column" in text
+
+
+def test_what_was_exported_plays_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ten steps of Hopper: the same starts, the same noise, the same returns."""
+    make = rollout.make_environment
+    monkeypatch.setattr(rollout, "make_environment", lambda task: make(dataclasses.replace(task, horizon=10)))
+    run = copy_run(tmp_path / "run")
+    wanted = tether.evaluate(run, episodes=2, quiet=True)[0]
+    found = tether.evaluate(run, episodes=2, quiet=True, runtime="onnx")[0]
+    assert found.returns == pytest.approx(wanted.returns, abs=1e-4)
+    assert np.array_equal(found.lengths, wanted.lengths)
+    (kept,) = run.glob("evaluate-*-2-onnx.json")
+    assert json.loads(kept.read_text())["runtime"] == "onnx"
 
 
 @pytest.mark.long

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -35,6 +35,7 @@ from tether.runs.config import (
     note_length,
     restored_plan,
 )
+from tether.runs.exported import rollout_exported
 from tether.runs.loggers import find_loggers, make_loggers
 from tether.runs.plan import Options, Plan
 from tether.runs.policies import save_lane_policy
@@ -185,13 +186,16 @@ def evaluate(
     episodes: int = 10,
     quiet: bool = False,
     acting: Mapping[str, Any] | None = None,
+    runtime: Literal["jax"] | Format = "jax",
 ) -> tuple[Episodes, np.ndarray]:
     """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
     dataset, algorithm: as of `resume`.
     acting: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
+    runtime: "onnx", "numpy" or "stablehlo": the policies are exported, and what was exported plays, from the same
+        starts with the same noise.
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
-    acting options in its name where there are any.
+    acting options and the runtime in its name where there are any.
     Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, no
     environment is known for it, or an option is one that training depends on; CheckpointError where all checkpoints
     are damaged.
@@ -208,7 +212,10 @@ def evaluate(
         if not run.alive.any():
             raise InputError(f"{folder}: every lane diverged; there is no policy to evaluate")
         display.begin("evaluate", 0, plan.task.horizon or 1, "steps")
-        played = run.rollout(episodes, lambda step, horizon: display.advance(step))
+        if runtime == "jax":
+            played = run.rollout(episodes, lambda step, horizon: display.advance(step))
+        else:
+            played = rollout_exported(run, runtime, episodes, lambda step, horizon: display.advance(step))
     alive = run.alive[:, None]
     outcome = Episodes(np.where(alive, played.returns, np.nan), np.where(alive, played.lengths, 0))
     scores = plan.task.score(outcome.returns)
@@ -219,8 +226,10 @@ def evaluate(
         "lengths": outcome.lengths,
         "normalized_scores": scores if plan.task.has_references else None,
         "settings": dict(acting or {}),
+        "runtime": runtime,
     }
     changed = "".join(f"-{name}={value}" for name, value in (acting or {}).items())
+    changed += "" if runtime == "jax" else f"-{runtime}"
     atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json", rows)
     return outcome, scores
 

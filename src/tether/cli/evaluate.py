@@ -1,7 +1,7 @@
 """`tether evaluate`."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -36,6 +36,8 @@ class Evaluate:
     """How the policies act, such as candidates=64: hyper-parameters that training does not depend on."""
     data: Annotated[str | None, hint("as config.json says", "DATASET")] = None
     """The data that the run trained on, where they were in memory or lie elsewhere now."""
+    runtime: Literal["jax", "onnx", "numpy", "stablehlo"] = "jax"
+    """Export the policies and let what was exported play, from the same starts with the same noise."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -47,9 +49,8 @@ class Evaluate:
         from tether.api import evaluate
 
         acting = assignments("--set", self.set)
-        outcome, scores = evaluate(
-            self.folder, dataset=self.data, episodes=self.episodes, quiet=self.quiet, acting=acting
-        )
+        how: dict[str, Any] = {"episodes": self.episodes, "quiet": self.quiet, "acting": acting}
+        outcome, scores = evaluate(self.folder, dataset=self.data, runtime=self.runtime, **how)
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"
         for column in ("lane", "mean return", "mean length", "mean score", "IQM of scores", "95 % interval of it"):

@@ -11,7 +11,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from tether.types import Array, Bool, Float, Int, Key
 if TYPE_CHECKING:
     pass  # imported where an environment is made: training and policies work without any simulator
 
-__all__ = ["FIRST_EVALUATION_SEED", "Episodes", "rollout", "seconds_per_step"]
+__all__ = ["FIRST_EVALUATION_SEED", "Actor", "Episodes", "episode_keys", "rollout", "seconds_per_step"]
 
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
 
@@ -47,6 +47,7 @@ def rollout(
     *,
     first: int = 0,
     device: Any = None,
+    actor: "Actor | None" = None,
 ) -> Episodes:
     """Episodes number first .. first+episodes-1 of every lane's policy.
 
@@ -54,6 +55,7 @@ def rollout(
     keys: one per lane, consumed.
     on_step: called with (steps done, most steps) after each step; may raise to stop.
     device: where policies act; None: where JAX computes by default.
+    actor: acts in the place of `policies`, such as what was exported of them.
 
     Every environment plays one episode and is then left alone. Each lane meets the same starts (common random
     numbers), which takes noise out of comparisons between lanes; lanes with the same key also act with the same noise.
@@ -69,7 +71,7 @@ def rollout(
         seeds = np.tile(FIRST_EVALUATION_SEED + numbers, lanes).tolist()
         starts = [env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)]
         observations = np.stack(starts).astype(np.float32)
-        actor = _Actor(policies, keys, numbers, device)
+        actor = actor or _Actor(policies, keys, numbers, device)
         rewards = np.zeros(len(environments), np.float32)
         returns = np.zeros(len(environments))
         lengths = np.zeros(len(environments), np.int64)
@@ -107,28 +109,36 @@ def seconds_per_step(
     return min(seconds[1:])
 
 
-class _Actor:
-    """The policies of some lanes, acting in some episodes each."""
-
-    def __init__(self, policies: DeployedPolicy, keys: Any, numbers: np.ndarray, device: Any):
-        self._device = device
-        self._policies = jax.device_put(policies, device)
-        self._keys = jax.device_put(_episode_keys(keys, numbers), device)
-        self._memories = jax.device_put(_initial_memories(self._policies, len(numbers)), device)
-        self._batched = next(iter(self._keys.devices())).platform != "cpu"
+class Actor(Protocol):
+    """Who acts in the episodes of a rollout."""
 
     def act(self, observations: np.ndarray, rewards: np.ndarray, running: np.ndarray, step: int) -> np.ndarray:
         """Actions (lanes, episodes, action), those of episodes that are not `running` mean nothing.
 
         step: of the episodes, from 0.
         """
+        ...
+
+
+class _Actor:
+    """The policies of some lanes, acting in some episodes each."""
+
+    def __init__(self, policies: DeployedPolicy, keys: Any, numbers: np.ndarray, device: Any):
+        self._device = device
+        self._policies = jax.device_put(policies, device)
+        self._keys = jax.device_put(episode_keys(keys, numbers), device)
+        self._memories = jax.device_put(_initial_memories(self._policies, len(numbers)), device)
+        self._batched = next(iter(self._keys.devices())).platform != "cpu"
+
+    def act(self, observations: np.ndarray, rewards: np.ndarray, running: np.ndarray, step: int) -> np.ndarray:
         seen = observations, self._memories, rewards, running
         actions, self._memories = _act(self._policies, *seen, self._keys, np.int32(step), batched=self._batched)
         return np.asarray(actions)
 
 
 @jax.jit
-def _episode_keys(keys: Key[Array, " lanes"], numbers: Int[Array, " episodes"]) -> Key[Array, "lanes episodes"]:
+def episode_keys(keys: Key[Array, " lanes"], numbers: Int[Array, " episodes"]) -> Key[Array, "lanes episodes"]:
+    """A key for each episode; folded with the number of a step, that of its decision."""
     return jax.vmap(lambda key: jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers))(keys)
 
 

@@ -27,7 +27,7 @@ from tether.machine.files import to_json
 from tether.policies.folder import write_folder
 from tether.policies.loaded import LoadedPolicy
 
-__all__ = ["CHECKED_DECISIONS", "DOCUMENT", "DType", "Exported", "Format", "write_export"]
+__all__ = ["CHECKED_DECISIONS", "DOCUMENT", "DType", "Exported", "Format", "runner_of", "write_export"]
 
 Format = Literal["onnx", "numpy", "stablehlo"]
 DType = Literal["float32", "float16"]
@@ -121,6 +121,11 @@ WRITERS: dict[Format, Callable[[Batched, str, dict[str, str]], dict[str, bytes]]
     "stablehlo": _write_stablehlo,
 }
 """Format -> what writes a graph: (graph, stem of its files' names, notes) -> files, the one to load first."""
+
+
+def runner_of(folder: Path) -> Run:
+    """What computes the first graph of an exported folder: inputs -> outputs. Raises InputError where it cannot."""
+    return _runner(folder, json.loads((folder / DOCUMENT).read_text(encoding="utf-8")), 0)
 
 
 def _runner(folder: Path, document: dict[str, Any], number: int) -> Run:
