@@ -171,6 +171,8 @@ class Import:
     """The key by which the files' rows stand side by side."""
     header: Literal["first", "none"] = "first"
     """`none`: the CSV file's first line is a row, and its columns are called c0, c1, ..."""
+    decimal: Literal["auto", "point", "comma"] = "auto"
+    """What stands before the fraction in a CSV file, where its numbers do not tell ("1,201")."""
     continuous: bool = False
     """Actions of whole numbers are levels, not choices among which they are indices."""
     action_low: Annotated[tuple[float, ...], hint("the data's, unless within [-1, 1]", "X ...")] = ()

@@ -45,6 +45,7 @@ class ColumnOptions:
     time_format: str | None = None
     join: tuple[str, ...] = ()
     header: Literal["first", "none"] = "first"
+    decimal: Literal["auto", "point", "comma"] = "auto"
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:

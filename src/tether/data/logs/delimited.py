@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from tether.data.logs import pieces
 from tether.data.logs.arrow import Leaf, arrow_pieces, holds, pyarrow_for
+from tether.data.logs.numerals import DECIMAL_COMMA, Decimal, Numerals, numerals_of, without_thousands
 from tether.data.logs.pieces import HEADER_BYTES, Column, Kind, Piece, Table
 from tether.errors import InputError
 from tether.machine.reading import one_line
@@ -23,6 +24,13 @@ T = TypeVar("T")
 Header = Literal["first", "none"]
 """Where the names of the columns stand: in the first line, or nowhere."""
 MARKS = {",": "comma", ";": "semicolon", "\t": "tabulator", "|": "bar"}
+FLAGS = {
+    flag: [
+        f"{space}{spelling}" for word in words for space in ("", " ") for spelling in (word, word.title(), word.upper())
+    ]
+    for flag, words in {True: ("1", "true", "yes", "t", "y"), False: ("0", "false", "no", "f", "n")}.items()
+}
+"""How flags are written; a space after the separator is common."""
 LOOKED_AT = 50
 """Lines from which the separator is taken."""
 NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
@@ -35,7 +43,7 @@ class Dialect(NamedTuple):
     lines: int  # before its first row
     start: int  # the byte of its first row, in UTF-8
     delimiter: str
-    decimal: str
+    numerals: Numerals
     encoding: str
 
     @property
@@ -43,25 +51,30 @@ class Dialect(NamedTuple):
         """What is unusual about it."""
         found = {
             f"the separator is a {MARKS[self.delimiter]}": self.delimiter != ",",
-            "numbers have a decimal comma": self.decimal == ",",
+            "numbers have a decimal comma": self.numerals.decimal == ",",
+            f"{self.numerals.thousands!r} separates thousands": self.numerals.thousands != "",
             f"the file is written in {self.encoding}": self.encoding != "utf-8",
         }
         return (", ".join(note for note, unusual in found.items() if unusual),) if any(found.values()) else ()
 
 
-def open_csv(path: Path, header: Header = "first") -> Table:
-    """The table in a CSV file. Raises InputError as `open_table`, and for a first line of numbers instead of names."""
+def open_csv(path: Path, header: Header = "first", decimal: Decimal = "auto") -> Table:
+    """The table in a CSV file. Raises InputError as `open_table`, for a first line of numbers instead of names, and for
+    numbers that can be read in two ways."""
     arrow = pyarrow_for(path)
     from pyarrow import csv as arrow_csv
 
     try:
         head = next(_text(path, HEADER_BYTES), b"")
-        dialect = _dialect(path, head, header)
+        dialect = _dialect(path, head, header, decimal)
         names = dialect.names
         parse = arrow_csv.ParseOptions(delimiter=dialect.delimiter)
-        types = _types(arrow, arrow_csv, _first_rows(head, dialect), dialect, parse)
-    except (arrow.ArrowException, OSError, UnicodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {one_line(error)}") from None
+    try:
+        types = _types(arrow, arrow_csv, _first_rows(head, dialect), dialect, parse)
+    except arrow.ArrowException as error:
+        raise InputError(_fault(path, dialect, {}, one_line(error))) from None
     columns = {name: Leaf(Column(1, holds(arrow, type_)), name) for name, type_ in zip(names, types, strict=True)}
 
     def forced(name: str, kind: Kind) -> Any:
@@ -79,7 +92,11 @@ def open_csv(path: Path, header: Header = "first") -> Table:
     def read(kinds: Mapping[str, Kind], piece_bytes: int | None = None) -> Iterator[Piece]:
         wanted = {name: forced(name, kind) for name, kind in kinds.items()}
         convert = arrow_csv.ConvertOptions(
-            column_types=wanted, include_columns=list(wanted), decimal_point=dialect.decimal
+            column_types=wanted,
+            include_columns=list(wanted),
+            decimal_point=dialect.numerals.decimal,
+            true_values=FLAGS[True],
+            false_values=FLAGS[False],
         )
         given = arrow_csv.ReadOptions(column_names=names)
 
@@ -93,7 +110,7 @@ def open_csv(path: Path, header: Header = "first") -> Table:
         try:
             yield from arrow_pieces(arrow, path, _ahead(batches()), kinds, columns)
         except (arrow.ArrowException, UnicodeError) as error:
-            raise InputError(_fault(path, dialect, one_line(error))) from None
+            raise InputError(_fault(path, dialect, kinds, one_line(error))) from None
 
     return Table(path, {name: leaf.column for name, leaf in columns.items()}, read, notes=dialect.notes)
 
@@ -101,7 +118,7 @@ def open_csv(path: Path, header: Header = "first") -> Table:
 # --- how it is written --------------------------------------------------------------------------------------
 
 
-def _dialect(path: Path, head: bytes, header: Header) -> Dialect:
+def _dialect(path: Path, head: bytes, header: Header, decimal: Decimal) -> Dialect:
     encoding = _encoding(path)
     text = head.decode("utf-8", errors="ignore")
     lines = list(itertools.islice(io.StringIO(text, newline=""), LOOKED_AT + 1))
@@ -127,7 +144,8 @@ def _dialect(path: Path, head: bytes, header: Header) -> Dialect:
     if double := sorted({name for name in named if named.count(name) > 1}):
         raise InputError(f"{path}: several columns are called {', '.join(map(repr, double))}; rename them")
     start = len("".join(lines[:skipped]).encode())
-    return Dialect(named, skipped, start, delimiter, _decimal(text, delimiter), encoding)
+    numerals = numerals_of(str(path), text, delimiter, decimal)
+    return Dialect(named, skipped, start, delimiter, numerals, encoding)
 
 
 def _encoding(path: Path) -> str:
@@ -172,19 +190,12 @@ def _commented_names(lines: list[str], comments: int, delimiter: str) -> list[st
     return names if len(cells) == len(names) and NUMBER.fullmatch(cells[0]) else None
 
 
-def _decimal(text: str, delimiter: str) -> str:
-    """A comma where a cell is a number with one; only a quoted cell can be that where commas separate."""
-    edge = '"' if delimiter == "," else f'["\n{re.escape(delimiter)}]'
-    cell = rf"{edge}\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*(?=[\"\r\n{re.escape(delimiter)}]|$)"
-    return "," if re.search(cell, text) else "."
-
-
 def _types(arrow: Any, arrow_csv: Any, rows: bytes, dialect: Dialect, parse: Any) -> list[Any]:
     """The types that Arrow takes the columns of the first rows for."""
     if not rows.strip():
         return [arrow.null()] * len(dialect.names)
     given = arrow_csv.ReadOptions(column_names=dialect.names, block_size=2 * HEADER_BYTES)
-    convert = arrow_csv.ConvertOptions(decimal_point=dialect.decimal)
+    convert = arrow_csv.ConvertOptions(decimal_point=dialect.numerals.decimal)
     source = arrow.py_buffer(rows)
     return arrow_csv.read_csv(source, read_options=given, parse_options=parse, convert_options=convert).schema.types
 
@@ -192,7 +203,8 @@ def _types(arrow: Any, arrow_csv: Any, rows: bytes, dialect: Dialect, parse: Any
 def _first_rows(head: bytes, dialect: Dialect) -> bytes:
     """Those in `head`, without the last one where it may be cut."""
     rows = head[dialect.start :]
-    return rows if len(head) < HEADER_BYTES else rows[: rows.rfind(b"\n") + 1] or rows
+    rows = rows if len(head) < HEADER_BYTES else rows[: rows.rfind(b"\n") + 1] or rows
+    return without_thousands(rows, dialect.delimiter, dialect.numerals)
 
 
 # --- its bytes ----------------------------------------------------------------------------------------------
@@ -217,10 +229,10 @@ def _whole_lines(path: Path, dialect: Dialect, size: int) -> Iterator[bytes]:
             block, skipped = block[skipped:], max(0, skipped - len(block))
         end = block.rfind(b"\n") + 1
         if end and (lines := rest + block[:end]).strip():
-            yield lines
+            yield without_thousands(lines, dialect.delimiter, dialect.numerals)
         rest = block[end:] if end else rest + block
     if rest.strip():
-        yield rest
+        yield without_thousands(rest, dialect.delimiter, dialect.numerals)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -232,15 +244,34 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def _fault(path: Path, dialect: Dialect, error: str) -> str:
+def _fault(path: Path, dialect: Dialect, kinds: Mapping[str, Kind], error: str) -> str:
     """Arrow tells the column's number and the entry; which row it is in has to be looked for."""
+    if ragged := re.match(r"CSV parse error: Expected (\d+) columns, got (\d+)", error):
+        row = next((row for row, cells in _cells(path, dialect) if len(cells) == int(ragged[2])), None)
+        place = "a row has" if row is None else f"row {row} has"
+        return f"{path}: {place} {ragged[2]} cells, where the columns are {ragged[1]}"
     found = re.match(r"In CSV column #(\d+): .*conversion error to [^:]+: invalid value '(.*)'$", error)
     if not found:
         return f"{path}: {error}"
     column, entry = int(found[1]), found[2]
-    with path.open(newline="", encoding=dialect.encoding, errors="replace") as file:
-        lines = itertools.islice(file, dialect.lines, None)
-        cells_of = enumerate(csv.reader(lines, delimiter=dialect.delimiter))
-        row = next((row for row, cells in cells_of if column < len(cells) and cells[column].strip() == entry), None)
+    name = dialect.names[column]
+    rows = (
+        row for row, cells in _cells(path, dialect) if column < len(cells) and cells[column].strip() == entry.strip()
+    )
+    row = next(rows, None)
     place = "" if row is None else f" in row {row}"
-    return f"{path}: column {dialect.names[column]!r} holds {entry!r}{place}, which is not what is needed there"
+    if kinds.get(name) in ("flag", "flag?"):
+        needed = "a flag is needed there: 0 or 1, true or false, yes or no"
+    elif DECIMAL_COMMA.fullmatch(entry):
+        needed = (
+            "a number is needed there, and the first ones have a decimal point; say --decimal comma if all have one"
+        )
+    else:
+        needed = "which is not what is needed there"
+    return f"{path}: column {name!r} holds {entry!r}{place}, {needed}"
+
+
+def _cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """(number of the row, its cells) of all rows, read anew."""
+    with path.open(newline="", encoding=dialect.encoding, errors="replace") as file:
+        yield from enumerate(csv.reader(itertools.islice(file, dialect.lines, None), delimiter=dialect.delimiter))

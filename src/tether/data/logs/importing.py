@@ -88,7 +88,7 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
 
 def _opened(files: Sequence[Path], options: ColumnOptions) -> tuple[list[Table], ColumnOptions]:
     """The files as tables, joined if they are to be, and the options in the names of their columns."""
-    tables = [open_table(path, options.header) for path in files]
+    tables = [open_table(path, options.header, options.decimal) for path in files]
     if options.join:
         return [join_tables(tables, options.join)], options
     seen = [in_episodes(table, options) for table in tables]

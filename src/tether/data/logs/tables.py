@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tether.data.logs.arrays import open_hdf5_table, open_npz
 from tether.data.logs.delimited import Header, open_csv
+from tether.data.logs.numerals import Decimal
 from tether.data.logs.parquet import open_parquet
 from tether.data.logs.pieces import Table, natural
 from tether.errors import InputError
@@ -12,8 +13,9 @@ from tether.errors import InputError
 __all__ = ["TABLE_SUFFIXES", "Table", "natural", "open_table"]
 
 
-def open_table(path: Path, header: Header = "first") -> Table:
-    """The table in `path`, by its ending. header: `none` for a CSV file that begins with its first row.
+def open_table(path: Path, header: Header = "first", decimal: Decimal = "auto") -> Table:
+    """The table in `path`, by its ending. header: `none` for a CSV file that begins with its first row; decimal: what
+    stands before the fraction in a CSV file.
 
     Raises InputError where there is no such file, it cannot be read, or its ending is none of `TABLE_SUFFIXES`;
     reading raises it for what cannot be read as asked, naming file, column and (from 0) row.
@@ -23,7 +25,7 @@ def open_table(path: Path, header: Header = "first") -> Table:
     suffix = path.suffix.lower()
     if suffix not in OPENERS:
         raise InputError(f"{path}: tables are read from {', '.join(OPENERS)} files, not {path.suffix or 'this'}")
-    return open_csv(path, header) if suffix == ".csv" else OPENERS[suffix](path)
+    return open_csv(path, header, decimal) if suffix == ".csv" else OPENERS[suffix](path)
 
 
 OPENERS: dict[str, Callable[[Path], Table]] = {
