@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.logs.clock import sorted_rows
 from tether.data.logs.columns import ColumnPlan
 from tether.data.logs.pieces import EPISODE, Piece, Table, nanoseconds
 from tether.data.schema import Layout, size_of
@@ -69,7 +70,7 @@ def rows_of(
     mended = Mended() if mended is None else mended
     pieces = _labelled(tables, plan)
     if plan.order is not None:
-        pieces = (_in_order(piece, piece[plan.order]) for piece in _whole(_with_ends(pieces, True)))
+        pieces = (_in_order(piece, plan) for piece in _whole(_with_ends(pieces, True)))
     if plan.time is not None:
         pieces = _with_seconds(pieces, plan, tables[0])
     if plan.options.max_gap is not None:
@@ -189,11 +190,12 @@ def _whole(pieces: Iterator[Piece]) -> Iterator[Piece]:
 # --- time ---------------------------------------------------------------------------------------------------
 
 
-def _in_order(piece: Piece, time: np.ndarray) -> Piece:
-    """Each episode of a piece of whole ones sorted by time; rows of the same time stay as they are."""
-    episode = np.cumsum(piece[ENDS]) - piece[ENDS]
-    order = np.lexsort((time, episode))
-    return {name: column if name == ENDS else column[order] for name, column in piece.items()}
+def _in_order(piece: Piece, plan: ColumnPlan) -> Piece:
+    """A piece of whole episodes, each in the order of the clock."""
+    assert plan.order is not None
+    flags = [name for name in (plan.terminal, plan.truncated) if name is not None]
+    labelled = plan.episode is not None or EPISODE in piece
+    return sorted_rows(piece, plan.order, piece[ENDS], flags, labelled)
 
 
 def _with_seconds(pieces: Iterator[Piece], plan: ColumnPlan, first: Table) -> Iterator[Piece]:

@@ -1,0 +1,80 @@
+"""Rows by their clock: sorted where that is known to be right, left or refused where it would mix runs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tether.data import Dataset, load_dataset
+from tether.data.logs.columns import ColumnOptions
+from tether.data.logs.importing import import_logs
+from tether.errors import InputError
+
+RUNS = [(run, step) for run in range(4) for step in range(5)]
+
+
+def imported(folder: Path, rows: list[str], head: str = "t,x,u,r,done,run", **options: Any) -> Dataset:
+    path = folder / "log.csv"
+    path.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    import_logs([path], ColumnOptions(("x",), ("u",), reward="r", time="t", **options), folder / "out.hdf5")
+    return load_dataset(str(folder / "out.hdf5"))
+
+
+def rows_of(times: Any = None) -> list[str]:
+    """Four runs of five steps; x is 10 run + step."""
+    return [
+        f"{step if times is None else times(run, step)},{10 * run + step},0.5,{step},{int(step == 4)},{run}"
+        for run, step in RUNS
+    ]
+
+
+AS_RECORDED = [10 * run + step for run, step in RUNS]
+
+
+@pytest.mark.parametrize("flag", ["terminal", "truncated"])
+@pytest.mark.parametrize("times", [None, lambda run, step: step + 0.013 * run])
+def test_a_clock_that_starts_anew_where_flags_tell_the_runs(flag: str, times: Any, tmp_path: Path) -> None:
+    data = imported(tmp_path, rows_of(times), **{flag: "done"})
+    assert data.observations[:, 0].tolist() == AS_RECORDED
+    assert np.flatnonzero(data.terminals | data.timeouts).tolist() == [4, 9, 14, 19]
+
+
+@pytest.mark.parametrize("options", [{"episode": "none"}, {"max_gap": 10.0}])
+@pytest.mark.parametrize("times", [None, lambda run, step: step + 0.013 * run])
+def test_where_nothing_tells_them_apart_it_is_refused(options: dict[str, Any], times: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--time t: the clock goes back in row 5, as if another run began"):
+        imported(tmp_path, rows_of(times), **options)
+
+
+def test_shuffled_rows_are_sorted(tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(len(RUNS))
+    absolute = rows_of(lambda run, step: 100 * run + step)
+    data = imported(tmp_path, [absolute[i] for i in order], terminal="done")
+    assert data.observations[:, 0].tolist() == AS_RECORDED
+    data = imported(tmp_path / "..", [absolute[i] for i in order], episode="none")
+    assert data.observations[:, 0].tolist() == AS_RECORDED
+
+
+def test_two_recordings_in_the_wrong_order_are_sorted(tmp_path: Path) -> None:
+    absolute = rows_of(lambda run, step: 100 * run + step)
+    data = imported(tmp_path, absolute[10:] + absolute[:10], episode="none")
+    assert data.observations[:, 0].tolist() == AS_RECORDED
+
+
+def test_each_labelled_run_is_sorted_by_its_own_clock(tmp_path: Path) -> None:
+    plain = rows_of()
+    mixed = [plain[5 * run + step] for run in range(4) for step in (3, 0, 4, 1, 2)]
+    data = imported(tmp_path, mixed, episode="run")
+    assert data.observations[:, 0].tolist() == AS_RECORDED
+
+
+def test_times_of_the_day_go_on_over_midnight(tmp_path: Path) -> None:
+    seconds = [23 * 3600 + 59 * 60 + 50 + 2 * i for i in range(20)]
+    rows = [f"{s // 3600 % 24:02d}:{s // 60 % 60:02d}:{s % 60:02d},{i},0.5,{i},0,0" for i, s in enumerate(seconds)]
+    for options in ({}, {"time_format": "%H:%M:%S"}):
+        folder = tmp_path / str(len(options))
+        folder.mkdir()
+        data = imported(folder, rows, episode="none", max_gap=10.0, **options)
+        assert data.observations[:, 0].tolist() == list(range(20))
+        assert len(data.episode_bounds().starts) == 1  # midnight is no gap
