@@ -78,3 +78,18 @@ def test_times_of_the_day_go_on_over_midnight(tmp_path: Path) -> None:
         data = imported(folder, rows, episode="none", max_gap=10.0, **options)
         assert data.observations[:, 0].tolist() == list(range(20))
         assert len(data.episode_bounds().starts) == 1  # midnight is no gap
+
+
+def test_what_float32_does_not_hold_is_said(tmp_path: Path) -> None:
+    seconds = 1_700_000_000.0 + np.arange(27)
+    rows = [f"{int(t)},{i / 7},0.5,{i},0,0" for i, t in enumerate(seconds)]
+    (tmp_path / "log.csv").write_text("\n".join(["t,x,u,r,done,run", *rows]) + "\n")
+    done = import_logs(
+        [tmp_path / "log.csv"], ColumnOptions(("t", "x"), ("u",), reward="r", episode="run"), tmp_path / "out.hdf5"
+    )
+    assert [note for note in done.assumed if note.startswith("'t': 27 different values become 1 in float32")]
+    matrix, flags = np.stack([np.arange(27) / 7, seconds], axis=1), np.zeros(27, bool)
+    data = Dataset.from_arrays(matrix, np.zeros((27, 1)), np.arange(27.0), flags, timeouts=flags)
+    assert data.notes == ("observation 1: 27 different values become 1 in float32; subtract its beginning",)
+    fine = Dataset.from_arrays(matrix - [0, 1.7e9], np.zeros((27, 1)), np.arange(27.0), flags, timeouts=flags)
+    assert fine.notes == ()

@@ -8,7 +8,7 @@ always cut from the file's rows, never from the table, in which every timed-out 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from tether.data.source import (
     column_of,
     flags_of,
     numbers_of,
+    rounded_away,
 )
 from tether.environments.tasks import Task
 from tether.errors import InputError
@@ -122,6 +123,7 @@ class Dataset:
             raise InputError(f"{where}: exact_next_observations is set but there are no next_observations")
         if self.successes is not None:
             columns["successes"] = flags_of(where, "successes", self.successes, rows)
+        object.__setattr__(self, "notes", (*self.notes, *_rounding_notes(self.observations, self.schema)))
         _check_action_range(where, columns["actions"])
         _check_schema(where, self.schema, columns)
         for name, array in columns.items():
@@ -503,6 +505,15 @@ def _floats(where: str, column: str, array: np.ndarray) -> np.ndarray:
             f"({len(bad)} are not)"
         )
     return values
+
+
+def _rounding_notes(observations: Any, schema: Schema | None) -> Iterator[str]:
+    """A line for each column that float32 cannot hold."""
+    matrix = np.asarray(observations)
+    for column, exact, kept in rounded_away(matrix.reshape(len(matrix), -1)):
+        layout = {} if schema is None else schema.observation
+        name = next((repr(key) for key, (start, stop) in layout.items() if start <= column < stop), str(column))
+        yield f"observation {name}: {exact:,} different values become {kept:,} in float32; subtract its beginning"
 
 
 def _matrix(where: str, column: str, value: Any, rows: int) -> np.ndarray:

@@ -25,6 +25,7 @@ __all__ = [
     "flags_of",
     "follows",
     "numbers_of",
+    "rounded_away",
 ]
 
 SAME = 1e-5
@@ -120,6 +121,19 @@ def numbers_of(where: str, column: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{where}: {column} has type {array.dtype}; real numbers are needed")
     return array
+
+
+def rounded_away(values: np.ndarray) -> list[tuple[int, int, int]]:
+    """(column, different values, how many of them float32 tells apart) of the columns of a float64 or integer matrix
+    of which it loses more than half: a clock in seconds since 1970 becomes one number."""
+    found = []
+    if values.dtype.kind not in "iuf" or values.dtype.itemsize < 4 or values.dtype == np.float32 or not len(values):
+        return found
+    for column in np.flatnonzero(np.abs(values).max(axis=0) >= 2**20).tolist():  # smaller ones have 0.1 of precision
+        exact, kept = (len(np.unique(numbers)) for numbers in (values[:, column], values[:, column].astype(np.float32)))
+        if exact > 2 * kept:
+            found.append((column, exact, kept))
+    return found
 
 
 def follows(

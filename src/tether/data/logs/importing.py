@@ -6,7 +6,7 @@ that is recorded in the schema to [-1, 1], and the policy that is trained on the
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from tether.data.logs.columns import ColumnOptions, ColumnPlan, find_files, reso
 from tether.data.logs.episodes import in_episodes
 from tether.data.logs.joined import join_tables
 from tether.data.logs.order import refuse_unordered
-from tether.data.logs.pieces import Table
+from tether.data.logs.pieces import HEADER_BYTES, Table
 from tether.data.logs.rows import Mended, Rows, joined, rows_of
 from tether.data.logs.tables import open_table
 from tether.data.schema import IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of, summary
-from tether.data.source import ACTION_TOLERANCE, Source
+from tether.data.source import ACTION_TOLERANCE, Source, rounded_away
 from tether.errors import InputError, shortened
 from tether.machine.files import sha256_file
 
@@ -78,7 +78,7 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
         if not report.rows:
             raise InputError(f"{files[0]}: holds no rows" + (" without a gap" if mended.dropped_rows else ""))
         columns.flush()
-        report.assumed = [*plan.assumed, *mended.notes(plan)]
+        report.assumed = [*plan.assumed, *_rounding_notes(tables[0], plan), *mended.notes(plan)]
         _judge_choices(columns.choices, str(files[0]), options, report)
         report.box = _action_box(columns, report.action, options, report)
         _scale_actions(file, report.box)
@@ -93,6 +93,19 @@ def _opened(files: Sequence[Path], options: ColumnOptions) -> tuple[list[Table],
         return [join_tables(tables, options.join)], options
     seen = [in_episodes(table, options) for table in tables]
     return [table for table, _ in seen], seen[0][1]
+
+
+def _rounding_notes(table: Table, plan: ColumnPlan) -> Iterator[str]:
+    """A line for each observation that float32 cannot hold, as the first rows show."""
+    names = [name for name in plan.observation if plan.kinds[name] in ("float32", "float32?")]
+    first = next(table.read(dict.fromkeys(names, "float64?"), HEADER_BYTES), {})
+    for name, values in first.items():
+        matrix = np.nan_to_num(values.reshape(len(values), -1)) if name in names else np.zeros((0, 1))
+        for _, exact, kept in rounded_away(matrix):
+            yield (
+                f"{name!r}: {exact:,} different values become {kept:,} in float32, in which networks compute: leave it "
+                "out, or subtract its beginning"
+            )
 
 
 def import_report(done: Import) -> list[str]:
