@@ -93,3 +93,27 @@ def test_what_float32_does_not_hold_is_said(tmp_path: Path) -> None:
     assert data.notes == ("observation 1: 27 different values become 1 in float32; subtract its beginning",)
     fine = Dataset.from_arrays(matrix - [0, 1.7e9], np.zeros((27, 1)), np.arange(27.0), flags, timeouts=flags)
     assert fine.notes == ()
+
+
+def test_environments_side_by_side(tmp_path: Path) -> None:
+    """(steps, environments, numbers), with flags in the midst of rows, as vector environments record them."""
+    steps, count = 12, 3
+    generator = np.random.default_rng(0)
+    arrays = {
+        "obs": generator.normal(size=(steps, count, 2)).astype(np.float32),
+        "act": generator.uniform(-1, 1, (steps, count, 1)).astype(np.float32),
+        "rew": generator.normal(size=(steps, count)).astype(np.float32),
+        "done": np.zeros((steps, count), bool),
+    }
+    arrays["done"][[3, 7, 11], [0, 1, 2]] = True
+    np.savez(tmp_path / "log.npz", **arrays)
+    how = {"reward": "rew", "terminal": "done"}
+    with pytest.raises(InputError, match=r"'done' is set in step 0 of row 3, before its last step: .* --side-by-side"):
+        import_logs([tmp_path / "log.npz"], ColumnOptions(("obs",), ("act",), **how), tmp_path / "out.hdf5")
+    options = ColumnOptions(("obs",), ("act",), side_by_side=True, **how)
+    done = import_logs([tmp_path / "log.npz"], options, tmp_path / "out.hdf5")
+    assert any("3 environments of 12 steps, side by side" in note for note in done.assumed)
+    data = load_dataset(str(tmp_path / "out.hdf5"))
+    np.testing.assert_array_equal(data.observations, arrays["obs"].transpose(1, 0, 2).reshape(-1, 2))
+    assert np.flatnonzero(data.terminals).tolist() == [3, 12 + 7, 24 + 11]
+    assert np.flatnonzero(data.timeouts).tolist() == [11, 23]  # where the recording of an environment was cut

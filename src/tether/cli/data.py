@@ -173,6 +173,8 @@ class Import:
     """`none`: the CSV file's first line is a row, and its columns are called c0, c1, ..."""
     decimal: Literal["auto", "point", "comma"] = "auto"
     """What stands before the fraction in a CSV file, where its numbers do not tell ("1,201")."""
+    side_by_side: bool = False
+    """Arrays are (steps, environments, ...), as vector environments record them, not (episodes, steps, ...)."""
     continuous: bool = False
     """Actions of whole numbers are levels, not choices among which they are indices."""
     action_low: Annotated[tuple[float, ...], hint("the data's, unless within [-1, 1]", "X ...")] = ()

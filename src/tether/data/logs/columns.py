@@ -46,6 +46,7 @@ class ColumnOptions:
     join: tuple[str, ...] = ()
     header: Literal["first", "none"] = "first"
     decimal: Literal["auto", "point", "comma"] = "auto"
+    side_by_side: bool = False  # arrays are (steps, environments, ...)
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:

@@ -6,7 +6,8 @@ arrays of many episodes, which come one after the other under the names that the
 groups stand side by side.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -52,8 +53,10 @@ def in_episodes(table: Table, options: ColumnOptions) -> tuple[Table, ColumnOpti
     if (groups := _groups(table.arrays, options)) is not None:
         options = _in_groups(groups, options)
         return _of_groups(table, table.arrays, groups, options), options
+    if options.side_by_side:
+        return _stacked(table, _swapped(table.arrays, options), options, "environments"), options
     if _are_stacked(table.arrays, options):
-        return _stacked(table, table.arrays, options), options
+        return _stacked(table, table.arrays, options, "episodes"), options
     return _with_last_observations(table, table.arrays, options), options
 
 
@@ -205,7 +208,56 @@ def _are_stacked(arrays: ArrayFile, options: ColumnOptions) -> bool:
     return steps is not None and bool(fits) and all(fits)
 
 
-def _stacked(table: Table, arrays: ArrayFile, options: ColumnOptions) -> Table:
+def _swapped(arrays: ArrayFile, options: ColumnOptions) -> ArrayFile:
+    """(steps, environments, ...) as (environments, steps, ...). Raises InputError where the arrays cannot be that."""
+    named = [n for n in arrays.shapes if any(matches(p, n) for p in (*options.observation, *options.action))]
+    for name in named:
+        if len(arrays.shapes[name]) not in (2, 3):
+            raise InputError(
+                f"{arrays.path}: --side-by-side: {name!r} has shape {arrays.shapes[name]}; (steps, environments, "
+                "numbers) is needed"
+            )
+    shapes = {
+        name: (shape[1], shape[0], *shape[2:]) if len(shape) > 1 else shape for name, shape in arrays.shapes.items()
+    }
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Callable[[str], Cursor]]:
+        with arrays.opened() as cursors:
+
+            def cursor(name: str) -> Cursor:
+                if len(arrays.shapes[name]) < 2:
+                    return cursors(name)
+                whole = np.swapaxes(cursors(name)(arrays.shapes[name][0]), 0, 1)
+                rows = iter(whole)
+                return lambda count: np.stack([next(rows) for _ in range(count)])
+
+            yield cursor
+
+    return arrays._replace(shapes=shapes, opened=opened)
+
+
+def _refuse_early_ends(table: Table, arrays: ArrayFile, options: ColumnOptions) -> None:
+    """Raises InputError where an episode ends before the row that should hold it does."""
+    for name in (options.terminal, options.truncated):
+        if name is None or len(arrays.shapes.get(name, ())) < 2:
+            continue
+        with arrays.opened() as cursors:
+            flags = cursors(name)(arrays.shapes[name][0]).reshape(*arrays.shapes[name][:2])
+        early = np.argwhere(flags[:, :-1] == 1)
+        if len(early):
+            row, step = early[0].tolist()
+            raise InputError(
+                f"{table.path}: {name!r} is set in step {step} of row {row}, before its last step: these rows are no "
+                "whole episodes; for (steps, environments, ...), as vector environments record them, say "
+                "--side-by-side, and cut episodes that are filled up to one length"
+            )
+
+
+def _stacked(table: Table, arrays: ArrayFile, options: ColumnOptions, what: str) -> Table:
+    """what: a row of the arrays is one of these."""
+    if what == "episodes":
+        _refuse_early_ends(table, arrays, options)
     actions = [n for n in arrays.shapes if any(matches(pattern, n) for pattern in options.action)]
     count, steps = arrays.shapes[actions[0]][:2]
     columns: dict[str, Column] = {}
@@ -216,7 +268,8 @@ def _stacked(table: Table, arrays: ArrayFile, options: ColumnOptions) -> Table:
         if isinstance(column, Column) and (more == 0 or observed):
             columns[name] = column._replace(ahead=more == 1)
     episodes = [Episode(steps, {name: name for name in columns})] * count
-    note = f"arrays hold {count:,} episodes of {steps:,} steps, one in each row"
+    where = "one in each row" if what == "episodes" else "side by side"
+    note = f"arrays hold {count:,} {what} of {steps:,} steps, {where}"
     return _table(table._replace(skipped={}), arrays, columns, episodes, (note,), whole_rows=True)
 
 
