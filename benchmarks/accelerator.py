@@ -1,0 +1,143 @@
+"""Minutes on an accelerator, used well: rows of speed, memory and latency as they come, then a real run.
+
+    python benchmarks/accelerator.py --minutes 8 --out accelerator.jsonl
+    python benchmarks/accelerator.py --minutes 8 --out $OUT/accelerator.jsonl --run-folder $OUT/run
+
+What says most is measured first: one lane and many of each algorithm in float32, how long acting takes, the other
+precisions, then what lies between. Every row is on the disk before the next begins, so that a machine that is taken
+away takes nothing with it. The last minutes train DTQL on `--data`, 8 lanes, by the paper's preset. On a CPU it runs,
+too: `--lanes 1 2 --algorithms bc --seconds 0.2`.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import tether
+from tether.bench.acting import measure_acting, untrained_policy
+from tether.bench.options import BenchOptions, describe_run
+from tether.bench.rounds import floors
+from tether.bench.training import measure_phase
+
+ALGORITHMS = ("dtql", "dac", "bdpo", "iql", "fql")
+SIZES = {"halfcheetah": (17, 6), "hopper": (11, 3)}
+LANES = (1, 8, 32, 4, 16, 2)  # in the order in which they are measured
+PRECISIONS = ("float32", "tf32", "bfloat16")
+BENCH_SHARE = 0.6  # of the minutes; the rest is the run's
+
+
+class Deadline(tether.Callback):
+    """Ends a run when its time is over."""
+
+    def __init__(self, at: float):
+        self.at = at
+
+    def on_metrics(self, rows: list[dict[str, Any]]) -> str | None:
+        """Look at the clock."""
+        return "its time is over" if time.monotonic() > self.at else None
+
+
+class Rows:
+    """The file of rows: each is flushed to the disk at once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write and print."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row, default=str) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        words = {key: row[key] for key in ("what", "algorithm", "size", "lanes", "precision", "fault") if key in row}
+        numbers = {key: f"{row[key]:,.4g}" for key in row if key.startswith(("updates_per", "milliseconds_p50"))}
+        print(" ".join(f"{key} {value}" for key, value in (words | numbers).items()), flush=True)
+
+
+def plan(
+    algorithms: Sequence[str], sizes: Sequence[str], lanes: Sequence[int], precisions: Sequence[str]
+) -> Iterator[tuple[str, str, str, int]]:
+    """(size, precision, algorithm, lanes), the most telling first; lanes 0 stand for acting."""
+    first, *others = precisions
+    edges, between = lanes[:3], lanes[3:]
+    seen = set()
+    for size, precision, counts in (
+        (sizes[0], first, edges),
+        (sizes[0], first, (0,)),
+        *((sizes[0], precision, edges[1:2] or edges) for precision in others),
+        *((size, first, edges) for size in sizes[1:]),
+        *((size, precision, (*edges, *between)) for size, precision in itertools.product(sizes, precisions)),
+        *((size, first, (0,)) for size in sizes[1:]),
+    ):
+        for count, algorithm in itertools.product(counts, algorithms):
+            if (key := (size, precision, algorithm, count)) not in seen:
+                seen.add(key)
+                yield key
+
+
+def measure(size: str, precision: str, algorithm: str, lanes: int, seconds: float) -> dict[str, Any]:
+    """One row; what goes wrong (no memory, no such precision) is a row, too."""
+    row = {"algorithm": algorithm, "size": size, "precision": precision, "lanes": lanes}
+    try:
+        options = BenchOptions(256, *SIZES[size], lanes=(max(1, lanes),), seconds=seconds, precision=precision)
+        made = options.algorithm(algorithm)
+        if lanes == 0:
+            return row | measure_acting(algorithm, untrained_policy(algorithm, made, options.spec), {}) | {"size": size}
+        (found,) = measure_phase(algorithm, made, len(made.phases()) - 1, options, [lanes])
+        return row | found | {"updates_per_second_and_lane": found["updates_per_second"] / lanes}
+    except Exception as error:  # the next row may well work
+        return row | {"what": "fault", "fault": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    finally:
+        jax.clear_caches()
+
+
+def train(rows: Rows, data: str, folder: Path, lanes: int, deadline: float) -> None:
+    """DTQL by the paper's preset until the time is over."""
+    preset = tether.find_preset("dtql", "halfcheetah-medium-v2")
+    arguments = preset.arguments | {"seeds": lanes, "out": folder, "callbacks": [Deadline(deadline)], "quiet": True}
+    started = time.monotonic()
+    report = tether.train(preset.algorithm, data, **arguments)
+    row = {"what": "run", "algorithm": "dtql", "data": data, "lanes": lanes, "status": report.status}
+    row |= {"updates": report.updates, "wall_seconds": time.monotonic() - started, "folder": folder.name}
+    row |= {"score": None if report.last is None else report.last.iqm}
+    rows.add(row | {"result": json.loads((folder / "result.json").read_text())})
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure until the share is used up, then train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="in all")
+    parser.add_argument("--out", type=Path, default=Path("accelerator.jsonl"))
+    parser.add_argument("--run-folder", type=Path, help="default: beside --out; `none`: no run")
+    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
+    parser.add_argument("--sizes", nargs="+", default=tuple(SIZES), choices=tuple(SIZES))
+    parser.add_argument("--lanes", nargs="+", type=int, default=LANES)
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--data", default="halfcheetah-medium-replay-small", help="what the run trains on")
+    parser.add_argument("--run-lanes", type=int, default=8)
+    given = parser.parse_args(words)
+    began, end = time.monotonic(), time.monotonic() + 60 * given.minutes
+    rows, folder = Rows(given.out), given.run_folder or given.out.with_suffix("").with_name(f"{given.out.stem}-run")
+    wants_run = str(folder) != "none"
+    rows.add({"what": "machine"} | describe_run(BenchOptions(), "benchmarks/accelerator.py") | floors())
+    share = BENCH_SHARE if wants_run else 1.0
+    for size, precision, algorithm, lanes in plan(given.algorithms, given.sizes, given.lanes, given.precisions):
+        if time.monotonic() - began > share * 60 * given.minutes:
+            rows.add({"what": "left out", "from": [size, precision, algorithm, lanes]})
+            break
+        rows.add(measure(size, precision, algorithm, lanes, given.seconds))
+    if wants_run:
+        train(rows, given.data, folder, given.run_lanes, end)
+
+
+if __name__ == "__main__":
+    main()
