@@ -6,11 +6,13 @@ what this script would write.
 """
 
 import ast
+import dataclasses
 import inspect
 import json
 import re
 import sys
 import tomllib
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ import tether
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.catalogue import catalogue
 from tether.presets import domain_of, preset_names
+from tether.ranges import ranges_of
+from tether.runs.plan import EVAL_DEVICES, Options
+from tether.training.precision import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 HAND_WRITTEN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
@@ -65,6 +70,14 @@ names the value, the place and the choices.
 """
 
 
+RANGES_HEAD = """# Hyper-parameters and options
+
+Every number states what is allowed, beside its default in the source; a value that is not is refused where it is given,
+by `--set`, `--sweep`, a preset, a recorded run or in Python. The other algorithms' tables stand on
+[their pages](choosing.md). Those marked *swept* are numbers that `--sweep` takes.
+"""
+
+
 def generated_names() -> list[str]:
     """The algorithms whose pages this script writes."""
     return [name for name in ALGORITHMS if name not in HAND_WRITTEN]
@@ -85,8 +98,9 @@ def page(name: str) -> str:
         "The header of the file, with the objective and every deviation.",
         _prose(rest.strip("\n")),
         "## Hyper-parameters",
-        "Those marked *swept* are numbers that `--sweep` takes; the others change the program.",
-        "| field | default | | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(cls)),
+        "Those marked *swept* are numbers that `--sweep` takes; the others change the program. A value that is not "
+        "allowed is refused.",
+        _hyperparameters(cls),
         "## Presets",
         _presets(name),
         f"```\n{_example(name)}\n```",
@@ -179,9 +193,44 @@ def _escaped(text: str) -> str:
     )
 
 
+def _hyperparameters(cls: type) -> str:
+    return "| field | default | allowed | | meaning |\n|---|---|---|---|---|\n" + "\n".join(_rows(cls))
+
+
+def ranges_page() -> str:
+    """docs/hyperparameters.md: what is allowed of the algorithms whose pages are written by hand, and of options."""
+    parts = [RANGES_HEAD.strip(), "## Options of a run", _options()]
+    for name in HAND_WRITTEN:
+        parts += [f"## `{name}`", _hyperparameters(ALGORITHMS[name])]
+    return "\n\n".join(parts).replace("(../", "(") + "\n"
+
+
+def _options() -> str:
+    ranges, choices = ranges_of(Options), {"eval_device": EVAL_DEVICES, "precision": PRECISIONS}
+    rows = []
+    for line in inspect.getsource(Options).splitlines():
+        if match := FIELD.match(line):
+            field, default, meaning = match.groups()
+            allowed = ", ".join(choices[field]) if field in choices else str(ranges[field])
+            rows.append(f"| `{field}` | `{default}` | {allowed} | {(meaning or '').replace('|', '¦')} |")
+    return "| field | default | allowed | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
+
+
+def _allowed(cls: type, field: dataclasses.Field) -> str:
+    """The values that a hyper-parameter takes, in words."""
+    kind = typing.get_type_hints(cls)[field.name]
+    if (stated := ranges_of(cls).get(field.name)) is not None:
+        return str(stated)
+    if field.metadata.get("registry") == "network":
+        return "[a network](../extending.md#networks)"
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
+    return "`True`, `False`" if kind is bool else "any number"
+
+
 def _rows(cls: type) -> list[str]:
     """A row per field, in the source's order; a field without a comment explains itself."""
-    rows = []
+    rows, fields = [], {field.name: field for field in dataclasses.fields(cls)}
     for line in inspect.getsource(cls).splitlines():
         if line.startswith("    def "):
             break
@@ -191,9 +240,8 @@ def _rows(cls: type) -> list[str]:
             static = STATIC.fullmatch(default)
             known = static or SWEPT_ACTING.fullmatch(default)
             value = known.group(1) if known else default
-            rows.append(
-                f"| `{field}` | `{value}` | {'' if static else 'swept'} | {(meaning or '').replace('|', '¦')} |"
-            )
+            swept, allowed = "" if static else "swept", _allowed(cls, fields[field])
+            rows.append(f"| `{field}` | `{value}` | {allowed} | {swept} | {(meaning or '').replace('|', '¦')} |")
     return rows
 
 
@@ -336,3 +384,4 @@ if __name__ == "__main__":
     for name in generated_names():
         (ROOT / "docs" / "algorithms" / f"{name}.md").write_text(page(name), encoding="utf-8")
     (ROOT / "docs" / "api.md").write_text(api_page(), encoding="utf-8")
+    (ROOT / "docs" / "hyperparameters.md").write_text(ranges_page(), encoding="utf-8")

@@ -99,6 +99,10 @@ def test_generated_pages_are_up_to_date():
     for name in module.generated_names():
         written = (ROOT / "docs" / "algorithms" / f"{name}.md").read_text(encoding="utf-8")
         assert written == module.page(name), f"{name}: run `python docs/generate.py`"
+    ranges = (ROOT / "docs" / "hyperparameters.md").read_text(encoding="utf-8")
+    assert ranges == module.ranges_page(), "run `python docs/generate.py`"
+    assert "| `discount` | `0.99` | 0 to 1 | swept | gamma |" in ranges
+    assert "| `batch_size` | `256` | at least 1 |  |" in ranges
 
 
 def test_checks_are_up_to_date():

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
+from tether.algorithms.interface import Network, Phase, network_field
+from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, QEnsemble
@@ -36,15 +37,18 @@ class CRRState(NamedTuple):
 class CRR(eqx.Module):
     """Hyper-parameters of CRR."""
 
-    discount: Hyperparameter = 0.99  # gamma
-    learning_rate: Hyperparameter = 3e-4  # Adam, actor and Q
-    target_rate: Hyperparameter = 0.005  # Polyak step of the target critic
+    discount: Fraction = 0.99  # gamma
+    learning_rate: NonNegative = 3e-4  # Adam, actor and Q
+    target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    actions: int = eqx.field(static=True, default=4)  # of the policy, in the mean that the data's must exceed
+    actions: Count = eqx.field(static=True, default=4)  # of the policy, in the mean that the data's must exceed
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field()  # of the policy
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
-    train_updates: int = eqx.field(static=True, default=500_000)
+    hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
+    train_updates: Updates = eqx.field(static=True, default=500_000)
+
+    def __check_init__(self):
+        check_ranges(self)
 
     def init(self, spec: Spec, key: PRNGKey) -> CRRState:
         """Fresh networks; the target starts as a copy."""
