@@ -323,7 +323,7 @@ def test_only_damaged_checkpoints_change_nothing(tmp_path: Path) -> None:
     before = snapshot(folder)
     for command in ("resume", "evaluate"):
         code, printed, errors = tether(command, folder, "--quiet")
-        assert (code, printed) == (1, "")
+        assert (code, printed) == (2, "")
         assert errors.startswith("tether: error: no valid checkpoint")
         assert errors.count("\n") == 1
         assert str(folder / "checkpoints" / f"train-{TRAIN:09d}" / "state.safetensors") in errors
@@ -476,7 +476,7 @@ def test_an_altered_config_is_refused(tmp_path: Path) -> None:
     config["hyperparameters"]["hidden_sizes"] = [16]
     (folder / "config.json").write_text(json.dumps(config))
     code, _, errors = tether("resume", folder, "--quiet")
-    assert code == 1
+    assert code == 2
     assert "no valid checkpoint" in errors
 
 

@@ -61,16 +61,16 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 def _refuse_other_files(file: h5py.File, path: Path) -> None:
     """Raises InputError for content that lies in other files, and for more than this one can hold."""
 
-    def visit(name: bytes, info: Any) -> None:
-        if info.type not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
-            raise _elsewhere(path, name.decode(errors="replace"), "is a link to another file")
+    def leaves(name: bytes, info: Any) -> bytes | None:
+        return None if info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT) else name  # what is returned ends the visit
 
     def add(name: bytes, info: Any) -> None:
         if info.type == h5o.TYPE_DATASET:
             names.append(name)
 
+    if (link := file.id.links.visit(leaves, info=True)) is not None:
+        raise _elsewhere(path, link.decode(errors="replace"), "is a link to another file")
     names: list[bytes] = []
-    file.id.links.visit(visit, info=True)
     h5o.visit(file.id, add, info=True)  # each object once, whatever the number of its links
     declared = sum(_declared_bytes(path, name.decode(errors="replace"), h5o.open(file.id, name)) for name in names)
     check_expansion(str(path), declared, path.stat().st_size)

@@ -91,7 +91,7 @@ def unequal_rows(data: Logged) -> Findings:
 def wrong_rank(data: Logged) -> Findings:
     for name, column in data.raw.columns.items():
         flat_matrix = name in MATRICES and column.ndim == 1
-        if flat_matrix or (name in MATRICES and column.ndim != 2):
+        if flat_matrix or (name in MATRICES and (column.ndim != 2 or not column.shape[1])):
             what = f"{name} has shape {column.shape}, (rows, size) is needed"
         elif name in FLAT and column.ndim != 1 and column.shape[1:] != (1,):
             what = f"{name} has shape {column.shape}, (rows,) is needed"

@@ -86,10 +86,10 @@ class PolicyDocument(msgspec.Struct):
 
         if self.action_range is None:
             return (-1.0,) * self.spec.action_size, (1.0,) * self.spec.action_size
-        if self.action_range.low is None or self.action_range.high is None:
+        if self.action_range.low is None and self.action_range.high is None:
             scale, offset = (np.asarray(x, np.float32) for x in (self.action_range.scale, self.action_range.offset))
             return tuple((offset - scale).tolist()), tuple((offset + scale).tolist())
-        return tuple(self.action_range.low), tuple(self.action_range.high)
+        return tuple(self.action_range.low or ()), tuple(self.action_range.high or ())
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], PolicyDocument]:

@@ -15,6 +15,7 @@ from tether.algorithms import PolicyWithMemory
 from tether.algorithms.registry import numeric_fields
 from tether.data import VIEWS, Dataset, Trajectories, view_of
 from tether.data.views import build, raw_table
+from tether.ranges import ranges_of
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import Progress, run_updates
@@ -29,6 +30,7 @@ __all__ = [
     "act",
     "act_once",
     "bits",
+    "changed",
     "is_key",
     "same_bits",
     "take_lane",
@@ -36,6 +38,12 @@ __all__ = [
 
 ROWS, BATCH, COUNT = 64, 16, 4  # transitions, of a minibatch, updates
 EPISODE = 8  # steps
+
+
+def changed(algorithm: Any, field: str) -> float:
+    """Another value of a numeric hyper-parameter: twice as large, or half where its range ends before that."""
+    value, allowed = getattr(algorithm, field), ranges_of(type(algorithm)).get(field)
+    return 2 * value if allowed is None or not allowed.refusal(2 * value) else value / 2
 
 
 class Expected(NamedTuple):
@@ -63,7 +71,7 @@ class Expected(NamedTuple):
 
 
 class Subject:
-    """Three lanes of an algorithm: seed 0, seed 1, and seed 0 with the swept number doubled. What is costly is done
+    """Three lanes of an algorithm: seed 0, seed 1, and seed 0 with the swept number changed. What is costly is done
     once, when a clause first asks for it."""
 
     def __init__(self, algorithm: Any, expected: Expected, spec: Spec):
@@ -108,7 +116,7 @@ class Subject:
 
     @functools.cached_property
     def swept(self) -> str | None:
-        """The number that lane 2 has doubled; None where there is none with an effect."""
+        """The number that lane 2 has changed; None where there is none with an effect."""
         if self.expected.swept is not None:
             return self.expected.swept
         before = self.run(self.state, self.last, 0, COUNT, lanes=self.plain_lanes)
@@ -124,8 +132,8 @@ class Subject:
         _ = self.lanes, self.state, self.data
 
     def with_third(self, field: str) -> Any:
-        """The lanes, the third with this number doubled."""
-        return stack_lanes(self.one, [Lane(0, {}), Lane(1, {}), Lane(0, {field: 2 * getattr(self.one, field)})])
+        """The lanes, the third with this number changed."""
+        return stack_lanes(self.one, [Lane(0, {}), Lane(1, {}), Lane(0, {field: changed(self.one, field)})])
 
     @functools.cached_property
     def lanes(self) -> Any:

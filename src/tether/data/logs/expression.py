@@ -103,7 +103,7 @@ class _Compiler(NamedTuple):
                 return self._plain_column(node)
             case ast.Subscript(value=vector, slice=ast.Constant(value=int(index))):
                 name = self._column(vector)
-                if self.sizes[name] == 1 or index >= self.sizes[name]:
+                if self.sizes[name] == 1 or index >= self.sizes[name] or isinstance(index, bool):
                     raise self._refusal(f"there is no {ast.unparse(node)}: {self._size(name)}")
                 return lambda values: values[name][:, index]
             case ast.Call(func=ast.Name(id="norm"), args=[_, *_] as parts, keywords=[]):
@@ -161,7 +161,7 @@ class _Compiler(NamedTuple):
         return f"column {name!r} holds {self.sizes[name]} number{'s' * (self.sizes[name] > 1)} in each row"
 
     def _refusal(self, reason: str) -> InputError:
-        return InputError(f"reward {shortened(self.text)!r}: {reason}")
+        return InputError(f"reward {shortened(self.text)!r}: {shortened(reason, 600)}")
 
 
 def _apply(function: Callable[..., Any], *parts: Compute) -> Compute:
