@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,11 @@ from tether.policies.loaded import LoadedPolicy
 from tether.types import Array, PRNGKey, Spec
 
 pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-import tether_runtime
-from tether_runtime.program import OPERATIONS
+onnxruntime = pytest.importorskip("onnxruntime")
+import tether_runtime  # noqa: E402
+from tether_runtime.program import OPERATIONS  # noqa: E402
 
+ROOT = Path(__file__).parents[1]
 SPEC = Spec(5, 3)
 SCHEMA = Schema(
     layout_of({"height": 1, "joint": 4}),
@@ -300,6 +304,36 @@ def test_what_was_exported_plays_the_same_episodes(tmp_path: Path, monkeypatch: 
     assert np.array_equal(found.lengths, wanted.lengths)
     (kept,) = run.glob("evaluate-*-2-onnx.json")
     assert json.loads(kept.read_text())["runtime"] == "onnx"
+
+
+def c_headers() -> Path | None:
+    """Where onnxruntime_c_api.h is; wheels of ONNX Runtime have the library without it."""
+    places = [os.environ.get("ONNXRUNTIME_INCLUDE"), "/usr/include/onnxruntime", "/usr/local/include/onnxruntime"]
+    return next((Path(place) for place in places if place and (Path(place) / "onnxruntime_c_api.h").is_file()), None)
+
+
+@pytest.mark.skipif(c_headers() is None or shutil.which("cc") is None, reason="no C compiler, or no header of ORT's")
+def test_the_c_example_acts(dtql: Path, tmp_path: Path):
+    """Its random numbers are its own, so a policy without any is compared number by number."""
+    _, exported = export(tmp_path, "iql")
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    source, act = ROOT / "runtime" / "examples" / "c" / "act.c", tmp_path / "act"
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):  # which the wheel has no need of
+        (tmp_path / name).symlink_to(library)
+    link = [f"-L{tmp_path}", "-lonnxruntime", f"-Wl,-rpath,{tmp_path}", "-lm"]
+    warnings = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["cc", *warnings, "-O2", "-o", act, source, f"-I{c_headers()}", *link], check=True)
+    lines = "\n".join(" ".join(map(str, row.tolist())) for row in OBSERVATIONS[:8])
+
+    def run(model: Path, *words: str) -> np.ndarray:
+        done = subprocess.run([act, model, *words], input=lines, capture_output=True, text=True, check=True)
+        return np.array([line.split() for line in done.stdout.splitlines()], np.float32)
+
+    wanted = tether_runtime.load(exported.folder)(OBSERVATIONS[:8])
+    assert run(exported.folder / "policy.onnx") == pytest.approx(wanted, abs=1e-5)
+    one, other = (run(dtql / "onnx" / "policy.onnx", seed) for seed in ("1", "2"))
+    assert one.shape == (8, 3)
+    assert np.all((np.abs(one) <= [2.0, 1.0, 9.0]) & (one != other))
 
 
 @pytest.mark.long

@@ -81,7 +81,7 @@ def write_export(
         stem = f"policy-{count}" if entries else "policy"
         graph = Graph(each.module, half=dtype == "float16")
         samples.append(sample_inputs(graph, each, rows))
-        written = WRITERS[format](batched(graph), stem, _notes(each, count))
+        written = WRITERS[format](batched(graph), stem, _notes(each, count, graph))
         golden = f"{stem}.golden.npz"
         files |= written | {golden: _npz(golden_sample(samples[-1], each.module, dtype))}
         noise = [{"name": f"noise_{i}", **draw._asdict()} for i, draw in enumerate(graph.draws)]
@@ -143,9 +143,10 @@ def _runner(folder: Path, document: dict[str, Any], number: int) -> Run:
         raise InputError(f"the exported policy is refused by its runtime: {error}") from error
 
 
-def _notes(policy: LoadedPolicy, count: int | None) -> dict[str, str]:
-    """What is kept within a graph's file, for those who have nothing else."""
+def _notes(policy: LoadedPolicy, count: int | None, graph: Graph) -> dict[str, str]:
+    """What is kept within a graph's file, for those who have nothing else; the laws of the noise by its inputs."""
     notes = {"algorithm": policy.document["algorithm"], "tether": __version__}
+    notes |= {f"noise_{i}": draw.law for i, draw in enumerate(graph.draws)}
     return notes if count is None else notes | {"candidates": str(count)}
 
 

@@ -1,0 +1,122 @@
+"""tether-runtime without JAX and without tether: run by `pytest runtime/tests`, on every Python from 3.9."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tether_runtime
+from tether_runtime import InputError
+
+EXPORTS = Path(__file__).parent / "exports"
+SOURCES = sorted(Path(tether_runtime.__file__).parent.rglob("*.py"))
+FORMS = ["numpy", *(["onnx"] if importlib.util.find_spec("onnxruntime") else [])]
+OBSERVATIONS = np.random.default_rng(3).normal(size=(6, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["bc", "dtql"])
+def test_a_batch_is_its_rows(name: str, form: str):
+    policy = tether_runtime.load(EXPORTS / f"{name}-{form}")
+    noise = policy.noise(6, seed=2)
+    batch = policy(OBSERVATIONS, noise=noise)
+    assert batch.shape == (6, 2)
+    assert batch.dtype == np.float32
+    for row, own in enumerate(zip(*noise)):
+        one = policy(OBSERVATIONS[row], noise=own)
+        assert one == pytest.approx(batch[row], abs=1e-5)
+    if not noise:
+        assert policy(OBSERVATIONS[0]) == pytest.approx(batch[0], abs=1e-5)
+    low, high = policy.document["action"]["low"], policy.document["action"]["high"]
+    assert (batch >= low).all()
+    assert (batch <= high).all()
+
+
+@pytest.mark.skipif(len(FORMS) == 1, reason="ONNX Runtime is not installed")
+@pytest.mark.parametrize("name", ["bc", "dtql"])
+def test_both_forms_act_alike(name: str):
+    forms = [tether_runtime.load(EXPORTS / f"{name}-{form}") for form in FORMS]
+    actions = [policy(OBSERVATIONS, seed=5) for policy in forms]
+    assert actions[0] == pytest.approx(actions[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_memory_is_handed_on(form: str):
+    policy = tether_runtime.load(EXPORTS / f"dt-{form}")
+    alone, together = policy.initial_memory(), policy.initial_memory(2)
+    for step, observation in enumerate(OBSERVATIONS):
+        one, alone = policy.step(observation, alone, 0.1 * step)
+        both, together = policy.step(np.stack([observation] * 2), together, np.full(2, 0.1 * step))
+        assert both == pytest.approx(np.stack([one] * 2), abs=1e-5)
+    assert int(alone[3]) == len(OBSERVATIONS)  # of the episode's steps
+    with pytest.raises(InputError, match="memory of 0 arrays"):
+        policy.step(OBSERVATIONS[0])
+    with pytest.raises(InputError, match="one finite number"):
+        policy.step(OBSERVATIONS[0], alone, np.nan)
+
+
+def test_observations_by_name():
+    policy = tether_runtime.load(EXPORTS / "bc-numpy")
+    wanted = policy([1.0, 2.0, 3.0])
+    assert np.array_equal(policy({"joint": [2.0, 3.0], "height": 1.0}), wanted)
+    batch = policy({"joint": np.tile([2.0, 3.0], (4, 1)), "height": np.ones(4)})
+    assert batch == pytest.approx(np.tile(wanted, (4, 1)), abs=1e-6)
+    for wrong, message in (
+        ({"joint": [2.0, 3.0]}, "no 'height'"),
+        ({"joint": [2.0, 3.0], "height": 1.0, "width": 1.0}, "no such entry as 'width'"),
+        ({"joint": 2.0, "height": 1.0}, "'joint' has shape"),
+        ({"joint": np.ones((2, 2)), "height": 1.0}, "different sizes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            policy(wrong)
+
+
+def test_laws_of_the_noise():
+    from tether_runtime.noise import draw, generator
+
+    normal, gumbel, uniform = (draw(generator(0), law, (200_000,)) for law in ("normal", "gumbel", "uniform"))
+    assert normal.mean() == pytest.approx(0.0, abs=0.01)
+    assert normal.std() == pytest.approx(1.0, abs=0.01)
+    assert gumbel.mean() == pytest.approx(0.5772, abs=0.01)  # Euler's constant
+    assert gumbel.std() == pytest.approx(np.pi / np.sqrt(6), abs=0.02)
+    assert np.isfinite(gumbel).all()
+    assert 0.0 <= uniform.min() <= uniform.max() < 1.0
+    assert {array.dtype for array in (normal, gumbel, uniform)} == {np.dtype(np.float32)}
+
+
+def test_noise_of_another_shape_is_refused():
+    policy = tether_runtime.load(EXPORTS / "dtql-numpy")
+    with pytest.raises(InputError, match="noise of shapes"):
+        policy(OBSERVATIONS[0], noise=[np.zeros(8, np.float32)])
+
+
+def test_what_is_not_an_export_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="cannot be read"):
+        tether_runtime.load(tmp_path)
+    (tmp_path / "export.json").write_text(json.dumps({"format_version": 99}))
+    with pytest.raises(InputError, match="format 99; this version of tether-runtime reads 1"):
+        tether_runtime.load(tmp_path)
+
+
+def test_numpy_alone_is_imported():
+    program = (
+        "import sys, tether_runtime; "
+        f"tether_runtime.load({str(EXPORTS / 'bc-numpy')!r})([0.0, 0.0, 0.0]); "
+        "print([name for name in ('jax', 'tether', 'onnxruntime', 'onnx', 'starlette') if name in sys.modules])"
+    )
+    path = str(Path(tether_runtime.__file__).parents[1])
+    environment = {"PYTHONPATH": path, "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_the_oldest_python_reads_it(source: Path):
+    ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 9))
