@@ -76,6 +76,9 @@ class Dataset:
         masks: name -> (N,) bool, the rows of some whole episodes (robomimic's filter keys, LeRobot's splits).
         has_rewards: False where nobody recorded any (demonstrations): `rewards` are zeros then, and mean nothing.
         notes: what was left out or taken for granted when it was read, a line each.
+        recorded_episodes: (N,) the number of the episode that each row was recorded in, -1 - number where rows of it
+            are missing: then flags end pieces of it, whose returns are not those of episodes. None: what flags end are
+            the episodes.
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
@@ -101,6 +104,7 @@ class Dataset:
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     has_rewards: bool = True
     notes: tuple[str, ...] = ()
+    recorded_episodes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         where = self.source.location
@@ -128,6 +132,9 @@ class Dataset:
         _check_schema(where, self.schema, columns)
         for name, array in columns.items():
             object.__setattr__(self, name, _read_only(array))
+        if self.recorded_episodes is not None:
+            numbers = column_of(where, "recorded_episodes", self.recorded_episodes, rows).astype(np.int64)
+            object.__setattr__(self, "recorded_episodes", _read_only(numbers))
         masks = {key: flags_of(where, f"mask {key}", mask, rows) for key, mask in self.masks.items()}
         object.__setattr__(self, "masks", {key: _read_only(mask) for key, mask in masks.items()})
         if self.source.digest is None:
@@ -333,7 +340,9 @@ class Dataset:
         bounds, returns, lengths = self.episode_bounds(), self.episode_returns(), self.episode_lengths()
         partial = ", the last one partial" if bounds.last_is_partial else ""
         paid = "no rewards"
-        if self.has_rewards:
+        if self.has_rewards and not len(returns):
+            paid = "returns not known: rows of every episode are missing"
+        elif self.has_rewards:
             paid = f"return mean {returns.mean():.1f} (min {returns.min():.1f}, max {returns.max():.1f})"
         stored = "not stored" if self.next_observations is None else "stored"
         return (
@@ -367,20 +376,34 @@ class Dataset:
         return EpisodeBounds(np.concatenate([[0], ends[:-1]]), ends, last_is_partial)
 
     def episode_returns(self) -> Float[np.ndarray, " episodes"]:
-        """Undiscounted sums of the raw rewards, float64, of the complete episodes.
+        """Undiscounted sums of the raw rewards, float64, of the whole episodes.
 
         A data set without any complete episode is one partial one: then it is that one's. One without rewards
-        (`has_rewards`) has none at all.
+        (`has_rewards`), and one of whose every episode rows are missing, has none at all.
         """
-        if not self.has_rewards:
+        starts, ends = self.whole_episodes()
+        if not self.has_rewards or not len(starts):
             return np.zeros(0)
-        starts, ends = self.complete_episodes()
-        return np.add.reduceat(self.rewards[: ends[-1]].astype(np.float64), starts)
+        sums = np.add.reduceat(
+            np.append(self.rewards, 0.0).astype(np.float64), np.stack([starts, ends], axis=1).ravel()
+        )
+        return sums[::2]
 
     def episode_lengths(self) -> Int[np.ndarray, " episodes"]:
-        """Steps of the same episodes that `episode_returns` counts."""
+        """Steps of the complete episodes; of one of which rows are missing, of its pieces."""
         starts, ends = self.complete_episodes()
         return ends - starts
+
+    def whole_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+        """(starts, ends) of the complete episodes of which no row is missing."""
+        if self.recorded_episodes is None:
+            return self.complete_episodes()
+        numbers = self.recorded_episodes
+        ends = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, len(self))
+        starts = np.concatenate([[0], ends[:-1]])
+        ended = self.terminals | self.timeouts if self.terminals_end_episodes else self.timeouts
+        whole = (numbers[starts] >= 0) & ended[ends - 1]
+        return starts[whole], ends[whole]
 
     def complete_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
         """(starts, ends) of the episodes that end with a flag; of a data set with none, of its one partial episode."""

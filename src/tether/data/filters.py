@@ -18,7 +18,7 @@ def filter_episodes(dataset: Dataset, rule: str = NO_FILTER) -> tuple[Dataset, d
     rule: `none`; `mask=NAME`, the episodes of one of `Dataset.masks`; or `top=FRACTION`: of the complete episodes the
         FRACTION (rounded down, at least one) with the highest undiscounted returns of the environment's own rewards.
         Episodes are cut at the file's flags; of equal returns the earlier one is kept. An unfinished last episode is
-        left out, as its return is unknown.
+        left out, as its return is unknown, and so is one of which rows are missing (`recorded_episodes`).
 
     Raises: InputError for another rule, a mask that the data do not have or that holds no row, and `top` without
         rewards.
@@ -31,8 +31,13 @@ def filter_episodes(dataset: Dataset, rule: str = NO_FILTER) -> tuple[Dataset, d
     fraction = _fraction(rule)
     if not dataset.has_rewards:
         raise InputError(f"data filter {rule!r}: {dataset.source.location} has no rewards to rank its episodes by")
-    starts, ends = dataset.complete_episodes()
+    starts, ends = dataset.whole_episodes()
     returns = dataset.episode_returns()
+    if not len(starts):
+        raise InputError(
+            f"data filter {rule!r}: rows of every episode of {dataset.source.location} are missing, so their returns "
+            "are not known"
+        )
     count = max(1, int(fraction * len(starts)))
     chosen = np.sort(np.argsort(-returns, kind="stable")[:count])
     rows = np.concatenate([np.arange(int(starts[k]), int(ends[k])) for k in chosen])

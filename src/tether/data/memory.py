@@ -18,7 +18,7 @@ from tether.data.choices import refuse_choices
 from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.hdf5 import as_scalar, new_hdf5
 from tether.data.logs.tables import natural
-from tether.data.schema import COLLECT_KEY, LAYOUT_KEY, MASKS_KEY, SCHEMA_KEY, ActionBox
+from tether.data.schema import COLLECT_KEY, LAYOUT_KEY, MASKS_KEY, RECORDED_KEY, SCHEMA_KEY, ActionBox
 from tether.data.source import ACTION_TOLERANCE, COLUMNS, Bound, Names, Source, flags_of
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
@@ -429,8 +429,8 @@ def arguments_of_frame(
     from tether.data.logs.columns import ColumnOptions, resolve
     from tether.data.logs.frames import frame_table
     from tether.data.logs.order import refuse_unordered
+    from tether.data.logs.rows import Mended, rows_of
     from tether.data.logs.rows import joined as joined_rows
-    from tether.data.logs.rows import rows_of
 
     where = Source.memory(name).location
     patterns = {
@@ -442,13 +442,15 @@ def arguments_of_frame(
     try:
         plan = resolve([table], ColumnOptions(**{**meant, **patterns}))
         refuse_unordered(table, plan)
-        pieces = list(rows_of([table], plan))
+        mended = Mended()
+        pieces = list(rows_of([table], plan, mended))
     except InputError as error:  # written for the command line
         raise InputError(re.sub(r"--(\w[\w-]*)", lambda match: match[1].replace("-", "_"), str(error))) from None
     if not pieces:
         raise InputError(f"{where}: the frame holds no rows")
     rows = joined_rows(pieces)._asdict()
     del rows["infos"]
+    rows["recorded_episodes"] = mended.episodes(rows.pop("recorded"))
     sizes = {
         f"{key}s": {column: stop - start for column, (start, stop) in plan.named(getattr(plan, key)).items()}
         for key in ("observation", "action")
@@ -477,6 +479,8 @@ def write_hdf5(data: Any, path: Path) -> Path:
                 file[column] = array
         for key, mask in data.masks.items():
             file[f"{MASKS_KEY}/{key}"] = mask
+        if data.recorded_episodes is not None:
+            file[RECORDED_KEY] = data.recorded_episodes
         for key, value in data.metadata.items():
             file.attrs[key] = value
         rules = ("exact_next_observations", "terminals_end_episodes")

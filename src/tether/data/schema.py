@@ -19,6 +19,7 @@ __all__ = [
     "IMPORT_KEY",
     "LAYOUT_KEY",
     "MASKS_KEY",
+    "RECORDED_KEY",
     "SCHEMA_KEY",
     "ActionBox",
     "Layout",
@@ -39,6 +40,7 @@ IMPORT_KEY = "metadata/import"
 COLLECT_KEY = "metadata/collect"
 LAYOUT_KEY = "metadata/layout"
 MASKS_KEY = "masks"
+RECORDED_KEY = "metadata/recorded_episodes"
 """Where an HDF5 data set of tether's keeps its schema, how it was imported or collected, and which of `Dataset`'s rules
 its rows follow, as JSON."""
 SHOWN_NAMES = 6

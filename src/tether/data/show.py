@@ -37,14 +37,22 @@ def summary_table(data: Dataset) -> Table:
         "episode length": f"mean {lengths.mean():.0f}, {_range(lengths)}",
         "task": _task(task),
     }
-    if data.has_rewards:
+    if data.recorded_episodes is not None:
+        recorded = np.unique(data.recorded_episodes)
+        rows["episodes"] = (
+            f"{len(recorded):,} recorded, rows of {(recorded < 0).sum():,} are missing: {len(bounds.starts):,} pieces; "
+            "returns are those of the whole ones"
+        )
+    if data.has_rewards and not len(returns):
+        rows["return"] = "not known: rows of every episode are missing"
+    elif data.has_rewards:
         rows |= {"return": f"mean {returns.mean():.1f}, {_range(returns)}", "returns": _histogram(returns)}
     if task is not None and task.recorded_returns:
         rows["normalised score"] = f"none: {task.recorded_returns}"
-    elif task is not None and task.has_references and not task.references_by and data.has_rewards:
+    elif task is not None and task.has_references and not task.references_by and len(returns):
         scores = task.normalized_score(returns)
         rows["normalised score"] = f"mean {scores.mean():.1f}, {_range(scores)}"
-    minari = minari_scores(data) if data.has_rewards else None
+    minari = minari_scores(data) if len(returns) else None
     if minari is not None:
         rows["Minari score"] = f"mean {minari.mean():.1f}, {_range(minari)}; by Minari's references, no D4RL score"
     if data.schema is not None:

@@ -25,7 +25,17 @@ from tether.data.logs.order import refuse_unordered
 from tether.data.logs.pieces import HEADER_BYTES, Table
 from tether.data.logs.rows import Mended, Rows, joined, rows_of
 from tether.data.logs.tables import open_table
-from tether.data.schema import IMPORT_KEY, LAYOUT_KEY, SCHEMA_KEY, ActionBox, Layout, Schema, size_of, summary
+from tether.data.schema import (
+    IMPORT_KEY,
+    LAYOUT_KEY,
+    RECORDED_KEY,
+    SCHEMA_KEY,
+    ActionBox,
+    Layout,
+    Schema,
+    size_of,
+    summary,
+)
 from tether.data.source import ACTION_TOLERANCE, Source, rounded_away
 from tether.errors import InputError, shortened
 from tether.machine.files import sha256_file
@@ -78,6 +88,8 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
         if not report.rows:
             raise InputError(f"{files[0]}: holds no rows" + (" without a gap" if mended.dropped_rows else ""))
         columns.flush()
+        if (recorded := mended.episodes(np.concatenate(columns.recorded))) is not None:
+            file[RECORDED_KEY] = recorded
         report.assumed = [*plan.assumed, *_rounding_notes(tables[0], plan), *mended.notes(plan)]
         _judge_choices(columns.choices, str(files[0]), options, report)
         report.box = _action_box(columns, report.action, options, report)
@@ -136,7 +148,8 @@ def read_table(path: Path) -> Dataset:
     options = conventional_options(table)
     table, options = in_episodes(table, options)
     plan = resolve([table], options)
-    pieces = list(rows_of([table], plan, close_last=options.episode is not None or table.has_episodes))
+    mended = Mended()
+    pieces = list(rows_of([table], plan, mended, close_last=options.episode is not None or table.has_episodes))
     if not pieces:
         raise InputError(f"{path}: holds no rows")
     rows = joined(pieces)
@@ -148,7 +161,7 @@ def read_table(path: Path) -> Dataset:
         )
     ones = (1.0,) * rows.actions.shape[1]
     columns = rows._asdict()
-    del columns["infos"]
+    del columns["infos"], columns["recorded"]
     return Dataset(
         name=path.stem,
         **columns,
@@ -156,6 +169,7 @@ def read_table(path: Path) -> Dataset:
         exact_next_observations=rows.next_observations is not None,
         has_rewards=plan.reward.recorded,
         notes=() if plan.reward.recorded else ("no column is called reward or rewards",),
+        recorded_episodes=mended.episodes(rows.recorded),
         schema=Schema(plan.named(plan.observation), plan.named(plan.action), ActionBox(tuple(-x for x in ones), ones)),
     )
 
@@ -210,8 +224,10 @@ class _Appender:
         self.low: np.ndarray = np.array(np.inf)
         self.high: np.ndarray = np.array(-np.inf)
         self.choices = Choices()
+        self.recorded: list[np.ndarray] = []  # of all rows
 
     def append(self, rows: Rows) -> None:
+        self.recorded.append(rows.recorded)
         self.low = np.minimum(self.low, rows.actions.min(axis=0))
         self.high = np.maximum(self.high, rows.actions.max(axis=0))
         self.choices.see(rows.actions)
@@ -242,6 +258,7 @@ class _Appender:
 def _named_columns(rows: Rows) -> dict[str, np.ndarray]:
     """As they are called in the file; `infos/` has what training does not read."""
     columns = {name: column for name, column in rows._asdict().items() if isinstance(column, np.ndarray)}
+    del columns["recorded"]  # written at the end, where rows of some are missing
     return columns | {f"infos/{name}": column for name, column in rows.infos.items()}
 
 

@@ -20,7 +20,7 @@ from tether.errors import InputError, unknown
 
 __all__ = ["Mended", "Rows", "joined", "rows_of"]
 
-LABEL, ENDS = "\0label", "\0ends"  # keys of pieces that are no column's name
+LABEL, ENDS, RECORDED = "\0label", "\0ends", "\0recorded"  # keys of pieces that are no column's name
 
 
 class Rows(NamedTuple):
@@ -32,6 +32,7 @@ class Rows(NamedTuple):
     terminals: np.ndarray  # (rows,) bool
     timeouts: np.ndarray  # (rows,) bool
     next_observations: np.ndarray | None  # (rows, observation) float32
+    recorded: np.ndarray  # (rows,) number of the episode that the row was recorded in
     infos: dict[str, np.ndarray]  # (rows, ...), the clock and what else is kept
 
 
@@ -45,6 +46,17 @@ class Mended:
     held_rows: int = 0
     gaps: int = 0
     unfollowed: int = 0
+    incomplete: set[int] = field(default_factory=set)  # recorded episodes of which rows are missing, or lie apart
+
+    def lack(self, recorded: np.ndarray, bad: np.ndarray) -> None:
+        """Note the episodes of these rows."""
+        self.incomplete.update(np.unique(recorded[bad]).tolist())
+
+    def episodes(self, recorded: np.ndarray) -> np.ndarray | None:
+        """`Dataset.recorded_episodes`; None where no row is missing."""
+        if not self.incomplete:
+            return None
+        return np.where(np.isin(recorded, list(self.incomplete)), -1 - recorded, recorded)
 
     def notes(self, plan: ColumnPlan) -> Iterator[str]:
         """In words."""
@@ -73,8 +85,13 @@ def rows_of(
         pieces = (_in_order(piece, plan) for piece in _whole(_with_ends(pieces, True)))
     if plan.time is not None:
         pieces = _with_seconds(pieces, plan, tables[0])
+    told_apart = plan.episode is not None or plan.terminal is not None or plan.truncated is not None
+    if told_apart:
+        pieces = _numbered(pieces, plan)
     if plan.options.max_gap is not None:
         pieces = _cut_at_gaps(pieces, plan, mended)
+    if not told_apart:  # gaps are all that tells them apart
+        pieces = _numbered(pieces, plan)
     if plan.options.missing == "drop":
         pieces = _dropped(pieces, plan, mended)
     if plan.options.missing == "hold":
@@ -129,6 +146,19 @@ def _labelled(tables: Sequence[Table], plan: ColumnPlan) -> Iterator[Piece]:
             last, row = (file, parts[-1], labels[-1]), row + rows
             yield {**piece, LABEL: ordinal + np.cumsum(starts)}
             ordinal += int(starts.sum())
+
+
+def _numbered(pieces: Iterator[Piece], plan: ColumnPlan) -> Iterator[Piece]:
+    """And RECORDED: the number of the episode that a row was recorded in, before anything is left out."""
+    flags = [name for name in (plan.terminal, plan.truncated) if name is not None]
+    number, last, ended = -1, None, True
+    for piece in pieces:
+        labels = piece[LABEL]
+        ends = np.logical_or.reduce([np.full(len(labels), plan.every_row_ends), *(piece[name] == 1 for name in flags)])
+        starts = np.append(ended or labels[0] != last, ends[:-1] | (labels[1:] != labels[:-1]))
+        recorded = number + np.cumsum(starts)
+        number, last, ended = int(recorded[-1]), labels[-1], bool(ends[-1])
+        yield {**piece, RECORDED: recorded}
 
 
 def _check_columns(table: Table, first: Table, plan: ColumnPlan) -> None:
@@ -210,14 +240,16 @@ def _cut_at_gaps(pieces: Iterator[Piece], plan: ColumnPlan, mended: Mended) -> I
     """Another label from each row on that comes more than `max_gap` after the one before it."""
     assert plan.time is not None
     assert plan.options.max_gap is not None
-    last: tuple[Any, Any] | None = None  # label and time of the row before
+    last: dict[str, Any] | None = None  # the row before
     for piece in pieces:
-        labels, time = piece[LABEL], piece[plan.time]
-        before = last or (labels[0], time[0])
-        same = np.diff(labels, prepend=before[0]) == 0
-        gaps = same & (np.diff(time.astype(np.float64), prepend=float(before[1])) > plan.options.max_gap)
-        last = labels[-1], time[-1]
-        yield {**piece, LABEL: labels + mended.gaps + np.cumsum(gaps)}
+        before = {name: column[0] if last is None else last[name] for name, column in piece.items()}
+        same = np.diff(piece[LABEL], prepend=before[LABEL]) == 0
+        clock, earlier = piece[plan.time].astype(np.float64), float(before[plan.time])
+        gaps = same & (np.diff(clock, prepend=earlier) > plan.options.max_gap)
+        last = {name: column[-1] for name, column in piece.items()}
+        if RECORDED in piece:  # a gap between two of them is none within one
+            mended.lack(piece[RECORDED], gaps & (np.diff(piece[RECORDED], prepend=before[RECORDED]) == 0))
+        yield {**piece, LABEL: piece[LABEL] + mended.gaps + np.cumsum(gaps)}
         mended.gaps += int(gaps.sum())
 
 
@@ -250,6 +282,7 @@ def _dropped(pieces: Iterator[Piece], plan: ColumnPlan, mended: Mended) -> Itera
         labels = piece[LABEL] + before + np.cumsum(bad)
         before += int(bad.sum())
         mended.dropped_rows = before
+        mended.lack(piece[RECORDED], bad)
         if kept.any():
             yield {name: column[kept] for name, column in {**piece, LABEL: labels}.items()}
 
@@ -270,6 +303,7 @@ def _held(pieces: Iterator[Piece], plan: ColumnPlan, mended: Mended) -> Iterator
         held = {name: (_by_row(lacks)[own] & ~_by_row(still[name]) & ~bad) for name, lacks in lacking.items()}
         mended.held_rows += int(_count(held, mended.held).sum())
         mended.dropped_rows += int(bad.sum())
+        mended.lack(piece[RECORDED][own], bad)
         piece = {name: filled.get(name, column)[own][~bad] for name, column in piece.items()}
         if len(piece[LABEL]):
             last = {name: column[-1:] for name, column in piece.items()}
@@ -323,6 +357,7 @@ def _rows(piece: Piece, plan: ColumnPlan, done: int) -> Rows:
         terminals,
         ends & ~terminals,
         _following(piece, plan, observations, terminals, done) if plan.next_observation else None,
+        piece[RECORDED],
         {name: piece[name] for name in kept},
     )
 
@@ -388,6 +423,7 @@ def _cut_where_unfollowed(parts: Iterator[Rows], mended: Mended) -> Iterator[Row
         ends = (rows.terminals | rows.timeouts)[: len(upcoming)]
         unfollowed = ~ends & ~follows(known, upcoming)
         mended.unfollowed += int(unfollowed.sum())
+        mended.lack(rows.recorded[: len(upcoming)], unfollowed)
         timeouts = rows.timeouts.copy()
         timeouts[: len(upcoming)] |= unfollowed
         return rows._replace(timeouts=timeouts)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset
 from tether.data.hdf5 import as_scalar, open_hdf5, read_array
-from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, MASKS_KEY, SCHEMA_KEY, Schema
+from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, MASKS_KEY, RECORDED_KEY, SCHEMA_KEY, Schema
 from tether.data.source import FileDigest, Source, follows
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
@@ -64,6 +64,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         named = ("rewards", "timeouts", "next_observations", *(("successes",) if rules else ()))
         optional = {k: read_array(file, k, path) for k in named if k in file}
         masks = _masks(file, path) if rules else {}
+        recorded = read_array(file, RECORDED_KEY, path) if RECORDED_KEY in file else None
         metadata = scalar_metadata(file)
         schema = read_schema(file, path)
         recorded_in = _recorded_in(file, (columns["observations"].shape[-1], columns["actions"].shape[-1]))
@@ -82,6 +83,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         successes=optional.get("successes"),
         masks=masks,
         has_rewards="rewards" in optional,
+        recorded_episodes=recorded,
         **rules,
     )
     dataset = dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
@@ -103,7 +105,10 @@ def _with_own_successors(dataset: Dataset) -> Dataset:
     timeouts[lost] = True
     note = f"{len(lost):,} rows are not followed by the next one: the stored next observations are used"
     metadata = {**dataset.metadata, "next_observations": note}
-    return replace(dataset, timeouts=timeouts, exact_next_observations=True, metadata=metadata)
+    recorded = np.cumsum(ends) - ends
+    recorded = np.where(np.isin(recorded, recorded[lost]), -1 - recorded, recorded)
+    changed = {"timeouts": timeouts, "exact_next_observations": True, "recorded_episodes": recorded}
+    return replace(dataset, **changed, metadata=metadata)
 
 
 def _with_timeouts(dataset: Dataset, horizon: int | None) -> Dataset:

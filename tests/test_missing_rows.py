@@ -1,0 +1,98 @@
+"""Episodes of which rows are missing are pieces: their returns are nobody's returns."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_data import tether as command
+
+import tether
+from tether.data import Dataset, load_dataset
+from tether.data.filters import filter_episodes
+from tether.data.logs.columns import ColumnOptions
+from tether.data.logs.importing import import_logs
+from tether.errors import InputError
+
+RUNS, STEPS = 6, 10
+RETURNS = [-1.5 * STEPS - run for run in range(RUNS)]  # of whole runs
+
+
+def imported(folder: Path, holes: dict[int, int], **options: Any) -> Dataset:
+    """Runs of ten steps; `holes`: run -> its step without an observation."""
+    generator, rows = np.random.default_rng(0), ["run,t,x,u,r,done"]
+    for run in range(RUNS):
+        for step in range(STEPS):
+            seen = "" if holes.get(run) == step else f"{generator.normal():.4f}"
+            pay = -1.5 - (run if step == 0 else 0)
+            rows.append(
+                f"{run},{100 * run + step},{seen},{generator.uniform(-1, 1):.4f},{pay},{int(step == STEPS - 1)}"
+            )
+    (folder / "log.csv").write_text("\n".join(rows) + "\n")
+    import_logs([folder / "log.csv"], ColumnOptions(("x",), ("u",), reward="r", **options), folder / "out.hdf5")
+    return load_dataset(str(folder / "out.hdf5"))
+
+
+APART = [{"episode": "run"}, {"terminal": "done"}]
+
+
+@pytest.mark.parametrize("apart", APART)
+@pytest.mark.parametrize("hole", [0, 4, STEPS - 1])
+def test_returns_are_those_of_whole_episodes(apart: dict[str, str], hole: int, tmp_path: Path) -> None:
+    data = imported(tmp_path, {1: hole, 4: hole}, missing="drop", **apart)
+    whole = [RETURNS[run] for run in (0, 2, 3, 5)]
+    assert data.episode_returns().tolist() == whole
+    starts, ends = data.whole_episodes()
+    assert (ends - starts).tolist() == [STEPS] * 4
+    kept, record = filter_episodes(data, "top=0.5")
+    assert record["kept_episodes"] == 2
+    assert kept.episode_returns().tolist() == whole[:2]
+
+
+def test_without_holes_nothing_changes(tmp_path: Path) -> None:
+    data = imported(tmp_path, {}, missing="drop", episode="run")
+    assert data.recorded_episodes is None
+    assert data.episode_returns().tolist() == RETURNS
+
+
+def test_gaps_are_cuts_where_something_else_tells_episodes_apart(tmp_path: Path) -> None:
+    data = imported(tmp_path, {1: 4}, missing="drop", episode="run", time="t", max_gap=1.5)
+    assert data.episode_returns().tolist() == [RETURNS[run] for run in (0, 2, 3, 4, 5)]
+    (tmp_path / "gaps").mkdir()
+    data = imported(tmp_path / "gaps", {}, time="t", max_gap=10.0)  # and are episodes where nothing does
+    assert data.recorded_episodes is None
+    assert data.episode_returns().tolist() == RETURNS
+
+
+def test_where_rows_of_every_episode_are_missing(tmp_path: Path) -> None:
+    data = imported(tmp_path, dict.fromkeys(range(RUNS), 3), missing="drop", episode="run")
+    assert data.episode_returns().tolist() == []
+    assert "returns not known" in repr(data)
+    with pytest.raises(InputError, match=r"rows of every episode of .* are missing, so their returns are not known"):
+        filter_episodes(data, "top=0.5")
+    code, shown, _ = command("data", "show", tmp_path / "out.hdf5")
+    assert code == 0
+    assert "6 recorded, rows of 6 are missing: 12 pieces" in " ".join(shown.split())
+    report = tether.train(
+        tether.BC(hidden_sizes=(8,), train_updates=2), data, environment="none", out=tmp_path / "run", quiet=True,
+        options=tether.Options(batch_size=8),
+    )  # fmt: skip
+    assert report.behaviour is None
+
+
+def test_it_goes_with_the_data_into_a_file(tmp_path: Path) -> None:
+    data = imported(tmp_path, {2: 5}, missing="drop", episode="run")
+    again = load_dataset(str(data.to_hdf5(tmp_path / "again.hdf5")))
+    assert again.episode_returns().tolist() == data.episode_returns().tolist()
+
+
+def test_transitions_in_any_order_have_no_returns(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = ["x,u,r,done,y"]
+    for i in range(60):
+        rows.append(f"{generator.normal():.4f},{generator.uniform(-1, 1):.3f},1,{int(i % 9 == 8)},{i}.5")
+    (tmp_path / "log.csv").write_text("\n".join(rows) + "\n")
+    options = ColumnOptions(("x",), ("u",), reward="r", terminal="done", next_observation=("y",))
+    import_logs([tmp_path / "log.csv"], options, tmp_path / "out.hdf5")
+    data = load_dataset(str(tmp_path / "out.hdf5"))
+    assert data.episode_returns().tolist() == []
