@@ -25,6 +25,7 @@ from tether.cli.export import Export
 from tether.cli.lists import Algorithms, Tasks
 from tether.cli.parts import fail
 from tether.cli.plot import Plot
+from tether.cli.report import Report
 from tether.cli.reproduce import Reproduce
 from tether.cli.resume import Resume
 from tether.cli.sweep import Sweep
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type] = {
     "bench": Bench,
     "sweep": Sweep,
     "reproduce": Reproduce,
+    "report": Report,
 }
 DESCRIPTION = (
     "Offline reinforcement learning with diffusion behaviour models. `tether train` shows it at work. "

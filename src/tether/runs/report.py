@@ -25,6 +25,7 @@ from tether.training.lanes import Lane
 __all__ = [
     "Report",
     "behaviour_summary",
+    "curve_of",
     "lane_score",
     "plot_runs",
     "report_table",
@@ -127,7 +128,7 @@ def _write_sweep(report: Report, rows: list[dict[str, Any]], title: str) -> None
     if rows:
         from tether.plots.curves import plot_panels
 
-        curves = [_curve(arm.name, rows, arm.lanes) for arm in report.arms]
+        curves = [curve_of(arm.name, rows, arm.lanes) for arm in report.arms]
         captions = [f"{arm.name}\n{_last_words(curve, arm)}" for curve, arm in zip(curves, report.arms, strict=True)]
         behaviour = None if report.behaviour is None else report.behaviour.iqm
         plot_panels(report.sweep, curves, captions, behaviour, report.score_name, title)
@@ -176,7 +177,7 @@ def plot_runs(folders: list[Path], path: Path) -> None:
         raise InputError(f"runs of different tasks do not share an axis: {', '.join(tasks)}")
     title, names = _names(runs)
     curves = [
-        _curve(", ".join(filter(None, [name, arm])), run.rows, lanes)
+        curve_of(", ".join(filter(None, [name, arm])), run.rows, lanes)
         for run, name in zip(runs, names, strict=True)
         for arm, lanes in run.arms.items()
     ]
@@ -200,14 +201,27 @@ def _names(runs: Sequence["_StoredRun"]) -> tuple[str, list[str]]:
     return first.environment, [f"{run.algorithm}, {run.dataset}" for run in runs]
 
 
-def _curve(label: str, rows: Sequence[Mapping[str, Any]], lanes: Sequence[int]) -> Any:
-    """The line of some lanes. One that lacks episodes at an update, as it has diverged, does not count there."""
+def curve_of(
+    label: str,
+    rows: Sequence[Mapping[str, Any]],
+    lanes: Sequence[int],
+    *,
+    most_points: int | None = None,
+    resamples: int = 2000,
+) -> Any:
+    """The line of some lanes. One that lacks episodes at an update, as it has diverged, does not count there.
+
+    most_points: so many evaluations at most, evenly, the last one among them. resamples: of each interval.
+    """
     from tether.plots.curves import Curve
 
     scores: dict[tuple[int, int], list[float]] = {}
     for row in rows:
         scores.setdefault((row["update"], row["lane"]), []).append(score_of(row))
     updates, episodes = sorted({update for update, _ in scores}), max(map(len, scores.values()))
+    if most_points is not None and len(updates) > most_points:
+        places = np.linspace(0, len(updates) - 1, most_points).round().astype(int)
+        updates = [updates[place] for place in places]
     own, summaries = np.full((len(lanes), len(updates)), np.nan), np.full((3, len(updates)), np.nan)
     for column, update in enumerate(updates):
         found = [scores.get((update, lane), []) for lane in lanes]
@@ -215,7 +229,8 @@ def _curve(label: str, rows: Sequence[Mapping[str, Any]], lanes: Sequence[int]) 
         for lane, values in enumerate(found):
             own[lane, column] = interquartile_mean(np.asarray(values)) if whole[lane] else np.nan
         if any(whole):
-            summary = aggregate(np.asarray([values for values, counts in zip(found, whole, strict=True) if counts]))
+            counted = [values for values, counts in zip(found, whole, strict=True) if counts]
+            summary = aggregate(np.asarray(counted), resamples)
             summaries[:, column] = summary.iqm, summary.ci95_low, summary.ci95_high
     middle, low, high = summaries
     return Curve(label, np.asarray(updates), middle, low, high, own, episodes)

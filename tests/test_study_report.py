@@ -1,0 +1,241 @@
+"""The page of a study: aggregates by their published definitions, a page that needs nothing else, tables, figures."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_data import tether
+
+from tether.errors import InputError
+from tether.evaluation.aggregates import (
+    interval_of,
+    optimality_gap,
+    performance_profile,
+    pooled_interquartile_mean,
+    pooled_mean,
+    probability_of_improvement,
+    profile_band,
+)
+from tether.studies.report import make_report
+from tether.studies.report.material import read_material
+from tether.studies.report.tables import latex, latex_table, markdown_scores
+from tether.studies.reproduce.outcomes import outcome_of
+from tether.studies.reproduce.study import ReproduceOptions, write_verdicts
+from tether.studies.reproduce.targets import find_cells
+
+# --- aggregates ---------------------------------------------------------------------------------------------
+
+FIRST = [np.array([10.0, 20.0, 30.0]), np.array([50.0, 120.0])]
+SECOND = [np.array([20.0, 5.0]), np.array([60.0, 60.0, 130.0])]
+
+
+def test_aggregates_by_hand() -> None:
+    assert pooled_mean(FIRST) == (20 + 85) / 2
+    assert pooled_interquartile_mean(FIRST) == np.mean([20, 30, 50])  # of 10 20 30 50 120 one is cut at either end
+    assert optimality_gap(FIRST) == ((100 - 20) + (100 - 75)) / 2  # 120 counts as 100
+    thresholds = np.array([-1.0, 20.0, 60.0, 200.0])
+    shares = np.mean([[1, 1 / 3, 0, 0], [1, 1, 1 / 2, 0]], axis=0)
+    np.testing.assert_allclose(performance_profile(FIRST, thresholds), shares)  # strictly more
+    # task 1: 10>5, 20=20 (half), 20>5, 30>20, 30>5 -> 4.5 of 6; task 2: 120>60 twice -> 2 of 6
+    assert probability_of_improvement(FIRST, SECOND) == pytest.approx((4.5 / 6 + 2 / 6) / 2)
+    assert probability_of_improvement(SECOND, FIRST) == pytest.approx(1 - (4.5 / 6 + 2 / 6) / 2)
+
+
+def test_probability_of_improvement_is_mann_whitneys() -> None:
+    """rliable's own way to it: U / (n m) of scipy, mean over tasks."""
+    from scipy.stats import mannwhitneyu
+
+    random = np.random.default_rng(0)
+    ours, theirs = ([random.integers(0, 9, size).astype(float) for size in sizes] for sizes in ((4, 7), (6, 3)))
+    pairs = zip(ours, theirs, strict=True)
+    expected = [mannwhitneyu(x, y, alternative="greater").statistic / (len(x) * len(y)) for x, y in pairs]
+    assert probability_of_improvement(ours, theirs) == pytest.approx(np.mean(expected))
+
+
+def test_intervals_hold_their_statistic() -> None:
+    low, high = interval_of(pooled_mean, FIRST, resamples=200)
+    assert low <= pooled_mean(FIRST) <= high
+    assert interval_of(pooled_mean, FIRST, resamples=50) == interval_of(pooled_mean, FIRST, resamples=50)
+    alone = [np.array([5.0]), np.array([7.0])]
+    assert interval_of(pooled_mean, alone, resamples=20) == (6.0, 6.0)
+    pair = interval_of(probability_of_improvement, FIRST, SECOND, resamples=100)
+    assert 0 <= pair[0] <= pair[1] <= 1
+    lower, upper = profile_band(FIRST, np.linspace(0, 130, 14), resamples=50)
+    assert (lower <= upper).all()
+    for bad in ([], [np.array([])], [np.array([np.nan])]):
+        with pytest.raises(InputError, match="finite score"):
+            pooled_mean(bad)
+    with pytest.raises(InputError, match="2 tasks against 1"):
+        probability_of_improvement(FIRST, FIRST[:1])
+
+
+# --- runs that nobody trained -------------------------------------------------------------------------------
+
+
+def write_run(folder: Path, algorithm: str, dataset: str, level: float, seeds: int = 2, **more: Any) -> Path:
+    """A run folder with made-up evaluations around `level`."""
+    folder.mkdir(parents=True)
+    lanes = [{"seed": seed, "settings": {}} for seed in range(seeds)]
+    config = {"algorithm": algorithm, "hyperparameters": {"rate": 0.1}, "lanes": lanes, "device": "cpu", "devices": 1}
+    config |= {"settings": {"batch_size": 256, "eval_episodes": 3}, "environment": dataset.split("-")[0]}
+    config |= {"data": {"dataset": dataset, "source": f"d4rl:{dataset}", "sha256": "ab" * 32}}
+    config |= {"versions": {"tether": "0.1.0", "mujoco": "3.3.7"}, "score": "normalised score"}
+    config |= {"notes": {"command": f"tether train {algorithm} <{dataset}>"}} | more
+    (folder / "config.json").write_text(json.dumps(config))
+    random = np.random.default_rng(len(algorithm))
+    rows = [
+        {"update": update, "lane": lane, "episode": episode, "return": 0.0, "length": 9,
+         "normalized_score": level + float(random.normal()) + update / 1e5}
+        for update in range(10_000, 110_000, 10_000) for lane in range(seeds) for episode in range(3)
+    ]  # fmt: skip
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = {"status": "done", "updates_per_second": 12.3, "wall_seconds": 4000.0, "compile_seconds": 3.0}
+    (folder / "result.json").write_text(
+        json.dumps(result | {"evaluation_seconds": 10.0, "lanes": [], "behaviour": None})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods on two tasks, with the verdicts of one of them."""
+    folder = tmp_path_factory.mktemp("study")
+    for robot, level in (("halfcheetah", 54.0), ("hopper", 5.0)):
+        write_run(folder / "jobs" / f"dac-{robot}", "dac", f"{robot}-medium-v2", level)
+        write_run(folder / "jobs" / f"bc-{robot}", "bc", f"{robot}-medium-v2", level - 9)
+    cells = [find_cells(f"dac-table-1/{robot}-medium-v2")[0] for robot in ("halfcheetah", "hopper", "walker2d")]
+    outcomes = [outcome_of(cell, folder / "jobs" / f"dac-{cell.task.split('-')[0]}") for cell in cells]
+    write_verdicts(ReproduceOptions("dac-table-1", folder), outcomes)
+    make_report([folder], folder / "report", command="tether report <here>")
+    return folder
+
+
+class Links(HTMLParser):
+    """Everything that a page would fetch, and whether its tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and not str(value).startswith(("#", "data:")):
+                self.fetched.append(value)
+            if name == "id":
+                self.ids.append(value)
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in ("meta", "link", "br"):
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else(study: Path) -> None:
+    text = (study / "report" / "report.html").read_text()
+    links = Links()
+    links.feed(text)
+    assert (links.fetched, links.open) == ([], [])
+    assert len(set(links.ids)) == len(links.ids)
+    references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    assert references <= set(links.ids)
+    assert "<script" not in text
+    assert "@import" not in text
+    for words in (
+        "tether train dac &lt;halfcheetah-medium-v2&gt;",
+        "tether report &lt;here&gt;",
+        "mujoco 3.3.7",
+        "67 min",
+    ):
+        assert words in text
+    assert text.count("<svg") == 4  # two tasks, profiles, aggregates
+    assert len(text) < 2_000_000
+
+
+def test_verdicts_are_told_by_more_than_colour(study: Path) -> None:
+    text = (study / "report" / "report.html").read_text()
+    assert '<span class="verdict inside">✓ inside' in text  # 54 at 100,000 updates
+    assert '<span class="verdict below">▼ below' in text
+    assert '<span class="verdict not">○ not comparable' in text  # walker2d was not run
+    assert "published: D4RL of MuJoCo 2.1" in text
+    markdown = (study / "report" / "verdicts.md").read_text()
+    assert "| dac-table-1/halfcheetah-medium-v2/DAC | 54 |" in markdown
+
+
+def test_tables_and_figures(study: Path) -> None:
+    material = read_material([study])
+    assert material.tasks == ["halfcheetah-medium-v2", "hopper-medium-v2"]
+    assert list(material.runs) == ["bc", "dac"]
+    table = latex_table(material)
+    assert table.count("\\\\") == 4  # heads, two tasks, mean
+    assert "\\mathbf" in table
+    assert "\\toprule" in table
+    assert markdown_scores(material).splitlines()[0] == "| task | bc | dac |"
+    assert latex("a_b & 10% {x}") == "a\\_b \\& 10\\% \\{x\\}"
+    names = {path.name for path in (study / "report" / "figures").iterdir()}
+    stems = ("curves-halfcheetah-medium-v2", "curves-hopper-medium-v2", "profiles", "aggregates")
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("svg", "pdf")}
+    assert "dac, published" in (study / "report" / "figures" / "curves-halfcheetah-medium-v2.svg").read_text()
+
+
+def test_runs_of_one_algorithm_are_told_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "bc", "hopper-medium-v2", 10.0)
+    write_run(tmp_path / "b", "bc", "hopper-medium-v2", 20.0, hyperparameters={"rate": 0.5})
+    assert list(read_material([tmp_path]).runs) == ["bc rate 0.1", "bc rate 0.5"]
+
+
+def test_what_is_no_study(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run with an evaluation"):
+        read_material([tmp_path])
+    with pytest.raises(InputError, match="no such folder"):
+        read_material([tmp_path / "none"])
+    (write_run(tmp_path / "a", "bc", "hopper-medium-v2", 10.0) / "config.json").write_text("{")
+    write_run(tmp_path / "b", "bc", "hopper-medium-v2", 10.0)
+    assert "not a run folder" in read_material([tmp_path]).left_out[0]
+    code, out, err = tether("report", str(tmp_path), "--out", str(tmp_path / "report"), "--title", "Mine")
+    assert (code, err) == (0, "")
+    assert "report.html" in out
+    assert "<title>Mine</title>" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.long
+def test_twenty_runs_are_quick_and_small(tmp_path: Path) -> None:
+    for number in range(20):
+        write_run(tmp_path / "runs" / str(number), f"bc{number % 5}", f"task{number // 5}-medium", 10.0 + number)
+    started = time.process_time()
+    make_report([tmp_path / "runs"], tmp_path / "report")
+    assert time.process_time() - started < 10
+    assert (tmp_path / "report" / "report.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [400, 1600])
+def test_a_browser_shows_it(study: Path, tmp_path: Path, width: int) -> None:
+    """No word on the console, nothing wider than the window, and a PDF for printing."""
+    page = (study / "report" / "report.html").read_text()
+    probe = "<script>console.log('width', document.documentElement.scrollWidth, window.innerWidth)</script></body>"
+    (tmp_path / "probe.html").write_text(page.replace("</body>", probe))
+    how = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+    log = ["--enable-logging=stderr", "--log-level=0", f"--screenshot={tmp_path}/shot.png"]
+    found = subprocess.run([*how, *log, f"file://{tmp_path}/probe.html"], capture_output=True, text=True, timeout=120)
+    lines = [line for line in found.stderr.splitlines() if "CONSOLE" in line]
+    assert len(lines) == 1, lines
+    scroll, inner = map(int, re.findall(r"width (\d+) (\d+)", lines[0])[0])
+    assert scroll <= inner
+    printed = [*how, f"--print-to-pdf={tmp_path}/page.pdf", f"file://{study}/report/report.html"]
+    subprocess.run(printed, capture_output=True, timeout=120, check=True)
+    assert b"/MediaBox [0 0 594" in (tmp_path / "page.pdf").read_bytes()  # A4: 595 x 842 points
