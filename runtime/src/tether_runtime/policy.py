@@ -100,7 +100,7 @@ class Policy:
         if self.has_memory:
             raise InputError(f"{self.algorithm}: this policy has a memory: use initial_memory() and step()")
         vector = self.vector(observation)
-        number = self._number(candidates, budget_ms)
+        number = self.number(candidates, budget_ms)
         return self._act(number, vector, seed, noise, (), None)[0]
 
     def step(
@@ -160,8 +160,8 @@ class Policy:
             times.append(time.perf_counter() - started)
         return 1e3 * sorted(times)[MEASURED_CALLS * 9 // 10 - 1]
 
-    def _number(self, candidates: int | None, budget_ms: float | None) -> int:
-        """Which graph to act with."""
+    def number(self, candidates: int | None = None, budget_ms: float | None = None) -> int:
+        """Which graph to act with. Raises InputError for a number of candidates that was not exported."""
         if candidates is not None:
             if candidates not in self.candidates:
                 raise InputError(f"candidates {candidates}: exported with {self.candidates or 'no choice of them'}")

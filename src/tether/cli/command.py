@@ -28,6 +28,7 @@ from tether.cli.plot import Plot
 from tether.cli.report import Report
 from tether.cli.reproduce import Reproduce
 from tether.cli.resume import Resume
+from tether.cli.serve import Serve
 from tether.cli.sweep import Sweep
 from tether.cli.train import Train
 from tether.cli.words import check_words
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type] = {
     "resume": Resume,
     "evaluate": Evaluate,
     "export": Export,
+    "serve": Serve,
     "plot": Plot,
     "compare": Compare,
     "algorithms": Algorithms,
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = parse(_without_plugins(words))
     # Not Bench, which reports what compiling costs.
     dry = getattr(command, "dry_run", False)  # which writes nothing
-    cached = Train | Resume | Evaluate | Export | Compare | Sweep | Reproduce | Bandit | Data
+    cached = Train | Resume | Evaluate | Export | Serve | Compare | Sweep | Reproduce | Bandit | Data
     if isinstance(command, cached) and not dry:
         from tether.machine.cache import use_compilation_cache
         from tether.machine.start import note_command

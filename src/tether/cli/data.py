@@ -119,7 +119,7 @@ Patterns = Annotated[tuple[str, ...], arg(metavar="COLUMN ...")]
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Turn logs (CSV, Parquet, npz, HDF5) into a data set.
+    """Turn logs (CSV, Parquet, JSON lines, npz, HDF5) into a data set.
 
     Several files, or a folder of them, are an episode each unless --episode says otherwise; so are groups of an HDF5 or
     npz file that a pattern reaches into. What you do not say is assumed aloud, or refused with the choices. Actions are

@@ -8,7 +8,7 @@ from tether.data.logs.parquet import arrow_table
 from tether.data.logs.pieces import Table
 from tether.errors import InputError
 
-__all__ = ["frame_table"]
+__all__ = ["OpenedTable", "frame_table"]
 
 
 def frame_table(frame: Any, where: str) -> Table:
@@ -31,17 +31,17 @@ def frame_table(frame: Any, where: str) -> Table:
         table = pyarrow.table(frame)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from None
-    return arrow_table(pyarrow, Path(where), lambda: _Opened(table))
+    return arrow_table(pyarrow, Path(where), lambda: OpenedTable(table))
 
 
-class _Opened:
+class OpenedTable:
     """An Arrow table, asked as `pyarrow.parquet.ParquetFile` is."""
 
     def __init__(self, table: Any):
         self._table = table
         self.schema_arrow = table.schema
 
-    def __enter__(self) -> "_Opened":
+    def __enter__(self) -> "OpenedTable":
         return self
 
     def __exit__(self, *_: object) -> None:

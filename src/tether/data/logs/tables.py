@@ -1,10 +1,11 @@
-"""Tables of logs: CSV, Parquet, npz and HDF5 files as named columns, read in pieces of bounded memory."""
+"""Tables of logs: CSV, Parquet, JSON lines, npz and HDF5 files as named columns, read in pieces of bounded memory."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from tether.data.logs.arrays import open_hdf5_table, open_npz
 from tether.data.logs.delimited import Header, open_csv
+from tether.data.logs.lines import open_lines
 from tether.data.logs.numerals import Decimal
 from tether.data.logs.parquet import open_parquet
 from tether.data.logs.pieces import Table, natural
@@ -31,6 +32,7 @@ def open_table(path: Path, header: Header = "first", decimal: Decimal = "auto") 
 OPENERS: dict[str, Callable[[Path], Table]] = {
     ".csv": open_csv,
     ".parquet": open_parquet,
+    ".jsonl": open_lines,
     ".npz": open_npz,
     ".hdf5": open_hdf5_table,
     ".h5": open_hdf5_table,

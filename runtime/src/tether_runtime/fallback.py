@@ -1,0 +1,170 @@
+"""What happens where a policy should not act: an observation that is wrong, late or unlike the training data.
+
+Each kind of trouble has a rule:
+
+    refuse   an `InputError`: whoever asked must decide
+    hold     the episode's last action once more; the safe action where there is none
+    safe     the safe action
+    act      the policy acts, and the trouble is only named (of `outside` alone)
+
+    missing   the observation lacks columns, has too many, or is of another shape
+    not_finite   it, or the action that the policy gave, holds NaN or infinities
+    late      its clock is further back than allowed
+    outside   it lies outside the range of the training data, by more than a margin
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tether_runtime.errors import InputError
+from tether_runtime.policy import Memory, Policy
+
+__all__ = ["ACTIONS", "TROUBLES", "Checked", "Decision", "Guard"]
+
+Array = np.ndarray
+TROUBLES = ("missing", "not_finite", "late", "outside")
+ACTIONS = ("refuse", "hold", "safe", "act")
+
+
+class Checked(NamedTuple):
+    """An observation that was looked at."""
+
+    vector: Array | None  # None: there is none that a policy could be shown
+    trouble: str | None
+    message: str = ""
+
+
+class Decision(NamedTuple):
+    """What to do."""
+
+    action: Array
+    memory: Memory
+    trouble: str | None = None  # one of TROUBLES
+    fallback: str | None = None  # "hold" or "safe" where the policy did not decide
+    message: str = ""
+
+
+class Guard:
+    """A policy with rules for what it should not be asked.
+
+    rules: trouble -> what is done; refused by default, but for `outside`, in which the policy acts.
+    safe_action: in the robot's units; needed where a rule may come to it.
+    late_seconds: how old an observation may be; None: its clock is not looked at.
+    margin: how far beyond the training data's range, in widths of it, an observation may lie; None: anywhere.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        rules: Mapping[str, str] | None = None,
+        *,
+        safe_action: Sequence[float] | None = None,
+        late_seconds: float | None = None,
+        margin: float | None = None,
+    ):
+        """Raises InputError for a rule or safe action that cannot be."""
+        self.policy = policy
+        self.rules = {**dict.fromkeys(TROUBLES, "refuse"), "outside": "act", **(rules or {})}
+        for trouble, rule in self.rules.items():
+            if trouble not in TROUBLES:
+                raise InputError(f"fallback {trouble!r}: there are {', '.join(TROUBLES)}")
+            if rule not in ACTIONS or (rule == "act" and trouble != "outside"):
+                raise InputError(f"fallback for {trouble}: {rule!r}; it may be refuse, hold or safe")
+        self.safe_action = None if safe_action is None else self._checked_safe(safe_action)
+        if self.safe_action is None and {"hold", "safe"} & set(self.rules.values()):
+            raise InputError("a safe action is needed where a rule is hold or safe")
+        self.late_seconds, self.margin = late_seconds, margin
+        self._low, self._high = self._range()
+
+    def _checked_safe(self, action: Sequence[float]) -> Array:
+        limits = self.policy.document["action"]
+        vector = np.asarray(action, np.float32)
+        if vector.shape != (self.policy.action_size,) or not np.isfinite(vector).all():
+            raise InputError(f"safe action {list(action)}: {self.policy.action_size} finite numbers are needed")
+        if (vector < np.float32(limits["low"])).any() or (vector > np.float32(limits["high"])).any():
+            raise InputError(f"safe action {list(action)}: outside of {limits['low']} to {limits['high']}")
+        return vector
+
+    def _range(self) -> tuple[Array | None, Array | None]:
+        seen = self.policy.document["observation"].get("statistics")
+        if self.margin is None or seen is None:
+            return None, None
+        low, high = np.asarray(seen["low"], np.float32), np.asarray(seen["high"], np.float32)
+        return low - self.margin * (high - low), high + self.margin * (high - low)
+
+    def check(self, observation: Any, clock: float | None = None, now: float | None = None) -> Checked:
+        """Look at an observation. clock: when it was made, in seconds since 1970, as `now` is."""
+        try:
+            vector = self.policy.vector(observation)
+        except InputError as error:
+            kind = "not_finite" if "not finite" in str(error) else "missing"
+            return Checked(None, kind, str(error))
+        if self.late_seconds is not None and clock is not None:
+            age = (time.time() if now is None else now) - clock
+            if age > self.late_seconds:
+                return Checked(vector, "late", f"observation is {age:.3f} s old; {self.late_seconds:g} s are allowed")
+        if self._low is not None and self._high is not None:
+            beyond = ((vector < self._low) | (vector > self._high)).reshape(-1, vector.shape[-1]).any(axis=0)
+            if beyond.any():
+                names = ", ".join(self.names()[index] for index in np.flatnonzero(beyond)[:4])
+                return Checked(vector, "outside", f"observation outside of the training data: {names}")
+        return Checked(vector, None)
+
+    def names(self) -> list[str]:
+        """A name for each number of an observation."""
+        columns = self.policy.columns
+        if columns is None:
+            return [f"observation[{index}]" for index in range(self.policy.observation_size)]
+        return [
+            name if stop - start == 1 else f"{name}[{index}]"
+            for name, (start, stop) in columns.items()
+            for index in range(stop - start)
+        ]
+
+    def instead(self, checked: Checked, memory: Memory = (), last: Array | None = None) -> Decision | None:
+        """What is done in the place of the policy; None: it acts. Raises InputError where the rule is to refuse."""
+        if checked.trouble is None or self.rules[checked.trouble] == "act":
+            return None
+        rule = self.rules[checked.trouble]
+        if rule == "refuse":
+            raise InputError(checked.message)
+        action = last if rule == "hold" and last is not None else self.safe_action
+        assert action is not None
+        kind = "hold" if action is last else "safe"
+        return Decision(np.array(action, np.float32), memory, checked.trouble, kind, checked.message)
+
+    def after(self, checked: Checked, action: Array, memory: Memory, last: Array | None = None) -> Decision:
+        """The decision where the policy gave `action`: it may be no number, too."""
+        if not np.isfinite(action).all():
+            bad = Checked(checked.vector, "not_finite", f"the policy's action is not finite: {action}")
+            return self.instead(bad, memory, last) or Decision(action, memory)
+        return Decision(action, memory, checked.trouble, None, checked.message)
+
+    def act(
+        self,
+        observation: Any,
+        *,
+        memory: Memory = (),
+        reward: float = 0.0,
+        last: Array | None = None,
+        clock: float | None = None,
+        **how: Any,
+    ) -> Decision:
+        """One decision. last: the episode's action before; how: `seed`, `budget_ms` and the like of the policy's call.
+
+        Raises InputError where a rule is to refuse.
+        """
+        checked = self.check(observation, clock)
+        decided = self.instead(checked, memory, last)
+        if decided is not None:
+            return decided
+        if self.policy.has_memory:
+            action, memory = self.policy.step(checked.vector, memory, reward, **how)
+        else:
+            action = self.policy(checked.vector, **how)
+        return self.after(checked, action, memory, last)

@@ -1,0 +1,362 @@
+"""The server: HTTP with JSON, a websocket with msgpack. Nothing is unpickled, on any wire.
+
+POST /act, /policies/NAME/act    {"observation": ..., "seed"?, "candidates"?, "budget_ms"?, "time"?, "episode"?,
+                                  "reward"?, "memory"?}  ->  {"action": ..., "policy", "version", ...}
+POST /outcome                    {"episode", "reward"?, "terminal"?}: the last action of an episode
+GET  /policies, /policies/NAME   what is served, and what it takes
+POST /policies/NAME/reload       look at the folder now, rather than within a second
+WS   /policies/NAME/stream       the same questions and answers in msgpack; memory and episode are the connection's
+GET  /health, /ready, /metrics, /
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tether_runtime.columns import split
+from tether_runtime.decisions import DecisionLog
+from tether_runtime.errors import InputError
+from tether_runtime.fallback import Decision
+from tether_runtime.noise import draw, generator
+from tether_runtime.serve.batching import Batcher, Overloaded
+from tether_runtime.serve.limits import Limits, Refused
+from tether_runtime.serve.monitor import Monitor
+from tether_runtime.serve.store import Served, Store
+
+__all__ = ["Server"]
+
+PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+LOGGER = logging.getLogger("tether.serve")
+ASKED = {"observation", "seed", "candidates", "budget_ms", "time", "episode", "reward", "memory", "reset"}
+RELOAD_SECONDS = 1.0
+MOST_EPISODES = 10_000
+WEBSOCKET_SECONDS = 600.0  # without a word
+
+
+class _Question(NamedTuple):
+    """What was asked, before the observation was looked at."""
+
+    observation: Any
+    seed: int
+    number: int
+    clock: float | None
+    episode: str | None
+    reward: float | None
+    memory: list[np.ndarray[Any, Any]]
+
+
+class Server:
+    """The application of one process."""
+
+    def __init__(self, store: Store, batcher: Batcher, limits: Limits, monitor: Monitor, log: DecisionLog | None):
+        self.store, self.batcher, self.limits, self.monitor, self.log = store, batcher, limits, monitor, log
+        self.ready = False
+        self._last: dict[str, np.ndarray[Any, Any]] = {}  # episode -> its last action
+        self.app = Starlette(
+            routes=[
+                Route("/", self._page),
+                Route("/health", self._health),
+                Route("/ready", self._ready),
+                Route("/metrics", self._metrics),
+                Route("/policies", self._policies),
+                Route("/policies/{name}", self._policy),
+                Route("/policies/{name}/reload", self._reload, methods=["POST"]),
+                Route("/policies/{name}/act", self._act, methods=["POST"]),
+                Route("/act", self._act, methods=["POST"]),
+                Route("/outcome", self._outcome, methods=["POST"]),
+                WebSocketRoute("/policies/{name}/stream", self._stream),
+            ],
+            lifespan=self._life,
+            exception_handlers={Refused: self._refuse, InputError: self._refuse, Overloaded: self._refuse},
+        )
+
+    @contextlib.asynccontextmanager
+    async def _life(self, _: Any) -> AsyncIterator[None]:
+        watch = asyncio.get_running_loop().create_task(self._watch())
+        self.ready = True
+        try:
+            yield
+        finally:
+            self.ready = False
+            watch.cancel()
+            self.batcher.close()
+            if self.log is not None:
+                self.log.close()
+
+    async def _watch(self) -> None:
+        """Load policies whose folders were replaced."""
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            try:
+                await self._refresh()
+            except Exception:
+                LOGGER.exception("reload failed")
+
+    async def _refresh(self) -> list[tuple[str, str | None]]:
+        found = await self.batcher.run(self.store.refresh)
+        for name, wrong in found:
+            self.monitor.reloads.labels(name, "failed" if wrong else "done").inc()
+            LOGGER.warning("%s: %s", name, wrong or f"version {self.store.served[name].version}")
+        return found
+
+    # --- requests
+
+    def _admit(self, request: Request) -> None:
+        address = request.client.host if request.client else ""
+        self.limits.admit(request.url.path, request.headers, address)
+
+    async def _refuse(self, request: Request, error: Exception) -> Response:
+        status = error.status if isinstance(error, Refused) else 503 if isinstance(error, Overloaded) else 422
+        self.monitor.refused.labels(str(status)).inc()
+        headers = {"connection": "close"} if status in (408, 413) else {}
+        return JSONResponse({"error": str(error)}, status, headers)
+
+    def _find(self, name: str | None) -> Served:
+        served = self.store.get(name)
+        if served is None:
+            raise Refused(404, f"no policy {name!r}; there are {', '.join(self.store.served)}")
+        return served
+
+    async def _json(self, request: Request) -> dict[str, Any]:
+        body = await self.limits.body(request.headers, request.receive)
+        try:
+            content = json.loads(body)
+        except (ValueError, RecursionError):
+            raise Refused(400, "the body is not JSON") from None
+        if not isinstance(content, dict):
+            raise Refused(400, "the body is no JSON object")
+        return content
+
+    async def _act(self, request: Request) -> Response:
+        started = time.perf_counter()
+        self._admit(request)
+        served = self._find(request.path_params.get("name"))
+        content = await self._json(request)
+        answer = await self._answer(served, content, None)
+        self.monitor.seconds.labels(served.name).observe(time.perf_counter() - started)
+        return JSONResponse(answer)
+
+    async def _outcome(self, request: Request) -> Response:
+        self._admit(request)
+        content = await self._json(request)
+        episode, reward = content.get("episode"), _number(content, "reward")
+        if not isinstance(episode, str):
+            raise InputError("episode: the name that the decisions had is needed")
+        self._last.pop(episode, None)
+        known = self.log is not None and self.log.ended(episode, reward, bool(content.get("terminal", False)))
+        return JSONResponse({"known": known})
+
+    async def _stream(self, socket: WebSocket) -> None:
+        try:
+            self.limits.admit(socket.url.path, socket.headers, socket.client.host if socket.client else "")
+            served_name = self._find(socket.path_params["name"]).name
+        except Refused as error:
+            self.monitor.refused.labels(str(error.status)).inc()
+            await socket.close(4000 + error.status, str(error))
+            return
+        await socket.accept()
+        episode = _Episode()
+        with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
+            while True:
+                data = await asyncio.wait_for(socket.receive_bytes(), WEBSOCKET_SECONDS)
+                answer = await self._streamed(served_name, data, episode, socket)
+                await asyncio.wait_for(socket.send_bytes(msgpack.packb(answer) or b""), WEBSOCKET_SECONDS)
+
+    async def _streamed(self, name: str, data: bytes, episode: _Episode, socket: WebSocket) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            if len(data) > self.limits.largest_body_bytes:
+                raise Refused(413, f"a message may have {self.limits.largest_body_bytes:,} bytes")
+            self.limits.count(socket.client.host if socket.client else "")
+            try:
+                content = msgpack.unpackb(data)
+            except Exception:  # its exceptions have no common base
+                raise Refused(400, "the message is not msgpack") from None
+            if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+                raise Refused(400, "the message is no map with names")
+            answer = await self._answer(self._find(name), content, episode)
+        except (Refused, InputError, Overloaded) as error:
+            status = error.status if isinstance(error, Refused) else 422
+            self.monitor.refused.labels(str(status)).inc()
+            return {"error": str(error), "status": status}
+        self.monitor.seconds.labels(name).observe(time.perf_counter() - started)
+        return answer
+
+    # --- decisions
+
+    async def _answer(self, served: Served, content: Mapping[str, Any], session: _Episode | None) -> dict[str, Any]:
+        """The answer to one question, over whichever wire it came. Raises InputError, Refused, Overloaded."""
+        if session is not None and content.get("reset"):
+            session.restart()
+        question = _question(served, content, session)
+        last = session.last if session is not None else self._last.get(question.episode or "")
+        checked = served.guard.check(question.observation, question.clock)
+        if checked.vector is not None and checked.vector.ndim != 1:
+            raise InputError("observation: one at a time; those that come together are computed together")
+        if checked.trouble is not None:
+            self.monitor.troubles.labels(served.name, checked.trouble).inc()
+        decision = served.guard.instead(checked, question.memory, last)
+        if decision is None:
+            assert checked.vector is not None
+            self.monitor.observed(served, checked.vector)
+            kinds = served.policy.graph(question.number).noise
+            stream = generator(question.seed)
+            noise = [draw(stream, kind["law"], tuple(kind["shape"])) for kind in kinds]
+            reward = np.asarray(question.reward or 0.0, np.float32)
+            asked = checked.vector, noise, question.memory, reward
+            action, memory = await self.batcher.act(served.policy, question.number, *asked)
+            decision = served.guard.after(checked, action, memory, last)
+        return self._noted(served, question, decision, checked.vector, session)
+
+    def _noted(
+        self, served: Served, question: _Question, decision: Decision, vector: Any, session: _Episode | None
+    ) -> dict[str, Any]:
+        """Log and count a decision -> its answer."""
+        self.monitor.decisions.labels(served.name).inc()
+        if decision.fallback is not None:
+            self.monitor.fallbacks.labels(served.name, decision.trouble).inc()
+        if session is not None:
+            session.last, session.memory = decision.action, list(decision.memory)
+        elif question.episode is not None:
+            self._last[question.episode] = decision.action
+            if len(self._last) > MOST_EPISODES:
+                self._last.pop(next(iter(self._last)))
+        action = decision.action.tolist()
+        answer = {"action": action, "policy": served.name, "version": served.version, "seed": question.seed}
+        columns = served.policy.action_columns
+        if columns is not None:
+            answer["named"] = split(columns, decision.action)
+        if decision.trouble is not None:
+            answer |= {"trouble": decision.trouble, "message": decision.message, "fallback": decision.fallback}
+        if served.policy.has_memory and session is None:
+            answer["memory"] = [np.asarray(part).tolist() for part in decision.memory]
+        if self.log is not None:
+            self._log(served, question, decision, vector, answer)
+        return answer
+
+    def _log(self, served: Served, question: _Question, decision: Decision, vector: Any, answer: Any) -> None:
+        assert self.log is not None
+        columns = served.policy.columns
+        seen = None if vector is None else vector.tolist() if columns is None else split(columns, vector)
+        row = {"time": time.time(), "policy": served.name, "version": served.version, "seed": question.seed}
+        row |= {"observation": seen, "action": answer.get("named", answer["action"])}
+        row |= {"trouble": decision.trouble, "fallback": decision.fallback}
+        episode = question.episode or uuid.uuid4().hex
+        self.log.decided(episode, row, question.reward)
+        if question.episode is None:  # nobody will say what it earned
+            self.log.ended(episode, None, False)
+
+    # --- about the server
+
+    async def _page(self, request: Request) -> Response:
+        return HTMLResponse(PAGE, headers={"content-security-policy": "default-src 'self' 'unsafe-inline'"})
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def _ready(self, request: Request) -> Response:
+        return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        self._admit(request)
+        return Response(self.monitor.text(), media_type="text/plain; version=0.0.4")
+
+    async def _policies(self, request: Request) -> Response:
+        self._admit(request)
+        return JSONResponse([_about(served) for served in self.store.served.values()])
+
+    async def _policy(self, request: Request) -> Response:
+        self._admit(request)
+        return JSONResponse(_about(self._find(request.path_params["name"])))
+
+    async def _reload(self, request: Request) -> Response:
+        self._admit(request)
+        name = self._find(request.path_params["name"]).name
+        wrong = dict(await self._refresh()).get(name)
+        if wrong is not None:
+            raise Refused(409, wrong)
+        return JSONResponse(_about(self.store.served[name]))
+
+
+class _Episode:
+    """What a connection remembers."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.name = uuid.uuid4().hex
+        self.last: np.ndarray[Any, Any] | None = None
+        self.memory: list[np.ndarray[Any, Any]] | None = None
+
+
+def _question(served: Served, content: Mapping[str, Any], session: _Episode | None) -> _Question:
+    """What was asked, checked but for the observation. Raises InputError."""
+    unknown = sorted(set(content) - ASKED)
+    if unknown:
+        raise InputError(f"{unknown[0]!r}: no such entry; there are {', '.join(sorted(ASKED))}")
+    if "observation" not in content:
+        raise InputError("no observation")
+    seed = content.get("seed")
+    if seed is None:
+        seed = secrets.randbits(53)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed!r}: a whole number from 0 to 2**63 - 1")
+    episode = content.get("episode", None if session is None else session.name)
+    if episode is not None and (not isinstance(episode, str) or len(episode) > 200):
+        raise InputError("episode: a text of at most 200 characters")
+    candidates = content.get("candidates")
+    if candidates is not None and (isinstance(candidates, bool) or not isinstance(candidates, int)):
+        raise InputError(f"candidates {candidates!r}: a whole number")
+    policy = served.policy
+    number = policy.number(candidates, _number(content, "budget_ms"))
+    memory = content.get("memory") if session is None else session.memory
+    given = list(policy.initial_memory()) if memory is None else _memory(served, memory)
+    return _Question(
+        content["observation"], seed, number, _number(content, "time"), episode, _number(content, "reward"), given
+    )
+
+
+def _number(content: Mapping[str, Any], name: str) -> float | None:
+    value = content.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(float(value)):
+        raise InputError(f"{name} {value!r}: a finite number")
+    return float(value)
+
+
+def _memory(served: Served, given: Any) -> list[np.ndarray[Any, Any]]:
+    parts = served.policy.document["memory"]
+    try:
+        memory = [np.asarray(array, part["dtype"]) for array, part in zip(given, parts)]
+    except (TypeError, ValueError, OverflowError):
+        raise InputError("memory: what the last answer gave is needed") from None
+    if [array.shape for array in memory] != [tuple(part["shape"]) for part in parts]:
+        raise InputError("memory: what the last answer gave is needed")
+    return memory
+
+
+def _about(served: Served) -> dict[str, Any]:
+    document = served.policy.document
+    kept = {name: document[name] for name in ("algorithm", "format", "dtype", "observation", "action", "notes")}
+    rules = {"rules": served.guard.rules, "candidates": served.policy.candidates}
+    about = {"name": served.name, "version": served.version, "loaded_at": served.loaded_at}
+    return {**about, **kept, **rules, "has_memory": served.policy.has_memory}

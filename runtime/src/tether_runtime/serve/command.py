@@ -1,0 +1,170 @@
+"""`tether-serve`: policies behind HTTP, on this machine alone unless asked otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tether_runtime.errors import InputError
+from tether_runtime.fallback import TROUBLES, Guard
+
+__all__ = ["Options", "main", "serve"]
+
+OPTIONS = "TETHER_SERVE_OPTIONS"  # how a worker process hears of them
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of a server; `tether serve --help` says what they are."""
+
+    policies: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    batch_wait_ms: float = 1.0
+    largest_batch: int = 64
+    threads: int = 1
+    token_file: str | None = None
+    largest_body_bytes: int = 1_000_000
+    body_seconds: float = 10.0
+    rate: float | None = None
+    most_connections: int = 1000
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    on: tuple[str, ...] = ()
+    safe_action: tuple[float, ...] = ()
+    late_ms: float | None = None
+    margin: float | None = None
+    log: str | None = None
+
+
+def serve(options: Options) -> int:
+    """Serve until a signal. Raises InputError for what cannot be, before anything listens."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise InputError(f"serving needs {error.name}: pip install tether-runtime[serve]") from None
+    _check(options)
+    make_server(options, several_processes=False)  # what does not load is said here, once
+    with tempfile.TemporaryDirectory(prefix="tether-serve-") as scratch:
+        if options.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
+        os.environ[OPTIONS] = json.dumps(dataclasses.asdict(options))
+        uvicorn.run(
+            "tether_runtime.serve.command:application",
+            factory=True,
+            host=options.host,
+            port=options.port,
+            workers=options.workers,
+            limit_concurrency=options.most_connections,
+            ws_max_size=options.largest_body_bytes,
+            timeout_graceful_shutdown=10,
+            timeout_keep_alive=30,
+            ssl_certfile=options.tls_certificate,
+            ssl_keyfile=options.tls_key,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            ws="websockets-sansio",
+        )
+    return 0
+
+
+def application() -> Any:
+    """What uvicorn runs in each process."""
+    options = _options(json.loads(os.environ[OPTIONS]))
+    return make_server(options, several_processes=options.workers > 1).app
+
+
+def _options(given: dict[str, Any]) -> Options:
+    content: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return Options(**content)
+
+
+def make_server(options: Options, several_processes: bool) -> Any:
+    """The server of one process. Raises InputError where a policy or rule cannot be."""
+    try:
+        from tether_runtime.decisions import DecisionLog
+        from tether_runtime.serve.app import Server
+        from tether_runtime.serve.batching import Batcher
+        from tether_runtime.serve.limits import Limits
+        from tether_runtime.serve.monitor import Monitor
+        from tether_runtime.serve.store import Store, parse_places
+    except ImportError as error:
+        raise InputError(f"serving needs {error.name}: pip install tether-runtime[serve]") from None
+
+    rules = dict(_rule(word) for word in options.on)
+    late = None if options.late_ms is None else options.late_ms / 1e3
+
+    def guard(policy: Any) -> Guard:
+        return Guard(policy, rules, safe_action=options.safe_action or None, late_seconds=late, margin=options.margin)
+
+    store = Store(parse_places(list(options.policies)), guard, options.threads)
+    limits = Limits(_token(options), options.largest_body_bytes, options.body_seconds, options.rate)
+    log = None if options.log is None else DecisionLog(Path(options.log))
+    batcher = Batcher(options.batch_wait_ms / 1e3, options.largest_batch)
+    return Server(store, batcher, limits, Monitor(several_processes), log)
+
+
+def _rule(word: str) -> tuple[str, str]:
+    trouble, equals, rule = word.partition("=")
+    if not equals:
+        raise InputError(f"--on {word!r}: write TROUBLE=RULE, such as late=hold; troubles: {', '.join(TROUBLES)}")
+    return trouble, rule
+
+
+def _token(options: Options) -> str | None:
+    if options.token_file is None:
+        return None
+    try:
+        token = Path(options.token_file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InputError(f"{options.token_file}: cannot be read: {error.strerror or error}") from None
+    if len(token) < 16:
+        raise InputError(f"{options.token_file}: a token of at least 16 characters is needed")
+    return token
+
+
+def _check(options: Options) -> None:
+    """Refuse what would listen in a way that nobody wants."""
+    if not options.policies:
+        raise InputError("no policy to serve")
+    if (options.tls_certificate is None) != (options.tls_key is None):
+        raise InputError("TLS needs both a certificate and a key")
+    if options.host not in LOOPBACK and options.token_file is None:
+        raise InputError(f"host {options.host}: others than this machine can ask; give a token file")
+    for name in ("workers", "largest_batch", "threads", "largest_body_bytes", "most_connections"):
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} {getattr(options, name)}: at least 1")
+    if not 0 <= options.port < 65536:
+        raise InputError(f"port {options.port}: from 0 to 65535")
+    if options.workers > 1 and options.port == 0:
+        raise InputError("port 0: several workers need one that is known")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `tether-serve`; exit code 2 for bad input."""
+    parser = argparse.ArgumentParser("tether-serve", description=__doc__)
+    parser.add_argument("policies", nargs="+", metavar="[NAME=]FOLDER", help="what `tether export` wrote")
+    for field in dataclasses.fields(Options)[1:]:
+        kind = {"host": str, "port": int, "rate": float, "late_ms": float, "margin": float}.get(field.name)
+        kind = kind or (type(field.default) if field.default not in (None, ()) else str)
+        several: dict[str, Any] = {"nargs": "+"} if field.default == () else {}
+        kind = float if field.name == "safe_action" else kind
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, **several)
+    given = vars(parser.parse_args(arguments))
+    logging.basicConfig(format="tether-serve: %(message)s")
+    try:
+        return serve(_options(given))
+    except InputError as error:
+        sys.stderr.write(f"tether-serve: error: {error}\n")
+        return 2
