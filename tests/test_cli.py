@@ -25,7 +25,8 @@ from tether.cli.data import DATA_VERBS
 from tether.cli.lists import Algorithms
 from tether.cli.words import check_words, options_of
 from tether.environments import TASKS
-from tether.runs.records import Display, JsonLines
+from tether.runs.jsonlines import JsonLines
+from tether.runs.records import Display
 
 PNG = b"\x89PNG\r\n"
 

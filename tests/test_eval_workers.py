@@ -40,7 +40,8 @@ from tether.policies.deployed import DeployedPolicy, deploy
 from tether.runs import evaluations
 from tether.runs.callbacks import Callbacks
 from tether.runs.evaluations import QUEUE
-from tether.runs.records import Display, JsonLines
+from tether.runs.jsonlines import JsonLines
+from tether.runs.records import Display
 from tether.runs.run import Run
 from tether.runs.timeline import Timeline, draw_timeline
 from tether.training.lanes import Lane, stack_lanes

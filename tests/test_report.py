@@ -15,8 +15,8 @@ from tether.environments import get_task
 from tether.errors import InputError
 from tether.evaluation.statistics import aggregate
 from tether.plots import curves as plot_module
-from tether.runs.records import JsonLines
-from tether.runs.report import behaviour_summary, plot_runs, report_table, write_report
+from tether.runs.jsonlines import JsonLines
+from tether.runs.report import Report, behaviour_summary, plot_runs, report_table, summarise, write_report
 from tether.runs.run import Frozen
 from tether.training.lanes import Lane
 
@@ -71,6 +71,13 @@ def run_of(
     )
 
 
+def reported(run: Any) -> Report:
+    """The report of a run, which is written, too."""
+    report = summarise(run)
+    write_report(run, report)
+    return report
+
+
 def lines(table: Any) -> list[str]:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(table)
@@ -79,7 +86,7 @@ def lines(table: Any) -> list[str]:
 
 def test_last_and_best(tmp_path: Path) -> None:
     run = run_of(tmp_path, {100: [[1, 3], [2, 2]], 200: [[9, 5], [6, 8]], 300: [[4, 4], [4, 5]]})
-    report = write_report(run)
+    report = reported(run)
     assert (report.status, report.updates, report.best_update) == ("done", 300, 200)
     assert report.last == aggregate(np.array([[4, 4], [4, 5]]))
     assert report.best == aggregate(np.array([[9, 5], [6, 8]]))
@@ -120,7 +127,7 @@ def test_behaviour_summary() -> None:
 
 def test_diverged_lanes_are_in_no_summary(tmp_path: Path) -> None:
     scores: dict[int, list[list[float | None]]] = {100: [[1, 1], [99, 99]], 200: [[3, 5], [None, None]]}
-    report = write_report(run_of(tmp_path, scores, frozen={1: Frozen("train", 150)}))
+    report = reported(run_of(tmp_path, scores, frozen={1: Frozen("train", 150)}))
     assert report.status == "partly-diverged"
     assert report.last == aggregate(np.array([[3, 5]]))
     assert report.best_update == 200  # the diverged lane's 99 does not count
@@ -133,7 +140,7 @@ def test_diverged_lanes_are_in_no_summary(tmp_path: Path) -> None:
 
 def test_all_lanes_diverged_after_an_evaluation(tmp_path: Path) -> None:
     frozen = {0: Frozen("train", 150), 1: Frozen("train", 160)}
-    report = write_report(run_of(tmp_path, {100: [[1, 2], [3, 4]]}, frozen=frozen))
+    report = reported(run_of(tmp_path, {100: [[1, 2], [3, 4]]}, frozen=frozen))
     assert report.status == "diverged"
     assert (report.last, report.best, report.best_lane, report.lane_scores) == (None, None, None, {})
     assert report.curve.exists()  # what there was can be looked at
@@ -141,7 +148,7 @@ def test_all_lanes_diverged_after_an_evaluation(tmp_path: Path) -> None:
 
 def test_a_sweep_is_summarised_by_its_settings(tmp_path: Path) -> None:
     lanes = [Lane(seed, {"expectile": value}) for value in (0.7, 0.9) for seed in (0, 1)]
-    report = write_report(run_of(tmp_path, {100: [[1, 1], [2, 2], [8, 8], [9, 9]]}, lanes))
+    report = reported(run_of(tmp_path, {100: [[1, 1], [2, 2], [8, 8], [9, 9]]}, lanes))
     assert report.last_by_arm == {
         "expectile 0.7": aggregate(np.array([[1, 1], [2, 2]])),
         "expectile 0.9": aggregate(np.array([[8, 8], [9, 9]])),
@@ -175,7 +182,7 @@ def test_a_picture_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_sweep_has_a_line_for_each_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lanes = [Lane(seed, {"expectile": value}) for value in (0.7, 0.9) for seed in (0, 1)]
-    report = write_report(run_of(tmp_path, {100: [[1, 1], [2, 4], [8, 8], [9, 9]]}, lanes))
+    report = reported(run_of(tmp_path, {100: [[1, 1], [2, 4], [8, 8], [9, 9]]}, lanes))
     drawn: list[Any] = []
     monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
     plot_runs([tmp_path], tmp_path / "picture.png")

@@ -43,7 +43,7 @@ import os, signal, sys
 from tether import cli
 from tether.runs import checkpoint
 from tether.runs import evaluations
-from tether.runs import records
+from tether.runs import jsonlines
 
 where, count, *arguments = sys.argv[1:]
 left = int(count)
@@ -65,7 +65,7 @@ def halfway(write):
 def half_a_row(self, rows):
     if left == 1:
         with self.path.open("a") as file:
-            file.write(records._lines(rows)[:-20])
+            file.write(jsonlines._lines(rows)[:-20])
     die_or_not()
     append(self, rows)
 
@@ -78,7 +78,7 @@ def in_evaluation(policies, task, episodes, keys, on_step, **how):
 if where == "checkpoint":
     checkpoint.write_synced = halfway(checkpoint.write_synced)
 elif where == "rows":
-    append, records.JsonLines.append = records.JsonLines.append, half_a_row
+    append, jsonlines.JsonLines.append = jsonlines.JsonLines.append, half_a_row
 elif where == "evaluation":
     rollout, evaluations.rollout = evaluations.rollout, in_evaluation
 cli.main(arguments)
@@ -261,9 +261,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_signal_when_all_is_done_lets_it_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = api.write_report
 
-    def write_report(run: Run) -> Any:
+    def write_report(run: Run, report: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        return real(run)
+        real(run, report)
 
     monkeypatch.setattr(api, "write_report", write_report)
     copy_run(tmp_path / "run")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 from make_data import PRETRAIN, TRAIN, data_file, digest, finished_run, rows, tether
 
@@ -18,7 +19,7 @@ import tether as package
 from tether import InputError
 from tether.studies.sweep import jobs as jobs_module
 from tether.studies.sweep import load_spec, local
-from tether.studies.sweep.jobs import Busy, SweepFolder, run_job
+from tether.studies.sweep.jobs import SweepFolder, run_job
 from tether.studies.sweep.slurm import write_script
 from tether.studies.sweep.table import job_rows, write_table
 
@@ -204,8 +205,19 @@ def test_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     spec = load_spec(write_spec(tmp_path, tiny()))
     folder = SweepFolder.open(tmp_path / "out", spec)
     run = folder.run_folder(spec.jobs[0])
-    with jobs_module._alone(run.with_name(f"{run.name}.lock")), pytest.raises(Busy, match="another process"):
-        run_job(spec.jobs[0], run)
+    run.mkdir()
+    lock, waited = filelock.FileLock(run / ".lock"), threading.Event()
+    monkeypatch.setattr(jobs_module.sys.stderr, "write", lambda text: waited.set())
+    lock.acquire()
+    job = threading.Thread(target=run_job, args=(spec.jobs[0], run))
+    job.start()
+    assert waited.wait(60)
+    (run / "result.json").write_text('{"status": "done"}')  # by whoever held it
+    lock.release()
+    job.join(60)
+    assert not job.is_alive()
+    assert not (run / "config.json").exists()
+    monkeypatch.undo()
     code, _, errors = tether("sweep", spec.path, "--out", tmp_path / "out", "--job", 9)
     assert code == 2
     assert "job 9: the spec has jobs 0 to 1" in errors
@@ -213,13 +225,13 @@ def test_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def kill_once(folder: Path, killed: list[int]) -> None:
     """SIGKILL the first job's process as soon as it has left a checkpoint."""
-    (lock,) = (Path(f"{path}.lock") for path in [folder / "jobs" / "0000-dtql-hopper-medium-part0"])
+    lock = folder / "jobs" / "0000-dtql-hopper-medium-part0" / ".lock.json"
     until = time.monotonic() + 600
     while time.monotonic() < until and not killed:
         checkpoints = list((folder / "jobs").glob("0000-*/checkpoints/pretrain-*/manifest.json"))
-        if checkpoints and lock.exists() and (text := lock.read_text()):
-            os.kill(int(text), signal.SIGKILL)
-            killed.append(int(text))
+        if checkpoints and lock.exists():
+            killed.append(json.loads(lock.read_text())["process"])
+            os.kill(killed[0], signal.SIGKILL)
         time.sleep(0.01)
 
 

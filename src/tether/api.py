@@ -28,19 +28,21 @@ from tether.runs.config import (
     check_counts,
     check_rewards,
     config_of,
-    create_folder,
     fresh_folder,
     make_plan,
+    note_data,
     note_environment,
     note_length,
     restored_plan,
 )
 from tether.runs.exported import rollout_exported
+from tether.runs.folder import changed_versions, new_folder, open_folder
 from tether.runs.loggers import find_loggers, make_loggers
 from tether.runs.plan import Options, Plan
 from tether.runs.policies import save_lane_policy
 from tether.runs.records import Display
-from tether.runs.report import Report, write_report
+from tether.runs.repair import repair_logs
+from tether.runs.report import Report, summarise, write_report
 from tether.runs.run import Run
 from tether.training.devices import is_primary, together
 from tether.training.lanes import Lane, make_lanes
@@ -88,8 +90,9 @@ def train(
     lanes: exactly these, in the place of `seeds` and `sweep`.
     callbacks: hear of the run while it trains, and may end it, such as `EarlyStopping()` (docs/callbacks.md).
     logger: one name or several of tensorboard, wandb, mlflow, trackio, and loggers of your own.
-    Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C or
-    SIGTERM, CheckpointError or OSError where the disk fails.
+    Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C,
+    SIGTERM or SIGHUP, Busy (a RuntimeError) where another process writes there, CheckpointError or OSError where the
+    disk fails.
     """
     options, loggers = options or Options(), find_loggers(logger)
     check_callbacks(callbacks)
@@ -108,9 +111,9 @@ def train(
         raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
     folder = _folder(out, f"{name}-{data.name}")
     plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
-    create_folder(folder, config_of(plan) | {"notes": dict(notes or {})})
     del data, prepared, dataset  # only what the plan keeps of them is needed: unless the caller holds them, freed
-    return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not, note=place.note)
+    with new_folder(folder, config_of(plan) | {"notes": dict(notes or {})}):
+        return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not, note=place.note)
 
 
 def resume(
@@ -124,6 +127,7 @@ def resume(
     updates: int | None = None,
     callbacks: Sequence[Callback] = (),
     logger: str | Sequence[str] | None = None,
+    repair: bool = False,
 ) -> Report:
     """Continue the run in `folder` from its newest valid checkpoint, exactly as if it had not stopped.
 
@@ -137,21 +141,26 @@ def resume(
         and have the policies. A rate that decays over the phase then decays over the new length.
     callbacks: as of `train`; those that the run had before are not stored in it.
     logger: as of `train`; None: those that the run has had, with which it goes on.
-    Raises InputError where the folder is no run, the data set is not the one it trained on or so many updates are
-    done already, CheckpointError where all checkpoints are damaged, otherwise as `train`.
+    repair: leave damaged lines out of metrics.jsonl and evaluations.jsonl, which without this are refused; the damaged
+        files stay under another name, and what is missing is said.
+    Raises InputError where the folder is no run, the data set is not the one it trained on, a log is not what it was
+    at the checkpoint or so many updates are done already, CheckpointError where all checkpoints are damaged, otherwise
+    as `train`.
     """
     import_environment(environment)
     loggers = None if logger is None else find_loggers(logger)
     check_callbacks(callbacks)
-    plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment)
-    if updates is not None:
-        plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
-    if eval_workers is not None:
-        plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, eval_workers=eval_workers))
-    check_counts(plan.algorithm, plan.options)
-    if updates is not None:
-        check_rewards(plan.algorithm_name, plan.algorithm, plan.prepared)
-    return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=plan.phases() != before.phases())
+    with open_folder(Path(folder)):
+        plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment)
+        if updates is not None:
+            plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
+        if eval_workers is not None:
+            plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, eval_workers=eval_workers))
+        check_counts(plan.algorithm, plan.options)
+        if updates is not None:
+            check_rewards(plan.algorithm_name, plan.algorithm, plan.prepared)
+        new_length = plan.phases() != before.phases()
+        return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=new_length, repair=repair)
 
 
 def _folder(out: str | Path | None, stem: str) -> Path:
@@ -276,6 +285,7 @@ def _finish(
     loggers: Sequence[str] | None,
     resumed: bool = False,
     new_length: bool = False,
+    repair: bool = False,
     why_not: str = "config.json names no environment",
     note: str = "",
 ) -> Report:
@@ -283,6 +293,7 @@ def _finish(
 
     loggers: names; None: those that the run has had.
     new_length: the training phase has another one than config.json says.
+    repair: as of `resume`.
     why_not: why nothing is evaluated, where it is not. note: what is to be known of how it is.
     """
     with Display(quiet, silent=not is_primary()) as display, StopSignals() as stop:
@@ -297,19 +308,30 @@ def _finish(
             display.warn(note)
         run = Run(plan, display, stop, [*callbacks, *make_loggers(plan.folder, loggers, display.warn)])
         if resumed:
+            if changed := changed_versions(plan.folder):
+                display.warn(changed)
             if not run.restore():
                 display.message("no checkpoint was written yet: starting over")
+            if repair:
+                for line in repair_logs(run):
+                    display.warn(line)
+            run.check_logs()
+            together("checked the logs")  # nobody reads what the first is about to cut
             if new_length:
                 note_length(run)
             note_environment(plan)
+            if moved := note_data(plan):
+                display.message(f"data: at {moved} now")
             run.drop_later_rows()
         elif slow := long_run_warning(plan.algorithm, plan.prepared.spec, plan.options.batch_size, lanes):
             display.warn(slow)
         with run.callbacks:
             run.execute()
             together("trained")
-            report = write_report(run)
+            report = summarise(run)
             _save_policies(run, report)
+            if run.primary:
+                write_report(run, report)
             together("finished")
             if run.primary:
                 run.callbacks.end(report.status, json.loads((plan.folder / "result.json").read_text(encoding="utf-8")))

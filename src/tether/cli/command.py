@@ -2,8 +2,9 @@
 `run` is the work.
 
 Exit codes: 0 done; 1 a fault, or a run in which a lane diverged; 2 wrong usage or bad input, one line on stderr;
-130 stopped by Ctrl-C (143 by SIGTERM), while training after writing a checkpoint. Results go to stdout, progress and
-errors to stderr. JAX is imported by the subcommands that need it, not for `--help`.
+130 stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP), while training after writing a checkpoint. A folder that another
+process writes to is a fault (1): the command was right, and succeeds when that one is done. Results go to stdout,
+progress and errors to stderr. JAX is imported by the subcommands that need it, not for `--help`.
 """
 
 import dataclasses
@@ -124,21 +125,23 @@ def _union(commands: dict[str, type], asked: str) -> Any:
 
 def _guarded(command: Any) -> int:
     """Run a command; what can go wrong becomes one line on stderr and an exit code."""
+    from tether.machine.signals import Terminated, end_orderly
+
     try:
-        return command.run()
+        with end_orderly():
+            return command.run()
     except InputError as error:
         return fail(2, f"error: {error}")
     except OSError as error:
         return fail(1, f"error: {error}")
-    except KeyboardInterrupt as stop:
-        from tether.machine.signals import Interrupted
-
-        if isinstance(stop, Interrupted):
-            return fail(128 + stop.signal_number, str(stop))
+    except Terminated as stop:
+        return fail(128 + stop.signal_number, str(stop))
+    except KeyboardInterrupt:
         return fail(130, "stopped")
     except RuntimeError as error:
+        from tether.machine.locks import Busy
         from tether.runs.checkpoint import CheckpointError
 
-        if isinstance(error, CheckpointError):
+        if isinstance(error, Busy | CheckpointError):
             return fail(1, f"error: {error}")
         raise  # a bug: its traceback is what helps

@@ -40,6 +40,8 @@ class Resume:
     """Task (`tether tasks`) or gymnasium id to evaluate in from here on, where the run has none."""
     eval_workers: Annotated[int | None, hint("as the run began")] = None
     """Processes that play evaluations while training goes on."""
+    repair: bool = False
+    """Leave damaged lines out of the run's logs, keep the damaged files under another name, say what is missing."""
     distributed: Annotated[str | None, hint("TETHER_DISTRIBUTED, or one process", "HOSTS")] = None
     """Spread lanes over processes, as in `tether train`; their number and the devices may have changed."""
 
@@ -58,5 +60,6 @@ class Resume:
             eval_workers=self.eval_workers,
             updates=self.updates,
             logger=loggers,
+            repair=self.repair,
         )
         return show_report(report)

@@ -33,7 +33,8 @@ from tether.machine.signals import Interrupted, StopSignals
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.policies.folder import save_policy
 from tether.runs.checkpoint import load_latest, save_checkpoint
-from tether.runs.records import Display, JsonLines
+from tether.runs.jsonlines import JsonLines
+from tether.runs.records import Display
 from tether.types import Array, Int, PRNGKey, Spec, Transition
 
 __all__ = ["Online", "Training", "level_name"]
@@ -73,7 +74,7 @@ class Online:
         self.display, self.stop = display, stop
         folder.mkdir(parents=True, exist_ok=True)
         self.log = Log(folder / "replay")
-        self.evaluations = JsonLines(folder / "evaluations.jsonl")
+        self.evaluations = JsonLines(folder / "evaluations.jsonl", _fault_of)
         self.levels: dict[str, dict[str, Any]] = {}  # name -> the evaluation that reached it
         self.updates = self.evaluated = 0
         self.diverged = False
@@ -230,6 +231,12 @@ class Online:
             notes={"environment": self.place.task.gymnasium_id, "seed": self.training.seed, **notes},
         )
         return folder
+
+
+def _fault_of(row: dict[str, Any]) -> str | None:
+    """What is wrong with a row of evaluations.jsonl."""
+    whole = type(row.get("step")) is int and isinstance(row.get("return"), float)
+    return None if whole and isinstance(row.get("score", 0.0), float) else "no step, return or score"
 
 
 def _plain(value: Any) -> float | None:

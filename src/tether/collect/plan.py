@@ -24,7 +24,8 @@ from tether.collect.online import Online, Training, level_name
 from tether.collect.published import D4RL_SETS, PROTOCOL, medium_return
 from tether.collect.rows import Columns, Log, joined, summary
 from tether.errors import InputError, unknown
-from tether.machine.files import atomic_write_json
+from tether.machine.files import atomic_write_json, lasting
+from tether.machine.locks import only_writer
 from tether.machine.signals import Interrupted, StopSignals
 from tether.runs.config import commit, versions
 from tether.runs.records import Display
@@ -74,8 +75,8 @@ class Made(NamedTuple):
 def collect(options: CollectOptions, *, quiet: bool = False, command: str = "") -> Made:
     """Collect what `options` ask for; what is in its folder already is kept, what was begun goes on.
 
-    Raises InputError for bad input, Interrupted after SIGINT or SIGTERM (the same call goes on), CheckpointError or
-    OSError where the disk fails.
+    Raises InputError for bad input, Busy where another process collects there, Interrupted after SIGINT, SIGTERM or
+    SIGHUP (the same call goes on), CheckpointError or OSError where the disk fails.
     """
     options = _checked(options)
     place = find_place(options.environment, options.horizon)
@@ -84,10 +85,13 @@ def collect(options: CollectOptions, *, quiet: bool = False, command: str = "") 
     judged = {"judged_with_noise": options.noise and _judges_with_noise(options.out)}
     training = Training(algorithm, **{name: getattr(options, name) for name in fields}, **judged)
     with Display(quiet) as display, StopSignals() as stop:
-        collection = _Collection(options, place, training, command, display, stop)
-        failure = collection.train()
-        for kind in options.kinds if not failure else ():
-            collection.make(kind)
+        if options.out.exists() and not (options.out / "collect.json").exists() and lasting(options.out):
+            raise InputError(f"{options.out}: is not empty and no collection of tether's; name another with --out")
+        with only_writer(options.out):
+            collection = _Collection(options, place, training, command, display, stop)
+            failure = collection.train()
+            for kind in options.kinds if not failure else ():
+                collection.make(kind)
     return Made(collection.files, failure)
 
 
@@ -174,9 +178,6 @@ class _Collection:
             self._compare(path, config)
             found = json.loads(path.read_text())
             return found | {"commands": [*found["commands"], command]}
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise InputError(f"{self.folder}: is not empty and no collection of tether's; name another with --out")
-        self.folder.mkdir(parents=True, exist_ok=True)
         config |= {"commands": [command], "versions": versions(), "commit": commit(), "files": {}}
         atomic_write_json(path, config)
         return config

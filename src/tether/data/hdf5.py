@@ -19,7 +19,7 @@ from h5py import h5d, h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]
 
 from tether.data.parallel import in_parts
 from tether.errors import InputError
-from tether.machine.files import atomic_path
+from tether.machine.locks import new_file
 from tether.machine.reading import check_expansion, check_memory, one_line
 
 __all__ = [
@@ -174,9 +174,9 @@ class NewFile(h5py.File):
 def new_hdf5(path: Path, **options: Any) -> Iterator[NewFile]:
     """A new file `path`: complete when the block ends, gone when it or the disk fails. options: of `h5py.File`.
 
-    Raises OSError, such as a full disk's.
+    Raises InputError where it exists, Busy where another process makes it, OSError such as a full disk's.
     """
-    with atomic_path(path) as temporary, _Disk(temporary) as disk:
+    with new_file(path) as temporary, _Disk(temporary) as disk:
         with NewFile(disk, **options) as file:
             yield file
         disk.check()

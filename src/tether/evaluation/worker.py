@@ -6,7 +6,8 @@ once, "step" at most once a second while it plays, and at the end of a request "
 Nothing is pickled.
 
 It lives as long as its stdin: where that ends, the run is over or was killed, and the process ends in the middle of
-whatever it does. Ctrl-C and SIGTERM, which a terminal or a scheduler sends to everybody, are for the run to answer.
+whatever it does. Ctrl-C, SIGTERM and SIGHUP, which a terminal or a scheduler sends to everybody, are for
+the run to answer.
 """
 
 import contextlib
@@ -35,8 +36,9 @@ def main() -> None:
     """Play what is asked for until stdin ends."""
     with contextlib.suppress(AttributeError, OSError):  # Windows has no niceness
         os.nice(NICENESS)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between the answers
     requests: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()

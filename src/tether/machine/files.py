@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,9 @@ __all__ = [
     "describe_arrays",
     "encode_arrays",
     "fsync_directory",
+    "lasting",
     "load_arrays",
+    "remove_abandoned",
     "save_arrays",
     "sha256_file",
     "to_json",
@@ -41,6 +45,8 @@ __all__ = [
 ]
 
 TEMPORARY_PREFIX = ".tmp-"
+LOCK = ".lock"  # how a folder's lock file is called (`machine/locks.py`)
+ABANDONED_SECONDS = 24 * 3600.0  # a temporary file that was not touched for so long, and whose process is gone
 
 # --- bytes and text -----------------------------------------------------------------------------------------
 
@@ -85,7 +91,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises: OSError; what `path` was before is then still there.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -103,7 +109,7 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
     Raises: OSError; the old content is then still there and the temporary file is not.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    temporary = _temporary(path)
     try:
         write_synced(temporary, data)
         os.replace(temporary, path)
@@ -112,6 +118,47 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     fsync_directory(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """The name under which this process writes `path`; those that dead processes left beside it go."""
+    remove_abandoned(path.parent.absolute())
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+
+
+@functools.cache
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files and folders that a killed process has left in `folder` more than a day ago. Done once."""
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.iterdir() if path.name.startswith(TEMPORARY_PREFIX)]:
+            if not _is_in_use(path):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether a temporary file is young, or the process in its name may still be at it."""
+    touched = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    if time.time() - touched < ABANDONED_SECONDS:
+        return True
+    process = path.name.rpartition("-")[2]
+    if not process.isdecimal() or int(process) == os.getpid():  # this one has just begun to write here
+        return False
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+def lasting(folder: Path) -> list[Path]:
+    """What is in `folder` beside temporary files and its lock; nothing where there is none. Raises: OSError."""
+    if not folder.exists():
+        return []
+    return [path for path in folder.iterdir() if not path.name.startswith((TEMPORARY_PREFIX, LOCK))]
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -147,11 +147,17 @@ def score_of(row: Mapping[str, Any]) -> float:
 
 
 def scores_by_update(rows: Sequence[Row], lanes: Sequence[int] | None = None) -> dict[int, np.ndarray]:
-    """update -> scores (lanes, episodes) of the given lanes, in this order; by default of all that it has."""
+    """update -> scores (lanes, episodes) of the given lanes, in this order; by default of all that it has.
+
+    An evaluation that is not whole, because one of the given lanes lacks episodes, is left out.
+    """
     table: dict[int, dict[int, list[float]]] = {}
     for row in rows:
         if lanes is None or row["lane"] in lanes:
             table.setdefault(row["update"], {}).setdefault(row["lane"], []).append(score_of(row))
+    episodes = max((len(scores) for by_lane in table.values() for scores in by_lane.values()), default=0)
+    if lanes is not None:
+        table = {u: found for u, found in table.items() if all(len(found.get(lane, ())) == episodes for lane in lanes)}
     return {
         update: np.asarray([by_lane[lane] for lane in (by_lane if lanes is None else lanes)])
         for update, by_lane in table.items()

@@ -15,7 +15,7 @@ import numpy as np
 from tether import _version
 from tether.algorithms.callables import check_networks
 from tether.algorithms.registry import hyperparameters_of, origin_of, recover_algorithm
-from tether.data import Dataset, Downloads, Prepared, bundled_names, load_dataset, prepare, view_of
+from tether.data import Dataset, Downloads, Prepared, load_dataset, prepare, view_of
 from tether.data.schema import ActionBox
 from tether.environments import Task
 from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of, task_for
@@ -23,9 +23,10 @@ from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
 from tether.runs.document import CONFIG_FORMAT, RunDocument, read_config
+from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options, Plan
 from tether.runs.run import Run
-from tether.training.devices import any_process, is_primary, together
+from tether.training.devices import is_primary, together
 from tether.training.lanes import Lane, check_lanes
 from tether.training.precision import check_precision
 
@@ -34,10 +35,9 @@ __all__ = [
     "check_rewards",
     "commit",
     "config_of",
-    "create_folder",
-    "findable",
     "fresh_folder",
     "make_plan",
+    "note_data",
     "note_environment",
     "note_length",
     "restored_plan",
@@ -79,6 +79,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
         "data": record
         | {
             "source": findable(record["source"]),
+            "relative_source": relative_source(record["source"], plan.folder),
             "sha256": sha256,
             "in_memory": source is not None and source.in_memory,
         },
@@ -110,7 +111,8 @@ def restored_plan(
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     record = document.data
-    source = record.source if dataset is None else dataset
+    found = find_source(record.source, record.relative_source, record.sha256, folder)
+    source = found if dataset is None else dataset
     data = _same_data(path, source, record.sha256, record.in_memory, quiet)
     task, limits = _restored_place(path, document, data, asked)
     transforms = record.reward_transform.name, record.observation_transform.name
@@ -166,26 +168,6 @@ def _same_data(path: Path, given: str | Dataset, sha256: str, in_memory: bool, q
     return data
 
 
-def create_folder(folder: Path, config: dict[str, Any]) -> None:
-    """The run folder with config.json in it, or nothing. Of several processes only the first makes it."""
-    if any_process(folder.exists()):  # nobody makes it before everybody has looked
-        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
-    if not is_primary():
-        return
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume") from None
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be created: {error.strerror or error}") from None
-    try:
-        atomic_write_json(folder / "config.json", config)
-    except OSError:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        raise
-
-
 def _length(plan: Plan) -> dict[str, Any]:
     """The entries of config.json that say how long the phases are."""
     phases = [{"name": phase, "updates": updates} for phase, updates in plan.phases()]
@@ -200,6 +182,20 @@ def _place(plan: Plan) -> dict[str, Any]:
         "environment_actions": None if plan.limits is None else _limits_json(plan.limits),
         "score": plan.task.score_name if plan.task else None,
     }
+
+
+def note_data(plan: Plan) -> str | None:
+    """Write where the data lie now into config.json -> that place, None where it is the same or they are in memory."""
+    path, source = plan.folder / "config.json", plan.prepared.source
+    config = json.loads(path.read_text(encoding="utf-8"))
+    now = findable(plan.prepared.record["source"])
+    together("read where the data were")  # nobody reads what the first has written
+    if config["data"].get("in_memory") or source is None or source.in_memory or config["data"]["source"] == now:
+        return None
+    if is_primary():
+        place = {"source": now, "relative_source": relative_source(now, plan.folder)}
+        atomic_write_json(path, config | {"data": config["data"] | place})
+    return now
 
 
 def note_environment(plan: Plan) -> None:
@@ -253,12 +249,6 @@ def check_counts(algorithm: Any, options: Options) -> None:
     for phase in earlier:
         if phase.updates < 0:
             raise InputError(f"{phase.name} updates {phase.updates}: must not be negative")
-
-
-def findable(location: str) -> str:
-    """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
-    path = Path(location)
-    return str(path.resolve()) if location not in bundled_names() and path.exists() else location
 
 
 def fresh_folder(stem: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.errors import InputError
-from tether.runs.records import JsonLines
+from tether.runs.records import evaluation_log, metric_log
 from tether.types import Float, Int
 
 __all__ = ["Curves", "Series", "read_curves"]
@@ -47,9 +47,12 @@ def read_curves(folder: Path) -> Curves:
         lanes = len(json.loads((folder / "config.json").read_text(encoding="utf-8"))["lanes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not a run folder: config.json: {type(error).__name__} {error}") from None
-    played = JsonLines(folder / "evaluations.jsonl").read()
+    played = evaluation_log(folder).read()
     updates = sorted({row["update"] for row in played})
     episodes = 1 + max((row["episode"] for row in played), default=-1)
+    metrics = metric_log(folder).read()
+    if episodes > len(played) or any(row["lane"] >= lanes for row in [*played, *metrics]):
+        raise InputError(f"{folder}: its logs tell of lanes or episodes that it does not have: altered")
     table = np.full((3, lanes, len(updates), episodes), np.nan)
     place = {update: index for index, update in enumerate(updates)}
     for row in played:
@@ -57,7 +60,7 @@ def read_curves(folder: Path) -> Curves:
         numbers = [np.nan if number is None else number for number in (score, row["return"], row["length"])]
         table[:, row["lane"], place[row["update"]], row["episode"]] = numbers
     scores, returns, lengths = table
-    losses = _losses(JsonLines(folder / "metrics.jsonl").read(), lanes)
+    losses = _losses(metrics, lanes)
     return Curves(np.asarray(updates, int), scores, returns, lengths, losses)
 
 

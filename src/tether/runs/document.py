@@ -37,7 +37,7 @@ class Named(msgspec.Struct):
 
 
 class DataRecord(msgspec.Struct):
-    """The data that were trained on. Tether 0.1 knew neither filters nor data in memory."""
+    """The data that were trained on. Tether 0.1 knew neither filters, nor data in memory, nor the way from here."""
 
     source: str
     sha256: Hash
@@ -45,6 +45,7 @@ class DataRecord(msgspec.Struct):
     observation_transform: Named
     filter: Named = msgspec.field(default_factory=lambda: Named("none"))
     in_memory: bool = False
+    relative_source: str | None = None
 
 
 class ActionLimits(msgspec.Struct):

@@ -1,9 +1,8 @@
 """What a run writes while it trains: JSON lines, and a progress display for people. Both are its callbacks."""
 
-import json
-import os
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +10,52 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tether.evaluation.statistics import aggregate
-from tether.machine.files import atomic_write_text
 from tether.runs.callbacks import Callback, Row, scores_by_update
+from tether.runs.jsonlines import JsonLines, Mark
 
-__all__ = ["Display", "JsonLines", "Records"]
+__all__ = ["Display", "Records", "evaluation_log", "metric_log"]
 
+MOST = 2**53  # what is written is a count or a float; greater whole numbers are damage
 SILENCE_SECONDS = 30.0  # without a terminal, a line at least this often shows that a run is alive
 
 
-class JsonLines:
-    """An append-only file of JSON objects, one a line. Rows hold null, never NaN, so that every reader can read it."""
-
-    def __init__(self, path: Path, *, write: bool = True):
-        """write: False in a process that only reads what another one writes."""
-        self.path = path
-        self._write = write
-
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `rows` and force them to the disk: the next checkpoint relies on them. Raises: OSError."""
-        if not self._write:
-            return
-        try:
-            with self.path.open("a") as file:
-                file.write(_lines(rows))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:  # of itself it does not name the file
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
-
-    def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a line that a kill cut short is left out, with whatever follows it."""
-        if not self.path.exists():
-            return []
-        rows = []
-        for line in self.path.read_text(errors="replace").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
-
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop the rows that are not `wanted`: those a resumed run is about to write again."""
-        if self._write:
-            atomic_write_text(self.path, _lines([row for row in self.read() if wanted(row)]))
+def metric_log(folder: Path, *, write: bool = False) -> JsonLines:
+    """metrics.jsonl of a run folder. write: as of `JsonLines`."""
+    return JsonLines(folder / "metrics.jsonl", _metric_fault, write=write, remedy=_remedy(folder))
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+def evaluation_log(folder: Path, *, write: bool = False) -> JsonLines:
+    """evaluations.jsonl of a run folder. write: as of `JsonLines`."""
+    return JsonLines(folder / "evaluations.jsonl", _evaluation_fault, write=write, remedy=_remedy(folder))
+
+
+def _remedy(folder: Path) -> str:
+    return f"`tether resume {folder} --repair` keeps what is whole"
+
+
+def _metric_fault(row: Row) -> str | None:
+    if not isinstance(row.get("phase"), str):
+        return "no phase"
+    numbers = (value for name, value in row.items() if name != "phase")
+    if not all(value is None or _is_number(value) for value in numbers):
+        return "a metric that is no number"
+    return _count_fault(row, "update", "lane")
+
+
+def _evaluation_fault(row: Row) -> str | None:
+    score = row.get("normalized_score", "missing")
+    if not _is_number(row.get("return")) or not (score is None or _is_number(score)):
+        return "no return or score"
+    return _count_fault(row, "update", "lane", "episode", "length")
+
+
+def _count_fault(row: Row, *names: str) -> str | None:
+    wrong = [name for name in names if type(row.get(name)) is not int or not 0 <= row[name] < MOST]
+    return f"no {', '.join(wrong)}" if wrong else None
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, float) and math.isfinite(value)) or (type(value) is int and abs(value) < MOST)
 
 
 class Records(Callback):
@@ -66,8 +63,23 @@ class Records(Callback):
 
     def __init__(self, folder: Path, *, write: bool = True):
         """write: as of `JsonLines`."""
-        self.metrics = JsonLines(folder / "metrics.jsonl", write=write)
-        self.evaluations = JsonLines(folder / "evaluations.jsonl", write=write)
+        self.metrics = metric_log(folder, write=write)
+        self.evaluations = evaluation_log(folder, write=write)
+        self.logs = (self.metrics, self.evaluations)
+
+    def marks(self) -> dict[str, Mark]:
+        """How far both have come, for a checkpoint."""
+        return {log.path.name: log.mark() for log in self.logs}
+
+    def verify(self, marks: Mapping[str, Sequence[Any]]) -> None:
+        """Raises: InputError where they are not what they were at `marks`."""
+        for log in self.logs:
+            log.verify(Mark(*marks[log.path.name]))
+
+    def cut(self, marks: Mapping[str, Sequence[Any]]) -> None:
+        """Drop the rows after `marks`, which are true."""
+        for log in self.logs:
+            log.cut(Mark(*marks[log.path.name]))
 
     def on_metrics(self, rows: list[Row]) -> None:
         """Write them."""

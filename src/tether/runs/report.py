@@ -17,7 +17,7 @@ from tether.runs.alarms import alarms_of
 from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
 from tether.runs.callbacks import score_of, scores_by_update
 from tether.runs.curves import Curves, read_curves
-from tether.runs.records import JsonLines
+from tether.runs.records import evaluation_log
 from tether.training.lanes import Lane
 
 # Pictures are drawn with matplotlib, which is imported where one is drawn: the start of a run does not wait for it.
@@ -29,6 +29,7 @@ __all__ = [
     "lane_score",
     "plot_runs",
     "report_table",
+    "summarise",
     "write_report",
 ]
 
@@ -70,23 +71,24 @@ class Report:
         return self.folder / "sweep.png"
 
 
-def write_report(run: Any) -> Report:
-    """result.json and curve.png of a `tether.runs.run.Run` that has come to its end."""
+def summarise(run: Any) -> Report:
+    """The outcome of a `tether.runs.run.Run` that has come to its end."""
     plan, rows = run.plan, run.records.evaluations.read()
     survivors = np.flatnonzero(run.alive).tolist()
     scores = scores_by_update(rows, survivors)
     by_update = {update: aggregate(values) for update, values in scores.items()}
     best_update = max(by_update, key=lambda update: by_update[update].mean, default=None)
-    last_scores = dict(zip(survivors, scores[max(scores)], strict=True)) if scores else {}
+    last = max((row["update"] for row in rows), default=-1)  # not in `scores` where damage has taken rows of it
+    last_scores = dict(zip(survivors, scores[last], strict=True)) if last in scores else {}
     lane_scores = {lane: float(values.mean()) for lane, values in last_scores.items()}
-    report = Report(
+    return Report(
         folder=plan.folder,
         status=_status(len(survivors), len(plan.lanes), run.stopped_early),
         stopped_early=run.stopped_early,
         updates=run.updates,
         score_name=plan.task.score_name if plan.task else "",
         behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
-        last=by_update[max(by_update)] if by_update else None,
+        last=by_update.get(last),
         last_by_arm=_by_arm(plan.lanes, last_scores),
         best=None if best_update is None else by_update[best_update],
         best_update=best_update,
@@ -96,13 +98,17 @@ def write_report(run: Any) -> Report:
         arms=summarise_arms(plan.lanes, lane_scores, run.frozen),
         updates_per_second=run.updates_per_second(),
     )
-    if getattr(run, "primary", True):  # of several processes one writes
-        atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
-        if rows:
-            plot_runs([plan.folder], report.curve)
-        if report.arms:
-            _write_sweep(report, rows, f"{plan.algorithm_name} on {plan.prepared.record['dataset']}")
-    return report
+
+
+def write_report(run: Any, report: Report) -> None:
+    """result.json, and the pictures and tables of it. Whoever finds it takes the run for finished, so it is written
+    when all else is there that is not made of it."""
+    plan, rows = run.plan, run.records.evaluations.read()
+    atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
+    if rows:
+        plot_runs([plan.folder], report.curve)
+    if report.arms:
+        _write_sweep(report, rows, f"{plan.algorithm_name} on {plan.prepared.record['dataset']}")
 
 
 def _status(survivors: int, lanes: int, stopped_early: str | None) -> str:
@@ -316,7 +322,7 @@ def _read_run(folder: Path) -> _StoredRun:
         raise InputError(f"{folder}: not a run folder: config.json: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / 'config.json'}: truncated or altered: {type(error).__name__} {error}") from None
-    rows = JsonLines(folder / "evaluations.jsonl").read()
+    rows = evaluation_log(folder).read()
     if not rows:
         raise InputError(f"{folder}: holds no evaluations to plot")
     return _StoredRun(folder, *what, score_name, arms, rows, _stored_behaviour(folder))

@@ -10,7 +10,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +27,8 @@ from tether.runs.callbacks import Callback, Callbacks, RunInfo
 from tether.runs.checkpoint import load_latest, save_checkpoint
 from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
 from tether.runs.plan import Plan
-from tether.runs.records import Display, JsonLines, Records
-from tether.runs.timeline import TRAINING, Timeline
+from tether.runs.records import Display, Records
+from tether.runs.timeline import TRAINING, Timeline, timeline_log
 from tether.training.derive import derived_shapes
 from tether.training.devices import any_process, choose_devices, is_primary, together
 from tether.training.groups import LaneGroups
@@ -70,7 +70,7 @@ class Run:
         self.primary = is_primary()  # of several processes only this one writes
         self.records = Records(plan.folder, write=self.primary)
         self.callbacks = Callbacks([self.records, display, *callbacks] if self.primary else [])
-        self.timeline = Timeline(JsonLines(plan.folder / "timeline.jsonl", write=self.primary))
+        self.timeline = Timeline(timeline_log(plan.folder, write=self.primary))
         self.queue = Evaluations(plan, self.callbacks, display, self.timeline)
         devices = choose_devices(len(plan.lanes))
         stacked = stack_lanes(plan.algorithm, plan.lanes)
@@ -93,6 +93,7 @@ class Run:
         self._summed = np.zeros(len(plan.lanes), np.int64)  # (lanes,): over how many updates
         self._alarmed: set[str] = set()  # metrics that were found strange
         self.reachable = reachable_values(plan.algorithm, plan.lanes, plan.prepared.record.get("rewards"))
+        self._marks: Mapping[str, Sequence[Any]] | None = None  # of the logs, in the checkpoint; tether 0.1 had none
 
     @property
     def alive(self) -> np.ndarray:
@@ -131,7 +132,7 @@ class Run:
             if self.queue.pending:
                 with self._standing_still():
                     self._apply(0)
-                self._save()
+                self.save()
         finally:
             self.queue.close()
         self._count_seconds()
@@ -177,7 +178,7 @@ class Run:
             if self._ended() and not self.queue.missing:
                 self._apply(0)
             if due or self._ended() or self.position.update % self.plan.options.checkpoint_every_updates == 0:
-                self._save()
+                self.save()
 
     def _derive(self) -> None:
         """Make the columns that the phase trains on beside the data's, if it has any."""
@@ -328,7 +329,7 @@ class Run:
                 self.display.message(f"stopping early at update {self.position.update:,}: {self._stop_reason}")
 
     def _interrupt(self) -> None:
-        self._save()
+        self.save()
         raise Interrupted(self.stop.number or signal.SIGTERM, self.plan.folder)  # another process may have been asked
 
     def _interrupt_alone(self) -> None:
@@ -431,10 +432,10 @@ class Run:
             with self._standing_still():
                 self.queue.begin(self.groups.keys, self._how_to_play(self._while_evaluating))
             if not self.queue.missing:
-                self._save()
+                self.save()
         if self._evaluation_due():
             self._evaluate()
-            self._save()
+            self.save()
 
     def _apply(self, most: int) -> None:
         """Wait until at most so many evaluations are not applied. Lanes whose return was not finite are frozen, and
@@ -475,7 +476,8 @@ class Run:
 
     # --- checkpoints ---
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint; in all processes at the same point. Raises: CheckpointError, OSError."""
         started = time.perf_counter()
         phase, update = self.position
         phases = self.plan.phases()
@@ -495,6 +497,7 @@ class Run:
         name = f"{phases[phase][0]}-{update:09d}"
         arrays = {"state": self.groups.state(), "keys": self.groups.keys, "evaluations": self.queue.arrays()}
         if self.primary:
+            notes["logs"] = self._marks = self.records.marks()
             path = save_checkpoint(self.plan.folder / "checkpoints", name, arrays, notes)
             self.callbacks.tell("on_checkpoint", path, phases[phase][0], update)
         self.timeline.add(TRAINING, "save", started, time.perf_counter())
@@ -541,6 +544,7 @@ class Run:
         self.queue.seconds_played = self.seconds["evaluation"]
         self.memory = {name: Memory(*numbers) for name, numbers in notes.get("memory", {}).items()}
         self.timeline.began -= self.seconds["wall"]
+        self._marks = notes.get("logs")
         self.resumed = True
         return True
 
@@ -554,13 +558,49 @@ class Run:
         shapes = jax.eval_shape(deploy_each, *jax.tree.map(some, (self._stacked, state)))
         return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
 
+    def check_logs(self) -> None:
+        """Raises: InputError where metrics and evaluations up to the checkpoint are not what they were then."""
+        if self._marks is not None:
+            self.records.verify(self._marks)
+        elif self.resumed:
+            for log in self.records.logs:
+                log.read()
+            if self.evaluated >= 0 and self.evaluated not in self.queue.missing:
+                self.records.evaluations.require()
+
     def drop_later_rows(self) -> None:
-        """Drop the rows written after the current position: training will write them again."""
+        """Drop the rows written after the current position, which `check_logs` has found whole until there: training
+        will write them again."""
+        if self._marks is not None:
+            self.records.cut(self._marks)
+        else:
+            for log in self.records.logs:
+                log.keep(self.wrote)
+        bars, _ = self.timeline.rows.read_whole()  # damage in them costs nothing but a picture
+        until = self.seconds["wall"] + 1e-3  # rows are rounded
+        if self.primary:
+            self.timeline.rows.replace([bar for bar in bars if bar["start"] <= until])
+
+    def lived(self, lane: int, phase: str, update: int) -> bool:
+        """Whether a lane was not frozen by then."""
+        order = [name for name, _ in self.plan.phases()]
+        where = self.frozen.get(lane)
+        return where is None or (order.index(phase), update) < (order.index(where.phase), where.update)
+
+    def play_last_again(self) -> bool:
+        """Let the evaluation at the current position be asked for once more; False, and nothing happens, where it is
+        not the last one of a run at its end."""
+        if not self._evaluates() or self.evaluated != self.position.update or self.queue.pending:
+            return False
+        self.evaluated = -1
+        return True
+
+    def wrote(self, row: dict[str, Any]) -> bool:
+        """Whether a row of metrics or evaluations is from before the current position."""
+        if "episode" in row:
+            return row["update"] <= self.evaluated and row["update"] not in self.queue.missing
         order = {name: index for index, (name, _) in enumerate(self.plan.phases())}
-        self.records.metrics.keep(lambda row: (order[row["phase"]], row["update"]) <= self.position)
-        missing = self.queue.missing
-        self.records.evaluations.keep(lambda row: row["update"] <= self.evaluated and row["update"] not in missing)
-        self.timeline.rows.keep(lambda row: row["start"] <= self.seconds["wall"] + 1e-3)  # rows are rounded
+        return (order.get(row["phase"], len(order)), row["update"]) <= self.position
 
 
 def _queued(notes: dict[str, Any]) -> list[Any]:

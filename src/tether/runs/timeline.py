@@ -1,6 +1,7 @@
 """What the processes of a run did when: `timeline.jsonl`."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -8,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tether.errors import InputError
-from tether.runs.records import JsonLines
+from tether.runs.jsonlines import JsonLines
 
-__all__ = ["TRAINING", "Bar", "Timeline", "draw_timeline"]
+__all__ = ["TRAINING", "Bar", "Timeline", "draw_timeline", "timeline_log"]
 
 TRAINING = "training"  # the process that trains
 GAP_SECONDS = 0.05  # bars of one kind that are nearer than this are one
@@ -61,6 +62,20 @@ def _joined(bars: Sequence[Bar]) -> list[Bar]:
     return joined
 
 
+def timeline_log(folder: Path, *, write: bool = False) -> JsonLines:
+    """timeline.jsonl of a run folder. write: as of `JsonLines`."""
+    return JsonLines(folder / "timeline.jsonl", _fault_of, write=write)
+
+
+def _fault_of(row: dict[str, Any]) -> str | None:
+    kinds = {"process": str, "what": str, "start": float | int, "end": float | int, "update": int | None}
+    wrong = [name for name, kind in kinds.items() if not isinstance(row.get(name), kind)]
+    if wrong or len(row) > len(kinds):
+        return f"no {', '.join(wrong)}" if wrong else "more than a bar"
+    finite = math.isfinite(row["start"]) and math.isfinite(row["end"])
+    return None if finite else "a time that is no number"
+
+
 def draw_timeline(folder: Path, path: Path) -> None:
     """Draw the timeline of the run in `folder` to the file `path` (.pdf, .png or .svg), written atomically.
 
@@ -69,10 +84,7 @@ def draw_timeline(folder: Path, path: Path) -> None:
     from tether.plots.timeline import plot_timeline  # and matplotlib, which a run does not wait for
 
     source = folder / "timeline.jsonl"
-    try:
-        bars = [Bar(**row) for row in JsonLines(source).read()]
-    except TypeError as error:
-        raise InputError(f"{source}: altered: {error}") from None
+    bars = [Bar(**row) for row in timeline_log(folder).read()]
     if not bars:
         raise InputError(f"{folder}: holds no timeline: there is no {source.name}, or nothing in it")
     plot_timeline(path, _title(folder), [bar[:4] for bar in bars])

@@ -9,7 +9,6 @@ What is done lies in the run folders, so a comparison can be stopped, killed and
 
 import dataclasses
 import json
-import signal
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,8 @@ from tether.environments.make import check_imported
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary
-from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.machine.files import atomic_write_json, atomic_write_text, lasting
+from tether.machine.locks import Busy, only_writer
 from tether.machine.signals import Interrupted
 from tether.machine.start import note_next_run
 from tether.plots.markdown import markdown_table
@@ -39,7 +39,8 @@ from tether.plots.tradeoff import plot_tradeoff
 from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
 from tether.runs.arms import as_text
-from tether.runs.config import check_counts, commit, findable, fresh_folder, versions
+from tether.runs.config import check_counts, commit, fresh_folder, versions
+from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options
 from tether.runs.records import Display
 from tether.runs.report import behaviour_summary
@@ -58,7 +59,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-TEMPORARY = ".tmp-"  # how files begin that a kill left half written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Protocol:
     score_name: str = "normalised score"  # `Task.score_name`
     precision: str = "float32"  # of the matmuls of training
     horizon: int | None = None  # where it is not the environment's own
+    relative_source: str | None = None  # from the comparison's folder; those of tether 0.1 do not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +186,7 @@ class Stopped(Interrupted):
     """A comparison was asked to stop and did; its run wrote a checkpoint."""
 
     def __init__(self, signal_number: int, folder: Path):
-        name = signal.Signals(signal_number).name
-        KeyboardInterrupt.__init__(self, f"stopped by {name}; continue with `tether compare --out {folder}`")
-        self.signal_number, self.folder = signal_number, folder
+        super().__init__(signal_number, folder, f"`tether compare --out {folder}`")
 
 
 def start_comparison(
@@ -198,16 +197,17 @@ def start_comparison(
     An algorithm that is not in it yet is added. cost: of the picture, compute or time. data: in the place of those that
     the request names.
     Raises InputError for bad input, before anything is trained, and where `out` holds another comparison or
-    something else; Stopped after Ctrl-C or SIGTERM; OSError where the folder cannot be written.
+    something else; Stopped after Ctrl-C, SIGTERM or SIGHUP; Busy where another process trains it; OSError
+    where the folder cannot be written.
     """
     asked, data = plan_comparison(request, out, quiet, data)
     folder = asked.folder
-    if (folder / "comparison.json").exists():
-        asked = _joined(_load(folder), asked)
-    elif folder.exists() and (not folder.is_dir() or any(_lasting(folder))):
+    if folder.exists() and (not folder.is_dir() or lasting(folder)) and not (folder / "comparison.json").exists():
         raise InputError(f"{folder}: exists already and holds no comparison; name another with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    return _train_all(asked, data, cost, quiet)
+    with only_writer(folder):
+        if (folder / "comparison.json").exists():
+            asked = _joined(_load(folder), asked)
+        return _train_all(asked, data, cost, quiet)
 
 
 def plan_comparison(
@@ -226,19 +226,31 @@ def continue_comparison(folder: Path, cost: str = "compute", quiet: bool = False
     """Go on with the comparison in `folder` as it began. Raises as `start_comparison`."""
     found = _load(folder)
     check_imported(found.protocol.environment)  # the user has not named it in this command
-    data = load_dataset(found.protocol.source, downloads=Downloads(quiet=quiet))
+    protocol = found.protocol
+    source = find_source(protocol.source, protocol.relative_source, protocol.sha256, folder)
+    data = load_dataset(source, downloads=Downloads(quiet=quiet))
     if data.source.sha256 != found.protocol.sha256:
         raise InputError(f"{found.protocol.source}: not the data that {folder} was begun with: its SHA-256 differs")
-    return _train_all(found, data, cost, quiet)
+    with only_writer(folder):
+        found = _load(folder)
+        place = {"source": findable(source), "relative_source": relative_source(source, folder)}
+        return _train_all(
+            dataclasses.replace(found, protocol=dataclasses.replace(protocol, **place)), data, cost, quiet
+        )
 
 
 def draw(folder: Path, cost: str = "compute") -> Comparison:
-    """Write table and picture of the comparison in `folder` anew, as far as it has come.
+    """Write table and picture of the comparison in `folder` anew, as far as it has come; also while it trains.
 
     Raises InputError where it is none.
     """
     found = _load(folder)
-    _write(found, cost)
+    try:
+        with only_writer(folder):
+            found = _load(folder)
+            _write(found, cost)
+    except Busy:  # comparison.json is the business of the process that trains
+        _write_table(found, found.rows(), cost)
     return found
 
 
@@ -269,6 +281,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
     every = request.eval_every_updates
     protocol = Protocol(
         source=findable(data.source.location),
+        relative_source=relative_source(data.source.location, folder),
         dataset=data.name,
         sha256=data.source.sha256,
         observation_size=data.observations.shape[1],
@@ -342,7 +355,9 @@ def _joined(found: Comparison, asked: Comparison) -> Comparison:
 def _refuse_difference(folder: Path, who: str, found: Any, asked: Any) -> None:
     before, now = (_flat(json.loads(json.dumps(dataclasses.asdict(side)))) for side in (found, asked))
     for name in before.keys() | now.keys():
-        if name != "source" and before.get(name) != now.get(name):  # the same file may be found by another path
+        if name not in ("source", "relative_source") and before.get(name) != now.get(
+            name
+        ):  # the same file may be found by another path
             raise InputError(
                 f"{folder}: holds a comparison with {who}{name} {before.get(name)}, not {now.get(name)}; "
                 "name another folder with --out"
@@ -398,10 +413,6 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
         _check_run(comparison, name)
         resume(run, dataset=data, quiet=quiet)
         return
-    if run.is_dir() and not any(_lasting(run)):  # killed before there was anything in it
-        for leftover in run.iterdir():
-            leftover.unlink()
-        run.rmdir()
     entrant, protocol = comparison.entrants[name], comparison.protocol
     train(
         comparison.algorithm(name),
@@ -476,11 +487,6 @@ def _announcement(comparison: Comparison, name: str) -> str:
     return f"{going}{comparison.entrants[name].where_from}; updates: {', '.join(phases)}"
 
 
-def _lasting(folder: Path) -> list[Path]:
-    """What is in a folder, temporary files apart."""
-    return [path for path in folder.iterdir() if not path.name.startswith(TEMPORARY)]
-
-
 # --- on disk ------------------------------------------------------------------------------------------------
 
 
@@ -501,6 +507,11 @@ def _write(comparison: Comparison, cost: str) -> None:
         "device": str(jax.devices()[0].device_kind),
     }
     atomic_write_json(comparison.folder / "comparison.json", document)
+    _write_table(comparison, rows, cost)
+
+
+def _write_table(comparison: Comparison, rows: list[Row], cost: str) -> None:
+    """comparison.png, where anything was scored, and comparison.md."""
     points, protocol = tables.points(rows, cost), comparison.protocol
     if points:
         seeds = f"{len(protocol.seeds)} seed{'s' if len(protocol.seeds) > 1 else ''}"

@@ -14,7 +14,7 @@ from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval, three_digits
 from tether.plots.tradeoff import Point
 from tether.runs.callbacks import scores_by_update
-from tether.runs.records import JsonLines
+from tether.runs.records import evaluation_log, metric_log
 from tether.runs.report import lane_score
 
 __all__ = [
@@ -47,7 +47,7 @@ class Row:
     family: str
     paper: str  # arXiv id, or empty
     settings: str  # where its hyper-parameters come from
-    status: str  # done, partly-diverged, diverged (as in result.json), failed, stopped, waiting
+    status: str  # done, partly-diverged, diverged (as in result.json), failed, damaged (its logs), stopped, waiting
     note: str = ""  # what is to be said about the status
     updates: int = 0  # of the last phase, done when it was last evaluated
     last: Summary | None = None  # scores at the last evaluation
@@ -75,12 +75,12 @@ def read_row(run: Path, about: Mapping[str, str], cost: Cost | None, error: str 
         return Row(**about, status="failed", note=error, **known)
     result = _read_json(run / "result.json")
     config = _read_json(run / "config.json")
-    known["losses"] = _last_losses(JsonLines(run / "metrics.jsonl").read())
-    if result is None:
-        progress = _progress(JsonLines(run / "evaluations.jsonl").read())
-        row = Row(**about, status="stopped" if config else "waiting", **progress, **known)
-    else:
-        row = Row(**about, **_outcome(result), **known)
+    try:
+        known["losses"] = _last_losses(metric_log(run).read())
+        progress = _progress(evaluation_log(run).read()) if result is None else _outcome(result)
+    except InputError as damage:  # the other algorithms have their rows
+        return Row(**about, status="damaged", note=str(damage), **known)
+    row = Row(**about, **{"status": "stopped" if config else "waiting"} | progress, **known)
     if cost is None or config is None or (result is None and row.last is None):
         return row
     updates = {phase["name"]: phase["updates"] for phase in config["phases"]} | {"train": row.updates}
@@ -120,6 +120,8 @@ def _progress(rows: list[dict[str, Any]]) -> dict[str, Any]:
     last = max(row["update"] for row in rows)
     lanes = sorted({row["lane"] for row in rows if row["update"] == last})
     scores = scores_by_update(rows, lanes)
+    if last not in scores:
+        return {}
     summaries = {update: aggregate(values) for update, values in scores.items()}
     best = max(summaries, key=lambda update: summaries[update].mean)
     seeds = {"seed_scores": tuple(scores[last].mean(axis=1).tolist())}

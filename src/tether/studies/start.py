@@ -9,6 +9,7 @@ from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import name_of
 from tether.data import Dataset
 from tether.errors import InputError, unknown
+from tether.machine.locks import only_writer
 from tether.machine.plugins import plugin_names
 from tether.studies.compare import Comparison, Request, start_comparison
 from tether.studies.sweep.jobs import SweepFolder, run_job
@@ -146,16 +147,17 @@ def _run(folder: SweepFolder, engine: str, workers: int, address: str | None, qu
         if not quiet:
             sys.stderr.write(f"{text}\n")
 
-    if engine == "ray":
-        from tether.studies.sweep.ray import run_on_ray
+    with only_writer(folder.path):
+        if engine == "ray":
+            from tether.studies.sweep.ray import run_on_ray
 
-        run_on_ray(folder, address, say)
-    elif workers:
-        run_locally(folder, workers, say)
-    else:
-        for job in folder.unfinished():
-            say(f"{job.name}: started")
-            run_job(job, folder.run_folder(job), quiet=quiet)
+            run_on_ray(folder, address, say)
+        elif workers:
+            run_locally(folder, workers, say)
+        else:
+            for job in folder.unfinished():
+                say(f"{job.name}: started")
+                run_job(job, folder.run_folder(job), quiet=quiet)
 
 
 def _name(algorithm: str | type) -> str:

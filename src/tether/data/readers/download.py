@@ -29,13 +29,9 @@ from tether._version import __version__
 from tether.data.readers.d4rl_names import DEFAULT_MIRRORS
 from tether.errors import InputError
 from tether.machine.cache import cache_folder
-from tether.machine.files import atomic_write_json, fsync_directory, sha256_file
+from tether.machine.files import LOCK, atomic_write_json, fsync_directory, sha256_file
+from tether.machine.locks import wait_for_lock
 from tether.machine.reading import parse_json, read_bytes
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that fetch the same file at once are then not kept apart
-    fcntl = None
 
 __all__ = ["Downloads", "cached_file"]
 
@@ -114,7 +110,7 @@ def cached_file(name: str, file: str, downloads: Downloads, check: Check) -> Pat
             f"data set {name!r}: offline (TETHER_OFFLINE) and there is no file {target}; put it there{source}"
         )
     downloads.cache.mkdir(parents=True, exist_ok=True)
-    with _alone(downloads.cache):
+    with wait_for_lock(downloads.cache / LOCK):  # one fetches and pins; the others then find the file
         pinned = _read_pins(pins).get(file)
         if found is None and target.is_file():  # another process fetched it meanwhile
             found = target
@@ -144,16 +140,6 @@ def _places(folder: str, file: str) -> list[Path]:
     if "{file}" in folder:
         return [Path(_address(folder, file)).expanduser()]
     return [Path(folder).expanduser() / file, Path(folder).expanduser() / file.rpartition("/")[2]]
-
-
-@contextlib.contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """One process at a time fetches and pins; the others wait, and then find the file."""
-    with (cache / ".lock").open("w") as lock:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # --- pins ---------------------------------------------------------------------------------------------------

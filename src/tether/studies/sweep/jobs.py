@@ -7,26 +7,21 @@ DIR/
   table.csv, table.md, table.json, lanes.csv      the outcome (`tether.studies.sweep.table`)
 """
 
-import contextlib
 import json
-import os
 import re
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tether.environments.make import check_imported
 from tether.errors import InputError
-from tether.machine.files import atomic_write_text
-from tether.runs.records import JsonLines
+from tether.machine.files import atomic_write_text, lasting
+from tether.machine.locks import only_writer
+from tether.runs.jsonlines import JsonLines
 from tether.studies.sweep.spec import Job, SweepSpec, load_spec
 
-__all__ = ["Busy", "SweepFolder", "job_result", "run_job"]
-
-
-class Busy(RuntimeError):
-    """Another process works on this job."""
+__all__ = ["SweepFolder", "job_result", "run_job"]
 
 
 class SweepFolder:
@@ -45,7 +40,8 @@ class SweepFolder:
             if load_spec(stored).jobs != spec.jobs:
                 raise InputError(f"{path}: holds another sweep: its spec.toml is not {spec.path}; name another folder")
         else:
-            if path.exists() and any(path.iterdir()):
+            empty = path / "jobs"  # which a kill before the first file leaves
+            if any(entry != empty or not entry.is_dir() or any(entry.iterdir()) for entry in lasting(path)):
                 raise InputError(f"{path}: exists and holds no sweep; name another folder")
             (path / "jobs").mkdir(parents=True, exist_ok=True)
             # Data sets are still found beside the spec.
@@ -78,39 +74,18 @@ def job_result(folder: Path) -> dict[str, Any] | None:
 def run_job(job: Job, folder: Path, *, quiet: bool = True) -> None:
     """Train the job in its run folder: from the start, from its newest checkpoint, or not at all if it is complete.
 
-    Raises: Busy where another process has it; InputError for what no second attempt would change; otherwise as
-    `tether.api.train`.
+    Where another process trains it, such as the one that this is to replace, it waits for that one's end.
+    Raises: InputError for what no second attempt would change; otherwise as `tether.api.train`.
     """
     from tether.api import resume, train
 
-    with _alone(folder.with_name(f"{folder.name}.lock")):
+    with only_writer(folder, wait=lambda text: sys.stderr.write(f"{text}\n")):
         if job_result(folder) is not None:
             return
         if (folder / "config.json").exists():
             resume(folder, quiet=quiet)
             return
-        with contextlib.suppress(FileNotFoundError):
-            folder.rmdir()  # a kill between making it and writing its first file left it empty
         algorithm, arguments, preset = job.request().resolve()
         check_imported(arguments["environment"] or "")  # which a file names, not the user
         notes = {"sweep_job": job.name, "preset": preset}
         train(algorithm, job.dataset, **arguments, lanes=job.lanes, out=folder, quiet=quiet, notes=notes)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; the system frees it when the process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:  # what another process wrote stays until the lock is ours
-        if os.name != "nt":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(f"{path}: another process works on this job") from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -1,14 +1,15 @@
 """A sweep on this machine without any engine: one process per job, some at a time."""
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tether.machine.cores import CORES, usable_cores
+from tether.machine.signals import Interrupted, StopSignals
 from tether.studies.sweep.jobs import SweepFolder, job_result
 from tether.studies.sweep.spec import Job
 
@@ -21,32 +22,36 @@ def run_locally(folder: SweepFolder, workers: int, say: Callable[[str], None]) -
     """Run all unfinished jobs, `workers` at a time -> the jobs that failed for good.
 
     Every job has a process of its own, so that one that is killed (by hand, for memory) takes no other with it; it is
-    tried again and goes on from its checkpoint. On Ctrl-C jobs are asked to stop and write a checkpoint.
+    tried again and goes on from its checkpoint.
+    Raises: Interrupted after Ctrl-C, SIGTERM or SIGHUP, when the jobs have written their checkpoints and ended.
     """
     waiting = [(job, 0) for job in folder.unfinished()]
     running: dict[subprocess.Popen, tuple[Job, int]] = {}
     failed: list[Job] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job, attempt = waiting.pop(0)
-                folder.note(job, "started", attempt=attempt)
-                say(f"{job.name}: started" + (f" again, attempt {attempt + 1}" if attempt else ""))
-                running[_start(folder, job, max(1, usable_cores() // workers))] = (job, attempt)
-            ended = [process for process in running if process.poll() is not None]
-            for process in ended:
-                job, attempt = running.pop(process)
-                if _succeeded(folder, job, process, attempt, say):
-                    continue
-                # 2: bad input, which another attempt would not change.
-                if attempt < folder.spec.retries and process.returncode != 2:
-                    waiting.insert(0, (job, attempt + 1))
-                else:
-                    failed.append(job)
-            if not ended:
-                time.sleep(POLL_SECONDS)
-    finally:
-        _stop(list(running))
+    with StopSignals() as stop:
+        try:
+            while (waiting or running) and stop.number is None:
+                while waiting and len(running) < workers:
+                    job, attempt = waiting.pop(0)
+                    folder.note(job, "started", attempt=attempt)
+                    say(f"{job.name}: started" + (f" again, attempt {attempt + 1}" if attempt else ""))
+                    running[_start(folder, job, max(1, usable_cores() // workers))] = (job, attempt)
+                ended = [process for process in running if process.poll() is not None]
+                for process in ended:
+                    job, attempt = running.pop(process)
+                    if _succeeded(folder, job, process, attempt, say):
+                        continue
+                    # 2: bad input, which another attempt would not change.
+                    if attempt < folder.spec.retries and process.returncode != 2:
+                        waiting.insert(0, (job, attempt + 1))
+                    else:
+                        failed.append(job)
+                if not ended:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            _stop(list(running))
+        if stop.number is not None and folder.unfinished():
+            raise Interrupted(stop.number, folder.path, "the same command")
     return failed
 
 
@@ -56,7 +61,9 @@ def _start(folder: SweepFolder, job: Job, cores: int) -> subprocess.Popen:
     command += ["--out", str(folder.path), "--job", str(job.number)]
     with _log(folder, job).open("a") as log:
         environment = os.environ | {CORES: str(cores)}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
+        # In a group of its own: what a terminal sends to everybody reaches it once, through this process.
+        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log, **group)
 
 
 def _log(folder: SweepFolder, job: Job) -> Path:
@@ -79,9 +86,14 @@ def _succeeded(
 
 
 def _stop(processes: list[subprocess.Popen]) -> None:
-    """Ask jobs to write a checkpoint and stop, and wait until they have."""
+    """Ask jobs to write a checkpoint and stop, and wait until they have. A second Ctrl-C ends them at once."""
     for process in processes:
         process.terminate()
-    for process in processes:
-        with contextlib.suppress(KeyboardInterrupt):
+    try:
+        for process in processes:
             process.wait()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.kill()
+            process.wait()
+        raise
