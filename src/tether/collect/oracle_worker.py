@@ -1,24 +1,24 @@
 """A process that plays episodes of an OGBench data set: `python -m tether.collect.oracle_worker`.
 
 `tether.collect.regeneration` begins it. On stdin comes one line of JSON, what to play; each finished episode is a file
-in the folder that it names. The process ends when all are there, or when stdin ends: then whoever asked is gone. Ctrl-C
-and SIGTERM, which a terminal sends to everybody, are for that one to answer.
+in the folder that it names. The process ends when all are there, or when stdin ends: then whoever asked is gone.
+Ctrl-C, SIGTERM and SIGHUP, which a terminal sends to everybody, are for that one to answer.
 """
 
 import json
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
+
+from tether.machine.signals import ignore_signals
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Play what is asked for."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
 

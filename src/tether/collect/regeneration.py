@@ -34,6 +34,7 @@ from tether.collect.recipes import PREFIX, Recipe, find_recipe_of
 from tether.data.readers.ogbench import PROVENANCE
 from tether.errors import InputError
 from tether.machine.files import atomic_path, atomic_write_json, sha256_file
+from tether.machine.locks import only_writer
 from tether.machine.signals import Interrupted, StopSignals
 from tether.runs.config import commit, versions
 from tether.runs.records import Display
@@ -61,8 +62,9 @@ def regenerate(
 ) -> tuple[list[Path], dict[str, Any]]:
     """Make the training and the validation file, or go on with them -> (their paths, how they came about).
 
-    Files that are there stay as they are. Raises InputError for bad input or a package that is missing, Interrupted
-    after SIGINT or SIGTERM (the same call goes on), OSError where the disk fails.
+    Files that are there stay as they are. Raises InputError for bad input or a package that is missing, Busy where
+    another process makes them, Interrupted after SIGINT, SIGTERM or SIGHUP (the same call goes on), OSError where the
+    disk fails.
     """
     name = options.name.removeprefix(PREFIX)
     recipe = find_recipe_of(name)
@@ -76,8 +78,7 @@ def regenerate(
     if note.exists():
         return paths, _found(note, about)
     folder = options.out / "partial" / f"{name}-{_digest(about)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with Display(quiet) as display, StopSignals() as stop:
+    with Display(quiet) as display, StopSignals() as stop, only_writer(folder):
         count = recipe.episodes + recipe.validation_episodes
         display.begin(name, count - len(missing_episodes(folder, count)), count, "episodes")
         _fill(folder, recipe, options, display, stop)
@@ -88,10 +89,10 @@ def regenerate(
         parts = np.split(np.arange(count), [recipe.episodes])
         for path, episodes in zip(paths, parts, strict=True):
             _write(path, [episode_path(folder, int(i)) for i in episodes], provenance)
-    files = {path.name: {"sha256": sha256_file(path), **_summary(path)} for path in paths if path.exists()}
-    provenance |= {"command": command, "files": files, **_reports(folder, count)}
-    atomic_write_json(note, provenance)
-    shutil.rmtree(folder)
+        files = {path.name: {"sha256": sha256_file(path), **_summary(path)} for path in paths if path.exists()}
+        provenance |= {"command": command, "files": files, **_reports(folder, count)}
+        atomic_write_json(note, provenance)
+        shutil.rmtree(folder)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
     return paths, provenance

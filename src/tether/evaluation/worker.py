@@ -17,12 +17,13 @@ import importlib
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import IO, Any
+
+from tether.machine.signals import ignore_signals
 
 __all__ = ["main"]
 
@@ -36,9 +37,7 @@ def main() -> None:
     """Play what is asked for until stdin ends."""
     with contextlib.suppress(AttributeError, OSError):  # Windows has no niceness
         os.nice(NICENESS)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_signals()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between the answers
     requests: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["Interrupted", "StopSignals", "Terminated", "end_orderly"]
+__all__ = ["Interrupted", "StopSignals", "Terminated", "end_orderly", "ignore_signals"]
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -71,6 +71,12 @@ def end_orderly() -> Iterator[None]:
         yield
     finally:
         _put_back(previous)
+
+
+def ignore_signals() -> None:
+    """In a process that ends with the one that began it: what a terminal sends to everybody is for that one."""
+    for number in (signal.SIGINT, *ENDING):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(numbers: tuple[int, ...], handler: Any) -> dict[int, Any]:
