@@ -84,7 +84,7 @@ def train(
         data set's name says, or the record of its collection.
     horizon: steps after which evaluated episodes are cut, where not as the environment says; needed for one without a
         time limit.
-    out: the run folder; must not exist. Default `runs/<algorithm>-<dataset>-<time>`.
+    out: the run folder; must not exist, or be empty. Default `runs/<algorithm>-<dataset>-<time>`.
     quiet: no progress on stderr; warnings stay.
     notes: kept in config.json for readers.
     lanes: exactly these, in the place of `seeds` and `sweep`.

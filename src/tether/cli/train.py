@@ -81,7 +81,7 @@ class Train:
     data_filter: Annotated[str | None, hint("the preset's, or none", "RULE")] = None
     """Which episodes to train on: top=0.1 keeps the tenth with the highest returns."""
     out: Annotated[Path | None, hint("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
-    """The run folder; must not exist."""
+    """The run folder; must not exist, or be empty."""
     logger: Loggers = ()
     """tensorboard, wandb, mlflow, trackio, or one of your own: also log there (docs/callbacks.md). May be repeated."""
     quiet: bool = False

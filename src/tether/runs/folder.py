@@ -61,14 +61,20 @@ def _alone(folder: Path) -> Iterator[None]:
         refused: Exception | None = None
         try:
             if is_primary():
+                _make(folder)
                 stack.enter_context(only_writer(folder))
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            refused = InputError(f"{folder}: cannot be written to: {error.strerror}")
-        except (Busy, OSError) as error:
+        except (Busy, InputError, OSError) as error:
             refused = error
         if any_process(refused is not None):
             raise refused or Busy(f"{folder}: the first of these processes cannot write there")
         yield
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be created: {error.strerror or error}") from None
 
 
 def changed_versions(folder: Path) -> str:

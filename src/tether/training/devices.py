@@ -19,6 +19,7 @@ __all__ = ["AXIS", "Devices", "any_process", "choose_devices", "connect", "is_pr
 
 AXIS = "lanes"
 CONNECTION = "TETHER_DISTRIBUTED"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # where all processes are on one machine
 GRAMMAR = "auto, or ADDRESS:PORT,PROCESSES,INDEX such as 10.0.0.1:1234,2,0"
 
 
@@ -41,7 +42,10 @@ def connect(text: str | None) -> bool:
     count, index = int(parts[1]), int(parts[2])
     if not 0 <= index < count:
         raise InputError(f"distributed {text!r}: the index must be from 0 to {count - 1}")
-    jax.distributed.initialize(parts[0], count, index)
+    host, _, port = parts[0].rpartition(":")
+    # Without this the first process listens on every address of its machine.
+    bind = f"{host}:{port}" if host in LOOPBACK else None
+    jax.distributed.initialize(parts[0], count, index, coordinator_bind_address=bind)
     return count > 1
 
 
