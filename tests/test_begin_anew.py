@@ -1,4 +1,4 @@
-"""A kill before the first file is in place: the same command begins anew. benchmarks/random_kills.py kills at random."""
+"""A kill before the first file is in place: the same command begins anew (at random: benchmarks/random_kills.py)."""
 
 import subprocess
 import sys
