@@ -1,14 +1,16 @@
 """Damage in a run's logs is refused by file and line, and never changes a score; `--repair` says what is lost."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from make_data import copy_run, finished_run, outcome, rows, snapshot, tether
+from make_data import columns, copy_run, finished_run, outcome, rows, snapshot, tether, write_d4rl
 
-from tether import InputError
+import tether as package
+from tether import Callback, InputError
 from tether.runs.curves import read_curves
 from tether.runs.jsonlines import JsonLines, Mark
 from tether.runs.records import evaluation_log, metric_log
@@ -178,3 +180,32 @@ def test_marks_are_those_of_the_files(tmp_path: Path) -> None:
     manifest = json.loads((finished_run() / "checkpoints" / "train-000000250" / "manifest.json").read_text())
     for log in (metric_log(finished_run()), evaluation_log(finished_run())):
         assert log.mark() == Mark(*manifest["run"]["logs"][log.path.name])
+
+
+class Footprint(Callback):
+    """What the process takes at each evaluation."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+        self.files: list[int] = []
+
+    def on_evaluation(self, rows: list[dict]) -> None:
+        self.bytes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        self.files.append(len(os.listdir("/proc/self/fd")))
+
+
+@pytest.mark.long
+def test_memory_and_files_do_not_grow_with_rows(tmp_path: Path) -> None:
+    """10,000 rows of metrics and 1,000 evaluations."""
+    footprint = Footprint()
+    small = package.ALGORITHMS["bc"](hidden_sizes=(8,), train_updates=10_000)
+    every = {"log_every_updates": 1, "eval_every_updates": 10}
+    options = package.Options(batch_size=16, eval_episodes=1, eval_workers=0, **every)
+    data = write_d4rl(tmp_path / "set.hdf5", **columns(observation_size=3, action_size=1))
+    how = {"environment": "Pendulum-v1", "horizon": 5, "options": options, "callbacks": [footprint], "quiet": True}
+    report = package.train(small, str(data), out=tmp_path / "run", **how)
+    assert len(rows(report.folder / "metrics.jsonl")) == 10_000
+    assert len(footprint.bytes) == 1_000
+    early, late = (sum(footprint.bytes[start : start + 50]) / 50 for start in (200, 950))
+    assert late < 1.02 * early, f"{early / 2**20:.1f} MB at evaluation 200, {late / 2**20:.1f} MB at the end"
+    assert len(set(footprint.files[1:])) == 1

@@ -129,7 +129,7 @@ def test_training_with_a_worker_ends_it(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     assert code == 129
     assert f"stopped by SIGHUP; continue with `tether resume {out}`" in err
-    (worker,) = [process for process in begun if "tether.evaluation.worker" in process.args]
+    (worker,) = [process for process in begun if "tether.evaluation.worker" in list(process.args)]
     assert worker.returncode is not None
     assert tether("resume", out, "--eval-workers", 0, "--quiet")[0] == 0
     assert outcome(out) == outcome(finished_run())

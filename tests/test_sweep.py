@@ -184,7 +184,7 @@ def test_the_slurm_script_is_an_array_of_the_unfinished_jobs(tmp_path: Path) -> 
     spec = load_spec(write_spec(tmp_path, tiny(lanes_per_job=1) + '[slurm]\npartition = "gpu"\narray_limit = 2\n'))
     folder = SweepFolder.open(tmp_path / "out", spec)
     folder.run_folder(spec.jobs[1]).mkdir()
-    (folder.run_folder(spec.jobs[1]) / "result.json").write_text("{}")
+    (folder.run_folder(spec.jobs[1]) / "result.json").write_text('{"status": "done", "dataset": "set", "lanes": []}')
     code, printed, errors = tether("sweep", spec.path, "--out", tmp_path / "out", "--slurm")
     assert (code, errors) == (0, "")
     script = tmp_path / "out" / "sweep.sbatch"
@@ -212,7 +212,7 @@ def test_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     job = threading.Thread(target=run_job, args=(spec.jobs[0], run))
     job.start()
     assert waited.wait(60)
-    (run / "result.json").write_text('{"status": "done"}')  # by whoever held it
+    (run / "result.json").write_text('{"status": "done", "dataset": "set", "lanes": []}')  # by whoever held it
     lock.release()
     job.join(60)
     assert not job.is_alive()

@@ -94,7 +94,6 @@ class Sweep:
 
     def _all(self, folder: Any) -> list[Any]:
         """Run what is not finished -> the jobs that failed."""
-        from tether.machine.locks import only_writer
 
         def say(text: str) -> None:
             if not self.quiet:
@@ -102,14 +101,13 @@ class Sweep:
 
         jobs = folder.spec.jobs
         say(f"{len(jobs)} jobs with {sum(len(job.lanes) for job in jobs)} lanes, {len(folder.unfinished())} to do")
-        with only_writer(folder.path):  # of the sweep; a job's folder has a lock of its own
-            if self.local:
-                from tether.studies.sweep.local import run_locally
+        if self.local:
+            from tether.studies.sweep.local import run_locally
 
-                return run_locally(folder, self.workers, say)
-            from tether.studies.sweep.ray import run_on_ray
+            return run_locally(folder, self.workers, say)
+        from tether.studies.sweep.ray import run_on_ray
 
-            return run_on_ray(folder, self.address, say)
+        return run_on_ray(folder, self.address, say)
 
     def show_report(self, folder: Any, failed: list[Any]) -> int:
         from tether.studies.sweep.table import sweep_table, write_table

@@ -147,14 +147,14 @@ def _run(folder: SweepFolder, engine: str, workers: int, address: str | None, qu
         if not quiet:
             sys.stderr.write(f"{text}\n")
 
-    with only_writer(folder.path):
-        if engine == "ray":
-            from tether.studies.sweep.ray import run_on_ray
+    if engine == "ray":
+        from tether.studies.sweep.ray import run_on_ray
 
-            run_on_ray(folder, address, say)
-        elif workers:
-            run_locally(folder, workers, say)
-        else:
+        run_on_ray(folder, address, say)
+    elif workers:
+        run_locally(folder, workers, say)
+    else:
+        with only_writer(folder.path):
             for job in folder.unfinished():
                 say(f"{job.name}: started")
                 run_job(job, folder.run_folder(job), quiet=quiet)

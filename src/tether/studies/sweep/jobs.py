@@ -19,6 +19,7 @@ from tether.errors import InputError
 from tether.machine.files import atomic_write_text, lasting
 from tether.machine.locks import only_writer
 from tether.runs.jsonlines import JsonLines
+from tether.runs.report import lane_score
 from tether.studies.sweep.spec import Job, SweepSpec, load_spec
 
 __all__ = ["SweepFolder", "job_result", "run_job"]
@@ -64,10 +65,12 @@ class SweepFolder:
 
 
 def job_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a run folder; None while there is none."""
+    """The result of a run folder; None while there is none, or it is damaged, as the run then writes it again."""
     try:
-        return json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+        result = json.loads((folder / "result.json").read_text())
+        _ = result["status"], result["dataset"], [(lane["diverged"], lane_score(lane)) for lane in result["lanes"]]
+        return result
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

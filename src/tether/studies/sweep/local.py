@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.machine.cores import CORES, usable_cores
+from tether.machine.locks import only_writer
 from tether.machine.signals import Interrupted, StopSignals
 from tether.studies.sweep.jobs import SweepFolder, job_result
 from tether.studies.sweep.spec import Job
@@ -23,12 +24,13 @@ def run_locally(folder: SweepFolder, workers: int, say: Callable[[str], None]) -
 
     Every job has a process of its own, so that one that is killed (by hand, for memory) takes no other with it; it is
     tried again and goes on from its checkpoint.
-    Raises: Interrupted after Ctrl-C, SIGTERM or SIGHUP, when the jobs have written their checkpoints and ended.
+    Raises: Busy where another process runs this sweep (a job's folder has a lock of its own); Interrupted after Ctrl-C,
+    SIGTERM or SIGHUP, when the jobs have written their checkpoints and ended.
     """
     waiting = [(job, 0) for job in folder.unfinished()]
     running: dict[subprocess.Popen, tuple[Job, int]] = {}
     failed: list[Job] = []
-    with StopSignals() as stop:
+    with only_writer(folder.path), StopSignals() as stop:
         try:
             while (waiting or running) and stop.number is None:
                 while waiting and len(running) < workers:

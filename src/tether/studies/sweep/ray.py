@@ -10,6 +10,7 @@ from typing import Any
 
 from tether.errors import InputError
 from tether.machine.cores import CORES
+from tether.machine.locks import only_writer
 from tether.machine.plugins import plugin_names
 from tether.machine.signals import Interrupted, StopSignals
 from tether.studies.sweep.jobs import SweepFolder, job_result, run_job
@@ -25,7 +26,8 @@ def run_on_ray(folder: SweepFolder, address: str | None, say: Callable[[str], No
 
     address: of the cluster; None: `RAY_ADDRESS`, or the cluster of this machine, or else one that is started for the
     purpose, of which nothing can be reached from another machine.
-    Raises: InputError where Ray is not installed or no cluster is at `address`; Interrupted after Ctrl-C, SIGTERM or
+    Raises: InputError where Ray is not installed or no cluster is at `address`; Busy where another process runs this
+    sweep; Interrupted after Ctrl-C, SIGTERM or
     SIGHUP, when the jobs have written their checkpoints and ended.
     """
     try:
@@ -60,7 +62,7 @@ def run_on_ray(folder: SweepFolder, address: str | None, say: Callable[[str], No
 
     pending: dict[Any, tuple[Job, int]] = {}
     failed: list[Job] = []
-    with StopSignals() as stop:  # after ray.init, which leaves handlers of its own
+    with only_writer(folder.path), StopSignals() as stop:  # after ray.init, which leaves handlers of its own
         try:
             for job in folder.unfinished():
                 submit(job, 0)

@@ -43,6 +43,8 @@ def job_rows(folder: SweepFolder) -> tuple[list[JobRow], list[dict[str, Any]]]:
 
 def _lanes(folder: SweepFolder, job: Any) -> list[dict[str, Any]]:
     result = job_result(folder.run_folder(job))
+    if result is not None and len(result["lanes"]) != len(job.lanes):
+        result = None
     rows = []
     for index, lane in enumerate(job.lanes):
         found = None if result is None else result["lanes"][index]
