@@ -222,7 +222,7 @@ def test_a_comparison_is_drawn_and_gone_on_with(tmp_path: Path) -> None:
         now = json.loads((folder / "comparison.json").read_text())
         for entry in ("entrants", "behaviour", "command"):
             assert now[entry] == before[entry]
-        assert now["protocol"] == before["protocol"] | {"horizon": None}  # which 0.1.0 did not know
+        assert now["protocol"] == before["protocol"] | {"horizon": None, "relative_source": None}  # unknown to 0.1.0
         assert [[row[name] for name in told] for row in now["rows"]] == [
             [row[name] for name in told] for row in before["rows"]
         ]
