@@ -210,3 +210,25 @@ def test_an_environment_without_a_time_limit_needs_a_horizon(tmp_path: Path) -> 
     config = json.loads((tmp_path / "all" / "bc" / "config.json").read_text())
     assert config["data"]["observation_transform"]["name"] == "standardise"
     assert config["data"]["reward_transform"]["name"] == "minmax_pm1"
+
+
+def test_data_that_state_no_range_are_taken_as_the_environments_own(tmp_path, capsys):
+    import tether
+
+    flags = np.arange(60) % 20 == 19
+    generator = np.random.default_rng(0)
+    data = tether.Dataset.from_arrays(
+        generator.normal(size=(60, 3)),
+        generator.uniform(-1, 1, (60, 1)),
+        np.ones(60),
+        np.zeros(60, bool),
+        timeouts=flags,
+    )
+    algorithm = tether.BC(hidden_sizes=(8,), train_updates=2)
+    options = tether.Options(batch_size=8, eval_episodes=1)
+    tether.train(algorithm, data, environment="Pendulum-v1", options=options, out=tmp_path / "run", quiet=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the data state no range of actions" in said
+    assert "it takes -2 to 2" in said
+    action = tether.load_policy(tmp_path / "run")(np.zeros(3))
+    assert abs(action) <= 1

@@ -96,3 +96,30 @@ def test_transitions_in_any_order_have_no_returns(tmp_path: Path) -> None:
     import_logs([tmp_path / "log.csv"], options, tmp_path / "out.hdf5")
     data = load_dataset(str(tmp_path / "out.hdf5"))
     assert data.episode_returns().tolist() == []
+
+
+def test_next_observations_are_paired_by_name_or_one_by_one(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    state, rows = generator.normal(size=(41, 2)), ["pos,vel,new_v,new_p,u,r,done"]
+    for i in range(40):
+        (x, v), (y, w) = state[i], state[i + 1]
+        rows.append(f"{x},{v},{w},{y},{generator.uniform(-1, 1)},1,{int(i == 39)}")
+    (tmp_path / "log.csv").write_text("\n".join(rows) + "\n")
+    how = {"reward": "r", "terminal": "done"}
+    options = ColumnOptions(("pos", "vel"), ("u",), next_observation=("new_*",), **how)
+    with pytest.raises(InputError, match=r"--next-observation new_\* are new_v, new_p, whose names do not tell which"):
+        import_logs([tmp_path / "log.csv"], options, tmp_path / "out.hdf5")
+    options = ColumnOptions(("pos", "vel"), ("u",), next_observation=("new_p", "new_v"), **how)
+    done = import_logs([tmp_path / "log.csv"], options, tmp_path / "out.hdf5")
+    assert "--next-observation: pos -> new_p, vel -> new_v" in done.assumed
+    data = load_dataset(str(tmp_path / "out.hdf5"))
+    np.testing.assert_allclose(data.next_observations, state[1:], rtol=1e-5)
+
+
+def test_rows_without_a_partner_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,x,r\n" + "".join(f"{i},{i / 7},1\n" for i in range(10)))
+    (tmp_path / "b.csv").write_text("id,u\n" + "".join(f"{i},{i / 20}\n" for i in range(19, -1, -1)))
+    options = ColumnOptions(("x",), ("u",), reward="r", episode="none", join=("id",))
+    done = import_logs([tmp_path / "a.csv", tmp_path / "b.csv"], options, tmp_path / "out.hdf5")
+    assert "10 rows of b.csv have no partner and are left out" in done.assumed
+    np.testing.assert_allclose(load_dataset(str(tmp_path / "out.hdf5")).actions[:, 0], np.arange(10) / 20, rtol=1e-5)

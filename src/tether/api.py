@@ -123,6 +123,7 @@ def resume(
     algorithm: Algorithm | type | None = None,
     quiet: bool = False,
     environment: str | None = None,
+    horizon: int | None = None,
     eval_workers: int | None = None,
     updates: int | None = None,
     callbacks: Sequence[Callback] = (),
@@ -136,6 +137,7 @@ def resume(
     algorithm: its class, or an instance, where that is not registered here.
     environment: task or gymnasium id to evaluate in from here on, where the run has none; from now on the run's. Of
         a run that is evaluated already it must be the same, and imports the module of `module:id`.
+    horizon: with `environment`, steps after which evaluated episodes are cut.
     eval_workers: processes that play evaluations, where not as the run began (another machine, say).
     updates: another length of the training phase, from now on the run's: to train on after the end, or to end early
         and have the policies. A rate that decays over the phase then decays over the new length.
@@ -148,10 +150,12 @@ def resume(
     as `train`.
     """
     import_environment(environment)
+    if horizon is not None and environment is None:
+        raise InputError(f"horizon {horizon}: name the environment that a run without one is evaluated in, too")
     loggers = None if logger is None else find_loggers(logger)
     check_callbacks(callbacks)
     with open_folder(Path(folder)):
-        plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment)
+        plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment, horizon)
         if updates is not None:
             plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
         if eval_workers is not None:

@@ -38,6 +38,8 @@ class Resume:
     that decays over the phase then decays over the new length."""
     environment: Annotated[str | None, hint("as the run began", "TASK")] = None
     """Task (`tether tasks`) or gymnasium id to evaluate in from here on, where the run has none."""
+    horizon: Annotated[int | None, hint("the environment's own limit")] = None
+    """With --environment: steps after which evaluated episodes are cut."""
     eval_workers: Annotated[int | None, hint("as the run began")] = None
     """Processes that play evaluations while training goes on."""
     repair: bool = False
@@ -57,6 +59,7 @@ class Resume:
             dataset=self.data,
             quiet=self.quiet,
             environment=self.environment,
+            horizon=self.horizon,
             eval_workers=self.eval_workers,
             updates=self.updates,
             logger=loggers,

@@ -129,7 +129,7 @@ def rounded_away(values: np.ndarray) -> list[tuple[int, int, int]]:
     found = []
     if values.dtype.kind not in "iuf" or values.dtype.itemsize < 4 or values.dtype == np.float32 or not len(values):
         return found
-    for column in np.flatnonzero(np.abs(values).max(axis=0) >= 2**20).tolist():  # smaller ones have 0.1 of precision
+    for column in np.flatnonzero(np.abs(values).max(axis=0) >= 2**10).tolist():  # smaller ones have 1e-4 of precision
         exact, kept = (len(np.unique(numbers)) for numbers in (values[:, column], values[:, column].astype(np.float32)))
         if exact > 2 * kept:
             found.append((column, exact, kept))

@@ -55,8 +55,19 @@ def task_for(data: Dataset, environment: str | None, horizon: int | None = None)
     data_box(data).within(limits)  # which refuses ranges that have nothing in common
     from tether.environments.observations import unnamed_order  # training needs no simulator
 
-    note = unnamed_order(made, task.observation_names)
-    return Evaluated(task, limits, note=note and f"environment {task.name}: {note}")
+    notes = [unnamed_order(made, task.observation_names), _assumed_unit(data, limits)]
+    return Evaluated(task, limits, note="; ".join(f"environment {task.name}: {note}" for note in notes if note))
+
+
+def _assumed_unit(data: Dataset, limits: ActionBox) -> str:
+    """One line where the data do not say what their actions from -1 to 1 mean in an environment that takes others."""
+    if data.schema is not None or limits.is_unit():
+        return ""
+    low, high = (", ".join(f"{bound:g}" for bound in bounds) for bounds in limits)
+    return (
+        f"the data state no range of actions, so theirs, from -1 to 1, are taken as its own; it takes {low} to {high} "
+        "(state another range when importing: --action-low, --action-high)"
+    )
 
 
 def limits_of(task: Task) -> ActionBox:

@@ -13,9 +13,9 @@ _began: float | None = None  # in seconds of this process; None: it was not star
 
 
 def note_command() -> None:
-    """This process was started for one command: its own start is the command's."""
+    """This process was started for one command: its own start is the command's; of a second one, this moment."""
     global _began
-    _began = 0.0
+    _began = 0.0 if _began is None else since_process_start()
 
 
 def note_next_run() -> None:

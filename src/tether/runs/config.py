@@ -93,13 +93,19 @@ def config_of(plan: Plan) -> dict[str, Any]:
 
 
 def restored_plan(
-    folder: Path, quiet: bool, given: Any = None, dataset: str | Dataset | None = None, asked: str | None = None
+    folder: Path,
+    quiet: bool,
+    given: Any = None,
+    dataset: str | Dataset | None = None,
+    asked: str | None = None,
+    horizon: int | None = None,
 ) -> Plan:
     """The plan that config.json describes.
 
     given: the algorithm's class, or an instance, where it is not registered.
     dataset: the data that the run trained on, or where they lie now; None: where config.json says.
-    asked: the environment for a run that has none; of one that has one, it must be the same.
+    asked: the environment for a run that has none, whose episodes are cut after `horizon` steps; of one that has one,
+        it must be the same.
     """
     path = folder / "config.json"
     config, document = read_config(folder)
@@ -114,19 +120,19 @@ def restored_plan(
     found = find_source(record.source, record.relative_source, record.sha256, folder)
     source = found if dataset is None else dataset
     data = _same_data(path, source, record.sha256, record.in_memory, quiet)
-    task, limits = _restored_place(path, document, data, asked)
+    task, limits = _restored_place(path, document, data, asked, horizon)
     transforms = record.reward_transform.name, record.observation_transform.name
     prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=record.filter.name)
     return make_plan(folder, document.algorithm, algorithm, lanes, options, data, prepared, task, limits)
 
 
 def _restored_place(
-    path: Path, document: RunDocument, data: Dataset, asked: str | None
+    path: Path, document: RunDocument, data: Dataset, asked: str | None, horizon: int | None
 ) -> tuple[Task | None, ActionBox | None]:
     """The task of the run's environment and the actions that this takes; of `asked` where the run has none."""
     name = document.environment
     if name == NO_ENVIRONMENT:
-        return (None, None) if asked is None else task_for(data, asked)[:2]
+        return (None, None) if asked is None else task_for(data, asked, horizon)[:2]
     if asked is not None and (wanted := known_task(data, asked)) is not None and wanted.name != name:
         raise InputError(f"{path}: the run is evaluated in {name}, which --environment {asked} cannot change")
     task = known_task(data, name, document.horizon)

@@ -15,7 +15,7 @@ from tether.data.logs.expression import parse_expression
 from tether.data.logs.pieces import HEADER_BYTES, Kind, Table, after, natural
 from tether.data.logs.tables import TABLE_SUFFIXES
 from tether.data.schema import Layout, layout_of, size_of
-from tether.errors import InputError, unknown
+from tether.errors import InputError, shortened, unknown
 
 __all__ = ["ColumnOptions", "ColumnPlan", "Reward", "find_files", "function_of", "matches", "resolve"]
 
@@ -138,7 +138,8 @@ def resolve(tables: Sequence[Table], options: ColumnOptions, refuse_text: bool =
             raise _text_refused(table, name, "these are choices; tether trains continuous actions")
     observation, categories = _one_hot(taken, observation, options, tables, refuse_text)
     layout = layout_of({k: len(categories.get(k, ())) or table.columns[k].size for k in observation})
-    following = _paired(table, layout, following) if following else _ahead(table, observation)
+    following = _paired(table, layout, following, options) if following else _ahead(table, observation)
+    pairs = [f"{name} -> {follower}" for name, follower in zip(observation, following, strict=False)]
     keep = _kept(taken, options, every_row_ends)
 
     loose = options.missing != "refuse"
@@ -160,7 +161,7 @@ def resolve(tables: Sequence[Table], options: ColumnOptions, refuse_text: bool =
         **{role: named.get(role) for role in ROLES},
         order=order or named.get("time"),
         options=options,
-        assumed=(*table.notes, *_assumed(taken, named, options, len(tables), tuple(following), keep)),
+        assumed=(*table.notes, *_assumed(taken, named, options, len(tables), pairs, keep)),
         next_observation=tuple(following),
         categories=categories,
         keep=keep,
@@ -178,9 +179,9 @@ def _lerobot_order(taken: "_Taken", named: dict[str, str]) -> str | None:
     return taken.take("time", "frame_index")
 
 
-def _paired(table: Table, observation: Layout, following: list[str]) -> list[str]:
+def _paired(table: Table, observation: Layout, following: list[str], options: ColumnOptions) -> list[str]:
     """The columns of next observations in the order of those that they follow: by what is left of their names without
-    what all have in common, else as they are named."""
+    what all have in common, else as they are named one by one. Raises InputError where a pattern gives the order."""
     sizes = [table.columns[name].size for name in following]
     if sum(sizes) != size_of(observation):
         raise InputError(
@@ -189,6 +190,11 @@ def _paired(table: Table, observation: Layout, following: list[str]) -> list[str
         )
     own, others = _distinct(list(observation)), dict(zip(_distinct(following), following, strict=True))
     in_order = [others[part] for part in own] if set(own) == set(others) else following
+    if set(own) != set(others) and len(options.next_observation) < len(following):
+        raise InputError(
+            f"{table.path}: --next-observation {' '.join(options.next_observation)} are {', '.join(following)}, whose "
+            f"names do not tell which follows which of {', '.join(observation)}; name them one by one in that order"
+        )
     for (name, (start, stop)), follower in zip(observation.items(), in_order, strict=False):
         size = table.columns[follower].size
         if len(observation) == len(following) and size != stop - start:
@@ -251,7 +257,7 @@ def _assumed(
     named: Mapping[str, str],
     options: ColumnOptions,
     files: int,
-    following: tuple[str, ...],
+    pairs: Sequence[str],
     keep: tuple[str, ...],
 ) -> Iterator[str]:
     """What is taken for granted because the user did not say it."""
@@ -263,9 +269,10 @@ def _assumed(
         yield from _assumed_of_episodes(taken, named, options, files, bool(options.next_observation))
     if options.reward == "none" and "none" not in taken.table.columns:
         yield "--reward none: demonstrations, from which algorithms that imitate can learn"
-    if following and options.next_observation:
+    if pairs and options.next_observation:
+        yield f"--next-observation: {shortened(', '.join(pairs))}"
         yield "--next-observation: where it is not the next row's observation, a piece of an episode ends"
-    if "time" not in named and not following and options.terminal != EVERY_ROW:
+    if "time" not in named and not pairs and options.terminal != EVERY_ROW:
         yield "no --time: rows are in the order of time"
     if "time" in named and options.time is None:
         yield "no --time: LeRobot's frame_index orders the rows of an episode, timestamp is the clock"

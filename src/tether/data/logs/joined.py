@@ -15,8 +15,7 @@ def join_tables(tables: Sequence[Table], keys: Sequence[str]) -> Table:
     """The rows of the first table, in its order, each beside the one of every other table that has the same keys.
 
     A column that several tables have is called FILE.COLUMN. The columns that are asked for are held in memory.
-    Raises InputError for keys that a file does not have, that a later file has twice, and, where rows are read, for a
-    key that a later file lacks.
+    Raises InputError for keys that a file does not have, that a later file has twice, and that a later file lacks.
     """
     for table in tables:
         for key in keys:
@@ -33,19 +32,24 @@ def join_tables(tables: Sequence[Table], keys: Sequence[str]) -> Table:
                 label = name if names.count(name) == 1 else f"{table.path.stem}.{name}"
                 columns[label], places[label] = column, (number, name)
 
+    own_keys = [_keys(table, keys) for table in tables]
+    rows = [np.arange(len(own_keys[0]))]
+    rows += [
+        _matching_rows(tables[0], own_keys[0], *other, keys) for other in zip(tables[1:], own_keys[1:], strict=True)
+    ]
+    without = [
+        f"{len(own) - len(np.unique(matched)):,} rows of {table.path.name} have no partner and are left out"
+        for table, own, matched in zip(tables, own_keys, rows, strict=True)
+        if len(own) > len(np.unique(matched))
+    ]
+
     def read(kinds: Mapping[str, Kind], piece_bytes: int | None = None) -> Iterator[Piece]:
         wanted: list[dict[str, Kind]] = [{} for _ in tables]
         for label, kind in kinds.items():
             number, name = places[label]
             wanted[number][name] = kind
-        first_keys, first = _whole(tables[0], wanted[0], keys)
-        found = [first]
-        rows = [np.arange(len(first_keys))]
-        for table, names in zip(tables[1:], wanted[1:], strict=True):
-            own_keys, columns_of = _whole(table, names, keys)
-            found.append(columns_of)
-            rows.append(_matching_rows(tables[0], first_keys, table, own_keys, keys))
-        if len(first_keys):
+        found = [_whole(table, names) for table, names in zip(tables, wanted, strict=True)]
+        if len(rows[0]):
             yield {
                 label: found[number][name][rows[number]] for label, (number, name) in places.items() if label in kinds
             }
@@ -53,17 +57,21 @@ def join_tables(tables: Sequence[Table], keys: Sequence[str]) -> Table:
     skipped = {name: what for table in tables for name, what in table.skipped.items()}
     notes = tuple(dict.fromkeys(f"{table.path.name}: {note}" for table in tables for note in table.notes))
     note = f"--join {' '.join(keys)}: rows of {', '.join(table.path.name for table in tables)} side by side"
-    return Table(tables[0].path, columns, read, skipped, (*notes, note))
+    return Table(tables[0].path, columns, read, skipped, (*notes, note, *without))
 
 
-def _whole(table: Table, kinds: Mapping[str, Kind], keys: Sequence[str]) -> tuple[list[tuple[Any, ...]], Piece]:
-    """(the keys of each row, the columns) of a whole table."""
+def _keys(table: Table, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Those of each row."""
     key_kinds: dict[str, Kind] = {key: "text" if table.columns[key].holds == "text" else "order" for key in keys}
     key_pieces = list(table.read(key_kinds))
     texts = [np.concatenate([piece[key] for piece in key_pieces]).tolist() if key_pieces else [] for key in keys]
-    pieces = list(table.read(kinds)) if kinds and key_pieces else []
-    columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in kinds} if pieces else {}
-    return list(zip(*texts, strict=True)), columns
+    return list(zip(*texts, strict=True))
+
+
+def _whole(table: Table, kinds: Mapping[str, Kind]) -> Piece:
+    """The columns of a whole table."""
+    pieces = list(table.read(kinds)) if kinds else []
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in kinds} if pieces else {}
 
 
 def _matching_rows(
