@@ -408,3 +408,32 @@ def test_json_lines(tmp_path: Path) -> None:
     assert [row["update"] for row in lines.read()] == [2, 3, 5]
     assert os.listdir(tmp_path) == ["rows.jsonl"]
     assert finished_run().exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train bc --updates five", "--updates 'five': a whole number is needed"),
+        ("train bc --horizon 1.5", "--horizon '1.5': a whole number is needed"),
+        ("data import a --max-gap long --observation x --action u --out o", "--max-gap 'long': a number is needed"),
+        ("train bc --lanes-per-group", "--lanes-per-group: a value is missing"),
+        ("train bc --eval-device gpu", "--eval-device 'gpu': choices are auto, cpu, accelerator"),
+        ("train a b c", "tether train takes no 'c'; `tether train --help` lists all"),
+        ("evaluate", "tether evaluate: DIR is missing; `tether evaluate --help` lists all"),
+        ("data", "tether data: say which, show, list, check, import, collect"),
+        ("data import a", "tether data import: --observation COLUMN ..., --action COLUMN ..., --out HDF5 are missing;"),
+        ("--versoin", "tether has no option --versoin; did you mean --version? `tether --help` lists all"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(words.split())
+    printed = capsys.readouterr()
+    assert (stop.value.code, printed.out) == (2, "")
+    assert printed.err.startswith(f"tether: error: {said}")
+    assert printed.err.count("\n") == 1
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    assert cli.parse(["train", "bc", "--updates", "1e4"]).updates == 10_000
+    assert cli.parse(["train", "bc", "--updates", "2.5e3"]).updates == 2_500

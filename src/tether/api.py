@@ -106,7 +106,7 @@ def train(
     import_environment(environment)
     place = task_for(data, environment, horizon)
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
-    check_rewards(name, algorithm, prepared)
+    check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
     if options.batch_size > (rows := prepared.transitions.rows):
         raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
     folder = _folder(out, f"{name}-{data.name}")
@@ -162,7 +162,8 @@ def resume(
             plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, eval_workers=eval_workers))
         check_counts(plan.algorithm, plan.options)
         if updates is not None:
-            check_rewards(plan.algorithm_name, plan.algorithm, plan.prepared)
+            prepared = plan.prepared
+            check_rewards(plan.algorithm_name, plan.algorithm, prepared.record["source"], prepared.no_rewards)
         new_length = plan.phases() != before.phases()
         return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=new_length, repair=repair)
 

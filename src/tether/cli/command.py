@@ -32,6 +32,7 @@ from tether.cli.resume import Resume
 from tether.cli.serve import Serve
 from tether.cli.sweep import Sweep
 from tether.cli.train import Train
+from tether.cli.usage import one_line_usage, whole_numbers
 from tether.cli.words import check_words
 from tether.errors import InputError
 from tether.machine.plugins import load_plugins, take_plugin_words
@@ -90,19 +91,15 @@ def _without_plugins(words: list[str]) -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The command that `arguments` spell. Wrong ones end the process with code 2: one line for a name that there is
-    not, tyro's own message for the rest."""
+    """The command that `arguments` spell. Wrong ones end the process with code 2 and one line."""
+    verbs = {**COMMANDS, "data": DATA_VERBS}
     try:
-        check_words(arguments, {**COMMANDS, "data": DATA_VERBS})
+        check_words(arguments, verbs)
+        words = whole_numbers(arguments, verbs)
+        how: dict[str, Any] = {"prog": "tether", "description": DESCRIPTION, "config": (FlagCreatePairsOff,)}
+        return one_line_usage(lambda: tyro.cli(_grammar(*words[:2]), args=words, **how), words, verbs)
     except InputError as error:
         sys.exit(fail(2, f"error: {error}"))
-    return tyro.cli(
-        _grammar(*arguments[:2]),
-        prog="tether",
-        description=DESCRIPTION,
-        args=arguments,
-        config=(FlagCreatePairsOff,),
-    )
 
 
 def _grammar(*asked: str) -> Any:

@@ -20,7 +20,13 @@ def check_words(words: Sequence[str], verbs: Mapping[str, Any], place: str = "te
     verbs: name -> a command's dataclass, or the verbs below it. place: the words before, for the message.
     Raises: InputError.
     """
-    if not words or words[0].startswith("-"):
+    if not words:
+        return
+    if words[0].startswith("-"):
+        name = words[0].partition("=")[0]
+        known = ("--help", "-h", *(("--version", "--plugin") if place == "tether" else ()))
+        if name not in known:
+            raise InputError(f"{place} has no option {name}; {_offer(name, known, place)}")
         return
     verb, *rest = words
     if verb not in verbs:

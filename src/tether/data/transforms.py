@@ -23,6 +23,7 @@ __all__ = [
     "REWARD_TRANSFORMS",
     "Normaliser",
     "Prepared",
+    "no_rewards",
     "prepare",
     "rewards_tell_nothing",
     "trajectory_returns",
@@ -260,7 +261,7 @@ def prepare(
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     columns = build(view, dataset, rows, table._replace(**changed), rewards)
-    reason = _no_rewards(dataset, rewards)
+    reason = no_rewards(dataset, rewards)
     return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason)
 
 
@@ -275,7 +276,7 @@ def _refuse_transform(name: str, dataset: Dataset, view: View) -> None:
         )
 
 
-def _no_rewards(dataset: Dataset, rewards: np.ndarray) -> str:
+def no_rewards(dataset: Dataset, rewards: np.ndarray) -> str:
     """Why nothing can be learnt from `rewards`, one for each row; empty where something can."""
     if not dataset.has_rewards:
         return "holds no rewards"

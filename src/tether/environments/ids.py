@@ -1,11 +1,12 @@
 """Environments that the task table does not have: any gymnasium id with vectors in and a bounded Box of actions."""
 
 import dataclasses
+import difflib
 import importlib
 
 from tether.environments.make import OWN_MODULES, check_imported, make_environment
 from tether.environments.tasks import TASKS, Task, find_task, single_task
-from tether.errors import InputError, unknown
+from tether.errors import InputError
 from tether.machine.plugins import load_plugins
 
 __all__ = ["find_environment", "import_environment", "task_of_id"]
@@ -52,8 +53,12 @@ def task_of_id(name: str, horizon: int | None = None) -> Task:
         raise InputError(f"environment {name}: {error}") from None
     know_robotics(name)
     if ":" not in name and name not in gymnasium.registry:
-        own = f"one that a module of yours registers: MODULE:{name}, or --plugin MODULE"
-        raise InputError(f"{unknown('environment', name, [*TASKS, *gymnasium.registry])} ({own})")
+        near = difflib.get_close_matches(name, [*TASKS, *gymnasium.registry], n=3, cutoff=0.4)
+        known = f"did you mean {', '.join(near)}?" if near else f"tasks: {', '.join(TASKS)} (`tether tasks`)"
+        raise InputError(
+            f"unknown environment {name!r}; {known}; besides, {len(gymnasium.registry):,} ids of gymnasium, or one "
+            f"that a module of yours registers: MODULE:{name}, or --plugin MODULE"
+        )
     check_imported(name)
     module, _, bare = name.rpartition(":")
     try:

@@ -228,14 +228,16 @@ def note_length(run: Run) -> None:
         atomic_write_json(path, json.loads(path.read_text(encoding="utf-8")) | _length(plan))
 
 
-def check_rewards(name: str, algorithm: Any, prepared: Prepared) -> None:
-    """Refuse rewards that say nothing to an algorithm that learns from them in one of its phases."""
+def check_rewards(name: str, algorithm: Any, where: str, no_rewards: str) -> None:
+    """Refuse rewards that say nothing to an algorithm that learns from them in one of its phases.
+
+    where: the data; no_rewards: why theirs say nothing (`Prepared.no_rewards`), empty where they do.
+    """
     reading = [phase.name for phase in algorithm.phases() if phase.updates and phase.reads_rewards]
-    if prepared.no_rewards and reading:
-        where = prepared.record["source"]
+    if no_rewards and reading:
         phase = "" if len(algorithm.phases()) == 1 else f" ({reading[0]})"
         raise InputError(
-            f"{where} {prepared.no_rewards}, and {name} learns from rewards{phase}; imitate with bc or diffusion-bc, "
+            f"{where} {no_rewards}, and {name} learns from rewards{phase}; imitate with bc or diffusion-bc, "
             "or give the rows rewards that differ"
         )
 

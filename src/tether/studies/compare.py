@@ -24,6 +24,7 @@ from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.api import resume, train
 from tether.bench import act_latency, update_flops
 from tether.data import Dataset, Downloads, load_dataset
+from tether.data.transforms import no_rewards
 from tether.environments.choose import NO_ENVIRONMENT, task_for
 from tether.environments.ids import import_environment
 from tether.environments.make import check_imported
@@ -39,7 +40,7 @@ from tether.plots.tradeoff import plot_tradeoff
 from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
 from tether.runs.arms import as_text
-from tether.runs.config import check_counts, commit, fresh_folder, versions
+from tether.runs.config import check_counts, check_rewards, commit, fresh_folder, versions
 from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options
 from tether.runs.records import Display
@@ -300,6 +301,8 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
     planned = Comparison(folder, protocol, entrants, behaviour_summary(data.episode_returns(), task), request.command)
     for name in names:
         check_counts(planned.algorithm(name), planned.options(name))
+        if entrants[name].reward_transform == "none":  # others make new ones
+            check_rewards(name, planned.algorithm(name), data.source.location, no_rewards(data, data.rewards))
     return planned
 
 
