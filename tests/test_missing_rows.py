@@ -113,6 +113,7 @@ def test_next_observations_are_paired_by_name_or_one_by_one(tmp_path: Path) -> N
     done = import_logs([tmp_path / "log.csv"], options, tmp_path / "out.hdf5")
     assert "--next-observation: pos -> new_p, vel -> new_v" in done.assumed
     data = load_dataset(str(tmp_path / "out.hdf5"))
+    assert data.next_observations is not None
     np.testing.assert_allclose(data.next_observations, state[1:], rtol=1e-5)
 
 
