@@ -249,6 +249,7 @@ def test_a_study(tmp_path: Path, data: Path) -> None:
     assert "20 of 1,000,000 updates, and no curve is published" in found.verdict.reason
     assert found.verdict.measured is not None
     notes = " ".join(found.verdict.reservations)
+    assert "not the published setting: hidden_sizes [8, 8] ((256, 256))" in notes
     assert "halfcheetah-medium.hdf5" in notes
     assert "mujoco" in notes
     again = open_reproduction(options(tmp_path, data)).open()

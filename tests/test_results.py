@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from tools import pack_results
+from tools import pack_results, results_page
 
 BENCHMARKS = pack_results.RESULTS.parent
 TABLES = sorted(pack_results.RESULTS.glob("*.jsonl.gz"))
@@ -27,6 +27,18 @@ def summary(study: str, table: Path) -> list[dict]:
     return pack_results.summary_of(study, pack_results.read(table))
 
 
+def test_every_result_says_how_it_came_about():
+    for run in results_page.registry():
+        assert run["versions"]["tether"]
+        assert run["protocol"]["eval_episodes"]
+        assert run["machine"]
+
+
+def test_the_page_and_the_readme_are_made_of_the_registry():
+    assert results_page.PAGE.read_text() == results_page.page(), "python tools/results_page.py"
+    assert results_page.README.read_text() == results_page.readme(), "python tools/results_page.py"
+
+
 def test_every_link_of_the_benchmarks_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)", (BENCHMARKS / "README.md").read_text()):
         assert "://" in target or (BENCHMARKS / target).exists(), target
@@ -39,13 +51,14 @@ def test_packed_folders_come_back(tmp_path, monkeypatch):
     run.mkdir(parents=True)
     lines = '{"update": 1, "q": 0.1}\n{"update": 2, "q": NaN}\n'
     (run / "metrics.jsonl").write_text(lines)
-    config = {"notes": {"command": "tether train"}, "lanes": [1, 2]}
+    config = {"notes": {"command": "tether train"}, "lanes": [1, 2], "device": "cpu", "devices": 1}
     (run / "config.json").write_text(json.dumps(config))
     (tmp_path / "study" / "comparison.json").write_text('{"a": [1.5]}')
     first = pack_results.pack("mine", [tmp_path / "study"]).read_bytes()
     assert pack_results.pack("mine", [tmp_path / "study"]).read_bytes() == first
     [row] = json.loads((tmp_path / "results" / "runs.json").read_text())
     assert (row["study"], row["run"], row["seeds"], row["status"]) == ("mine", "study/run", 2, "stopped")
+    assert (row["machine"], row["protocol"]["precision"]) == ("cpu x 1", "float32")
     pack_results.unpack("mine", tmp_path / "back")
     assert (tmp_path / "back/study/run/metrics.jsonl").read_text() == lines
     assert json.loads((tmp_path / "back/study/run/config.json").read_text()) == config

@@ -54,8 +54,25 @@ def summary_of(study: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             | {"dataset": config.get("data", {}).get("dataset")}
             | {name: result[name] for name in SUMMARY if name in result}
             | {"seeds": len(result.get("lanes", config.get("lanes", [])))}
+            | _circumstances(config)
         )
     return summaries
+
+
+def _circumstances(config: dict[str, Any]) -> dict[str, Any]:
+    """Under which a run was made: what a score cannot be read without."""
+    settings, notes = config.get("settings", {}), config.get("notes", {})
+    protocol = {
+        "preset": notes.get("preset"),
+        "environment": config.get("environment"),
+        "score": config.get("score") or "normalised score",
+        "batch_size": settings.get("batch_size"),
+        "eval_episodes": settings.get("eval_episodes"),
+        "precision": settings.get("precision", "float32"),
+        "data_sha256": config.get("data", {}).get("sha256"),
+    }
+    machine = f"{config.get('device', 'unknown')} x {config.get('devices') or 1}"
+    return {"protocol": protocol, "versions": config.get("versions", {}), "machine": machine}
 
 
 def read(table: Path) -> list[dict[str, Any]]:
@@ -72,10 +89,14 @@ def pack(study: str, folders: list[Path]) -> Path:
     table.write_bytes(gzip.compress(lines.encode(), mtime=0))  # the same bytes for the same rows
     known = RESULTS / "runs.json"
     others = json.loads(known.read_text(encoding="utf-8")) if known.exists() else []
-    runs = [run for run in others if run["study"] != study] + summary_of(study, rows)
-    runs.sort(key=lambda run: (run["study"], run["run"]))
-    known.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    write_summary([run for run in others if run["study"] != study] + summary_of(study, rows))
     return table
+
+
+def write_summary(runs: list[dict[str, Any]]) -> None:
+    """runs.json, the registry of results: docs/results.md is made of it (tools/results_page.py)."""
+    runs.sort(key=lambda run: (run["study"], run["run"]))
+    (RESULTS / "runs.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
 
 
 def unpack(study: str, folder: Path) -> None:

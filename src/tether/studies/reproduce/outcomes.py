@@ -6,16 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.algorithms import ALGORITHMS
+from tether.algorithms.registry import hyperparameters_of
 from tether.data.hdf5 import open_hdf5
 from tether.data.readers.ogbench import PROVENANCE, locate_ogbench
 from tether.data.schema import COLLECT_KEY
 from tether.errors import InputError
+from tether.presets.recipes import find_recipe
 from tether.runs.curves import Curves, read_curves
 from tether.studies.reproduce.bands import Number, find_table
 from tether.studies.reproduce.targets import Cell
 from tether.studies.reproduce.verdict import Verdict, band_of, judge
 
-__all__ = ["Milestone", "Outcome", "origin_of", "outcome_of", "run_for", "scores_at"]
+__all__ = ["Milestone", "Outcome", "changes_of", "origin_of", "outcome_of", "run_for", "scores_at"]
 
 
 class Milestone(NamedTuple):
@@ -119,9 +122,33 @@ def _too_short(cell: Cell, done: int) -> str:
     return f"{done:,} of {cell.published_updates:,} updates, and {curve} stands at these updates"
 
 
+def changes_of(cell: Cell, config: dict[str, Any]) -> list[str]:
+    """In which hyper-parameters and options a run is not the published setting: `ensemble_size 2 (10)`."""
+    recipe = find_recipe(cell.algorithm, "", cell.preset)
+    wanted = {**recipe.hyperparameters, **cell.hyperparameters}
+    own = config.get("hyperparameters", {})
+    length = {"train_updates", "decay_updates"} if own.get("decay_updates") in (None, cell.published_updates) else set()
+    found = {name: (own[name], value) for name, value in wanted.items() if name in own and name not in length}
+    defaults = hyperparameters_of(ALGORITHMS[cell.algorithm]())
+    rest = set(own) - set(wanted) - length
+    found |= {name: (own[name], defaults[name]) for name in sorted(rest) if name in defaults}
+    found["batch_size"] = config.get("settings", {}).get("batch_size"), recipe.options.get("batch_size")
+    swept = {name: value for lane in config.get("lanes", []) for name, value in lane.get("settings", {}).items()}
+    found |= {name: (value, wanted.get(name, defaults.get(name))) for name, value in swept.items()}
+    return [f"{name} {was} ({asked})" for name, (was, asked) in found.items() if not _same(was, asked)]
+
+
+def _same(was: Any, asked: Any) -> bool:
+    if isinstance(was, list | tuple) or isinstance(asked, list | tuple):
+        return list(was or ()) == list(asked or ())
+    return was is None or asked is None or was == asked
+
+
 def _reservations(cell: Cell, config: dict[str, Any]) -> tuple[str, ...]:
-    """What else is not the same: data, simulator, precision, schedule."""
+    """What else is not the same: hyper-parameters, data, simulator, precision."""
     data, found = config.get("data", {}), []
+    if changed := changes_of(cell, config):
+        found.append(f"not the published setting: {', '.join(changed)}")
     source = str(data.get("source", config.get("source", "")))
     if origin := origin_of(source):
         found.append(origin)
