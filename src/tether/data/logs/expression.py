@@ -137,7 +137,8 @@ class _Compiler(NamedTuple):
                 | ast.Call(func=ast.Name(id="column"), args=[ast.Constant(value=str(name))], keywords=[])
             ):
                 if name not in self.sizes:
-                    raise unknown(f"column in the reward {self.text!r}:", name, self.sizes)
+                    written = [key if key.isidentifier() else f"column({key!r})" for key in self.sizes]
+                    raise unknown(f"column in the reward {self.text!r}:", name, written)
                 self.needed[name] = None
                 return name
         raise self._refusal(f"{ast.unparse(node)!r} is no column")
