@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 WORKERS := -n auto --dist loadgroup --max-worker-restart 0
 READY  := $(VENV)/.ready
 # Everything that the tests and the documentation use; a user needs none of them to train.
-EXTRAS := dev,docs,export,loggers,minari,ogbench,ray,robotics,serve,tables
+EXTRAS := dev,docs,export,loggers,minari,ogbench,ray,robotics,serve,tables,video
 
 .PHONY: help demo test test-fast test-lowest test-newest test-long check docs format bench bench-all clean
 
@@ -35,7 +35,7 @@ test: $(READY)   ## run the tests (12 minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS)
 
 # Environments of their own, beside the usual one. Extras that pin much (ray, loggers) are left out: their tests are skipped.
-TIER   := dev,export,minari,ogbench,robotics,serve,tables
+TIER   := dev,export,minari,ogbench,robotics,serve,tables,video
 FAST   := -m pytest -q $(WORKERS) -m 'not long and not slow' -p no:cacheprovider
 # Old libraries warn of what their successors changed: there no warning is an error.
 LENIENT := -W default

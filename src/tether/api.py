@@ -17,6 +17,7 @@ from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
 from tether.errors import InputError
 from tether.evaluation.rollout import Episodes
+from tether.evaluation.video import check_video, prepare_rendering
 from tether.export.folder import CHECKED_DECISIONS, DType, Exported, Format, write_export
 from tether.machine.deprecation import renamed_keywords
 from tether.machine.files import atomic_write_json
@@ -36,6 +37,7 @@ from tether.runs.config import (
     restored_plan,
 )
 from tether.runs.exported import rollout_exported
+from tether.runs.film import film
 from tether.runs.folder import changed_versions, new_folder, open_folder
 from tether.runs.loggers import find_loggers, make_loggers
 from tether.runs.plan import Options, Plan
@@ -201,6 +203,7 @@ def evaluate(
     quiet: bool = False,
     acting: Mapping[str, Any] | None = None,
     runtime: Literal["jax"] | Format = "jax",
+    video: str | Path | None = None,
 ) -> tuple[Episodes, np.ndarray]:
     """Play episodes with all lanes of a run's newest checkpoint -> (outcomes, scores (lanes, episodes)).
 
@@ -208,6 +211,8 @@ def evaluate(
     acting: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
     runtime: "onnx", "numpy" or "stablehlo": the policies are exported, and what was exported plays, from the same
         starts with the same noise.
+    video: a file, such as "out.mp4", for a film of the first episode of the best lane; out.png is a sheet of its
+        pictures. Where it cannot be rendered, one line says so.
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
     acting options and the runtime in its name where there are any.
     Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, no
@@ -216,6 +221,9 @@ def evaluate(
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")
+    if video is not None:
+        check_video(Path(video))
+        prepare_rendering()
     plan = _acting_with(restored_plan(Path(folder), quiet, algorithm, dataset), acting or {})
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
@@ -245,6 +253,9 @@ def evaluate(
     changed = "".join(f"-{name}={value}" for name, value in (acting or {}).items())
     changed += "" if runtime == "jax" else f"-{runtime}"
     atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json", rows)
+    if video is not None:
+        with Display(quiet) as display:
+            film(run, int(np.nanargmax(outcome.returns.mean(axis=1))), Path(video), display)
     return outcome, scores
 
 

@@ -1,6 +1,7 @@
 """`tether evaluate`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
@@ -38,6 +39,8 @@ class Evaluate:
     """The data that the run trained on, where they were in memory or lie elsewhere now."""
     runtime: Literal["jax", "onnx", "numpy", "stablehlo"] = "jax"
     """Export the policies and let what was exported play, from the same starts with the same noise."""
+    video: Annotated[Path | None, hint("none", "FILE.mp4")] = None
+    """Film the first episode of the best lane; a sheet of its pictures lies beside it."""
     quiet: bool = False
     """No progress on stderr, only warnings."""
 
@@ -49,7 +52,7 @@ class Evaluate:
         from tether.api import evaluate
 
         acting = assignments("--set", self.set)
-        how: dict[str, Any] = {"episodes": self.episodes, "quiet": self.quiet, "acting": acting}
+        how: dict[str, Any] = {"episodes": self.episodes, "quiet": self.quiet, "acting": acting, "video": self.video}
         outcome, scores = evaluate(self.folder, dataset=self.data, runtime=self.runtime, **how)
         table = Table(title=f"{self.folder.resolve().name}: {self.episodes} episodes of each lane")
         table.title_justify = "left"

@@ -23,7 +23,7 @@ from tether.policies.deployed import DeployedPolicy
 from tether.types import Array, Bool, Float, Int, Key
 
 if TYPE_CHECKING:
-    pass  # imported where an environment is made: training and policies work without any simulator
+    import gymnasium  # imported where an environment is made: training and policies work without any simulator
 
 __all__ = ["FIRST_EVALUATION_SEED", "Actor", "Episodes", "episode_keys", "rollout", "seconds_per_step"]
 
@@ -48,6 +48,7 @@ def rollout(
     first: int = 0,
     device: Any = None,
     actor: "Actor | None" = None,
+    make: "Callable[[Task], gymnasium.Env] | None" = None,
 ) -> Episodes:
     """Episodes number first .. first+episodes-1 of every lane's policy.
 
@@ -56,6 +57,7 @@ def rollout(
     on_step: called with (steps done, most steps) after each step; may raise to stop.
     device: where policies act; None: where JAX computes by default.
     actor: acts in the place of `policies`, such as what was exported of them.
+    make: makes an environment in the place of `make_environment`, such as one that is filmed.
 
     Every environment plays one episode and is then left alone. Each lane meets the same starts (common random
     numbers), which takes noise out of comparisons between lanes; lanes with the same key also act with the same noise.
@@ -63,7 +65,7 @@ def rollout(
     lanes, numbers = len(keys), np.arange(first, first + episodes)
     with contextlib.ExitStack() as stack:
         environments = [
-            stack.enter_context(contextlib.closing(make_environment(task))) for _ in range(lanes * episodes)
+            stack.enter_context(contextlib.closing((make or make_environment)(task))) for _ in range(lanes * episodes)
         ]
         stack.enter_context(silent_mujoco())
         stack.enter_context(warnings.catch_warnings())

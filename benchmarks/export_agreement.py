@@ -1,0 +1,93 @@
+"""How exactly every algorithm's export agrees with JAX, played by a Python without JAX.
+
+    python benchmarks/export_agreement.py --clean-python PATH [--algorithms dtql dac ...] > rows.jsonl
+
+Each algorithm has the networks of its defaults, untrained (agreement is a matter of arithmetic, and random weights
+leave nothing out), Hopper's sizes, a normaliser and action ranges. JAX makes 1,000 observations, noise and actions;
+the clean Python, in which only NumPy, ONNX Runtime and tether-runtime are installed, acts on the same with the export.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROWS = 1_000
+REPLAY = """
+import json, sys
+import numpy as np
+import tether_runtime
+assert not {"jax", "tether"} & set(sys.modules)
+policy = tether_runtime.load(sys.argv[1])
+with np.load(sys.argv[2]) as arrays:
+    sample = {name: arrays[name] for name in arrays.files}
+graph, found, memory = policy.graph(0), [], list(policy.initial_memory(sample["actions"].shape[1]))
+noise = [sample[kind["name"]] for kind in graph.noise]
+for step, observations in enumerate(sample["observations"]):
+    rest = [*memory, sample["rewards"][step]] if policy.has_memory else []
+    action, *memory = graph.run([observations, *(array[step] for array in noise), *rest])
+    found.append(action)
+difference = np.abs(np.stack(found) - sample["actions"]) / sample["scale"]
+worst = difference.max(axis=2).ravel()
+print(json.dumps({"largest": float(worst.max()), "beyond_1e-5": int((worst > 1e-5).sum()),
+                  "largest_of_the_others": float(worst[worst <= 1e-5].max())}))
+"""
+
+
+def main() -> None:
+    """A row of JSON for each algorithm and format."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clean-python", required=True)
+    parser.add_argument("--algorithms", nargs="*")
+    arguments = parser.parse_args()
+
+    import jax
+    import numpy as np
+
+    from tether import ALGORITHMS, export_policy, load_policy
+    from tether.data import Normaliser
+    from tether.data.schema import ActionBox, Schema, layout_of
+    from tether.export.graph import Graph
+    from tether.export.verify import sample_inputs
+    from tether.policies.deployed import deploy
+    from tether.policies.folder import save_policy
+    from tether.types import Spec
+
+    spec = Spec(11, 3)
+    schema = Schema(layout_of({"state": 11}), layout_of({"torque": 3}), ActionBox((-2.0, -1.0, 0.0), (2.0, 1.0, 9.0)))
+    observations = np.random.default_rng(0).normal(1.0, 2.0, (256, 11)).astype(np.float32)
+    normaliser = Normaliser(np.full(11, 1.0, np.float32), np.full(11, 2.0, np.float32))
+    for name in arguments.algorithms or ALGORITHMS:
+        algorithm = ALGORITHMS[name]()
+        state = jax.jit(algorithm.init, static_argnums=0)(spec, jax.random.key(0))
+        module = deploy(algorithm.policy(state), spec, normaliser, schema)
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(scratch)
+            how = {"algorithm": algorithm, "spec": spec, "observations": observations, "notes": {}, "schema": schema}
+            save_policy(place / "policy", module, **how)
+            policy = load_policy(place / "policy")
+            sample = sample_inputs(Graph(policy.module), policy, ROWS, seed=1)
+            arrays = {"observations": sample.observations, "rewards": sample.rewards, "actions": sample.actions}
+            arrays |= {f"noise_{i}": array for i, array in enumerate(sample.noise)}
+            arrays["scale"] = np.asarray(module.action_scale)
+            np.savez(place / "sample.npz", **arrays)  # pyright: ignore[reportArgumentType]
+            for form, dtype in (("onnx", "float32"), ("numpy", "float32"), ("onnx", "float16")):
+                started, folder = time.perf_counter(), place / f"{form}-{dtype}"
+                row = {"algorithm": name, "format": form, "dtype": dtype, "rows": ROWS}
+                try:
+                    exported = export_policy(policy, folder, **{"format": form, "dtype": dtype, "check_decisions": 64})
+                    row |= {"export_seconds": round(time.perf_counter() - started, 1), "bytes": exported.bytes}
+                    command = [arguments.clean_python, "-c", REPLAY, folder, place / "sample.npz"]
+                    done = subprocess.run(command, capture_output=True, text=True, check=True)
+                    row |= json.loads(done.stdout)
+                except Exception as error:
+                    row["error"] = str(getattr(error, "stderr", "") or error)[-300:]
+                sys.stdout.write(json.dumps(row) + "\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
