@@ -28,12 +28,16 @@ graph, found, memory = policy.graph(0), [], list(policy.initial_memory(sample["a
 noise = [sample[kind["name"]] for kind in graph.noise]
 for step, observations in enumerate(sample["observations"]):
     rest = [*memory, sample["rewards"][step]] if policy.has_memory else []
-    action, *memory = graph.run([observations, *(array[step] for array in noise), *rest])
+    inputs = [observations, *(array[step] for array in noise), *rest]
+    starts = range(0, len(observations), 50)  # a thousand times a thousand candidates is much memory
+    outputs = [graph.run([array[start : start + 50] for array in inputs]) for start in starts]
+    action, *memory = (np.concatenate(parts) for parts in zip(*outputs))
     found.append(action)
 difference = np.abs(np.stack(found) - sample["actions"]) / sample["scale"]
 worst = difference.max(axis=2).ravel()
-print(json.dumps({"largest": float(worst.max()), "beyond_1e-5": int((worst > 1e-5).sum()),
-                  "largest_of_the_others": float(worst[worst <= 1e-5].max())}))
+beyond = worst > {"float32": 1e-5, "float16": 2e-2}[policy.document["dtype"]]
+print(json.dumps({"largest": float(worst.max()), "beyond_tolerance": int(beyond.sum()),
+                  "largest_of_the_others": float(worst[~beyond].max())}))
 """
 
 
@@ -80,7 +84,7 @@ def main() -> None:
                 try:
                     exported = export_policy(policy, folder, **{"format": form, "dtype": dtype, "check_decisions": 64})
                     row |= {"export_seconds": round(time.perf_counter() - started, 1), "bytes": exported.bytes}
-                    command = [arguments.clean_python, "-c", REPLAY, folder, place / "sample.npz"]
+                    command = [arguments.clean_python, "-c", REPLAY, str(folder), str(place / "sample.npz")]
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
                     row |= json.loads(done.stdout)
                 except Exception as error:

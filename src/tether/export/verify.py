@@ -24,7 +24,8 @@ TOLERANCE = {"float32": 1e-5, "float16": 2e-2}  # of half an action's range
 LAST_BITS = {"float32": 2e-6, "float16": 4e-3}  # relative change of an observation that only rounds otherwise
 MOST_ILL_CONDITIONED = {"float32": 0.02, "float16": 0.1}  # share of the rows
 LOAD_FACTOR = 10.0  # another machine rounds otherwise than this one: the golden pairs are allowed so much more there
-DISTURBANCES = 32
+DISTURBANCES = 16
+CHUNK = 64
 EPISODE_STEPS = 40  # longer than the contexts that policies with a memory are trained with
 GOLDEN_ROWS = 8
 
@@ -83,13 +84,18 @@ def _statistics(document: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _expected(policy: DeployedPolicy, observations: np.ndarray, keys: Any, rewards: np.ndarray) -> np.ndarray:
-    batch = observations.shape[1]
-    memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), policy.initial_memory())
-    actions = []
-    for seen, own, earned in zip(observations, keys, rewards, strict=True):
-        action, memory = step_each(policy, seen, own, memory, earned)
-        actions.append(np.asarray(action))
-    return np.stack(actions)
+    """What JAX does in these steps. Rows go in parts of one size, so that one program is compiled for all questions."""
+    rows = observations.shape[1]
+    parts = [np.arange(start, start + CHUNK).clip(max=rows - 1) for start in range(0, rows, CHUNK)]
+    memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (CHUNK, *leaf.shape)), policy.initial_memory())
+    found = []
+    for part in parts:
+        actions, own = [], memory
+        for seen, key, earned in zip(observations, keys, rewards, strict=True):
+            action, own = step_each(policy, seen[part], key[part], own, earned[part])
+            actions.append(np.asarray(action))
+        found.append(np.stack(actions))
+    return np.concatenate(found, axis=1)[:, :rows]
 
 
 def golden_sample(sample: Sample, policy: DeployedPolicy, dtype: str) -> dict[str, np.ndarray]:
@@ -98,7 +104,7 @@ def golden_sample(sample: Sample, policy: DeployedPolicy, dtype: str) -> dict[st
     if policy.initial_memory() != ():
         rows = np.zeros(1, int)
     else:
-        pool = np.arange(min(8 * GOLDEN_ROWS, sample.actions.shape[1]))
+        pool = np.arange(min(4 * GOLDEN_ROWS, sample.actions.shape[1]))
         moves = (_moves(policy, sample, pool, dtype) / tolerances(policy, dtype)).max(axis=1)
         rows = np.sort(np.argsort(moves, kind="stable")[:GOLDEN_ROWS])
 
