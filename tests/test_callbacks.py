@@ -102,7 +102,7 @@ def played(monkeypatch: pytest.MonkeyPatch, bare: None) -> Any:
     """Evaluations with made-up returns, none of them played: update -> (lane 0's, lane 1's)."""
 
     def make_up(returns: dict[int, tuple[float, float]]) -> None:
-        ask, update = evaluations.Evaluations.ask, [0]
+        ask, update = evaluations.Evaluations.request, [0]
 
         def note(self: Any, asked: int, *others: Any) -> None:
             update[0] = asked
@@ -112,7 +112,7 @@ def played(monkeypatch: pytest.MonkeyPatch, bare: None) -> Any:
             values = np.array(returns[update[0]])[:, None] + np.zeros((2, episodes))
             return evaluations.Episodes(values, np.full(values.shape, 7))
 
-        monkeypatch.setattr(evaluations.Evaluations, "ask", note)
+        monkeypatch.setattr(evaluations.Evaluations, "request", note)
         monkeypatch.setattr(evaluations.Evaluations, "play", play)
 
     return make_up
@@ -317,7 +317,7 @@ def test_early_stopping_does_not_depend_on_how_fast_evaluations_are_played(
         values = np.array(RETURNS[min(self.missing)])[:, None] + np.zeros((2, 2))
         return evaluations.Episodes(values, np.full(values.shape, 7))
 
-    monkeypatch.setattr(evaluations.Evaluations, "ask", ask)
+    monkeypatch.setattr(evaluations.Evaluations, "request", ask)
     monkeypatch.setattr(evaluations.Evaluations, "play", play)
     report = early(tmp_path / "late", EarlyStopping("return", 2))
     assert (report.status, report.updates) == ("stopped-early", 200)

@@ -59,6 +59,7 @@ def run_of(
         plan=plan,
         records=SimpleNamespace(evaluations=evaluations, metrics=JsonLines(folder / "metrics.jsonl")),
         stopped_early=None,
+        reachable=[None] * count,
         frozen=frozen,
         alive=np.array([lane not in frozen for lane in range(count)]),
         updates=max(scores, default=0),
