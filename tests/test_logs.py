@@ -71,9 +71,10 @@ def test_every_difference_from_what_the_checkpoint_knows_is_refused(
     assert "\n" not in str(refusal.value)
 
 
-def test_rows_after_the_checkpoint_are_made_again_whatever_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", ["checkpoints/train-000000250", "checkpoints"])
+def test_rows_after_the_checkpoint_are_made_again_whatever_they_are(tmp_path: Path, without: str) -> None:
     run = copy_run(tmp_path / "run")
-    shutil.rmtree(run / "checkpoints" / "train-000000250")
+    shutil.rmtree(run / without)
     with (run / "evaluations.jsonl").open("a") as file:
         file.write("x\n{")
     assert tether("resume", run, "--quiet")[0] == 0

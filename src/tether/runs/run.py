@@ -26,6 +26,7 @@ from tether.runs.alarms import alarms_of, describe_alarm, reachable_values, stra
 from tether.runs.callbacks import Callback, Callbacks, RunInfo
 from tether.runs.checkpoint import load_latest, save_checkpoint
 from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
+from tether.runs.jsonlines import Mark
 from tether.runs.plan import Plan
 from tether.runs.records import Display, Records
 from tether.runs.timeline import TRAINING, Timeline, timeline_log
@@ -575,7 +576,7 @@ class Run:
             self.records.cut(self._marks)
         else:
             for log in self.records.logs:
-                log.keep(self.wrote)
+                log.keep(self.wrote) if self.resumed else log.cut(Mark(0, ""))
         bars, _ = self.timeline.rows.read_whole()  # damage in them costs nothing but a picture
         until = self.seconds["wall"] + 1e-3  # rows are rounded
         if self.primary:
