@@ -11,6 +11,7 @@ import numpy as np
 
 from tether.data.dataset import Dataset
 from tether.data.filters import NO_FILTER, filter_episodes
+from tether.data.holdout import NO_HOLDOUT, hold_out
 from tether.data.schema import Schema
 from tether.data.source import Source
 from tether.data.views import Trajectories, View, build, raw_table
@@ -63,6 +64,7 @@ class Prepared(NamedTuple):
     schema: Schema | None = None  # names of the columns, the robot's range of actions
     source: Source | None = None  # whose SHA-256 goes to config.json, too
     no_rewards: str = ""  # why nothing can be learnt from the rewards; empty where something can
+    held_out: Any = None  # as `transitions`, of the episodes that are held out; None where none are
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -212,6 +214,7 @@ def prepare(
     keep_timeouts: bool | None = None,
     view: View = View(),  # noqa: B008  (immutable)
     data_filter: str = NO_FILTER,
+    holdout: str = NO_HOLDOUT,
 ) -> Prepared:
     """What `view` makes of `dataset`, with rewards and observations transformed, ready for training.
 
@@ -221,30 +224,28 @@ def prepare(
         observation_transform: a key of `OBSERVATION_TRANSFORMS`; next observations get the same affine map.
         keep_timeouts: see `Dataset.transitions`.
         view: what the algorithm trains on (`view_of`).
-        data_filter: see `filter_episodes`; statistics are then those of the episodes that are kept.
+        data_filter: see `filter_episodes`.
+        holdout: see `hold_out`; of the episodes that the filter keeps. Statistics are those of what is trained on.
 
     Raises:
         InputError: an unknown name or rule; a transform that would divide by zero here, or of rewards for the view
-            "trajectories"; no transition is left.
+            "trajectories"; no transition is left, or none of the episodes held out.
     """
     fit_rewards = REWARD_TRANSFORMS.find(reward_transform)
     fit_observations = OBSERVATION_TRANSFORMS.find(observation_transform)
-    plain = reward_transform == "none"
-    if not plain:
+    if reward_transform != "none":
         _refuse_transform(reward_transform, dataset, view)
     file_rows = len(dataset)
     dataset, filtered = filter_episodes(dataset, data_filter)
+    dataset, held_out, cut = hold_out(dataset, holdout)
     table, rows = raw_table(view, dataset, keep_timeouts)
-    observation, next_observation = np.asarray(table.observation), np.asarray(table.next_observation)
+    observation = np.asarray(table.observation)
     transform, numbers = fit_rewards(table)
-    rewards = dataset.rewards if plain else transform(dataset.rewards.astype(np.float64))
     normaliser = _checked(fit_observations(observation), observation_transform, observation.shape[1])
-    changed: dict[str, Any] = {}
-    if not plain:
-        changed["reward"] = rewards[rows].astype(np.float32)
-    if observation_transform != "none":
-        changed["observation"] = normaliser.normalise(observation)
-        changed["next_observation"] = normaliser.normalise(next_observation)
+    change = _Change(
+        None if reward_transform == "none" else transform, None if observation_transform == "none" else normaliser
+    )
+    rewards = change.rewards(dataset)
     record = {
         "dataset": dataset.name,
         "source": dataset.source.location,
@@ -252,6 +253,7 @@ def prepare(
         "rows": file_rows,
         "notes": list(dataset.notes),
         "filter": filtered,
+        "holdout": cut,
         "transitions": len(rows),
         "reward_transform": {"name": reward_transform, **numbers},
         "rewards": [float(rewards.min()), float(rewards.max())] if dataset.has_rewards else None,  # transformed
@@ -260,9 +262,31 @@ def prepare(
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
-    columns = build(view, dataset, rows, table._replace(**changed), rewards)
-    reason = no_rewards(dataset, rewards)
-    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason)
+    columns, reason = change.columns(view, dataset, table, rows), no_rewards(dataset, rewards)
+    held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
+    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason, held)
+
+
+class _Change(NamedTuple):
+    """What is done to every table; None where a quantity is left as it is."""
+
+    reward: Callable[[Rewards], Rewards] | None
+    observation: Normaliser | None
+
+    def rewards(self, dataset: Dataset) -> Rewards:
+        """Of every row of the file."""
+        return dataset.rewards if self.reward is None else self.reward(dataset.rewards.astype(np.float64))
+
+    def columns(self, view: View, dataset: Dataset, table: Transition, rows: Any) -> Any:
+        """What training reads of `table`, the view's own of `dataset`."""
+        changed: dict[str, Any] = {}
+        rewards = self.rewards(dataset)
+        if self.reward is not None:
+            changed["reward"] = rewards[rows].astype(np.float32)
+        if self.observation is not None:
+            changed["observation"] = self.observation.normalise(np.asarray(table.observation))
+            changed["next_observation"] = self.observation.normalise(np.asarray(table.next_observation))
+        return build(view, dataset, rows, table._replace(**changed), rewards)
 
 
 def _refuse_transform(name: str, dataset: Dataset, view: View) -> None:

@@ -18,6 +18,7 @@ from tether.training.derive import derive_columns
 from tether.training.devices import Devices, to_host
 from tether.training.lanes import take_lane
 from tether.training.loop import Progress, init_lanes, run_updates
+from tether.training.validation import validation_metrics
 from tether.types import Spec
 
 __all__ = ["Group", "LaneGroups", "cut_lanes"]
@@ -33,6 +34,7 @@ class Group:
     keys: Any
     state: Any = None  # with large ensembles stacked (`networks.stack_heads`), inside this module alone
     derived: Any = None  # columns that the current phase made of the data
+    held_out_derived: Any = None  # the same of the episodes that are held out
 
     @property
     def size(self) -> int:
@@ -163,7 +165,7 @@ class LaneGroups:
         """Make the columns that the phase trains on beside the data's, if it has any, one lane after the other."""
         done = 0
         for group in self.groups:
-            group.derived = None  # the one before is not needed any more
+            group.derived = group.held_out_derived = None  # those of before are not needed any more
         for group in self.groups:
             count = group.size
 
@@ -245,6 +247,31 @@ class LaneGroups:
             for name, values in found.items():
                 sums.setdefault(name, np.zeros(self.count))[real] = np.asarray(values, np.float64)[: group.real]
         return sums, first
+
+    def validate(
+        self, alive: np.ndarray, data: Any, indices: np.ndarray, step: int, **how: Any
+    ) -> dict[str, np.ndarray]:
+        """Metric -> its mean over held-out minibatches (`training/validation.py`), (lanes,).
+
+        alive: bool (lanes,); the numbers of other lanes mean nothing. data: what the view made of the held-out
+        episodes. how: the static arguments of `validation_metrics`. Of several processes each computes all lanes.
+        """
+        found: dict[str, np.ndarray] = {}
+        for group in self.groups:
+            real = group.lanes[: group.real]
+            if not alive[real].any():
+                continue
+            lanes = group.algorithm, self._fetch(group.state), group.keys
+            if self.devices.mesh is not None:
+                lanes = jax.tree.map(jnp.asarray, to_host(lanes))
+            if group.held_out_derived is None:
+                group.held_out_derived = derive_columns(*lanes, data, phase=how["phase"])
+            own = {"derived": group.held_out_derived} | how
+            living = jnp.asarray(alive[group.lanes])
+            means = validation_metrics(*lanes, living, data, indices, np.int32(step), **own)
+            for name, values in to_host(means).items():
+                found.setdefault(name, np.zeros(self.count))[real] = np.asarray(values, np.float64)[: group.real]
+        return found
 
     def _park(self, tree: Any) -> Any:
         """`tree` where it waits for its turn: in main memory, if there are several groups and a device has its own."""
