@@ -65,6 +65,7 @@ def train(
     reward_transform: str = "none",
     observation_transform: str = "none",
     data_filter: str = "none",
+    holdout: str | float = "none",
     environment: str | None = None,
     horizon: int | None = None,
     out: str | Path | None = None,
@@ -82,6 +83,8 @@ def train(
     seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
+    holdout: episodes that are not trained on: a fraction such as 0.1, or "mask=NAME"; losses on them are in the metrics
+        as "validation/NAME" (docs/choosing-a-policy.md).
     environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
         data set's name says, or the record of its collection.
     horizon: steps after which evaluated episodes are cut, where not as the environment says; needed for one without a
@@ -107,7 +110,8 @@ def train(
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
     import_environment(environment)
     place = task_for(data, environment, horizon)
-    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), data_filter=data_filter)
+    episodes = {"data_filter": data_filter, "holdout": str(holdout)}
+    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), **episodes)
     check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
     if options.batch_size > (rows := prepared.transitions.rows):
         raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")

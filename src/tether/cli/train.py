@@ -80,6 +80,8 @@ class Train:
     """How networks see observations, e.g. standardise."""
     data_filter: Annotated[str | None, hint("the preset's, or none", "RULE")] = None
     """Which episodes to train on: top=0.1 keeps the tenth with the highest returns."""
+    holdout: Annotated[str, hint("none", "FRACTION")] = "none"
+    """Episodes not to train on, or mask=NAME: losses on them are logged, to stop early and to choose by."""
     out: Annotated[Path | None, hint("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
     """The run folder; must not exist, or be empty."""
     logger: Loggers = ()

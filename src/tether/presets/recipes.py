@@ -60,6 +60,7 @@ class TrainRequest:
     reward_transform: str | None = None
     observation_transform: str | None = None
     data_filter: str | None = None
+    holdout: str = "none"
 
     def resolve(self) -> tuple[Any, dict[str, Any], str | None]:
         """The algorithm, the other arguments of `tether.train` that concern neither lanes nor folders, and the name of
@@ -84,12 +85,9 @@ class TrainRequest:
             eval_device=self.eval_device,
             precision=self.precision,
         )
-        transforms = {name: chosen.get(name, "none") for name in TRANSFORMS}
-        return (
-            algorithm,
-            {"options": options, "environment": self.environment, "horizon": self.horizon, **transforms},
-            recipe.preset,
-        )
+        arguments = {name: chosen.get(name, "none") for name in TRANSFORMS}
+        arguments |= {"holdout": self.holdout, "environment": self.environment, "horizon": self.horizon}
+        return algorithm, {"options": options, **arguments}, recipe.preset
 
 
 class Preset(NamedTuple):

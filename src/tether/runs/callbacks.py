@@ -19,17 +19,21 @@ import numpy as np
 from tether.errors import InputError
 
 __all__ = [
+    "VALIDATION",
     "Callback",
     "Callbacks",
     "Row",
     "RunInfo",
     "by_update",
     "check_callbacks",
+    "check_validated",
     "lane_means",
     "score_of",
     "scores_by_update",
 ]
 
+VALIDATION = "validation/"
+"""Beginning of the names of losses on held-out episodes."""
 Row = dict[str, Any]
 """A line of metrics.jsonl or evaluations.jsonl."""
 
@@ -46,8 +50,9 @@ class RunInfo:
     evaluations: list[Row]  # of before, in the order of updates
     applied: int  # training has acted on the evaluations up to this update, and has still to act on later ones
     save_policy: Callable[..., bool]
-    """save_policy(folder, lane, **notes): write the policy that was just evaluated as a policy folder, for use inside
-    `on_evaluation`. False, and nothing is written, where `lane` is not in that evaluation. Raises: OSError."""
+    """save_policy(folder, lane, **notes): write a policy folder, inside `on_evaluation` of the policy that was just
+    evaluated, inside `on_metrics` of the policy as it is. False, and nothing is written, where `lane` is not in that
+    evaluation or has diverged, and inside `on_metrics` of a run of several processes. Raises: OSError."""
 
     def step(self, phase: str, update: int) -> int:
         """Updates since the run began, those of earlier phases counted: one axis for all curves."""
@@ -71,7 +76,8 @@ class Callback:
 
     def on_metrics(self, rows: list[Row]) -> str | None:
         """Every `log_every_updates` updates: means since the last rows, {"phase", "update", "lane", NAME: value, ...}
-        for each living lane. What is not finite is None."""
+        for each living lane. What is not finite is None. Where episodes are held out, every `eval_every_updates`
+        updates with "validation/NAME" beside each NAME."""
 
     def on_evaluation(self, rows: list[Row]) -> str | None:
         """An evaluation is in, in the order of updates: {"update", "lane", "episode", "return", "length",
@@ -139,6 +145,12 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise InputError(f"callback {callback!r}: give an instance of a subclass of tether.Callback")
+
+
+def check_validated(metric: str, run: RunInfo) -> None:
+    """Raises: InputError for a loss on held-out episodes in a run that holds none out."""
+    if metric.startswith(VALIDATION) and run.config["data"].get("holdout", {"name": "none"})["name"] == "none":
+        raise InputError(f"metric {metric!r}: this run holds no episodes out; train with --holdout 0.1")
 
 
 def score_of(row: Mapping[str, Any]) -> float:

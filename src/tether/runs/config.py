@@ -60,7 +60,8 @@ def make_plan(
 ) -> Plan:
     """A plan that holds the transitions on the device and of the data set no more than it needs."""
     rows = np.linspace(0, len(data) - 1, min(SAMPLED_OBSERVATIONS, len(data))).astype(int)
-    on_device = prepared._replace(transitions=jax.device_put(prepared.transitions))
+    columns = jax.device_put((prepared.transitions, prepared.held_out))
+    on_device = prepared._replace(transitions=columns[0], held_out=columns[1])
     returns, observations = data.episode_returns(), data.observations[rows]
     return Plan(folder, name, algorithm, tuple(lanes), options, on_device, task, limits, returns, observations)
 
@@ -122,7 +123,8 @@ def restored_plan(
     data = _same_data(path, source, record.sha256, record.in_memory, quiet)
     task, limits = _restored_place(path, document, data, asked, horizon)
     transforms = record.reward_transform.name, record.observation_transform.name
-    prepared = prepare(data, *transforms, view=view_of(algorithm), data_filter=record.filter.name)
+    episodes = {"data_filter": record.filter.name, "holdout": record.holdout.name}
+    prepared = prepare(data, *transforms, view=view_of(algorithm), **episodes)
     return make_plan(folder, document.algorithm, algorithm, lanes, options, data, prepared, task, limits)
 
 

@@ -44,6 +44,7 @@ class DataRecord(msgspec.Struct):
     reward_transform: Named
     observation_transform: Named
     filter: Named = msgspec.field(default_factory=lambda: Named("none"))
+    holdout: Named = msgspec.field(default_factory=lambda: Named("none"))
     in_memory: bool = False
     relative_source: str | None = None
 

@@ -1,7 +1,7 @@
 """Early stopping, a callback."""
 
 from tether.errors import InputError
-from tether.runs.callbacks import Callback, Row, RunInfo, by_update, lane_means
+from tether.runs.callbacks import VALIDATION, Callback, Row, RunInfo, by_update, check_validated, lane_means
 
 __all__ = ["EarlyStopping"]
 
@@ -25,7 +25,7 @@ class EarlyStopping(Callback):
         least_gain: float = 0.0,
     ):
         """metric: "score", "return" or "length", mean of an evaluation's episodes; or a training metric of the last
-            phase, such as "critic/q_loss".
+            phase, such as "critic/q_loss", of held-out episodes "validation/critic/q_loss".
         patience_evaluations: of a training metric, the updates between so many evaluations.
         higher_is_better: False for losses.
         least_gain: by how much more than the best a value must be to be better.
@@ -41,6 +41,7 @@ class EarlyStopping(Callback):
 
     def on_start(self, run: RunInfo) -> str | None:
         """Recall the best of before; out of patience already is a reason to stop."""
+        check_validated(self.metric, run)
         self._best, self._phase = {}, run.phases[-1][0]
         self._patience_updates = self.patience_evaluations * run.config["settings"]["eval_every_updates"]
         reason = None
@@ -64,7 +65,8 @@ class EarlyStopping(Callback):
         return self.metric in OF_EPISODES
 
     def _of_last_phase(self, rows: list[Row]) -> list[Row]:
-        return [row for row in rows if row["phase"] == self._phase]
+        rows = [row for row in rows if row["phase"] == self._phase]
+        return [row for row in rows if self.metric in row] if self.metric.startswith(VALIDATION) else rows
 
     def _look(self, update: int, rows: list[Row]) -> str | None:
         lanes = {row["lane"] for row in rows}

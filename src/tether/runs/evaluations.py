@@ -232,6 +232,11 @@ class Evaluations:
         requested.stop = self._callbacks.tell("on_evaluation", rows)
         self._told = None
 
+    @property
+    def telling(self) -> bool:
+        """Whether callbacks are told of an evaluation right now."""
+        return self._told is not None
+
     def save_policy(self, folder: Path, lane: int, **notes: Any) -> bool:
         """`RunInfo.save_policy`."""
         if self._told is None or lane not in self._told[0].lanes:

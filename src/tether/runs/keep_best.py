@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import unknown
-from tether.runs.callbacks import Callback, Row, RunInfo, lane_means
+from tether.runs.callbacks import VALIDATION, Callback, Row, RunInfo, check_validated, lane_means
 
 __all__ = ["KeepBest"]
 
@@ -21,8 +21,9 @@ class KeepBest(Callback):
     """
 
     def __init__(self, metric: str = "score", *, higher_is_better: bool = True, folder: str = "policy-best"):
-        """metric: "score", "return" or "length". Raises: InputError for another one."""
-        if metric not in METRICS:
+        """metric: "score", "return" or "length", or a loss on held-out episodes such as "validation/actor/loss" (then
+        with `higher_is_better=False`). Raises: InputError for another one."""
+        if metric not in METRICS and not metric.startswith(VALIDATION):
             raise unknown("metric to keep the best policy by", metric, METRICS)
         self.metric, self.higher_is_better, self.folder = metric, higher_is_better, folder
         self._run: RunInfo | None = None
@@ -30,10 +31,21 @@ class KeepBest(Callback):
 
     def on_start(self, run: RunInfo) -> None:
         """Recall what is kept already."""
+        check_validated(self.metric, run)
         self._run, self._kept = run, _notes_of(run.folder / self.folder)
 
     def on_evaluation(self, rows: list[Row]) -> None:
         """Keep the best lane's policy where it is better than what is kept."""
+        if not self.metric.startswith(VALIDATION):
+            self._look(rows)
+
+    def on_metrics(self, rows: list[Row]) -> None:
+        """The same by a loss on held-out episodes, of the last phase."""
+        assert self._run is not None
+        if self.metric in rows[0] and rows[0]["phase"] == self._run.phases[-1][0]:
+            self._look(rows)
+
+    def _look(self, rows: list[Row]) -> None:
         assert self._run is not None
         values = lane_means(rows, self.metric)
         if not values:

@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from tether.runs.checkpoint import load_latest, save_checkpoint
 from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
 from tether.runs.jsonlines import Mark
 from tether.runs.plan import Plan
+from tether.runs.policies import save_lane_policy
 from tether.runs.records import Display, Records
 from tether.runs.timeline import TRAINING, Timeline, timeline_log
 from tether.training.derive import derived_shapes
@@ -35,6 +37,7 @@ from tether.training.devices import any_process, choose_devices, is_primary, tog
 from tether.training.groups import LaneGroups
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER
+from tether.training.validation import minibatches
 
 __all__ = ["Frozen", "Position", "Run"]
 
@@ -81,6 +84,8 @@ class Run:
         )
         self.memory: dict[str, Memory] = {}  # by phase
         self._data = devices.everywhere(plan.prepared.transitions)
+        held_out = plan.prepared.held_out
+        self._held_out = None if held_out is None else minibatches(held_out.rows, plan.options.batch_size)
         self.position = Position(0, 0)
         self.resumed = False
         self._stop_reason: str | None = None  # of a callback
@@ -299,7 +304,7 @@ class Run:
         """The next update of the phase at which a row, an evaluation or a checkpoint is due."""
         options, (phase, done) = self.plan.options, self.position
         steps = [options.log_every_updates, options.checkpoint_every_updates]
-        if self._evaluates():
+        if self._evaluates() or self._held_out is not None:
             steps.append(options.eval_every_updates)
         return min([self.plan.phases()[phase][1], *(done - done % step + step for step in steps)])
 
@@ -319,8 +324,17 @@ class Run:
             metrics=records.metrics.read(),
             evaluations=records.evaluations.read(),
             applied=pending[0].update - 1 if pending else self.evaluated,
-            save_policy=lambda folder, lane, **notes: self.queue.save_policy(folder, lane, **notes),
+            save_policy=lambda *place, **notes: self._save_policy(*place, **notes),  # a method would copy the run
         )
+
+    def _save_policy(self, folder: Path, lane: int, **notes: Any) -> bool:
+        """`RunInfo.save_policy`."""
+        if self.queue.telling:
+            return self.queue.save_policy(folder, lane, **notes)
+        if lane in self.frozen or jax.process_count() > 1:  # all would have to come here
+            return False
+        save_lane_policy(self.plan, folder, self.policy(lane), lane, **{"update": self.position.update} | notes)
+        return True
 
     def _note_stop(self, reason: str | None) -> None:
         """Keep why a callback asks to stop, if it does; all processes come here at the same point."""
@@ -339,13 +353,16 @@ class Run:
             self._interrupt()
 
     def _log_if_due(self) -> None:
-        """A row of means since the last row for each lane that was alive then."""
+        """A row of means since the last row for each lane that was alive then, and of what was held out."""
         phase, done = self.position
-        if not (done % self.plan.options.log_every_updates == 0 or self._ended()):
+        validates = self._validation_due()
+        if not (done % self.plan.options.log_every_updates == 0 or validates or self._ended()):
             return
         name = self.plan.phases()[phase][0]
         means = {metric: sums / np.maximum(self._summed, 1) for metric, sums in self._sums.items()}
         rows = []
+        if validates:
+            means |= self._validate(means)
         for lane in np.flatnonzero(self._summed).tolist():
             values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
             alarm = {"alarm": 1} if strange_metrics(values, self.reachable[lane]) else {}
@@ -354,6 +371,31 @@ class Run:
             self._note_stop(self.callbacks.tell("on_metrics", rows))
         self._raise_alarms(rows)
         self._sums, self._summed = {}, np.zeros_like(self._summed)
+
+    def _validation_due(self) -> bool:
+        """Whether the losses on held-out episodes are to be looked at: where evaluations are, in every phase."""
+        if self._held_out is None or not self.alive.any():
+            return False
+        return self.position.update % self.plan.options.eval_every_updates == 0 or self._ended()
+
+    def _validate(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """validation/METRIC -> (lanes,), NaN for lanes that are frozen. means: the same metrics of training."""
+        assert self._held_out is not None
+        started, alive = time.perf_counter(), self.alive
+        self.display.note("validating")
+        how = {name: value for name, value in self._how().items() if name != "batch_size"}
+        held_out = self.plan.prepared.held_out
+        found = self.groups.validate(alive, held_out, self._held_out, self.position.update, **how)
+        self.timeline.add(TRAINING, "validate", started, time.perf_counter())
+        lanes = np.flatnonzero(alive)
+        losses = [
+            f"{name} {values[lanes].mean():.4g} ({means[name][lanes].mean():.4g})"
+            for name, values in found.items()
+            if name.endswith(("loss", "nll")) and name in means
+        ]
+        if losses:
+            self.display.message(f"update {self.position.update:>9,}  held out (training): {', '.join(losses)}")
+        return {f"validation/{name}": np.where(alive, values, np.nan) for name, values in found.items()}
 
     def _raise_alarms(self, rows: list[dict[str, Any]]) -> None:
         """A line, once for each metric, where it is beyond what can be learnt."""
