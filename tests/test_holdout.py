@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from make_data import data_file, rows
+from make_data import tether as command
 
 import tether
 from tether.algorithms import ALGORITHMS
@@ -161,3 +162,12 @@ def test_the_best_by_a_held_out_loss_is_kept(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="holds no episodes out; train with --holdout"):
         tether.train(SMALL, str(data_file()), out=tmp_path / "none", **how)
+
+
+def test_losses_are_drawn_where_nothing_was_evaluated(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"options": OPTIONS, "environment": "none", "quiet": True}
+    report = tether.train(SMALL, str(data_file()), holdout=0.3, out=tmp_path / "run", **how)
+    assert (report.folder / "losses.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert command("plot", report.folder) == (0, f"{report.folder / 'losses.png'}\n", "")
+    assert command("plot", report.folder, "--losses", "--out", tmp_path / "a.pdf")[0] == 0
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")

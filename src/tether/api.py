@@ -84,7 +84,7 @@ def train(
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
     holdout: episodes that are not trained on: a fraction such as 0.1, or "mask=NAME"; losses on them are in the metrics
-        as "validation/NAME" (docs/choosing-a-policy.md).
+        as "validation/NAME" (docs/callbacks.md).
     environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
         data set's name says, or the record of its collection.
     horizon: steps after which evaluated episodes are cut, where not as the environment says; needed for one without a

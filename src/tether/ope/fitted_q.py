@@ -151,7 +151,8 @@ def _fit_pools(
 
     def one(lane: tuple[_Member, Array]) -> tuple[_Member, Scalar]:
         def pool(i: Array, carry: tuple[_Member, Scalar]) -> tuple[_Member, Scalar]:
-            rate = how.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * i / pools))
+            done = i.astype(jnp.float32) / pools.astype(jnp.float32)
+            rate = how.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
             return how.fit_pool(carry[0], data, jax.random.fold_in(lane[1], i), rate)
 
         return jax.lax.fori_loop(start, start + count, pool, (lane[0], jnp.zeros(())))

@@ -27,6 +27,7 @@ __all__ = [
     "behaviour_summary",
     "curve_of",
     "lane_score",
+    "plot_run_losses",
     "plot_runs",
     "report_table",
     "summarise",
@@ -107,6 +108,8 @@ def write_report(run: Any, report: Report) -> None:
     atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
     if rows:
         plot_runs([plan.folder], report.curve)
+    elif run.records.metrics.read():
+        plot_run_losses(plan.folder, plan.folder / "losses.png")
     if report.arms:
         _write_sweep(report, rows, f"{plan.algorithm_name} on {plan.prepared.record['dataset']}")
 
@@ -189,6 +192,32 @@ def plot_runs(folders: list[Path], path: Path) -> None:
     ]
     behaviours = {run.behaviour for run in runs}
     plot_curves(path, curves, behaviours.pop() if len(behaviours) == 1 else None, runs[0].score_name, title)
+
+
+def plot_run_losses(folder: Path, path: Path) -> None:
+    """The losses of a run over the updates of all its phases, and those on held-out episodes.
+
+    path: as of `plot_runs`. Raises: InputError where the folder is no run or holds no metrics.
+    """
+    from tether.plots.losses import plot_losses
+
+    losses = read_curves(folder).losses
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    lengths = [phase["updates"] for phase in config["phases"]]
+    begins = dict(zip((phase["name"] for phase in config["phases"]), np.cumsum([0, *lengths]).tolist(), strict=False))
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for key, (updates, values) in losses.items():
+        phase, _, name = key.partition("/")
+        there = np.isfinite(values).any(axis=0)
+        if not name.endswith(("loss", "nll", "error")) or not there.any():
+            continue
+        own = updates[there] + begins.get(phase, 0), values[:, there]
+        before = found.get(name)
+        found[name] = own if before is None else (np.append(before[0], own[0]), np.hstack([before[1], own[1]]))
+    if not found:
+        raise InputError(f"{folder}: holds no losses to plot")
+    ends = [begins[phase["name"]] for phase in config["phases"][1:] if begins[phase["name"]]]
+    plot_losses(path, found, ends, f"{config['algorithm']} on {config['data']['dataset']}")
 
 
 def _names(runs: Sequence["_StoredRun"]) -> tuple[str, list[str]]:
