@@ -110,7 +110,7 @@ def train(
     data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
     import_environment(environment)
     place = task_for(data, environment, horizon)
-    episodes = {"data_filter": data_filter, "holdout": str(holdout)}
+    episodes: dict[str, Any] = {"data_filter": data_filter, "holdout": str(holdout)}
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), **episodes)
     check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
     if options.batch_size > (rows := prepared.transitions.rows):

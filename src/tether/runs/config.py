@@ -123,7 +123,7 @@ def restored_plan(
     data = _same_data(path, source, record.sha256, record.in_memory, quiet)
     task, limits = _restored_place(path, document, data, asked, horizon)
     transforms = record.reward_transform.name, record.observation_transform.name
-    episodes = {"data_filter": record.filter.name, "holdout": record.holdout.name}
+    episodes: dict[str, Any] = {"data_filter": record.filter.name, "holdout": record.holdout.name}
     prepared = prepare(data, *transforms, view=view_of(algorithm), **episodes)
     return make_plan(folder, document.algorithm, algorithm, lanes, options, data, prepared, task, limits)
 

@@ -261,7 +261,7 @@ class LaneGroups:
             real = group.lanes[: group.real]
             if not alive[real].any():
                 continue
-            lanes = group.algorithm, self._fetch(group.state), group.keys
+            lanes: Any = group.algorithm, self._fetch(group.state), group.keys
             if self.devices.mesh is not None:
                 lanes = jax.tree.map(jnp.asarray, to_host(lanes))
             if group.held_out_derived is None:
