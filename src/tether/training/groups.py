@@ -261,14 +261,14 @@ class LaneGroups:
             real = group.lanes[: group.real]
             if not alive[real].any():
                 continue
-            lanes: Any = group.algorithm, self._fetch(group.state), group.keys
+            algorithm, state, keys = group.algorithm, self._fetch(group.state), group.keys
             if self.devices.mesh is not None:
-                lanes = jax.tree.map(jnp.asarray, to_host(lanes))
+                algorithm, state, keys = jax.tree.map(jnp.asarray, to_host((algorithm, state, keys)))
             if group.held_out_derived is None:
-                group.held_out_derived = derive_columns(*lanes, data, phase=how["phase"])
+                group.held_out_derived = derive_columns(algorithm, state, keys, data, phase=how["phase"])
             own = {"derived": group.held_out_derived} | how
             living = jnp.asarray(alive[group.lanes])
-            means = validation_metrics(*lanes, living, data, indices, np.int32(step), **own)
+            means = validation_metrics(algorithm, state, keys, living, data, indices, np.int32(step), **own)
             for name, values in to_host(means).items():
                 found.setdefault(name, np.zeros(self.count))[real] = np.asarray(values, np.float64)[: group.real]
         return found
