@@ -64,7 +64,7 @@ def test_what_is_not_finite_comes_out_as_it_is() -> None:
     ("text", "words"),
     [
         ("c", "unknown column in the reward 'c': 'c'; "),
-        ("joint", "did you mean joint.1?"),
+        ("joint", "did you mean column('joint.1')?"),
         ("column('c')", "'c'"),
         ("column(a)", "is no column"),
         ("pose", "column 'pose' holds 3 numbers in each row; write pose[0] or norm(pose)"),
