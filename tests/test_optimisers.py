@@ -1,10 +1,13 @@
 """Adam and its schedule against their definitions."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tether.algorithms.shared.optimisers import adam_init, adam_step, cosine_decay, update_when_due
+from tether.errors import InputError
 from tether.types import Array, Metrics
 
 
@@ -62,3 +65,9 @@ def test_delayed_updates_stay_branches_over_lanes() -> None:
     lanes = jax.vmap(lambda state, step: update_when_due(count_up, state, step, 0, 2)[0], in_axes=(0, None))
     jaxpr = jax.make_jaxpr(lanes)(jnp.ones(3), jnp.int32(0))
     assert "cond" in [equation.primitive.name for equation in jaxpr.eqns]
+
+
+def test_functions_among_parameters_are_named():
+    network = eqx.nn.MLP(2, "scalar", 4, 1, key=jax.random.key(0))
+    with pytest.raises(InputError, match=r"parameters\.activation is .*, no array \(equinox.nn.MLP keeps"):
+        adam_init(network)

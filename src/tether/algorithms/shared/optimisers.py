@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tether.errors import InputError
 from tether.types import Array, Int, Metrics, Scalar
 
 __all__ = [
@@ -27,7 +28,13 @@ ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
 def adam_init(parameters: Any) -> optax.OptState:
-    """Zero moments for `parameters`."""
+    """Zero moments for `parameters`. Raises InputError where one of them is no array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
+        if not hasattr(leaf, "dtype"):
+            raise InputError(
+                f"parameters{jax.tree_util.keystr(path)} is {leaf!r}, no array (equinox.nn.MLP keeps its activation "
+                "so): use a network of tether.networks, or one whose functions are static fields"
+            )
     return ADAM.init(parameters)
 
 
