@@ -26,7 +26,7 @@ from tether.export.batched import batched
 from tether.export.folder import Exported, write_export
 from tether.export.graph import Graph
 from tether.export.program import program
-from tether.policies.deployed import DeployedPolicy, deploy
+from tether.policies.deployed import DeployedPolicy, act_each, deploy
 from tether.policies.folder import save_policy
 from tether.policies.loaded import LoadedPolicy
 from tether.types import Array, PRNGKey, Spec
@@ -113,6 +113,22 @@ def test_no_loop_call_or_key_is_left_in_a_graph():
         kinds = {step[0] for step in written.document["steps"]}
         assert kinds <= set(OPERATIONS)
         assert not any(array.dtype.kind == "f" and array.dtype != np.float32 for array in written.constants.values())
+
+
+def test_of_a_shortcut_the_exact_way_is_exported():
+    """DTQL with many candidates looks at a short list first; a graph has neither the list nor the choice of the way."""
+    case = CASES["dtql"]
+    algorithm = make_algorithm(ALGORITHMS["dtql"], {**case.sizes, "candidates": 300})
+    policy = algorithm.policy(jax.jit(algorithm.init, static_argnums=0)(SPEC, jax.random.key(1)))
+    module = deploy(policy, SPEC, Normaliser(np.zeros(5, np.float32), np.ones(5, np.float32)), SCHEMA)
+    graph = Graph(module)
+    one = batched(graph)
+    written = program(one.function, one.inputs.values())
+    assert "top_k" not in {step[0] for step in written.document["steps"]}
+    keys = jax.vmap(jax.random.key)(np.arange(16))
+    wanted = act_each(module, OBSERVATIONS[:16], keys)
+    found = jax.jit(one.function)(OBSERVATIONS[:16], *jax.vmap(graph.noise)(keys))[0]
+    assert found == pytest.approx(np.asarray(wanted), abs=2e-5)
 
 
 class Shuffled:

@@ -33,6 +33,7 @@ Law = Literal["normal", "gumbel", "uniform"]
 
 DRAWS: dict[str, Law] = {"_normal": "normal", "_normal_real": "normal", "_gumbel": "gumbel", "_uniform": "uniform"}
 """The compiled functions of `jax.random` whose results a graph takes as inputs, by the names they have in a trace."""
+SHORTCUT = "shortcut"  # `tether.policies.selection.shortcut`, as it is called in a trace
 CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters in which a call keeps what it calls
 MOST_FOLDED = 4_096  # numbers: a constant that is larger than what it is made of is made in the graph
 
@@ -209,6 +210,8 @@ class _Interpreter:
         """Both branches and a choice: one of many decisions has no other way."""
         if which is UNKNOWN:
             return [UNKNOWN] * len(branches[0].jaxpr.outvars)
+        if name == SHORTCUT:  # its other branch is right in any case
+            return self.run(branches[0].jaxpr, branches[0].consts, inputs, name)
         each = [self.run(branch.jaxpr, branch.consts, inputs, name) for branch in branches]
         return [
             UNKNOWN

@@ -1,12 +1,13 @@
 """Choosing one of many candidate actions by their value."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from tether.networks import QEnsemble
-from tether.types import Array, Float, PRNGKey, Scalar
+from tether.types import Array, Bool, Float, PRNGKey, Scalar
 
 __all__ = ["best_by_q", "sample_by_min_q", "sample_by_q", "sample_without_replacement"]
 
@@ -81,9 +82,20 @@ def sample_by_min_q(
         return actions[jnp.argmax(score(everyone))]
     largest, shortlist = jax.lax.top_k(bound, SHORTLIST + 1)
     scores = score(shortlist[:-1])
-    best = jax.lax.cond(
+    best = shortcut(
         scores.max() >= largest[-1],
         lambda: shortlist[jnp.argmax(scores)],
         lambda: jnp.argmax(score(everyone)).astype(shortlist.dtype),
     )
     return actions[best]
+
+
+def shortcut(holds: Bool[Array, ""], short: Callable[[], Array], exact: Callable[[], Array]) -> Array:
+    """`short()` where that is known to be right, else `exact()`, which always is: exported policies compute that alone
+    (`export/graph.py` knows this function by its name)."""
+
+    @jax.jit
+    def shortcut(holds: Array) -> Array:
+        return jax.lax.cond(holds, short, exact)
+
+    return shortcut(holds)
