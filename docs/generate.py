@@ -62,7 +62,10 @@ API_HEAD = """# The public API
 
 `import tether` takes no time: names are resolved when they are used. Those on this page are public and follow semantic
 versioning ([how](../CONTRIBUTING.md#versions-and-what-is-public)): what worked in a version works in the next one, or
-warns for a version first. Whatever else can be imported is internal and may change at any time.
+warns for a version first. Whoever builds an algorithm, a reader or a view needs more than these names: what `__all__`
+lists in `tether.algorithms.interface`, `tether.algorithms.shared`, `tether.networks`, `tether.diffusion`,
+`tether.policies.acting`, `tether.policies.selection`, `tether.data.views` and `tether.data.transforms` is public as
+well. Whatever else can be imported is internal and may change at any time.
 
 Every argument, shape and exception stands in the docstring: `help(tether.train)`. A misspelt name is answered with
 those that are near: `tether.DTQL(expectil=0.9)`, `tether.dtql`. Bad input raises `tether.InputError`, one line that
@@ -140,6 +143,9 @@ def _arguments(function: Any) -> str:
     """`algorithm, dataset, *, ...`: what has to be given."""
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in needed]
+    if keywords:  # cannot be given by place
+        needed.insert(needed.index(keywords[0]), "*")
     return ", ".join(needed + (["..."] if len(parameters) > len(needed) else []))
 
 

@@ -337,7 +337,7 @@ DATA_VERBS: dict[str, type] = {
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Data sets: look at one, list them, import logs.
+    """Data sets: look at one, list them, check and mend, import logs, collect.
 
     Examples:
       tether data show hopper-medium.hdf5
