@@ -206,6 +206,15 @@ def deterministic() -> Columns:
     return dict(_deterministic())
 
 
+def followed(command: np.ndarray) -> np.ndarray:
+    """A joint that follows its command with a lag: a row sees what the rows before it were told."""
+    joint, position = np.zeros(len(command)), 0.0
+    for row, target in enumerate(command):
+        joint[row] = position
+        position += 0.9 * (target - position)
+    return joint + 0.01 * np.random.default_rng(0).normal(size=len(command))
+
+
 def bandit() -> Columns:
     """One step each, all terminal."""
     generator = np.random.default_rng(4)

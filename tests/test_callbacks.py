@@ -220,7 +220,7 @@ def test_a_number_that_there_is_not(tmp_path: Path) -> None:
     table: list[dict[str, Any]] = [{"lane": 0, "a": 1.0, "b": None}, {"lane": 0, "a": 3.0, "b": 2.0}]
     assert lane_means(table, "a") == {0: 2.0}
     assert lane_means(table, "b") == {}
-    with pytest.raises(InputError, match=r"metric 'c': this run has a"):
+    with pytest.raises(InputError, match=r"unknown metric 'c'; choices: a, length, return, score"):
         lane_means(table, "c")
 
 

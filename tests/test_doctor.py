@@ -160,7 +160,15 @@ def beside(columns: Columns, column: np.ndarray) -> Columns:
     return {**without_next, "observations": observations}
 
 
+def reported(action: np.ndarray) -> np.ndarray:
+    """What a drive says that it was told, with 1 % of noise."""
+    return action + 0.01 * np.random.default_rng(3).normal(size=len(action))
+
+
 LEAK = ("action-in-observation", "warning")
+
+SPIKED = np.arange(30, 4000, 200)
+"""Rows: one in 200."""
 
 FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str, str]] = {
     # name: (clean data, fault, code, grade)
@@ -169,6 +177,9 @@ FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str
     "the action is observed": (make.locomotion, lambda c: beside(c, c["actions"][:, 1]), *LEAK),
     "in other units": (make.locomotion, lambda c: beside(c, 20 + 30 * c["actions"][:, 0]), *LEAK),
     "on a curve": (make.locomotion, lambda c: beside(c, np.tanh(2 * c["actions"][:, 0])), *LEAK),
+    "read back with noise": (make.locomotion, lambda c: beside(c, reported(c["actions"][:, 0])), *LEAK),
+    "the sum of actions": (make.locomotion, lambda c: beside(c, c["actions"].sum(axis=1)), *LEAK),
+    "two mixtures": (make.locomotion, lambda c: beside(c, c["actions"] @ [[0.8, 0.6], [-0.6, 0.8]]), *LEAK),
     "rewards in grams": (
         make.locomotion,
         lambda c: {**c, "rewards": 1e6 * c["rewards"].astype(float)},
@@ -279,6 +290,24 @@ FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str
         make.locomotion,
         lambda c: put(without(c, "next_observations"), "observations", ([70, 900], 3), -9999),
         "outliers",
+        "warning",
+    ),
+    "no reading": (
+        make.locomotion,
+        lambda c: put(without(c, "next_observations"), "observations", (slice(50, None, 500), 3), -9999),
+        "error-code",
+        "warning",
+    ),
+    "spikes": (
+        make.locomotion,
+        lambda c: put(without(c, "next_observations"), "observations", (SPIKED, 3), 1000.0 + SPIKED),
+        "outliers",
+        "warning",
+    ),
+    "sensor stopped": (
+        make.locomotion,
+        lambda c: put(without(c, "next_observations"), "observations", (slice(1000, 1300), 5), 0.123),
+        "frozen-column",
         "warning",
     ),
     "standardised": (
@@ -408,6 +437,9 @@ ROWS: dict[str, tuple[Callable[[Columns], Any], float]] = {
     "torques": (lambda c: np.flatnonzero((np.abs(30 * c["actions"]) > 1).any(axis=1)), 1),
     "unclipped": (lambda c: [9], 1),
     "placeholder": (lambda c: [70, 900], 1),
+    "no reading": (lambda c: np.arange(50, len(c["rewards"]), 500), 1),
+    "spikes": (lambda c: SPIKED, 1),
+    "sensor stopped": (lambda c: np.arange(1001, 1300), 1),
     "stopped early": (lambda c: make.starts(c)[make.starts(c) < 1000][-1:], 1),
     "both flags": (lambda c: truth(c, "terminals"), 1),
     "done at the horizon": (lambda c: truth(c, "timeouts"), 1),
@@ -444,6 +476,12 @@ COLUMNS = {
     "sensor twice": ("observations[8]",),
     "motor twice": ("actions[2]",),
     "placeholder": ("observations[3]",),
+    "no reading": ("observations[3]",),
+    "spikes": ("observations[3]",),
+    "sensor stopped": ("observations[5]",),
+    "read back with noise": ("observations[8]",),
+    "the sum of actions": ("observations[8]",),
+    "two mixtures": ("observations[8]", "observations[9]"),
     "float64": ("observations",),
     "text": ("rewards",),
 }
@@ -631,8 +669,8 @@ def test_columns_that_only_look_like_the_action_are_no_leak() -> None:
     columns = make.locomotion()
     held = np.repeat(columns["actions"][::10], 10, axis=0)[: len(columns["actions"])]
     last = np.roll(held, 1, axis=0)
-    noise = 0.01 * np.random.default_rng(0).normal(size=len(held))
-    for column in (last[:, 0], held[:, 0] + noise, np.sign(held[:, 0])):
+    joint = make.followed(held[:, 0])
+    for column in (last[:, 0], joint, np.sign(held[:, 0])):
         found = findings(raw(beside({**columns, "actions": held}, column)))
         assert "action-in-observation" not in found
     bang_bang = np.sign(columns["observations"][:, 0])[:, None].astype(np.float32)
@@ -663,6 +701,61 @@ def test_the_transform_is_named_that_mends_the_scale(terminals: bool, factor: fl
         columns["terminals"] = np.zeros_like(columns["terminals"])
     what = findings(raw({**columns, "rewards": factor * columns["rewards"].astype(float)}))["reward-scale"].what
     assert f"with --reward-transform {transform} they are " in what
+
+
+def test_mixtures_of_actions_make_no_other_finding() -> None:
+    """The next row's mixture tells the next row's action: that is no action in the wrong row."""
+    columns = make.locomotion()
+    for column in (columns["actions"] @ [[0.8, 0.6], [-0.6, 0.8]], reported(columns["actions"][:, 1])):
+        assert "actions-shifted" not in findings(raw(beside(columns, column)))
+
+
+def test_what_controllers_compute_actions_from_is_no_leak() -> None:
+    """As many actions as observations: each tells the other, and nothing was read back."""
+    generator = np.random.default_rng(0)
+    observations = generator.normal(size=(3000, 2)).astype(np.float32)
+    actions = np.tanh(observations @ np.array([[0.5, 0.2], [-0.3, 0.6]], np.float32))
+    columns = {"observations": observations, "actions": actions, "rewards": generator.normal(size=3000)}
+    ends = np.arange(3000) % 100 == 99
+    found = findings(raw({**columns, "terminals": np.zeros(3000, bool), "timeouts": ends}))
+    assert "action-in-observation" not in found
+
+
+def test_values_that_stand_for_something_are_no_error_codes() -> None:
+    """A rare large force, a counter that jumps, -1 until a thing is there."""
+    columns = without(make.locomotion(), "next_observations")
+    rows = np.arange(len(columns["rewards"]))
+    force = np.where(rows % 50 == 0, 30.0 + columns["observations"][:, 0], 0.01 * columns["observations"][:, 1])
+    for column in (force, np.where(rows % 100 == 0, 1000.0, rows % 4), np.where(rows < 900, -1.0, force / 60)):
+        assert "error-code" not in findings(raw(beside(columns, column)))
+
+
+def test_what_comes_to_rest_is_no_frozen_sensor() -> None:
+    """A joint at its stop, one at rest at every episode's end, a robot that stands still as a whole."""
+    columns = without(make.locomotion(), "next_observations")
+    step = np.arange(len(columns["rewards"])) - np.repeat(make.starts(columns), make.lengths(columns))
+    at_stop = columns["observations"][:, 0].clip(-0.05, None)
+    at_rest = np.where(step > 60, 0.5, columns["observations"][:, 0])
+    for column in (at_stop, at_rest):
+        assert "frozen-column" not in findings(raw(beside(columns, column)))
+    still = put(columns, "observations", slice(1000, 1100), columns["observations"][1000])
+    assert "frozen-column" not in findings(raw(still))
+
+
+def test_rewards_of_the_state_that_are_a_row_late() -> None:
+    """-|o_{i+1}|^2, one row late, is -|o_i|^2 but in first rows; which is told from rewards that are meant so."""
+    columns = make.locomotion()
+    paid = -(columns["next_observations"] ** 2).sum(axis=1)
+    late = np.roll(paid, 1)
+    filled = np.where(np.isin(np.arange(len(paid)), make.starts(columns)), 0, late)
+    for rewards, how in ((late, "the last episode's"), (filled, "always 0")):
+        found = findings(raw({**columns, "rewards": rewards}))["reward-shifted"]
+        assert found.grade == "error"
+        assert found.what.startswith("one row late")
+        assert found.what.endswith(how)
+    own = findings(raw({**columns, "rewards": -(columns["observations"] ** 2).sum(axis=1)}))
+    assert "reward-shifted" not in own
+    assert own["reward-of-current-state"].grade == "note"
 
 
 def test_demonstrations_of_like_lengths_are_no_blocks() -> None:

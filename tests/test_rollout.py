@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,6 +122,23 @@ def test_on_step_may_stop_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         rollout(constants([1.0]), TASK, 2, keys(1), stop)
+
+
+def test_rewards_may_be_arrays_of_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, step = rollout(constants([1.0]), TASK, 2, keys(1)), Countdown.step
+
+    def pays(array: Callable[[Any], Any]) -> None:
+        def stepped(self: Any, action: Any) -> Any:
+            observation, reward, *rest = step(self, action)
+            return observation, array(reward), *rest
+
+        monkeypatch.setattr(Countdown, "step", stepped)
+
+    pays(lambda reward: np.array([reward]))
+    np.testing.assert_array_equal(rollout(constants([1.0]), TASK, 2, keys(1)).returns, plain.returns)
+    pays(lambda reward: np.array([reward, 0.0]))
+    with pytest.raises(InputError, match=r"environment countdown: step gives the reward array\(.*; needs one number"):
+        rollout(constants([1.0]), TASK, 2, keys(1))
 
 
 def test_hopper_stepped_by_hand() -> None:

@@ -15,12 +15,13 @@ from tether.bench.forecast import long_run_warning
 from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
 from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
-from tether.errors import InputError
+from tether.errors import InputError, shortened
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.video import check_video, prepare_rendering
 from tether.export.folder import CHECKED_DECISIONS, DType, Exported, Format, write_export
 from tether.machine.deprecation import renamed_keywords
 from tether.machine.files import atomic_write_json
+from tether.machine.keywords import explain_function
 from tether.machine.signals import StopSignals
 from tether.policies.folder import load_policy
 from tether.policies.loaded import LoadedPolicy
@@ -55,9 +56,10 @@ SEEDS_END = 2**31
 
 
 @renamed_keywords("0.3", settings="options")
+@explain_function
 def train(
     algorithm: Algorithm,
-    dataset: str | Dataset,
+    dataset: str | Path | Dataset,
     *,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
@@ -99,17 +101,18 @@ def train(
     SIGTERM or SIGHUP, Busy (a RuntimeError) where another process writes there, CheckpointError or OSError where the
     disk fails.
     """
-    options, loggers = options or Options(), find_loggers(logger)
+    options, loggers = _options(options), find_loggers(logger)
     check_callbacks(callbacks)
     _check_algorithm(algorithm)
     name = name_of(algorithm)
     check_counts(algorithm, options)
     if lanes is None:
-        lanes = make_lanes(algorithm, range(seeds) if isinstance(seeds, int) else list(seeds), sweep or {})
+        lanes = make_lanes(algorithm, _seeds(seeds), {} if sweep is None else sweep)
     _check_seeds(lanes)
-    data = load_dataset(dataset, downloads=Downloads(quiet=quiet)) if isinstance(dataset, str) else dataset
+    data = _loaded(dataset, quiet)
     import_environment(environment)
     place = task_for(data, environment, horizon)
+    check_callbacks(callbacks, evaluated=place.task is not None)
     episodes: dict[str, Any] = {"data_filter": data_filter, "holdout": str(holdout)}
     prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), **episodes)
     check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
@@ -122,6 +125,7 @@ def train(
         return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not, note=place.note)
 
 
+@explain_function
 def resume(
     folder: str | Path,
     *,
@@ -164,6 +168,7 @@ def resume(
         plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment, horizon)
         if updates is not None:
             plan = dataclasses.replace(plan, algorithm=dataclasses.replace(plan.algorithm, train_updates=updates))
+        check_callbacks(callbacks, evaluated=plan.task is not None)
         if eval_workers is not None:
             plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, eval_workers=eval_workers))
         check_counts(plan.algorithm, plan.options)
@@ -179,6 +184,35 @@ def _folder(out: str | Path | None, stem: str) -> Path:
     if out is None and jax.process_count() > 1:
         raise InputError("several processes train this run together: name its folder with --out")
     return Path(out) if out is not None else fresh_folder(stem)
+
+
+def _options(options: Any) -> Options:
+    """The options, or those by default. Raises InputError for anything else."""
+    if options is not None and not isinstance(options, Options):
+        raise InputError(f"options {shortened(repr(options))}: give tether.Options(batch_size=256, ...)")
+    return options or Options()
+
+
+def _loaded(dataset: Any, quiet: bool) -> Dataset:
+    """The data set, or that of a source. Raises InputError for anything else."""
+    if isinstance(dataset, str | Path):
+        return load_dataset(str(dataset), downloads=Downloads(quiet=quiet))
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            f"dataset is a {type(dataset).__name__}: give a tether.Dataset (Dataset.from_arrays, from_episodes, "
+            "from_frame), or a source, such as a path or a bundled name"
+        )
+    return dataset
+
+
+def _seeds(seeds: Any) -> list[int]:
+    """0, 1, ... of a number of lanes, or the seeds themselves. Raises InputError for what is not whole."""
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        return list(range(int(seeds)))
+    given = list(seeds) if isinstance(seeds, Sequence | np.ndarray | range) else [seeds]
+    if isinstance(seeds, str | bool | float) or not all(isinstance(seed, int | np.integer) for seed in given):
+        raise InputError(f"seeds {shortened(repr(seeds))}: needs a whole number of lanes, or a list of whole seeds")
+    return [int(seed) for seed in given]
 
 
 def _check_seeds(lanes: Sequence[Lane]) -> None:
@@ -198,6 +232,7 @@ def _check_algorithm(algorithm: Any) -> None:
 
 
 @renamed_keywords("0.3", settings="acting")
+@explain_function
 def evaluate(
     folder: str | Path,
     *,
@@ -263,6 +298,7 @@ def evaluate(
     return outcome, scores
 
 
+@explain_function
 def export_policy(
     policy: str | Path | LoadedPolicy,
     out: str | Path,

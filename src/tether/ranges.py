@@ -53,7 +53,9 @@ class Range(NamedTuple):
         numbers = _numbers(value)
         if numbers is None:
             return ""
-        if self.whole and (numbers != np.floor(numbers)).any():
+        if self.length is not None and np.ndim(value) != 1:
+            return f"{self}, such as ({shortened(value)},)" if np.ndim(value) == 0 else str(self)
+        if self.whole and (np.asarray(value).dtype.kind == "f" or (numbers != np.floor(numbers)).any()):
             return f"whole, {self}"
         long_enough = self.length is None or 1 <= numbers.size <= self.length
         low = numbers > self.low if self.without_low else numbers >= self.low

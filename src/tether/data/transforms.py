@@ -4,7 +4,7 @@ All statistics are taken over the table that is trained on (`views.raw_table`), 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -207,6 +207,24 @@ def _checked(normaliser: Normaliser, name: str, size: int) -> Normaliser:
     return Normaliser(mean, std)
 
 
+def _checked_rewards(given: Any, name: str) -> RewardFit:
+    """The same, but with InputError for what somebody's transform must not give."""
+    if not (isinstance(given, tuple) and len(given) == 2 and callable(given[0]) and isinstance(given[1], Mapping)):
+        kind = type(given).__name__
+        raise InputError(
+            f"reward transform {name!r}: gives a {kind}; needs (function of rewards, dictionary of its numbers)"
+        )
+    transform, numbers = given
+
+    def checked(rewards: np.ndarray) -> np.ndarray:
+        changed = np.asarray(transform(rewards))
+        if changed.shape != rewards.shape or changed.dtype.kind not in "fiu" or not np.isfinite(changed).all():
+            raise InputError(f"reward transform {name!r}: its function must give a finite reward for each one")
+        return changed
+
+    return checked, dict(numbers)
+
+
 def prepare(
     dataset: Dataset,
     reward_transform: str = "none",
@@ -240,7 +258,7 @@ def prepare(
     dataset, held_out, cut = hold_out(dataset, holdout)
     table, rows = raw_table(view, dataset, keep_timeouts)
     observation = np.asarray(table.observation)
-    transform, numbers = fit_rewards(table)
+    transform, numbers = _checked_rewards(fit_rewards(table), reward_transform)
     normaliser = _checked(fit_observations(observation), observation_transform, observation.shape[1])
     change = _Change(
         None if reward_transform == "none" else transform, None if observation_transform == "none" else normaliser

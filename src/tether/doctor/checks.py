@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from tether.doctor import columns, episodes, rewards
+from tether.doctor import columns, episodes, leaks, rewards, sensors
 from tether.doctor.findings import CODES, GRADES, Finding, Purpose
 from tether.doctor.logged import Logged
 
@@ -54,9 +54,11 @@ CHECKS: tuple[Check, ...] = (
     Check(columns.duplicated_columns),
     Check(columns.observation_scale, OBSERVATIONS),
     Check(columns.outliers),
+    Check(sensors.error_codes, OBSERVATIONS),
+    Check(sensors.frozen_columns, OBSERVATIONS),
     Check(columns.already_standardised),
     Check(columns.deterministic_behaviour, PAIR),
-    Check(columns.action_in_observation, PAIR),
+    Check(leaks.action_in_observation, PAIR),
     Check(columns.few_states, OBSERVATIONS),
     Check(episodes.missing_ends),
     Check(episodes.unfinished_last_episode),

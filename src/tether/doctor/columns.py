@@ -6,13 +6,13 @@ import numpy as np
 
 from tether.data.source import ACTION_TOLERANCE
 from tether.doctor.findings import Finding, Grade, Place
-from tether.doctor.logged import Logged, finite_in_float32, numeric, once, spread_rows
+from tether.doctor.logged import Logged, finite_in_float32, numeric, once
 from tether.doctor.raw import STANDARD
 from tether.doctor.regression import fit
+from tether.doctor.sensors import codes_of_columns
 
 __all__ = [
     "action_coverage",
-    "action_in_observation",
     "action_scaling",
     "already_standardised",
     "bad_flags",
@@ -25,7 +25,6 @@ __all__ = [
     "double_precision",
     "duplicated_columns",
     "few_states",
-    "leaks",
     "missing_columns",
     "missing_rewards",
     "not_finite",
@@ -44,8 +43,6 @@ REQUIRED = ("observations", "actions", "rewards", "terminals")
 MATRICES = ("observations", "actions", "next_observations")
 FLAT = ("rewards", "terminals", "timeouts")
 AT_LIMIT = 0.999
-LEAK_ROWS, LEAK_COLUMNS = 5_000, 1_000
-"""How many rows, and how many observation columns, are compared with actions."""
 CLIPPABLE_SHARE, CLIPPABLE_LIMIT = 0.05, 1.5
 """Up to this share of the rows, and up to this value, clipping actions repeats what the environment did."""
 
@@ -270,12 +267,14 @@ def observation_scale(data: Logged) -> Findings:
 
 
 def outliers(data: Logged) -> Findings:
-    """Values that a gap of 100 times the range of all others separates from them, in at most one row in 1000."""
+    """Values that a gap of 100 times the range of all others separates from them, in at most one row in 100."""
     for name, column in (("observations", data.observations), ("rewards", data.rewards)):
         if data.rows < 1000:
             continue
         matrix = column.reshape(data.rows, -1)
-        places = {index: rows for index in range(matrix.shape[1]) if len(rows := _isolated(matrix[:, index]))}
+        told = codes_of_columns(data) if name == "observations" else ()
+        others = (index for index in range(matrix.shape[1]) if index not in told)
+        places = {index: rows for index in others if len(rows := _isolated(matrix[:, index]))}
         if places:
             rows = np.unique(np.concatenate(list(places.values())))
             values = ", ".join(f"{matrix[rows[0], index]:.4g}" for index, rows in list(places.items())[:5])
@@ -286,7 +285,7 @@ def outliers(data: Logged) -> Findings:
 
 def _isolated(column: np.ndarray) -> np.ndarray:
     """Rows beyond a gap that is 100 times as wide as everything else is spread."""
-    few = max(1, len(column) // 1000)
+    few = max(1, len(column) // 100)
     distance = np.abs(column.astype(np.float64) - np.median(column))
     top = np.sort(np.partition(distance, -few - 1)[-few - 1 :])  # the bulk's largest, then the candidates
     below, above = top[:-1], top[1:]
@@ -328,54 +327,6 @@ def deterministic_behaviour(data: Logged) -> Findings:
     share = float(1 - error[spread > 0].sum() / spread.sum())
     if share > 0.98:
         yield Finding("deterministic-behaviour", "note", f"observations explain {share:.2%} of the actions' variance")
-
-
-def action_in_observation(data: Logged) -> Findings:
-    found = leaks(data)
-    if found:
-        columns = data.column_names("observations", np.array(list(found)))
-        what = ", ".join(list(found.values())[:5])
-        yield Finding("action-in-observation", "warning", what, Place(columns=tuple(columns)))
-
-
-@once
-def leaks(data: Logged) -> dict[int, str]:
-    """Observation columns that equal an action of the same row, or determine it, and what each tells, in words.
-
-    A column that holds the *last* action equals this one wherever the action is held, so only rows whose action differs
-    from that of the row before are looked at.
-    """
-    first = np.append(True, ~data.inside)
-    moved = np.append(True, (data.stored_actions[1:] != data.stored_actions[:-1]).any(axis=1))
-    rows = np.flatnonzero((first | moved) & data.valid)
-    rows = rows[spread_rows(len(rows), LEAK_ROWS)]
-    actions = data.stored_actions[rows].astype(np.float64)
-    # Few values are never told so: a threshold of one column is a good controller.
-    several = [index for index, action in enumerate(actions.T) if len(np.unique(action)) > max(20, 0.05 * len(rows))]
-    if len(rows) < 100 or not several:
-        return {}
-    found: dict[int, str] = {}
-    for column in spread_rows(data.observations.shape[1], LEAK_COLUMNS).tolist():
-        for index, how in _told(data.observations[rows, column].astype(np.float64), actions, several).items():
-            name = data.column_names("observations", np.array([column]))[0]
-            found[column] = f"{name} {how} {data.column_names('actions', np.array([index]))[0]}"
-    return found
-
-
-def _told(x: np.ndarray, actions: np.ndarray, several: list[int]) -> dict[int, str]:
-    """Which actions the column `x` `equals` or `determines` (by a straight line, or a smooth curve)."""
-    spread = actions.std(axis=0)
-    if x.std() == 0:
-        return {}
-    centred = x - x.mean()
-    slope = centred @ actions / (centred @ centred)
-    line = np.quantile(np.abs(actions - actions.mean(axis=0) - centred[:, None] * slope), 0.99, axis=0)
-    # Along the sorted column a curve bends little from one row to the next, whatever is left of the spread is noise.
-    along = actions[np.argsort(x, kind="stable")]
-    bend = np.quantile(np.abs(along[2:] - 2 * along[1:-1] + along[:-2]), 0.8, axis=0)
-    determined = (line <= 1e-4 * spread) | (bend <= min(0.05, 20 / len(x)) * spread)
-    equal = np.mean(np.abs(x[:, None] - actions) <= 1e-6 * np.maximum(1, np.abs(actions)), axis=0) > 0.99
-    return {index: "equals" if equal[index] else "determines" for index in several if determined[index]}
 
 
 def few_states(data: Logged) -> Findings:

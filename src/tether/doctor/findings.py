@@ -219,7 +219,7 @@ CODES: Mapping[str, Code] = {
     "action-in-observation": Code(
         "an observation column tells the action",
         "The policy only has to read it off, and learns nothing else. When it acts, the column holds something else: "
-        "the last command, or nothing.",
+        "the last command, or nothing. So do columns that hold mixtures of actions, or the action with a little noise.",
         "Leave the column out, or shift it by a row if it is meant to be the last action. If a controller acts on this "
         "column alone, nothing is wrong: expect imitation.",
     ),
@@ -243,6 +243,18 @@ CODES: Mapping[str, Code] = {
         "isolated extreme values",
         "Placeholders (-999, 1e10) and sensor spikes rule means, spreads and gradients.",
         "Find out what the values stand for; remove these rows or mend the values.",
+    ),
+    "error-code": Code(
+        "one value in the place of what was not measured",
+        "Drivers write -9999, 65535 or the like where they have nothing to say. Taken for a measurement it rules means "
+        "and spreads: standardised, everything else is almost 0.",
+        "Leave these entries empty in the file and import it with `--missing drop` or `--missing hold`.",
+    ),
+    "frozen-column": Code(
+        "a sensor stands still",
+        "A column that changes with nearly every row repeats one value while the others go on: the sensor, or its "
+        "driver, had stopped. The policy learns to act without it.",
+        "Leave out these rows (`tether data import --missing drop`, with the entries empty), or the column.",
     ),
     "already-standardised": Code(
         "values have mean 0 and spread 1 exactly",

@@ -19,6 +19,7 @@ import numpy as np
 
 from tether.environments import Task
 from tether.environments.make import ignore_ogbench, make_environment, silent_mujoco
+from tether.errors import InputError, shortened
 from tether.policies.deployed import DeployedPolicy
 from tether.types import Array, Bool, Float, Int, Key
 
@@ -84,16 +85,27 @@ def rollout(
             actions = actor.act(seen[0], seen[1], seen[2], step).reshape(len(environments), -1)
             for i in np.flatnonzero(running):
                 observation, reward, terminated, truncated, info = environments[i].step(actions[i])
+                reward = _one_number(reward, task)
                 observations[i], rewards[i] = observation, reward
                 lengths[i] += 1
                 if not task.success_is_return:
-                    returns[i] += float(reward)
+                    returns[i] += reward
                 elif terminated or truncated:
                     returns[i] = float(info["success"])
                 running[i] = not (terminated or truncated)
             step += 1
             on_step(step, horizon)
     return Episodes(returns.reshape(lanes, episodes), lengths.reshape(lanes, episodes))
+
+
+def _one_number(reward: Any, task: Task) -> float:
+    """Environments that people write give arrays of one number, too."""
+    if isinstance(reward, float):
+        return reward
+    number = np.asarray(reward)
+    if number.size != 1 or number.dtype.kind not in "fiub":
+        raise InputError(f"environment {task.name}: step gives the reward {shortened(repr(reward))}; needs one number")
+    return float(number.item())
 
 
 def seconds_per_step(

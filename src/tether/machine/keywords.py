@@ -1,15 +1,18 @@
-"""A misspelt keyword argument of a class is answered with the names that are near."""
+"""A misspelt keyword argument of a class or function is answered with the names that are near."""
 
 import functools
 import inspect
 import weakref
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 from tether.errors import ArgumentError, unknown
 
-__all__ = ["explain_keywords"]
+__all__ = ["explain_function", "explain_keywords"]
 
 T = TypeVar("T", bound=type)
+P = ParamSpec("P")
+R = TypeVar("R")
 _explained: weakref.WeakSet[type] = weakref.WeakSet()
 
 
@@ -32,6 +35,19 @@ def explain_keywords(cls: T, what: str = "argument") -> T:
     _explained.add(cls)
     cls.__init__ = __init__
     return cls
+
+
+def explain_function(function: Callable[P, R]) -> Callable[P, R]:
+    """The same of a function: an unknown keyword is answered with the names that are near."""
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if wrong := [name for name in keywords if name not in names]:
+            raise unknown(f"argument of {function.__name__}", wrong[0], names, ArgumentError)
+        return function(*arguments, **keywords)
+
+    return call
 
 
 def _keywords(cls: type) -> list[str] | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tether.errors import InputError
+from tether.errors import InputError, unknown
 
 __all__ = [
     "VALIDATION",
@@ -70,6 +70,9 @@ class Callback:
     remember it takes from `run.metrics` and `run.evaluations` in `on_start`, or from files of its own in `run.folder`;
     rows that are newer than the checkpoint come again, with the same numbers.
     """
+
+    needs_evaluations: bool = False
+    """Whether it can do nothing in a run that is not evaluated, which then refuses it."""
 
     def on_start(self, run: RunInfo) -> str | None:
         """Before the first update, of a resumed run before the next."""
@@ -140,11 +143,18 @@ class Callbacks:
             error.add_note(f"a callback failed at the end, too: {type(second).__name__} {second}")
 
 
-def check_callbacks(callbacks: Sequence[Any]) -> None:
-    """Raises: InputError for what is no callback."""
+def check_callbacks(callbacks: Sequence[Any], evaluated: bool = True) -> None:
+    """Raises: InputError for what is no callback, or in a run that is not evaluated could never act."""
+    if isinstance(callbacks, Callback):
+        raise InputError(f"callbacks: a {type(callbacks).__name__}; give a list of them")
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise InputError(f"callback {callback!r}: give an instance of a subclass of tether.Callback")
+        if callback.needs_evaluations and not evaluated:
+            raise InputError(
+                f"callback {type(callback).__name__}: acts on evaluations, and this run has none; name an environment "
+                "(environment=...), or a metric of training where it takes one, or leave it out"
+            )
 
 
 def check_validated(metric: str, run: RunInfo) -> None:
@@ -192,8 +202,8 @@ def lane_means(rows: Sequence[Row], name: str) -> dict[int, float]:
     found: dict[int, list[float | None]] = {}
     for row in rows:
         if name != "score" and name not in row:
-            numbers = [key for key, value in row.items() if isinstance(value, float)]
-            raise InputError(f"metric {name!r}: this run has {', '.join(numbers)}")
+            numbers = {key for key, value in row.items() if isinstance(value, float)}
+            raise unknown("metric", name, {"score", "return", "length"} | numbers)
         found.setdefault(row["lane"], []).append(score_of(row) if name == "score" else row[name])
     finite = {lane: [value for value in values if value is not None] for lane, values in found.items()}
     return {lane: sum(values) / len(values) for lane, values in finite.items() if len(values) == len(found[lane])}

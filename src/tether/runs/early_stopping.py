@@ -36,6 +36,7 @@ class EarlyStopping(Callback):
             raise InputError(f"least_gain {least_gain}: must not be negative")
         self.metric, self.patience_evaluations = metric, patience_evaluations
         self.higher_is_better, self.least_gain = higher_is_better, least_gain
+        self.needs_evaluations = self._of_episodes
         self._best: dict[int, tuple[int, float]] = {}  # lane -> (update, value)
         self._phase, self._patience_updates = "", 0
 

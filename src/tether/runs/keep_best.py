@@ -26,6 +26,7 @@ class KeepBest(Callback):
         if metric not in METRICS and not metric.startswith(VALIDATION):
             raise unknown("metric to keep the best policy by", metric, METRICS)
         self.metric, self.higher_is_better, self.folder = metric, higher_is_better, folder
+        self.needs_evaluations = metric in METRICS
         self._run: RunInfo | None = None
         self._kept: dict[str, Any] | None = None  # the notes of the policy that is kept
 

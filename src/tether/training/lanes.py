@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from tether import errors
 from tether.algorithms.registry import hyperparameters_of, numeric_fields
-from tether.errors import InputError
+from tether.errors import InputError, shortened
 
 __all__ = ["Lane", "check_lanes", "make_lanes", "stack_lanes", "take_lane"]
 
@@ -42,7 +42,7 @@ def make_lanes(algorithm: Any, seeds: Sequence[int], sweep: Mapping[str, Sequenc
         raise InputError("seeds: at least one is needed")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {list(seeds)}: each may stand once, equal seeds are equal runs")
-    for name, values in sweep.items():
+    for name, values in _checked_sweep(sweep).items():
         if name not in numeric_fields(algorithm):
             if name in hyperparameters_of(algorithm):
                 raise InputError(
@@ -51,9 +51,23 @@ def make_lanes(algorithm: Any, seeds: Sequence[int], sweep: Mapping[str, Sequenc
             raise errors.unknown("hyper-parameter", name, numeric_fields(algorithm))
         if not values or len(set(values)) < len(values) or not all(math.isfinite(v) for v in values):
             raise InputError(f"sweep {name}={','.join(map(str, values))}: needs distinct finite numbers")
-    lanes = _product(seeds, sweep)
+    lanes = _product(seeds, _checked_sweep(sweep))
     check_lanes(algorithm, lanes)
     return lanes
+
+
+def _checked_sweep(sweep: Any) -> Mapping[str, Sequence[float]]:
+    """Names and lists of numbers. Raises InputError."""
+    if not isinstance(sweep, Mapping):
+        raise InputError(f"sweep {shortened(repr(sweep))}: needs a dictionary, such as {{'discount': [0.9, 0.99]}}")
+    checked = {}
+    for name, values in sweep.items():
+        try:
+            checked[name] = [float(value + 0.0) for value in values]
+        except TypeError:  # texts, too
+            given = shortened(repr(values))
+            raise InputError(f"sweep {name}={given}: needs distinct finite numbers, such as [0.1, 0.3]") from None
+    return checked
 
 
 def check_lanes(algorithm: Any, lanes: Sequence[Lane]) -> None:

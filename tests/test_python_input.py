@@ -1,0 +1,100 @@
+"""Bad input from Python: one line, an InputError, that names the value, the place and the choices; nothing written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+
+import tether
+from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC
+from tether.data.transforms import REWARD_TRANSFORMS, prepare
+
+GENERATOR = np.random.default_rng(0)
+ARRAYS = {
+    "observations": GENERATOR.normal(size=(60, 3)),
+    "actions": GENERATOR.uniform(-1, 1, (60, 2)),
+    "rewards": GENERATOR.normal(size=60),
+    "terminals": np.zeros(60),
+    "episodes": np.arange(60) // 20,
+}
+DATA = Dataset.from_arrays(**ARRAYS)
+SMALL = BC(train_updates=2, hidden_sizes=(4,))
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of these tests nobody checks annotations at run time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def refused(call: Callable[[], Any], *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert [word for word in words if word not in text] == [], text
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: BC(hidden_sizes=8), ["hidden_sizes 8", "1 to 100 numbers", "(8,)"]),  # pyright: ignore
+        (lambda: BC(hidden_sizes=(8.0,)), ["hidden_sizes (8.0,)", "whole"]),  # pyright: ignore
+        (lambda: BC(train_updates=20.0), ["train_updates 20.0", "whole"]),  # pyright: ignore
+        (lambda: BC(learning_rate="a"), ["learning_rate a", "at least 0"]),  # pyright: ignore
+        (lambda: BC(learning_rate=float("nan")), ["learning_rate nan", "at least 0"]),
+        (lambda: BC(learing_rate=1), ["'learing_rate'", "learning_rate"]),  # pyright: ignore
+        (lambda: IQL(discount=2), ["discount 2", "0 to 1"]),
+        (lambda: Options(batch_size=8.0), ["batch_size 8.0", "whole"]),  # pyright: ignore
+    ],
+)
+def test_hyperparameters(make: Callable[[], Any], words: list[str]) -> None:
+    refused(make, *words)
+
+
+def test_numbers_may_be_whole() -> None:
+    """An ablation with 0 is no count that must be 1."""
+    assert BC(entropy_target=-1, learning_rate=0).entropy_target == -1
+    assert (IQL(discount=0).discount, ReBRAC(actor_penalty=0).actor_penalty) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"seeds": 1.5}, ["seeds 1.5", "whole"]),
+        ({"seeds": "12"}, ["seeds '12'", "whole"]),
+        ({"seeds": [0.5]}, ["seeds [0.5]", "whole"]),
+        ({"sweep": {"learning_rate": "abc"}}, ["sweep learning_rate='abc'", "finite numbers"]),
+        ({"sweep": {"learning_rate": 0.1}}, ["sweep learning_rate=0.1", "finite numbers", "[0.1, 0.3]"]),
+        ({"sweep": ["learning_rate"]}, ["sweep ['learning_rate']", "dictionary"]),
+        ({"dataset": ARRAYS}, ["dataset is a dict", "Dataset.from_arrays"]),
+        ({"options": {"batch_size": 8}}, ["options {'batch_size': 8}", "tether.Options("]),
+        ({"seed": 3}, ["argument of train 'seed'", "seeds"]),
+        ({"callbacks": KeepBest()}, ["KeepBest", "list"]),
+        ({"callbacks": [EarlyStopping()]}, ["EarlyStopping", "evaluations", "environment"]),
+        ({"callbacks": [KeepBest()]}, ["KeepBest", "evaluations", "environment"]),
+    ],
+)
+def test_train(tmp_path: Path, arguments: dict[str, Any], words: list[str]) -> None:
+    given = {"algorithm": SMALL, "dataset": DATA, "environment": "none", "out": tmp_path / "run", **arguments}
+    refused(lambda: tether.train(**given), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_functions_name_the_argument_that_is_near(tmp_path: Path) -> None:
+    refused(lambda: tether.resume(tmp_path, data=DATA), "argument of resume 'data'", "dataset")  # pyright: ignore
+    refused(lambda: tether.evaluate(tmp_path, episode=3), "argument of evaluate 'episode'", "episodes")  # pyright: ignore
+
+
+def test_somebodys_reward_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it gives is checked under its name."""
+    for given, words in (
+        (np.zeros(3), "a ndarray"),
+        ((lambda rewards: rewards[:3], {}), "for each"),
+        ((lambda rewards: rewards * np.nan, {}), "finite"),
+    ):
+        monkeypatch.setattr(REWARD_TRANSFORMS, "find", lambda name, given=given: lambda table: given)
+        refused(lambda: prepare(DATA, "mine"), "reward transform 'mine'", words)
