@@ -6,6 +6,7 @@ So is one that declares more than it can hold.
 """
 
 import contextlib
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -47,8 +48,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         kind = "is a folder" if path.is_dir() else "is a device or a pipe" if path.exists() else "no such file"
         raise InputError(f"{path}: {kind}; an HDF5 file is needed here")
     try:
+        found = path.stat()
+        _look_through(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
         with h5py.File(path, "r") as file:
-            _refuse_other_files(file, path)
             yield file
     except InputError:
         raise
@@ -58,9 +60,14 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path} cannot be read as HDF5, it may be damaged or cut short: {reason}") from error
 
 
-def _refuse_other_files(file: h5py.File, path: Path) -> None:
+@functools.lru_cache(maxsize=1000)  # a file is opened several times, and may have thousands of arrays
+def _look_through(path: Path, stamp: tuple[int, ...]) -> None:
     """Raises InputError for content that lies in other files, and for more than this one can hold."""
+    with h5py.File(path, "r") as file:
+        _refuse_other_files(file, path)
 
+
+def _refuse_other_files(file: h5py.File, path: Path) -> None:
     def leaves(name: bytes, info: Any) -> bytes | None:
         return None if info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT) else name  # what is returned ends the visit
 
@@ -78,7 +85,7 @@ def _refuse_other_files(file: h5py.File, path: Path) -> None:
 
 def _declared_bytes(path: Path, name: str, dataset: Any) -> int:
     """What the array, or one of its chunks if that is larger, takes in memory."""
-    plan, item = dataset.get_create_plist(), dataset.dtype.itemsize
+    plan, item = dataset.get_create_plist(), dataset.get_type().get_size()
     if plan.get_external_count():
         raise _elsewhere(path, name, "keeps its numbers in another file")
     layout = plan.get_layout()
