@@ -164,6 +164,15 @@ def test_a_file_that_declares_more_than_it_can_hold(tmp_path: Path) -> None:
     refused_everywhere(path, tmp_path, "declares 9.6 GB", "made to exhaust the memory")
 
 
+def test_groups_within_groups_without_end(tmp_path: Path) -> None:
+    """HDF5's own visitors would end the process at some thousands of them."""
+    path = tmp_path / "deep.hdf5"
+    with _without_observations(path) as file:
+        file["observations"] = fuzz.columns()["observations"]
+        file["/".join("g" * 60)] = 1.0
+    refused_everywhere(path, tmp_path, "more than 50 of them")
+
+
 def test_repetition_is_no_bomb(tmp_path: Path) -> None:
     """A million equal rewards take a thousandth of their size on the disk."""
     with h5py.File(tmp_path / "sparse.hdf5", "w") as file:

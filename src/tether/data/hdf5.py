@@ -36,7 +36,8 @@ __all__ = [
 
 PARALLEL_BYTES = 8 * 2**20  # from here on, arrays are read in parts of this size
 
-DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, ArithmeticError, AttributeError)
+MOST_LEVELS = 50  # of groups within groups
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 METADATA_TEXT_LIMIT = 200
 """Longest text kept as metadata, in characters: names and versions, not whole specifications."""
 
@@ -68,19 +69,34 @@ def _look_through(path: Path, stamp: tuple[int, ...]) -> None:
 
 
 def _refuse_other_files(file: h5py.File, path: Path) -> None:
-    def leaves(name: bytes, info: Any) -> bytes | None:
-        return None if info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT) else name  # what is returned ends the visit
-
-    def add(name: bytes, info: Any) -> None:
-        if info.type == h5o.TYPE_DATASET:
-            names.append(name)
-
-    if (link := file.id.links.visit(leaves, info=True)) is not None:
-        raise _elsewhere(path, link.decode(errors="replace"), "is a link to another file")
-    names: list[bytes] = []
-    h5o.visit(file.id, add, info=True)  # each object once, whatever the number of its links
-    declared = sum(_declared_bytes(path, name.decode(errors="replace"), h5o.open(file.id, name)) for name in names)
+    """Each object once, whatever the number of its links. HDF5's own visitor is recursive: groups in groups without end
+    end the process."""
+    declared, groups, seen = 0, [(file.id, "", 0)], set()
+    while groups:
+        group, name, depth = groups.pop()
+        if depth > MOST_LEVELS:
+            raise InputError(f"{path}: groups within groups, more than {MOST_LEVELS} of them")
+        for child in _own_links(group, name, path):
+            info = h5o.get_info(group, child)
+            if (info.fileno, info.addr) in seen:
+                continue
+            seen.add((info.fileno, info.addr))
+            where = f"{name}/{child.decode(errors='replace')}"
+            if info.type == h5o.TYPE_GROUP:
+                groups.append((h5o.open(group, child), where, depth + 1))
+            elif info.type == h5o.TYPE_DATASET:
+                declared += _declared_bytes(path, where, h5o.open(group, child))
     check_expansion(str(path), declared, path.stat().st_size)
+
+
+def _own_links(group: Any, name: str, path: Path) -> list[bytes]:
+    """The hard links of a group. Raises InputError for one to another file."""
+    kinds: dict[bytes, int] = {}
+    group.links.iterate(lambda child, info: kinds.update({child: info.type}), info=True)
+    for child, kind in kinds.items():
+        if kind not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
+            raise _elsewhere(path, f"{name}/{child.decode(errors='replace')}", "is a link to another file")
+    return [child for child, kind in kinds.items() if kind == h5l.TYPE_HARD]
 
 
 def _declared_bytes(path: Path, name: str, dataset: Any) -> int:
