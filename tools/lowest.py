@@ -27,7 +27,8 @@ def lowest(extras: list[str]) -> list[str]:
         assert match is not None, requirement
         name, _, bounds = match.groups()
         least = LEAST.search(bounds)
-        lines.append(f"{name}=={least.group(1)}" if least else f"{name}{bounds}")
+        if bounds:  # what lies in this repository has none
+            lines.append(f"{name}=={least.group(1)}" if least else f"{name}{bounds}")
     return lines
 
 

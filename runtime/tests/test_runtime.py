@@ -105,6 +105,36 @@ def test_what_is_not_an_export_is_refused(tmp_path: Path):
         tether_runtime.load(tmp_path)
 
 
+def test_a_document_of_another_kind_is_refused_in_one_line(tmp_path: Path):
+    """With a right hash: made by somebody who knows how."""
+    from tether_runtime.folder import document_hash
+
+    whole = json.loads((EXPORTS / "bc-numpy" / "export.json").read_text())
+    whole.pop("document_sha256")
+    for file in (EXPORTS / "bc-numpy").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    graph = whole["graphs"][0]
+    for change in (
+        {"files": {"../export.json": "0"}},
+        {"files": []},
+        {"files": {}},
+        {"graphs": []},
+        {"graphs": 3},
+        {"graphs": [{**graph, "noise": [{"name": "noise_0", "law": "normal", "shape": ["x"]}]}]},
+        {"observation": {"size": "5"}},
+        {"observation": None},
+        {"action": []},
+        {"memory": [{"initial": {}, "dtype": "object", "shape": []}]},
+        {"golden_tolerance": ["much"]},
+    ):
+        document = {**whole, **change}
+        document["document_sha256"] = document_hash(document)
+        (tmp_path / "export.json").write_text(json.dumps(document))
+        with pytest.raises(InputError) as refusal:
+            tether_runtime.load(tmp_path)(OBSERVATIONS[0])
+        assert "\n" not in str(refusal.value)
+
+
 def test_numpy_alone_is_imported():
     program = (
         "import sys, tether_runtime; "

@@ -35,7 +35,7 @@ def read_document(folder: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; `tether export` writes it") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: truncated or altered: not JSON") from None
     found = document.get("format_version") if isinstance(document, dict) else None
     if found != FORMAT_VERSION:
@@ -48,8 +48,15 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: altered: no {', '.join(missing)} in it")
     if document["format"] not in FORMATS:
         raise InputError(f"{path}: format {document['format']!r}; this package runs {', '.join(FORMATS)}")
+    if not isinstance(document["files"], dict):
+        raise InputError(f"{path}: altered: its files are no names with hashes")
     for name, digest in document["files"].items():
+        if Path(name).name != name:
+            raise InputError(f"{path}: altered: {name!r} is no file of this folder")
         _verify(folder / name, digest)
+    for graph in document["graphs"]:
+        if not {graph["file"], graph["golden"]} <= set(document["files"]):
+            raise InputError(f"{path}: altered: a graph's file has no hash in it")
     return document
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ Array = np.ndarray
 Memory = Sequence[Array]
 """What a policy with a memory is given back at the next step; empty for the others."""
 MEASURED_CALLS = 20
+DAMAGE = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, OSError, zipfile.BadZipFile)
 
 
 class Policy:
@@ -219,10 +221,11 @@ def load(folder: str | os.PathLike[str], *, seed: int = 0, threads: int = 1) -> 
     installed, or the policy does not act here as it did in JAX.
     """
     path = Path(folder)
-    document = read_document(path)
     try:
-        return Policy(path, document, seed=seed, threads=threads)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:  # entries of another kind than are written there
+        return Policy(path, read_document(path), seed=seed, threads=threads)
+    except InputError:
+        raise
+    except DAMAGE as error:  # entries of another kind than are written there
         raise InputError(f"{path / DOCUMENT}: altered: {type(error).__name__} {error}") from error
 
 
