@@ -418,7 +418,7 @@ def test_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     make = rollout.make_environment
     monkeypatch.setattr(rollout, "make_environment", lambda task: make(dataclasses.replace(task, horizon=3)))
     page = (Path(__file__).parents[1] / "docs" / "callbacks.md").read_text()
-    first, second = re.findall(
+    first, held_out, second = re.findall(
         r"^```python\n(.*?)^```", re.sub(r"_updates=[\d_]+", "_updates=4", page), re.DOTALL | re.M
     )
     scope: dict[str, Any] = {}
@@ -428,6 +428,8 @@ def test_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     )
     assert scope["policy"](np.zeros(17)).shape == (6,)
     assert "done {" in capsys.readouterr().out
+    exec(held_out, scope)
+    assert "validation/actor/loss" in (tmp_path / "runs" / "held-out" / "metrics.jsonl").read_text()
     exec(second.replace("tether.BC(", "tether.BC(hidden_sizes=(8, 8), "), scope)
     written = (tmp_path / "runs" / "scored" / "scores.txt").read_text().split()
     returns = [row["return"] for row in rows(tmp_path / "runs" / "scored" / "evaluations.jsonl")]
