@@ -62,6 +62,7 @@ def listened_on(*commands: list[str]) -> set[str]:
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the kernel does not tell")
 def test_processes_of_one_machine_meet_on_loopback() -> None:
     with socket.socket() as free:

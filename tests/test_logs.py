@@ -71,7 +71,9 @@ def test_every_difference_from_what_the_checkpoint_knows_is_refused(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("without", ["checkpoints/train-000000250", "checkpoints"])
+@pytest.mark.parametrize(
+    "without", ["checkpoints/train-000000250", pytest.param("checkpoints", marks=pytest.mark.long)]
+)
 def test_rows_after_the_checkpoint_are_made_again_whatever_they_are(tmp_path: Path, without: str) -> None:
     run = copy_run(tmp_path / "run")
     shutil.rmtree(run / without)

@@ -204,7 +204,7 @@ def members(group: int) -> list[int]:
 def stopped(command: list[Any], ready: Callable[[], bool], number: int) -> tuple[int, str]:
     """Run a command until `ready`, send it a signal -> exit code and stderr; none of its processes is left."""
     group = time.monotonic_ns()
-    environment = os.environ | {"TETHER_TEST_GROUP": str(group), "RAY_ADDRESS": "local"}
+    environment = os.environ | {"TETHER_TEST_GROUP": str(group), "RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
     words = [sys.executable, "-m", "tether", *map(str, command)]
     with subprocess.Popen(
         words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
