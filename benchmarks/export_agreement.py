@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--clean-python", required=True)
     parser.add_argument("--algorithms", nargs="*")
+    parser.add_argument("--formats", nargs="*", default=["onnx-float32", "numpy-float32", "onnx-float16"])
     arguments = parser.parse_args()
 
     import jax
@@ -78,7 +79,7 @@ def main() -> None:
             arrays |= {f"noise_{i}": array for i, array in enumerate(sample.noise)}
             arrays["scale"] = np.asarray(module.action_scale)
             np.savez(place / "sample.npz", **arrays)  # pyright: ignore[reportArgumentType]
-            for form, dtype in (("onnx", "float32"), ("numpy", "float32"), ("onnx", "float16")):
+            for form, dtype in (word.split("-") for word in arguments.formats):
                 started, folder = time.perf_counter(), place / f"{form}-{dtype}"
                 row = {"algorithm": name, "format": form, "dtype": dtype, "rows": ROWS}
                 try:

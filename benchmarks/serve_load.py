@@ -3,8 +3,9 @@
     python benchmarks/serve_load.py EXPORT --seconds 60 --rate 1000 --clients 32
 
 Clients send on a schedule, whether or not answers are late, so that waiting is not hidden. A row of JSON: answers,
-errors, percentiles of the time from when a question was due to its answer, resident memory of the server before and
-after. Requests are bounded in number (rate times seconds) and go to 127.0.0.1 only.
+errors, percentiles of the time from when a question was due to its answer, the server's processor time for a decision
+(which a busy machine hardly changes), its resident memory before and after. Requests are bounded in number (rate times
+seconds) and go to 127.0.0.1 only.
 """
 
 import argparse
@@ -39,7 +40,9 @@ def main() -> None:
         _wait(port)
         asyncio.run(_load(port, size, arguments.clients, 200.0, 2.0))  # warm
         before = _resident_megabytes(server.pid)
+        used = _cpu_seconds(server.pid)
         row = asyncio.run(_load(port, size, arguments.clients, arguments.rate, arguments.seconds))
+        row["server_cpu_ms_per_decision"] = round(1e3 * (_cpu_seconds(server.pid) - used) / row["answers"], 3)
         memory = {"resident_mb_before": before, "resident_mb_after": _resident_megabytes(server.pid)}
         sys.stdout.write(json.dumps(row | memory | {"load_average": round(os.getloadavg()[0], 1)}) + "\n")
     finally:
@@ -83,6 +86,11 @@ async def _load(port: int, size: int, clients: int, rate: float, seconds: float)
     took = time.perf_counter() - began
     percentiles = {f"p{p}_ms": round(1e3 * float(np.percentile(times, p)), 2) for p in (50, 99, 99.9)}
     return {"answers": len(times), "errors": len(errors), "per_second": round(len(times) / took, 1), **percentiles}
+
+
+def _cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_megabytes(pid: int) -> float:

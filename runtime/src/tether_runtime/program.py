@@ -35,10 +35,12 @@ class Program:
         self._outputs: list[int] = document["outputs"]
         self._constants = values
         last_use = {number: index for index, step in enumerate(document["steps"]) for number in step[1]}
+        left_to_users = _left_to_users(document["steps"], values, set(self._outputs))
         self._steps = []
         for index, (name, inputs, outputs, parameters) in enumerate(document["steps"]):
             if name not in OPERATIONS:
                 raise InputError(f"{steps}: operation {name!r} is not known here; a newer tether-runtime may know it")
+            name = "unsqueeze" if outputs[0] in left_to_users else name
             free = [n for n in set(inputs) if last_use[n] == index and n not in values and n not in self._outputs]
             self._steps.append((OPERATIONS[name], inputs, outputs, parameters, _sized(parameters), free))
 
@@ -59,6 +61,21 @@ class Program:
                 for number in free:
                     del values[number]
         return [values[number] for number in self._outputs]
+
+
+def _left_to_users(steps: list[Any], constants: dict[int, Array], outputs: set[int]) -> set[int]:
+    """Values whose broadcast can be left to the operations that use them: each has another input in its full shape."""
+    users: dict[int, list[Any]] = {}
+    for step in steps:
+        for number in step[1]:
+            users.setdefault(number, []).append(step)
+    small = {number for number, array in constants.items() if array.ndim == 0}
+    for name, _, (output, *_), _ in steps:
+        if name == "broadcast_in_dim" and output not in outputs:
+            own, others = users.get(output, []), small | {output}
+            if own and all(user[0] in BROADCASTING and set(user[1]) - others for user in own):
+                small.add(output)
+    return small - set(constants)
 
 
 def _sized(parameters: dict[str, Any]) -> bool:
@@ -95,6 +112,16 @@ def _broadcast(value: Array, shape: list[int], axes: list[int]) -> Array:
     for axis, size in zip(axes, value.shape):
         full[axis] = size
     return np.broadcast_to(value.reshape(full), shape)
+
+
+def _unsqueeze(value: Array, shape: list[int], axes: list[int]) -> Array:
+    """A broadcast that is left to whoever uses it."""
+    if axes == list(range(len(shape) - value.ndim, len(shape))):
+        return value
+    full = [1] * len(shape)
+    for axis, size in zip(axes, value.shape):
+        full[axis] = size
+    return value.reshape(full)
 
 
 def _iota(shape: list[int], axis: int, dtype: str) -> Array:
@@ -213,6 +240,7 @@ def _position(find: Callable[..., Array]) -> Operation:
 OPERATIONS: dict[str, Operation] = {
     "dot_general": _dot,
     "broadcast_in_dim": _broadcast,
+    "unsqueeze": _unsqueeze,
     "reshape": lambda value, shape: value.reshape(shape),
     "transpose": lambda value, order: value.transpose(order),
     "concatenate": lambda *values, axis: np.concatenate(values, axis),
@@ -259,3 +287,6 @@ OPERATIONS: dict[str, Operation] = {
         "ge": np.greater_equal,
     },
 }
+BROADCASTING = frozenset(
+    {name for name, operation in OPERATIONS.items() if isinstance(operation, np.ufunc)} | {"select_n", "clamp"}
+)

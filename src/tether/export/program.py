@@ -97,7 +97,7 @@ class _Writer:
         return self._constant(atom.val, kind.dtype) if isinstance(atom, Literal) else self.numbers[atom]
 
     def _constant(self, value: Any, dtype: Any = None) -> int:
-        array = np.asarray(value, dtype)
+        array = np.asarray(value, dtype, order="C")  # of transposed weights NumPy makes a product half as fast
         number = self._next(array)
         self.constants[str(number)] = array
         return number
