@@ -7,13 +7,11 @@ ends, and a few bytes may declare an array of terabytes. Each is one InputError 
 import json
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tether.errors import InputError
 
 __all__ = ["as_document", "check_expansion", "check_memory", "one_line", "parse_json", "read_bytes", "read_json"]
-
-T = TypeVar("T")
 
 LARGEST_DOCUMENT = 256 * 2**20  # bytes of a JSON file
 MOST_DIGITS = 400  # of a number in JSON: the largest double has 309
@@ -74,8 +72,8 @@ def _whole_number(digits: str) -> int:
     return number
 
 
-def as_document(path: Path, value: Any, schema: type[T]) -> T:
-    """A JSON value as what `schema`, a `msgspec.Struct`, says. Raises InputError that names file and entry."""
+def as_document(path: Path, value: Any, schema: Any) -> Any:
+    """A JSON value as what `schema`, a type that msgspec knows, says. Raises InputError that names file and entry."""
     import msgspec  # here, because most commands read no document
 
     try:

@@ -33,6 +33,7 @@ from tether.errors import InputError
 from tether.evaluation.statistics import Summary
 from tether.machine.files import atomic_write_json, atomic_write_text, lasting
 from tether.machine.locks import Busy, only_writer
+from tether.machine.reading import as_document, read_json
 from tether.machine.signals import Interrupted
 from tether.machine.start import note_next_run
 from tether.plots.markdown import markdown_table
@@ -540,26 +541,25 @@ def _write_table(comparison: Comparison, rows: list[Row], cost: str) -> None:
 def _load(folder: Path) -> Comparison:
     """The comparison in `folder`. Raises: InputError where there is none."""
     path = folder / "comparison.json"
+    if not path.exists():
+        raise InputError(f"{folder}: not a comparison: {path.name}: No such file or directory")
+    document = read_json(path)
     try:
-        document = json.loads(path.read_text())
         if document["format_version"] != FORMAT:
             raise InputError(f"{path}: format {document['format_version']}; this version of tether reads {FORMAT}")
-        protocol = document["protocol"]
         behaviour = document["behaviour"]
         return Comparison(
             folder=folder,
-            protocol=Protocol(**protocol | {"seeds": tuple(protocol["seeds"])}),
-            entrants={name: Entrant(**entrant) for name, entrant in document["entrants"].items()},
+            protocol=as_document(path, document["protocol"], Protocol),
+            entrants=as_document(path, document["entrants"], dict[str, Entrant]),
             behaviour=None if behaviour is None else Summary(**behaviour),
             command=document["command"],
-            costs={name: Cost(**cost) for name, cost in document["costs"].items()},
+            costs=as_document(path, document["costs"], dict[str, Cost]),
             errors=document["errors"],
         )
-    except OSError as error:
-        raise InputError(f"{folder}: not a comparison: {path.name}: {error.strerror or error}") from None
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
 
 

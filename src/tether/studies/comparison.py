@@ -1,7 +1,6 @@
 """The table of a comparison: a row per algorithm, read from its run folder, in words for terminal and Markdown."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval, three_digits
+from tether.machine.reading import one_line, read_json
 from tether.plots.tradeoff import Point
 from tether.runs.callbacks import scores_by_update
 from tether.runs.records import evaluation_log, metric_log
@@ -80,6 +80,9 @@ def read_row(run: Path, about: Mapping[str, str], cost: Cost | None, error: str 
         progress = _progress(evaluation_log(run).read()) if result is None else _outcome(result)
     except InputError as damage:  # the other algorithms have their rows
         return Row(**about, status="damaged", note=str(damage), **known)
+    except (KeyError, TypeError, AttributeError, ValueError) as damage:
+        note = f"{run / 'result.json'}: altered: {type(damage).__name__} {one_line(damage)}"
+        return Row(**about, status="damaged", note=note, **known)
     row = Row(**about, **{"status": "stopped" if config else "waiting"} | progress, **known)
     if cost is None or config is None or (result is None and row.last is None):
         return row
@@ -138,12 +141,7 @@ def _last_losses(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """None where there is no such file. Raises: InputError where it is none of ours."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
+    return read_json(path) if path.exists() else None
 
 
 # --- for people ---------------------------------------------------------------------------------------------
