@@ -225,8 +225,8 @@ def _integer_pow(value: Array, exponent: int) -> Array:
     return np.square(value) if exponent == 2 else value**exponent
 
 
-def _erf(value: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[value.dtype])(value)
+def _each(function: Callable[[float], float]) -> Operation:
+    return lambda value: np.vectorize(function, otypes=[value.dtype])(value)
 
 
 def _along(reduce: Callable[..., Array]) -> Operation:
@@ -270,7 +270,8 @@ OPERATIONS: dict[str, Operation] = {
     "rsqrt": lambda value: np.reciprocal(np.sqrt(value)),
     "integer_pow": _integer_pow,
     "square": np.square,
-    "erf": _erf,
+    "erf": _each(math.erf),
+    "erfc": _each(math.erfc),
     "copy": lambda value: value,
     **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "rem": np.fmod},
     **{"max": np.maximum, "min": np.minimum, "pow": np.power, "neg": np.negative, "abs": np.abs, "sign": np.sign},

@@ -270,6 +270,7 @@ ELEMENTWISE: dict[str, Elementwise] = {
     **{"logistic": _plain("Sigmoid"), "not": _plain("Not"), "and": _plain("And"), "or": _plain("Or")},
     **{"xor": _plain("Xor"), "eq": _plain("Equal"), "lt": _plain("Less"), "le": _plain("LessOrEqual")},
     **{"gt": _plain("Greater"), "ge": _plain("GreaterOrEqual"), "ne": _chain("Equal", "Not")},
+    "erfc": lambda w, x, dtype, how: w.node("Sub", [w.constant(1, dtype), w.node("Erf", x)]),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "exp2": lambda w, x, dtype, how: w.node("Pow", [w.constant(2, dtype), x[0]]),
     "square": lambda w, x, dtype, how: w.node("Mul", [x[0], x[0]]),

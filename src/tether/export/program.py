@@ -24,7 +24,7 @@ BATCH = "b"  # the size of the batch, in parameters
 ELEMENTWISE = (
     *("add", "add_any", "sub", "mul", "div", "rem", "max", "min", "pow", "neg", "abs", "sign", "exp", "exp2", "log"),
     *("log1p", "expm1", "sqrt", "rsqrt", "sin", "cos", "tan", "tanh", "atan2", "floor", "ceil", "is_finite", "not"),
-    *("and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "select_n", "clamp", "logistic", "square", "erf"),
+    *("and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "select_n", "clamp", "logistic", "square", "erf", "erfc"),
 )
 CALLS = ("jit", "pjit")
 SAME = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")  # nothing to compute
