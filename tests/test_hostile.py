@@ -366,6 +366,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("golden/seeds/0", -1, "golden.seeds"),
         ("golden/observations/0", [], "golden observations has 0 numbers"),
         ("golden/observations/0/0", 10**399, "400 digits"),
+        ("golden/observations/0/0", 1e300, "golden.observations"),
         ("golden/actions/0/0", None, "golden.actions"),
         ("normaliser/mean", "zero", "normaliser.mean"),
         ("action_range/low", [3.0] * 6, "altered"),

@@ -21,6 +21,7 @@ READABLE = (1, 2, 3)
 # 1 had neither `action_range` nor `schema`: its actions are those of [-1, 1]. 2 had no `low` and `high` in the former:
 # its actions reach from offset - scale to offset + scale.
 
+Number = Annotated[float, msgspec.Meta(ge=-3.4e38, le=3.4e38)]  # of float32
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -37,26 +38,26 @@ class Sizes(msgspec.Struct, forbid_unknown_fields=True):
 class Affine(msgspec.Struct):
     """The normaliser."""
 
-    mean: list[float]
-    std: list[float]
+    mean: list[Number]
+    std: list[Number]
 
 
 class ActionRange(msgspec.Struct):
     """From [-1, 1] to the robot's actions."""
 
-    scale: list[float]
-    offset: list[float]
-    low: list[float] | None = None
-    high: list[float] | None = None
+    scale: list[Number]
+    offset: list[Number]
+    low: list[Number] | None = None
+    high: list[Number] | None = None
 
 
 class Golden(msgspec.Struct):
     """What the policy did where it was saved; `rewards` where it has a memory."""
 
     seeds: Annotated[list[Seed], msgspec.Meta(min_length=1, max_length=1000)]
-    observations: list[list[float]]
-    actions: list[list[float]]
-    rewards: list[float] | None = None
+    observations: list[list[Number]]
+    actions: list[list[Number]]
+    rewards: list[Number] | None = None
 
 
 class PolicyDocument(msgspec.Struct):
