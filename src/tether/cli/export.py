@@ -15,8 +15,11 @@ __all__ = ["Export"]
 class Export:
     """Write a policy for a runtime without JAX: ONNX, NumPy alone, or StableHLO.
 
-    Its random numbers become inputs; normaliser, candidates and action range are inside. Before anything is written the
-    exported policy acts here beside JAX, and is refused where they differ. The package tether-runtime loads the folder.
+    Its random numbers become inputs; normaliser, candidates and action range are inside.
+
+    Before anything is written it acts here beside JAX, and is refused where they differ.
+
+    The package tether-runtime loads the folder.
 
     Examples:
       tether export runs/dtql-hopper-medium-20260101-120000

@@ -18,8 +18,11 @@ __all__ = ["Serve"]
 class Serve:
     """Serve policies over HTTP with JSON and websockets with msgpack, on this machine alone unless asked otherwise.
 
-    A folder that `tether export` wrote is served as it is, and loaded anew when it is replaced; a policy folder or a
-    run is exported to ONNX first. Without tether, `tether-serve` of the package tether-runtime does the same.
+    A folder that `tether export` wrote is served as it is, and loaded anew when it is replaced.
+
+    A policy folder or a run is exported to ONNX first.
+
+    Without tether, `tether-serve` of the package tether-runtime does the same.
 
     Examples:
       tether serve runs/dtql-hopper-medium-20260101-120000
