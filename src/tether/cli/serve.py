@@ -16,7 +16,7 @@ __all__ = ["Serve"]
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Serve policies over HTTP with JSON and websockets with msgpack, on this machine alone unless asked otherwise.
+    """Serve policies over HTTP (JSON) and websockets (msgpack), on this machine unless asked otherwise.
 
     A folder that `tether export` wrote is served as it is, and loaded anew when it is replaced.
 
