@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tether.data.dataset import Dataset
-from tether.errors import InputError, unknown
+from tether.errors import InputError, shortened, unknown
 
 __all__ = ["NO_FILTER", "filter_episodes"]
 
@@ -72,6 +72,7 @@ def _fraction(rule: str) -> float:
         fraction = 0.0
     if kind != "top" or not equals or not 0.0 < fraction <= 1.0:
         raise InputError(
-            f"data filter {rule!r}: write none, or top=FRACTION with a number above 0 and at most 1, or mask=NAME"
+            f"data filter {shortened(rule)!r}: write none, or top=FRACTION with a number above 0 and at most 1, or "
+            "mask=NAME"
         )
     return fraction
