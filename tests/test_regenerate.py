@@ -21,7 +21,7 @@ from tether.data import load_dataset
 from tether.errors import InputError
 from tether.machine.signals import Interrupted
 
-STEPS = 61
+STEPS = 31
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,7 @@ def test_an_episode_is_what_the_environment_did(name: str) -> None:
         np.testing.assert_array_equal(np.flatnonzero(columns["terminals"]), [STEPS - 1])
         assert np.abs(columns["actions"]).max() <= 1.0
         assert columns["actions"].std() > 0.1
+        np.testing.assert_array_equal(columns["observations"].shape[1:], environment.observation_space.shape)
         arm = world._arm_joint_ids
         np.testing.assert_allclose(columns["observations"][:, :6], columns["qpos"][:, arm], atol=1e-6)
         np.testing.assert_array_equal(play(environment, recipe, 0, 3).columns["qpos"], columns["qpos"])
@@ -68,17 +69,19 @@ def test_an_episode_is_what_the_environment_did(name: str) -> None:
             place = columns["observations"].shape[1] - (4 if name.startswith("scene") else 0) - 4 * buttons
             states = columns["observations"][:, place:].reshape(STEPS, -1)[:, : 4 * buttons].reshape(STEPS, buttons, 4)
             np.testing.assert_array_equal(states[..., :2].argmax(-1), columns["button_states"])
+    if not name.startswith("scene"):  # whose world carries most from one episode to the next
+        return
     with open_world(recipe) as fresh:
         np.testing.assert_array_equal(play(fresh, recipe, 0, 4).columns["qvel"], second.columns["qvel"])
 
 
 def test_noise_is_as_published() -> None:
     """Without noise and random actions an oracle's episode is another one; a random action is uniform."""
-    recipe = RECIPES["puzzle-3x3-noisy-v0"]._replace(steps=400, random_actions=1.0)
+    recipe = RECIPES["puzzle-3x3-noisy-v0"]._replace(steps=150, random_actions=1.0)
     with open_world(recipe) as environment:
         actions = play(environment, recipe, 1, 0).columns["actions"]
-    assert abs(actions.mean()) < 0.05
-    np.testing.assert_allclose(actions.std(0), 1 / np.sqrt(3), atol=0.06)
+    assert abs(actions.mean()) < 0.1
+    np.testing.assert_allclose(actions.std(0), 1 / np.sqrt(3), atol=0.1)
 
 
 def test_the_global_generator_is_put_back() -> None:
@@ -112,6 +115,11 @@ def test_files_are_read_as_ogbench_files(tmp_path: Path) -> None:
     assert record["files"]["pointmaze-medium-navigate-v0.npz"]["observations_per_episode"] == [STEPS]
     assert json.loads((tmp_path / "pointmaze-medium-navigate-v0.json").read_text())["kind"] == "regenerated"
     assert not (tmp_path / "partial").exists()
+    assert record["single_tasks"]["task1"]["mean_reward"] == pytest.approx(data.rewards.mean(), abs=1e-4)
+    assert record["single_tasks"]["task1"]["rows_that_solve_it"] == pytest.approx(data.terminals.mean(), abs=1e-4)
+    note = tmp_path / "pointmaze-medium-navigate-v0.json"
+    note.write_text(json.dumps({name: value for name, value in record.items() if name != "single_tasks"}))
+    assert made(tmp_path)[1] == record  # a record of before is completed
 
 
 def test_the_same_bytes_however_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +148,7 @@ def test_the_same_bytes_however_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_several_processes_and_a_stop(tmp_path: Path) -> None:
-    """Stopped in the middle, the same command goes on; what two processes made is what one made."""
+    """Two processes, stopped in the middle, and one that goes on: what one alone would have made."""
     name = "pointmaze-medium-stitch-v0"
 
     def stop_soon() -> None:
@@ -155,18 +163,19 @@ def test_several_processes_and_a_stop(tmp_path: Path) -> None:
     for path in tmp_path.glob("two/partial/*/episode-*"):
         if int(path.stem[-6:]) >= 20:
             path.unlink()  # so that little is left to do
-    paths, _ = made(tmp_path / "two", name, episodes=20, processes=2)
+    paths, _ = made(tmp_path / "two", name, episodes=20)
     for path, other in zip(paths, made(tmp_path / "one", name, episodes=20)[0], strict=True):
         assert path.read_bytes() == other.read_bytes()
 
 
 def test_the_command(tmp_path: Path) -> None:
     code, out, err = tether(
-        "data", "collect", "ogbench:puzzle-3x3-play-v0", "--episodes", "1", "--quiet", "--out", str(tmp_path)
+        "data", "collect", "ogbench:pointmaze-large-stitch-v0", "--episodes", "1", "--quiet", "--out", str(tmp_path)
     )
     assert (code, err) == (0, "")
     assert f"{STEPS} rows, 1 episodes of {STEPS} observations" in out
-    assert f"ogbench:{tmp_path}/puzzle-3x3-play-singletask-v0" in out
+    assert f"ogbench:{tmp_path}/pointmaze-large-stitch-singletask-v0" in out
+    assert "task5: solved in 0.00% of the rows" in out
     assert "regenerated, not OGBench's files" in out
 
 

@@ -310,6 +310,10 @@ class Collect:
                 print_out(f"{path}: {found['rows']:,} rows, {found['episodes']:,} episodes of {steps} observations")
         for kind, found in made["behaviour"].items():
             print_out(f"{kind}: {found['finished']:,} times, reached in {found['reached']:.1%}")
+        for task, found in made["single_tasks"].items():
+            rows, episodes = found["rows_that_solve_it"], found["episodes_that_solve_it"]
+            shares = f"{rows:.2%} of the rows, {episodes:.1%} of the episodes"
+            print_out(f"{task}: solved in {shares}; mean reward {found['mean_reward']:.3f}")
         print_out(f"regenerated, not OGBench's files; train on ogbench:{self.out}/{_with_single_task(paths[0].stem)}")
         return 0
 

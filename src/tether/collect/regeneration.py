@@ -32,6 +32,7 @@ from tether import _version
 from tether.collect.oracles import episode_path, open_world, write_episode
 from tether.collect.recipes import PREFIX, Recipe, find_recipe_of
 from tether.data.readers.ogbench import PROVENANCE
+from tether.data.sources import load_dataset
 from tether.errors import InputError
 from tether.machine.files import atomic_path, atomic_write_json, sha256_file
 from tether.machine.locks import only_writer
@@ -42,6 +43,7 @@ from tether.runs.records import Display
 __all__ = ["RegenerateOptions", "missing_episodes", "regenerate"]
 
 FORMAT = 1
+SINGLE_TASKS = 5  # of every environment
 WAIT_SECONDS = 0.2  # between two looks at what the processes have finished
 COMMAND = [sys.executable, "-P", "-m", "tether.collect.oracle_worker"]
 
@@ -76,7 +78,7 @@ def regenerate(
     about = {"name": name, "recipe": recipe._asdict(), "seed": options.seed, "versions": versions_now}
     note = options.out / f"{name}.json"
     if note.exists():
-        return paths, _found(note, about)
+        return paths, _with_rates(note, _found(note, about), options.out)
     folder = options.out / "partial" / f"{name}-{_digest(about)}"
     with Display(quiet) as display, StopSignals() as stop, only_writer(folder):
         count = recipe.episodes + recipe.validation_episodes
@@ -95,7 +97,7 @@ def regenerate(
         shutil.rmtree(folder)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
-    return paths, provenance
+    return paths, _with_rates(note, provenance, options.out)
 
 
 def _versions() -> dict[str, str]:
@@ -247,6 +249,26 @@ def _summary(path: Path) -> dict[str, Any]:
         "action_std": actions.std(0, dtype=np.float64).round(4).tolist(),
         "actions_at_a_bound": float(np.mean(np.abs(actions) >= 1.0)),
     }
+
+
+def _with_rates(note: Path, provenance: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the training file pays for each single task: the share of rows that solve it, of episodes that ever do, and
+    the mean reward. Also noted in a record that lacks it."""
+    if "single_tasks" in provenance:
+        return provenance
+    stem, _, version = str(provenance["name"]).rpartition("-")
+    found = {}
+    for task in range(1, SINGLE_TASKS + 1):
+        data = load_dataset(f"{PREFIX}{folder}/{stem}-singletask-task{task}-{version}")
+        assert data.successes is not None
+        starts, ends, _ = data.episode_bounds()
+        ever = np.logical_or.reduceat(data.successes[: ends[-1]], starts)
+        rates = data.successes.mean(), ever.mean(), data.rewards.mean(dtype=np.float64)
+        names = ("rows_that_solve_it", "episodes_that_solve_it", "mean_reward")
+        found[f"task{task}"] = {name: round(float(rate), 5) for name, rate in zip(names, rates, strict=True)}
+    provenance = provenance | {"single_tasks": found}
+    atomic_write_json(note, provenance)
+    return provenance
 
 
 def _reports(folder: Path, count: int) -> dict[str, Any]:

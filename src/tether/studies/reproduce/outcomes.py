@@ -73,8 +73,10 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     found = final
     if final is None or final.word == "not comparable":
         compared = [m.verdict for m in milestones if m.verdict.word != "not comparable"]
-        found = compared[-1] if compared else final or Verdict("not comparable", _too_short(cell, done))
-    assert found is not None
+        found = compared[-1] if compared else final
+    if found is None:  # nothing but a curve, and none of its points was reached
+        said = {"obstacle": _too_short(cell, done), "reservations": (*cell.table.reservations, *notes)}
+        found = judge(scores_at(curves, done, cell.table.last_evaluations), "", **said)
     return Outcome(cell, run, done, found, tuple(milestones), config, _result(run))
 
 
@@ -133,9 +135,18 @@ def changes_of(cell: Cell, config: dict[str, Any]) -> list[str]:
     rest = set(own) - set(wanted) - length
     found |= {name: (own[name], defaults[name]) for name in sorted(rest) if name in defaults}
     found["batch_size"] = config.get("settings", {}).get("batch_size"), recipe.options.get("batch_size")
+    asked = recipe.options | cell.options
+    for name in ("reward_transform", "observation_transform"):
+        found[name] = config.get("data", {}).get(name, {}).get("name"), asked.get(name, "none")
+    found["data_filter"] = _filter(config), asked.get("data_filter", "none")
     swept = {name: value for lane in config.get("lanes", []) for name, value in lane.get("settings", {}).items()}
     found |= {name: (value, wanted.get(name, defaults.get(name))) for name, value in swept.items()}
     return [f"{name} {was} ({asked})" for name, (was, asked) in found.items() if not _same(was, asked)]
+
+
+def _filter(config: dict[str, Any]) -> str | None:
+    """The rule by which episodes were chosen; runs of tether 0.1 do not say."""
+    return config.get("data", {}).get("filter", {}).get("name")
 
 
 def _same(was: Any, asked: Any) -> bool:
@@ -188,6 +199,7 @@ def run_for(cells: list[Cell], run: Path) -> Cell:
     data = config.get("data", {})
     known = {config.get("notes", {}).get("preset"), data.get("dataset")}
     fits = [cell for cell in cells if cell.algorithm == config["algorithm"]]
+    fits = [cell for cell in fits if _same(_filter(config), cell.options.get("data_filter", "none"))] or fits
     chosen = fits if len(fits) == 1 == len(cells) else [cell for cell in fits if cell.task in known]
     if len(chosen) != 1:
         what = f"{config['algorithm']} on {data.get('dataset')}"

@@ -18,6 +18,7 @@ from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import field_names
 from tether.collect import RegenerateOptions, is_recipe, regenerate
 from tether.errors import InputError
+from tether.machine.cores import usable_cores
 from tether.machine.files import atomic_write_json
 from tether.presets.recipes import find_recipe
 from tether.studies.reproduce.outcomes import Outcome, outcome_of, run_for
@@ -89,7 +90,8 @@ class Reproduction:
     def fetch(self, quiet: bool, command: str) -> None:
         """Regenerate what is missing of OGBench's data. D4RL's are downloaded by the jobs."""
         for name, folder in self.missing_data():
-            regenerate(RegenerateOptions(name, folder), quiet=quiet, command=command)
+            options = RegenerateOptions(name, folder, processes=usable_cores())
+            regenerate(options, quiet=quiet, command=command)
 
     def missing_data(self) -> list[tuple[str, Path]]:
         """(data set of OGBench's, folder) of what would have to be regenerated."""

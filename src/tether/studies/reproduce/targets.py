@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tether.algorithms import ALGORITHMS
+from tether.collect import is_recipe
 from tether.data.readers.ogbench import locate_ogbench
 from tether.errors import InputError
 from tether.presets import preset_names
@@ -113,12 +114,13 @@ def _cell(table: PublishedTable, task: str, method: str, variant: str) -> Cell:
 def source_of(cell: Cell, folder: Path | None) -> str:
     """The data source of a cell: a file in `folder` that is named after its data set, else by name.
 
-    Files of `folder`, and of folders in it: `hopper-medium-v2.hdf5` or `hopper-medium.hdf5`; OGBench's `NAME.npz`.
+    Files of `folder`, and of folders in it: `hopper-medium-v2.hdf5` or `hopper-medium.hdf5`; OGBench's `NAME.npz`, also
+    where it is yet to be regenerated there.
     """
     if "-singletask-" in cell.task:
         file = re.sub(r"-singletask(-task\d+)?", "", cell.task)
         place = "" if folder is None else f"{folder}/"
-        known = folder is None or (folder / f"{file}.npz").is_file()
+        known = folder is not None and ((folder / f"{file}.npz").is_file() or is_recipe(f"ogbench:{file}"))
         return f"ogbench:{place if known else ''}{cell.task}"
     stems = [cell.task, re.sub(r"-v\d+$", "", cell.task)]
     for stem in stems if folder is not None else ():
