@@ -27,7 +27,7 @@ from tether.data.readers.recording import (
 )
 from tether.data.schema import Layout, layout_of
 from tether.data.source import Source
-from tether.errors import InputError
+from tether.errors import InputError, shortened
 from tether.machine.reading import one_line, parse_json, read_bytes, read_json
 
 __all__ = ["find_lerobot", "is_lerobot_folder", "lerobot_root", "read_lerobot", "read_lerobot_folder"]
@@ -141,7 +141,7 @@ def _info(folder: Path) -> dict[str, Any]:
     path = folder / INFO
     info = read_json(path)
     try:
-        version = str(info["codebase_version"])
+        version = shortened(info["codebase_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not LeRobot's: {type(error).__name__} {one_line(error)}") from None
     if not version.startswith(VERSIONS) or info.get("storage_format", "parquet") not in ("parquet", None):
@@ -157,7 +157,7 @@ def _features(folder: Path, info: Mapping[str, Any]) -> dict[str, Feature]:
             name: Feature(str(f["dtype"]), tuple(int(n) for n in f.get("shape") or (1,)), f.get("names"))
             for name, f in info["features"].items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{folder / INFO}: altered features: {type(error).__name__} {error}") from None
     if "episode_index" not in found:
         raise missing_column(f"{folder / INFO}", "episode_index", found, ("episode_index",))
@@ -206,7 +206,7 @@ def _promised(folder: Path) -> dict[int, int]:
         for table in _tables(files, ["episode_index", "length"]):
             found |= dict(zip(table["episode_index"].to_pylist(), table["length"].to_pylist(), strict=True))
         return found
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{folder / 'meta'}: altered episodes: {type(error).__name__} {error}") from None
 
 
