@@ -346,6 +346,55 @@ class Doubles(Good):
         return {**metrics, "half": jnp.asarray(np.float64(0.5))}
 
 
+class DefaultNoise(Good):
+    def after(self, state: State, step: Array) -> State:
+        kick = jax.random.normal(jax.random.fold_in(jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32)), step), (2,))
+        return state._replace(extra=state.extra + kick)
+
+    def extra(self) -> Any:
+        return jnp.zeros(2, jnp.float32)
+
+
+class UsesAKeyTwice(Good):
+    def key(self, key: Array) -> Array:
+        jax.random.normal(key, (), jnp.float32)
+        return key
+
+
+class Decides(Good):
+    def after(self, state: State, step: Array) -> State:
+        if step > 3:
+            return state
+        return state
+
+
+class DecidesByANumber(Good):
+    def target(self, batch: Transition, q: Array) -> Array:
+        if self.discount > 0.5:
+            q = 2 * q
+        return super().target(batch, q)
+
+
+class NeedsNumPy(Good):
+    def after(self, state: State, step: Array) -> State:
+        return state._replace(extra=jnp.asarray(np.asarray(step), jnp.float32))
+
+
+class AsksTheHost(Good):
+    def after(self, state: State, step: Array) -> State:
+        jax.debug.callback(lambda step: None, step)
+        return state
+
+
+class NeedsTheHost(Good):
+    def extra(self) -> Any:
+        return jnp.zeros((), jnp.float32)
+
+    def after(self, state: State, step: Array) -> State:
+        kind = jax.ShapeDtypeStruct((), jnp.float32)
+        return state._replace(extra=jax.pure_callback(lambda x: np.float32(x), kind, state.extra))
+
+
 class Raises(Good):
     def target(self, batch: Transition, q: Array) -> Array:
         raise KeyError("next_q")
@@ -417,6 +466,23 @@ BROKEN: list[tuple[Callable[..., Any], str, dict[str, Any], str]] = [
     (Broadcasts, "column vectors are refused", {}, r"takes a reward of shape \(batch, 1\) without a word"),
     (MixesRanks, "broadcasting", {}, "broadcasts over ranks, which hides bugs"),
     (Doubles, "float32 stays", {}, "the update of phase 'train' gives float64"),
+    (
+        DefaultNoise,
+        "float32 stays",
+        {},
+        r"the update of phase 'train' gives float64 for extra: .*jax\.random\.normal\(key, shape, jnp\.float32\)",
+    ),
+    (UsesAKeyTwice, "keys are consumed", {}, "the update of phase 'train' uses a key twice.*split it first"),
+    (
+        Decides,
+        "state keeps its form",
+        {},
+        r"Python decides by a number .* \(if step > 3:, test_check_algorithm\.py line \d+\): write jnp\.where",
+    ),
+    (DecidesByANumber, "same seed, same numbers", {}, r"Python decides by .* \(if self\.discount > 0\.5:, "),
+    (NeedsNumPy, "state keeps its form", {}, r"NumPy is given an array .*: write jnp in the place of np"),
+    (AsksTheHost, "nothing is asked of the host", {}, r"calls Python on the host .*\(jax\.debug\.callback or print\)"),
+    (NeedsTheHost, "nothing is asked of the host", {}, r"calls Python on the host .*\(jax\.pure_callback\)"),
     (Raises, "state keeps its form", {}, "it raises KeyError: 'next_q'"),
 ]
 
@@ -455,10 +521,17 @@ def test_all_failures_are_collected() -> None:
     with pytest.raises(AssertionError) as caught:
         check_algorithm(Bad())
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("Bad breaks 3 of 24 clauses of the contract:")
+    assert lines[0].startswith("Bad breaks 3 of 25 clauses of the contract:")
     assert [line.split(":")[0].strip(" -") for line in lines[1:]] == [
         *("metrics are scalars", "every number counts", "actions in bounds, fresh noise")
     ]
+
+
+def test_an_exception_is_said_once() -> None:
+    """It ends most clauses: one sentence of it is enough, the others could not be looked at."""
+    found = check_algorithm(DecidesByANumber(), raises=False)
+    assert [failure.clause for failure in found.failures] == ["same seed, same numbers"]
+    assert "trained state is arrays" in found.skipped
 
 
 def test_what_has_nothing_to_stand_on_is_not_looked_at() -> None:

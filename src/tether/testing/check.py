@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 from tether.testing import acting, numbers, structure
+from tether.testing.raised import sentence_of
 from tether.testing.subject import Expected, Subject
 from tether.types import Spec
 
@@ -18,6 +19,7 @@ FIRST: dict[str, Clause] = {
     "numbers are leaves": structure.numbers_are_leaves,
     "phases": structure.phase_names,
     "state is arrays": structure.state_arrays,
+    "nothing is asked of the host": structure.host_calls,
     "state keeps its form": structure.state_keeps_its_form,
     "policy": acting.policy_is_one,
 }
@@ -125,8 +127,7 @@ def broken(clause: Clause, it: Subject) -> list[str]:
     try:
         sentences += clause(it)
     except Exception as error:  # whatever somebody's algorithm raises
-        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-        sentences.append(f"it raises {type(error).__name__}: {' '.join(lines)[:300]}")
+        sentences.append(sentence_of(error))
     return sentences
 
 
@@ -136,6 +137,8 @@ def _report(it: Subject) -> CheckReport:
     clauses = FIRST | CLAUSES
     for name, clause in clauses.items():
         sentences = broken(clause, it)
+        if sentences and {failure.sentence for failure in failures}.issuperset(sentences):
+            continue  # the same exception ends many clauses: it is said once, and they could not be looked at
         failures += [Failure(name, sentence) for sentence in sentences]
         if not sentences:
             passed.append(name)

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
+from jax.extend.core import jaxpr_as_fun
 
 from tether.testing.subject import ROWS, Subject, act_once, bits, is_key, take_lane
 from tether.training.derive import derived_shapes
@@ -21,6 +22,7 @@ __all__ = [
     "column_vectors",
     "constant_keys",
     "double_precision",
+    "host_calls",
     "interface",
     "numbers_are_leaves",
     "phase_names",
@@ -29,6 +31,13 @@ __all__ = [
 ]
 
 SHOWN = 3  # of many faults of one kind
+HOST_CALLS = {
+    "pure_callback": "jax.pure_callback",
+    "io_callback": "jax.experimental.io_callback",
+    "debug_callback": "jax.debug.callback or print",
+    "debug_print": "jax.debug.print",
+}
+"""JAX's name of what a program asks of the host -> what made it."""
 
 Sentences = Iterator[str]
 
@@ -143,6 +152,11 @@ def constant_keys(it: Subject) -> Sentences:
     for where, program in found:
         if _makes_a_key(program):
             yield f"{where} makes a key of a constant (jax.random.key(...)), so its noise is the same at every call"
+        if _uses_a_key_twice(program):
+            yield (
+                f"{where} uses a key twice, so what is drawn with it is not independent: split it first, "
+                "first, second = jax.random.split(key), and draw with each once"
+            )
     stored = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(policy) if is_key(leaf)]
     if stored:
         yield f"the policy keeps a key, {stored[0].lstrip('.')}: what acts is given a fresh one at every call"
@@ -159,6 +173,17 @@ def _observed(it: Subject) -> tuple[Any, Any]:
     return jnp.zeros(it.spec.observation_size, jnp.float32), it.keys[0]
 
 
+def _uses_a_key_twice(program: Any) -> bool:
+    """Whether JAX's own checker of programs finds it so; draws within a loop from a key that stays, too."""
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.in_avals]
+    try:
+        with jax.debug_key_reuse(True):
+            jax.jit(jaxpr_as_fun(program)).lower(*shapes)
+    except jax.errors.KeyReuseError:
+        return True
+    return False
+
+
 def _makes_a_key(program: Any) -> bool:
     """Whether a program makes a key of a number, or has one among its constants."""
     return any(
@@ -166,6 +191,18 @@ def _makes_a_key(program: Any) -> bool:
         or any(e.primitive.name == "random_seed" for e in _equations(part))
         for part in _programs(program)
     )
+
+
+def host_calls(it: Subject) -> Sentences:
+    """An update is one program on the device: whatever waits for Python breaks it, or costs more than the update."""
+    for number, phase in enumerate(it.phases):
+        program = trace(it, number)[0]
+        names = {equation.primitive.name for part in _programs(program) for equation in _equations(part)}
+        for name in sorted(names & set(HOST_CALLS)):
+            yield (
+                f"the update of phase {phase.name!r} calls Python on the host while it runs ({HOST_CALLS[name]}): "
+                "compute it with jnp, and log numbers as metrics"
+            )
 
 
 def uses_randomness(program: Any) -> bool:
@@ -275,19 +312,28 @@ def double_precision(it: Subject) -> Sentences:
     with jax.enable_x64(True):
         parts: dict[str, Any] = {"init": jax.eval_shape(lambda: it.one.init(it.spec, jax.random.key(0)))}
         for number, phase in enumerate(it.phases):
-            parts[f"the update of phase {phase.name!r}"] = (
-                _shapes(it, number),
-                jax.eval_shape(lambda state, phase=number: it.run(state, phase, 0, 1), it.state),
-            )
+            shapes = [_shapes(it, number)]
+            if not any(map(_wide, jax.tree.leaves(shapes))):  # else the loop could not carry it
+                shapes.append(jax.eval_shape(lambda state, phase=number: it.run(state, phase, 0, 1), it.state))
+            parts[f"the update of phase {phase.name!r}"] = shapes
         policy = it.one.policy(it.one_state)
         zeros = jnp.zeros(it.spec.observation_size, jnp.float32)
         parts["the policy"] = jax.eval_shape(lambda: act_once(policy, zeros, jax.random.key(0)))
     for where, shapes in parts.items():
-        dtypes = {
-            str(leaf.dtype) for leaf in jax.tree.leaves(shapes) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        }
-        if wrong := sorted(dtypes - {"float32", "int32"}):
-            yield f"with jax_enable_x64, {where} gives {', '.join(wrong)}: name dtypes, as in jnp.zeros(n, jnp.float32)"
+        leaves = jax.tree_util.tree_leaves_with_path(shapes)
+        wide = [(jax.tree_util.keystr(path[-1:]).lstrip("."), str(leaf.dtype)) for path, leaf in leaves if _wide(leaf)]
+        if wide:
+            names = ", ".join(dict.fromkeys(name for name, _ in wide[:SHOWN] if not name.startswith("[")))
+            yield (
+                f"where 64 bits are enabled (jax_enable_x64), {where} gives {', '.join(sorted({d for _, d in wide}))}"
+                f"{' for ' + names if names else ''}: noise and constants take JAX's default; name the dtype, as in "
+                "jax.random.normal(key, shape, jnp.float32) and jnp.zeros(n, jnp.float32)"
+            )
+
+
+def _wide(leaf: Any) -> bool:
+    """Whether it is of a type that neither state nor metrics are carried in."""
+    return not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and leaf.dtype not in (jnp.float32, jnp.int32)
 
 
 def _first_line(error: BaseException) -> str:
