@@ -104,6 +104,7 @@ def test_state_leaves_are_arrays(name: str, variant: str) -> None:
 @each_algorithm
 def test_state_keeps_its_form(name: str, variant: str) -> None:
     holds(structure.state_keeps_its_form, name, variant)
+    holds(structure.host_calls, name, variant)
 
 
 # --- keys ---
