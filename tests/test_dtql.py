@@ -12,7 +12,7 @@ import pytest
 from tether.algorithms.dtql import DTQL, Critic, DTQLState, critic_loss, q_term
 from tether.errors import InputError
 from tether.networks import Linear, QEnsemble
-from tether.training.lanes import make_lanes, stack_lanes
+from tether.training.lanes import make_lanes
 from tether.types import Array, Metrics, Spec, Transition
 
 SPEC, BATCH, HORIZON = Spec(3, 2), 16, 1000
@@ -203,6 +203,5 @@ def test_implicit_actor_has_no_likelihood() -> None:
 
 def test_implicit_actor_has_no_likelihood_to_sweep() -> None:
     algorithm = DTQL(actor_kind="implicit")
-    lanes = make_lanes(algorithm, [0], {"log_likelihood_weight": [0.0, 1.0]})
     with pytest.raises(InputError, match="log_likelihood_weight must be 0"):
-        stack_lanes(algorithm, lanes)
+        make_lanes(algorithm, [0], {"log_likelihood_weight": [0.0, 1.0]})

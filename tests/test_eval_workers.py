@@ -485,8 +485,6 @@ def test_a_finished_run_begins_no_worker(tmp_path: Path, impostor: Callable[...,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Options(eval_workers=-1), "eval_workers -1: must be at least 0"),
-        (Options(eval_device="gpu"), "unknown eval_device 'gpu'"),
         (Options(eval_device="accelerator"), "eval_device 'accelerator': JAX finds none on this machine"),
     ],
 )
@@ -494,6 +492,13 @@ def test_refused_settings(tmp_path: Path, settings: Options, message: str) -> No
     with pytest.raises(InputError, match=message):
         train(algorithm(), str(data_file()), options=settings, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_options_that_there_are_not() -> None:
+    with pytest.raises(InputError, match="eval_workers -1: must be 0 to"):
+        Options(eval_workers=-1)
+    with pytest.raises(InputError, match="unknown eval_device 'gpu'"):
+        Options(eval_device="gpu")
 
 
 def test_policies_act_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -506,7 +506,8 @@ def test_every_hyperparameter_states_its_range(name: str) -> None:
         with pytest.raises(InputError, match=rf"^{key} .*: must be"):
             cls(**{key: value})
         assert allowed.refusal(float("nan"))
-        assert not allowed.whole or allowed.refusal(allowed.low + 0.5).startswith("whole, ")
+        number = [allowed.low + 0.5] if allowed.length else allowed.low + 0.5
+        assert not allowed.whole or allowed.refusal(number).startswith("whole, ")
 
 
 def test_values_that_are_not_there_yet_are_left_alone() -> None:

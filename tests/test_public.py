@@ -25,6 +25,7 @@ from tether.machine.keywords import explain_keywords
 from tether.presets.recipes import TrainRequest
 from tether.runs.curves import read_curves
 from tether.studies import start
+from tether.studies.sweep.spec import spec_text
 
 SOURCE = Path(tether.__file__)
 OWN = [cls for cls in ALGORITHMS.values() if cls.__module__.startswith("tether.")]
@@ -212,12 +213,12 @@ def test_curves_of_lanes_that_diverged_and_of_no_evaluation(tmp_path: Path) -> N
         {"update": 10, "lane": lane, "episode": 0, "return": 3.0, "length": 7, "normalized_score": None}
         for lane in (0, 1)
     ]
-    played.append({"update": 20, "lane": 1, "episode": 0, "return": None, "length": 2, "normalized_score": None})
+    played.append({"update": 20, "lane": 1, "episode": 0, "return": 5.0, "length": 2, "normalized_score": None})
     logged = [{"phase": "train", "update": 5, "lane": 0, "q_loss": None}, {"phase": "train", "update": 5, "lane": 1}]
     for name, lines in (("evaluations", played), ("metrics", logged)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     curves = read_curves(tmp_path)
-    np.testing.assert_array_equal(curves.scores[:, :, 0], [[3.0, np.nan], [3.0, np.nan]])  # returns: no references
+    np.testing.assert_array_equal(curves.scores[:, :, 0], [[3.0, np.nan], [3.0, 5.0]])  # returns: no references
     np.testing.assert_array_equal(curves.losses["train/q_loss"].values, [[np.nan], [np.nan]])
     with pytest.raises(InputError, match="not a run folder"):
         read_curves(tmp_path / "nowhere")
@@ -307,7 +308,7 @@ def test_sweep_from_python(tmp_path: Path) -> None:
 
 
 def test_a_spec_is_spelled_as_the_file_would_be() -> None:
-    text = start._toml(
+    text = spec_text(
         {"algorithms": ["bc"], "set": {"a": 1e-5, "b": True}, "algorithm": {"td3-bc": {"set": {"c": "x"}}}}
     )
     import tomllib

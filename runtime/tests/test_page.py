@@ -19,7 +19,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 for package in ("starlette", "uvicorn", "websockets", "msgpack", "prometheus_client", "onnxruntime"):
     pytest.importorskip(package)
 import websockets.sync.client  # noqa: E402
-from test_serve import EXPORTS, running  # noqa: E402
+from test_runtime_server import EXPORTS, running  # noqa: E402
 
 import tether_runtime  # noqa: E402
 

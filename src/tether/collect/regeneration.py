@@ -236,7 +236,7 @@ def _header(entry: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 def _summary(path: Path) -> dict[str, Any]:
     """What is in a file, in numbers."""
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         actions, terminals = file["actions"], file["terminals"]
     ends = np.flatnonzero(terminals) + 1
     lengths = np.diff(ends, prepend=0)

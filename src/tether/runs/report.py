@@ -108,7 +108,7 @@ def write_report(run: Any, report: Report) -> None:
     atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
     if rows:
         plot_runs([plan.folder], report.curve)
-    elif run.records.metrics.read():
+    elif _losses(plan.folder):
         plot_run_losses(plan.folder, plan.folder / "losses.png")
     if report.arms:
         _write_sweep(report, rows, f"{plan.algorithm_name} on {plan.prepared.record['dataset']}")
@@ -201,6 +201,19 @@ def plot_run_losses(folder: Path, path: Path) -> None:
     """
     from tether.plots.losses import plot_losses
 
+    found = _losses(folder)
+    if not found:
+        raise InputError(f"{folder}: holds no losses to plot")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    ends = np.cumsum([phase["updates"] for phase in config["phases"]])[:-1]
+    plot_losses(
+        path, found, [end for end in ends.tolist() if end], f"{config['algorithm']} on {config['data']['dataset']}"
+    )
+
+
+def _losses(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Loss -> (updates of all phases, (lanes, T) values), where a lane had a number. Raises: InputError as
+    `read_curves`."""
     losses = read_curves(folder).losses
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     lengths = [phase["updates"] for phase in config["phases"]]
@@ -214,10 +227,7 @@ def plot_run_losses(folder: Path, path: Path) -> None:
         own = updates[there] + begins.get(phase, 0), values[:, there]
         before = found.get(name)
         found[name] = own if before is None else (np.append(before[0], own[0]), np.hstack([before[1], own[1]]))
-    if not found:
-        raise InputError(f"{folder}: holds no losses to plot")
-    ends = [begins[phase["name"]] for phase in config["phases"][1:] if begins[phase["name"]]]
-    plot_losses(path, found, ends, f"{config['algorithm']} on {config['data']['dataset']}")
+    return found
 
 
 def _names(runs: Sequence["_StoredRun"]) -> tuple[str, list[str]]:
