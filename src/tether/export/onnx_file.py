@@ -176,6 +176,7 @@ class _Writer:
 
     def _broadcast(self, value: int, output: int, how: dict[str, Any]) -> None:
         before = self._shapes.get(value, self.shape(value))
+        before = [1] * (len(how["axes"]) - len(before)) + before  # axes in front that an earlier broadcast left out
         after: Shape = [1] * len(how["shape"])
         for axis, size in zip(how["axes"], before, strict=True):
             after[axis] = size

@@ -23,6 +23,7 @@ __all__ = ["Agreement", "Sample", "check", "golden_sample", "sample_inputs", "to
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2}  # of half an action's range
 LAST_BITS = {"float32": 2e-6, "float16": 4e-3}  # relative change of an observation that only rounds otherwise
 MOST_ILL_CONDITIONED = {"float32": 0.02, "float16": 0.1}  # share of the rows
+MOVES = 4.0  # a runtime rounds at every operation, the observation is disturbed once
 LOAD_FACTOR = 10.0  # another machine rounds otherwise than this one: the golden pairs are allowed so much more there
 DISTURBANCES = 16
 CHUNK = 64
@@ -128,10 +129,10 @@ def check(run: Run, sample: Sample, policy: DeployedPolicy, dtype: str) -> Agree
     if wrong.any() and not policy.has_memory:
         ill = np.flatnonzero(wrong[0])
         if dtype == "float32" or not sample.noise:
-            allowed = _moves(policy, sample, ill, dtype) + tolerances(policy, dtype)
+            allowed = MOVES * _moves(policy, sample, ill, dtype) + tolerances(policy, dtype)
             ill = ill[(difference[0, ill] <= allowed).all(axis=1)]
         wrong[0, ill] = False
-    if wrong.any() or len(ill) > MOST_ILL_CONDITIONED[dtype] * rows:
+    if wrong.any() or len(ill) > max(3, MOST_ILL_CONDITIONED[dtype] * rows):
         worst = float((difference / scale)[wrong].max()) if wrong.any() else 0.0
         raise InputError(
             f"the exported policy does not act as JAX does: {int(wrong.sum())} of {rows} decisions differ by up to "
