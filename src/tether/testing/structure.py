@@ -152,7 +152,8 @@ def constant_keys(it: Subject) -> Sentences:
     for where, program in found:
         if _makes_a_key(program):
             yield f"{where} makes a key of a constant (jax.random.key(...)), so its noise is the same at every call"
-        if _uses_a_key_twice(program):
+        # Two networks that begin as copies may well be made with one key.
+        if where != "init" and _uses_a_key_twice(program):
             yield (
                 f"{where} uses a key twice, so what is drawn with it is not independent: split it first, "
                 "first, second = jax.random.split(key), and draw with each once"
