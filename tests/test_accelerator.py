@@ -46,6 +46,7 @@ def test_faults_are_rows(tmp_path: Path) -> None:
         assert precision in row["fault"]
 
 
+@pytest.mark.long
 def test_a_run_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tether
 

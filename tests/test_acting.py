@@ -49,6 +49,7 @@ def test_training_does_not_read_acting_fields(name: str) -> None:
         assert not set(acting_fields(cls())) & set(code.co_names), attribute
 
 
+@pytest.mark.long
 def test_fewer_candidates_are_fewer_candidates() -> None:
     policy = load_policy(finished_run())
     one = load_policy(finished_run(), candidates=1)

@@ -223,6 +223,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.long
 def test_sigkill_and_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-c", VICTIM, *map(str, arguments(out))]

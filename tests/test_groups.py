@@ -109,6 +109,7 @@ def test_lanes_that_do_not_fit_take_turns(tmp_path: Path, monkeypatch: pytest.Mo
     assert re.search(r"memory: .* a lane, .* shared: .* in 2 groups of 1 lanes that take turns", progress)
 
 
+@pytest.mark.long
 def test_a_chosen_group_size_changes_no_number(tmp_path: Path) -> None:
     """Nor does stopping, and going on with another one."""
     out = tmp_path / "run"

@@ -170,6 +170,7 @@ def test_trust_region_alone_seeks_the_larger_mode() -> None:
     assert actions.std(axis=1).max() < 0.05  # seeks the mode; to imitate it would take 0.1
 
 
+@pytest.mark.long
 def test_value_and_trust_region_balance_where_theory_says() -> None:
     """Behaviour N(0, 0.2^2), Q = 1 + a divided by its mean: alpha C(v) 2a = 1/(1 + a), C(0.04) = 5.63 (spec section
     5). With alpha = 0.5: a = 0.154. A small network after few updates has C to a third, which is 0.05."""
