@@ -28,10 +28,10 @@ $(READY): pyproject.toml runtime/pyproject.toml constraints.txt
 demo: $(READY)   ## train DTQL on the bundled data and show how good the policy is (a few minutes on 2 cores)
 	$(BIN)/tether train
 
-test-fast: $(READY) ## run the tests that cost little (2 minutes on 2 cores)
+test-fast: $(READY) ## run the tests that cost little (3 minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS) -m 'not long and not slow'
 
-test: $(READY)   ## run the tests (12 minutes on 2 cores)
+test: $(READY)   ## run the tests (13 minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS)
 
 # Environments of their own, beside the usual one. Extras that pin much (ray, loggers) are left out: their tests are skipped.
