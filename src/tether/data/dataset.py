@@ -32,7 +32,7 @@ from tether.data.source import (
 )
 from tether.environments.tasks import Task
 from tether.errors import InputError
-from tether.types import Float, Int, Transition
+from tether.types import Bool, Float, Int, Transition
 
 __all__ = ["Dataset", "EpisodeBounds"]
 
@@ -368,8 +368,7 @@ class Dataset:
         Rows after the last flag form one more, partial episode (D4RL's sequence view drops it; here it is
         included and `last_is_partial` is set, so that no row is lost silently).
         """
-        cuts = self.terminals | self.timeouts if self.terminals_end_episodes else self.timeouts
-        ends = np.flatnonzero(cuts) + 1
+        ends = np.flatnonzero(self._ended()) + 1
         last_is_partial = len(ends) == 0 or int(ends[-1]) != len(self)
         if last_is_partial:
             ends = np.append(ends, len(self))
@@ -394,6 +393,10 @@ class Dataset:
         starts, ends = self.complete_episodes()
         return ends - starts
 
+    def _ended(self) -> Bool[np.ndarray, " rows"]:
+        """After which rows an episode, or a piece of one, is cut."""
+        return self.terminals | self.timeouts if self.terminals_end_episodes else self.timeouts
+
     def whole_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
         """(starts, ends) of the complete episodes of which no row is missing."""
         if self.recorded_episodes is None:
@@ -401,8 +404,7 @@ class Dataset:
         numbers = self.recorded_episodes
         ends = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, len(self))
         starts = np.concatenate([[0], ends[:-1]])
-        ended = self.terminals | self.timeouts if self.terminals_end_episodes else self.timeouts
-        whole = (numbers[starts] >= 0) & ended[ends - 1]
+        whole = (numbers[starts] >= 0) & self._ended()[ends - 1]
         return starts[whole], ends[whole]
 
     def complete_episodes(self) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:

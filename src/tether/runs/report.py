@@ -108,8 +108,8 @@ def write_report(run: Any, report: Report) -> None:
     atomic_write_json(plan.folder / "result.json", _result(run, report, rows))
     if rows:
         plot_runs([plan.folder], report.curve)
-    elif _losses(plan.folder):
-        plot_run_losses(plan.folder, plan.folder / "losses.png")
+    elif losses := _losses(plan.folder):
+        _draw_losses(plan.folder, losses, plan.folder / "losses.png")
     if report.arms:
         _write_sweep(report, rows, f"{plan.algorithm_name} on {plan.prepared.record['dataset']}")
 
@@ -199,15 +199,19 @@ def plot_run_losses(folder: Path, path: Path) -> None:
 
     path: as of `plot_runs`. Raises: InputError where the folder is no run or holds no metrics.
     """
+    losses = _losses(folder)
+    if not losses:
+        raise InputError(f"{folder}: holds no losses to plot")
+    _draw_losses(folder, losses, path)
+
+
+def _draw_losses(folder: Path, losses: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
     from tether.plots.losses import plot_losses
 
-    found = _losses(folder)
-    if not found:
-        raise InputError(f"{folder}: holds no losses to plot")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     ends = np.cumsum([phase["updates"] for phase in config["phases"]])[:-1]
     plot_losses(
-        path, found, [end for end in ends.tolist() if end], f"{config['algorithm']} on {config['data']['dataset']}"
+        path, losses, [end for end in ends.tolist() if end], f"{config['algorithm']} on {config['data']['dataset']}"
     )
 
 
