@@ -52,7 +52,7 @@ PUBLIC = {
     ),
     "Data": ("load_dataset", "Dataset"),
     "Watch a run": ("Callback", "EarlyStopping", "KeepBest"),
-    "Studies": ("compare", "sweep"),
+    "Studies": ("compare", "choose", "sweep"),
     "Build on it": ("register", "check_algorithm", "ALGORITHMS", "Phase", "Spec", "Transition"),
     "Faults": ("InputError",),
 }

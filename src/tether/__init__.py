@@ -60,6 +60,7 @@ __all__ = [
     "Spec",
     "Transition",
     "check_algorithm",
+    "choose",
     "compare",
     "evaluate",
     "export_policy",
@@ -85,6 +86,7 @@ _HOMES = {
     "Spec": "tether.types",
     "Transition": "tether.types",
     "check_algorithm": "tether.testing",
+    "choose": "tether.studies.choose",
     "compare": "tether.studies.start",
     "evaluate": "tether.api",
     "export_policy": "tether.api",
@@ -146,6 +148,7 @@ if TYPE_CHECKING:
     from tether.runs.keep_best import KeepBest
     from tether.runs.plan import Options
     from tether.runs.report import Report
+    from tether.studies.choose import choose
     from tether.studies.start import compare, sweep
     from tether.testing import check_algorithm
     from tether.types import Spec, Transition

@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, arg, subcommand
 from tether._version import __version__
 from tether.cli.bandit import Bandit
 from tether.cli.bench import Bench
+from tether.cli.choose import Choose
 from tether.cli.compare import Compare
 from tether.cli.data import DATA_VERBS, Data
 from tether.cli.evaluate import Evaluate
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type] = {
     "serve": Serve,
     "plot": Plot,
     "compare": Compare,
+    "choose": Choose,
     "algorithms": Algorithms,
     "tasks": Tasks,
     "data": Data,
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = parse(_without_plugins(words))
     # Not Bench, which reports what compiling costs.
     dry = getattr(command, "dry_run", False)  # which writes nothing
-    cached = Train | Resume | Evaluate | Export | Serve | Compare | Sweep | Reproduce | Bandit | Data
+    cached = Train | Resume | Evaluate | Export | Serve | Compare | Choose | Sweep | Reproduce | Bandit | Data
     if isinstance(command, cached) and not dry:
         from tether.machine.cache import use_compilation_cache
         from tether.machine.start import note_command

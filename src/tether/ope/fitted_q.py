@@ -25,7 +25,7 @@ import optax
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks.layers import MLP, mish
-from tether.types import Array, Float, Key, PRNGKey, Scalar
+from tether.types import Array, Float, Int, Key, PRNGKey, Scalar
 
 __all__ = ["EvaluationData", "FittedQ", "Values", "fit_values"]
 
@@ -33,7 +33,7 @@ __all__ = ["EvaluationData", "FittedQ", "Values", "fit_values"]
 class EvaluationData(NamedTuple):
     """What policies are judged on, float32 arrays; observations and actions as the networks shall see them.
 
-    The last two are the candidates' own, drawn once: sampling a diffusion policy costs far more than fitting.
+    The two of candidates are drawn once: sampling a diffusion policy costs far more than fitting.
     """
 
     observation: Float[Array, "rows observation"]
@@ -44,6 +44,8 @@ class EvaluationData(NamedTuple):
     first_observation: Float[Array, "episodes observation"]
     next_action: Float[Array, "candidates rows action"]  # a'_c ~ pi_c(.|s')
     first_action: Float[Array, "candidates episodes draws action"]  # a_c ~ pi_c(.|s_0)
+    episode: Int[Array, " rows"] | None = None  # number of each row's; then every member has a sample of episodes
+    start: float | Scalar = 0.0  # value that all networks begin with
 
 
 class Values(NamedTuple):
@@ -84,6 +86,7 @@ class FittedQ(eqx.Module):
         """A fresh network with an output for each candidate."""
         candidates, sizes = data.next_action.shape[0], (data.observation.shape[1] + data.action.shape[1],)
         network = MLP(key, sizes[0], self.hidden_sizes, candidates, activation=mish, layer_norm=True)
+        network = eqx.tree_at(lambda mlp: mlp.layers[-1].bias, network, replace_fn=lambda bias: bias + data.start)
         return _Member(network, network, adam_init(network))
 
     def targets(self, target: MLP, data: EvaluationData, rows: Array) -> Float[Array, "rows candidates"]:
@@ -103,11 +106,13 @@ class FittedQ(eqx.Module):
         q = jax.vmap(lambda s, a: network(jnp.concatenate([s, a])))(observation, action)
         return jnp.mean(jnp.sum((q - target) ** 2, axis=1))
 
-    def fit_pool(self, member: _Member, data: EvaluationData, key: PRNGKey, rate: Scalar) -> tuple[_Member, Scalar]:
-        """`pool_updates` updates on one pool -> (the member, mean loss per candidate)."""
+    def fit_pool(
+        self, member: _Member, data: EvaluationData, own_rows: Int[Array, " rows"], key: PRNGKey, rate: Scalar
+    ) -> tuple[_Member, Scalar]:
+        """`pool_updates` updates on one pool of a member's own rows -> (the member, mean loss per candidate)."""
         rows_key, order_key = jax.random.split(key)
         size = self.pool_minibatches * self.batch_size
-        rows = jax.random.randint(rows_key, (size,), 0, data.reward.shape[0], jnp.int32)
+        rows = own_rows[jax.random.randint(rows_key, (size,), 0, own_rows.shape[0], jnp.int32)]
         target = self.targets(member.target, data, rows)
         observation, action = data.observation[rows], data.action[rows]
         orders = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(order_key, self.uses))
@@ -140,6 +145,7 @@ def _fit_pools(
     how: FittedQ,
     members: _Member,
     data: EvaluationData,
+    own_rows: Int[Array, "members rows"],
     keys: Key[Array, " members"],
     start: Array,
     count: Array,
@@ -149,15 +155,18 @@ def _fit_pools(
 ) -> tuple[_Member, Float[Array, " members"]]:
     """Pools start .. start+count-1 of `pools`, of all members."""
 
-    def one(lane: tuple[_Member, Array]) -> tuple[_Member, Scalar]:
+    def one(lane: tuple[_Member, Array, Array]) -> tuple[_Member, Scalar]:
+        member, rows, key = lane
+
         def pool(i: Array, carry: tuple[_Member, Scalar]) -> tuple[_Member, Scalar]:
             done = i.astype(jnp.float32) / pools.astype(jnp.float32)
             rate = how.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-            return how.fit_pool(carry[0], data, jax.random.fold_in(lane[1], i), rate)
+            return how.fit_pool(carry[0], data, rows, jax.random.fold_in(key, i), rate)
 
-        return jax.lax.fori_loop(start, start + count, pool, (lane[0], jnp.zeros(())))
+        return jax.lax.fori_loop(start, start + count, pool, (member, jnp.zeros(())))
 
-    return jax.lax.map(one, (members, keys)) if sequential else jax.vmap(one)((members, keys))
+    lanes = members, own_rows, keys
+    return jax.lax.map(one, lanes) if sequential else jax.vmap(one)(lanes)
 
 
 def fit_values(
@@ -168,8 +177,11 @@ def fit_values(
 ) -> Values:
     """Fit all members to all candidates in one compiled program.
 
+    Where the data say whose row is whose, each member sees a bootstrap sample of the episodes, so that their spread is
+    that of other logs of this size, and not of networks alone (Hao et al. 2021, arXiv 2102.03607).
     on_updates: told (updates done, all) a hundred times; what it raises ends the work.
     """
+    own_rows = jnp.asarray(_rows_of_members(how.members, data, seed))
     data = jax.tree.map(jnp.asarray, data)
     init_keys, keys = (jax.random.split(key, how.members) for key in jax.random.split(jax.random.key(seed)))
     members = jax.lax.map(lambda key: how.init(data, key), init_keys)
@@ -178,11 +190,26 @@ def fit_values(
     for start in range(0, pools, piece):
         count = min(piece, pools - start)
         numbers = jnp.int32(start), jnp.int32(count), jnp.int32(pools)
-        members, loss = _fit_pools(how, members, data, keys, *numbers, sequential=sequential)
+        members, loss = _fit_pools(how, members, data, own_rows, keys, *numbers, sequential=sequential)
         error = np.sqrt(np.asarray(jax.block_until_ready(loss), np.float64))
         on_updates(min((start + count) * how.pool_updates, how.updates), how.updates)
     first, highest = _judge(how, members, data)
     return Values(np.asarray(first, np.float64), error, float(highest))
+
+
+def _rows_of_members(members: int, data: EvaluationData, seed: int) -> Int[np.ndarray, "members rows"]:
+    """All rows for each; where episodes are known, those of as many episodes, drawn with replacement."""
+    rows = len(data.reward)
+    if data.episode is None:
+        return np.tile(np.arange(rows, dtype=np.int32), (members, 1))
+    episode, random = np.asarray(data.episode), np.random.default_rng(seed)
+    numbers, counts = np.unique(episode, return_counts=True)
+    order, ends, found = np.argsort(episode, kind="stable"), np.cumsum(counts), np.empty((members, rows), np.int32)
+    for member in range(members):
+        drawn = random.integers(len(numbers), size=len(numbers))
+        own = np.concatenate([order[ends[k] - counts[k] : ends[k]] for k in drawn])
+        found[member] = random.permutation(np.resize(own, max(rows, len(own))))[:rows]
+    return found
 
 
 @jax.jit

@@ -25,7 +25,7 @@ from tether.machine.start import Compilations, compilations, since_start
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.runs.alarms import alarms_of, describe_alarm, reachable_values, strange_metrics
 from tether.runs.callbacks import Callback, Callbacks, RunInfo
-from tether.runs.checkpoint import load_latest, save_checkpoint
+from tether.runs.checkpoint import load_checkpoint, load_latest, save_checkpoint
 from tether.runs.evaluations import QUEUE, Evaluations, How, evaluation_keys
 from tether.runs.jsonlines import Mark
 from tether.runs.plan import Plan
@@ -552,13 +552,13 @@ class Run:
         self.seconds["wall"] = time.perf_counter() - self.timeline.began
         self.seconds["evaluation"] = self.queue.seconds_played
 
-    def restore(self) -> bool:
-        """Go to the newest valid checkpoint; False, and nothing happens, where there is none at all.
+    def restore(self, checkpoint: Path | None = None) -> bool:
+        """Go to the newest valid checkpoint, or to another one; False, and nothing happens, where there is none at all.
 
-        Raises: CheckpointError where there are checkpoints but none is valid.
+        Raises: CheckpointError where there are checkpoints but none is valid, or the one that is asked for is not.
         """
         folder = self.plan.folder / "checkpoints"
-        if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
+        if checkpoint is None and (not folder.exists() or all(path.name[0] == "." for path in folder.iterdir())):
             return False
         shapes = self.groups.state_shapes(self.plan.prepared.spec)
         # NumPy arrays that take no memory: all lanes at once may be too many for the device.
@@ -570,9 +570,12 @@ class Run:
             return {"state": state, "keys": self.groups.keys, "evaluations": policies}
 
         refused: list[str] = []  # shown only where another one is used, else they are in the error
-        arrays, notes, used = load_latest(folder, like, refused.append)
-        for reason in refused:
-            self.display.warn(f"{reason}; going on from {used.name}")
+        if checkpoint is None:
+            arrays, notes, used = load_latest(folder, like, refused.append)
+            for reason in refused:
+                self.display.warn(f"{reason}; going on from {used.name}")
+        else:
+            arrays, notes = load_checkpoint(checkpoint, like)
         self.groups.put(arrays["state"], arrays["keys"])
         self.position = Position(*notes["position"])
         self.evaluated = notes["evaluated"]

@@ -1,0 +1,242 @@
+"""`tether choose` where it is known which policy is the best, and where nobody can know."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from make_data import tether as run_command
+
+import tether
+from tether.data import Normaliser
+from tether.errors import InputError
+from tether.ope.evidence import decisions_of, evidence_of
+from tether.ope.fitted_q import FittedQ, Values
+from tether.ope.own_critic import find_critic
+from tether.ope.ranking import rank
+from tether.ope.support import Support
+from tether.policies.deployed import DeployedPolicy, deploy
+from tether.runs.candidates import Candidate, read_candidates
+from tether.studies.choose import answer_line, choose_among, verdict
+from tether.types import Spec
+
+DISCOUNT, LOW, HIGH = 0.8, -3.0, 3.0  # of actions, in units of the plant
+SIZES: dict[str, Any] = {"hidden_sizes": (48, 48), "members": 3, "updates": 1024, "batch_size": 128}
+HOW = FittedQ(discount=DISCOUNT, learning_rate=2e-3, target_rate=0.02, **SIZES)
+
+
+class Proportional(eqx.Module):
+    """u = -gain x, as networks act: in [-1, 1]."""
+
+    gain: Any
+
+    def __call__(self, observation: Any, key: Any) -> Any:
+        return jnp.clip(-self.gain * observation / HIGH, -1.0, 1.0)
+
+
+def plant(episodes: int = 60, steps: int = 25) -> tether.Dataset:
+    """x' = 0.9 x + 0.5 u, paid -x^2 - u^2 / 10, operated by u = -0.4 x and noise."""
+    random, logs = np.random.default_rng(0), []
+    for _ in range(episodes):
+        x, rows = random.normal(), []
+        for _ in range(steps):
+            u = float(np.clip(-0.4 * x + 0.5 * random.normal(), LOW, HIGH))
+            rows.append((x, u, -(x**2) - 0.1 * u**2))
+            x = 0.9 * x + 0.5 * u
+        observation, action, reward = (np.array(column) for column in zip(*rows, strict=True))
+        logs.append({"observations": np.append(observation, x)[:, None], "actions": action[:, None], "rewards": reward})
+    logs = [log | {"terminals": False} for log in logs]
+    return tether.Dataset.from_episodes(logs, name="plant", action_low=LOW, action_high=HIGH)
+
+
+DATA = plant()
+
+
+def policy(gain: float) -> DeployedPolicy:
+    none = Normaliser(np.zeros(1, np.float32), np.ones(1, np.float32))
+    return deploy(Proportional(jnp.float32(gain)), Spec(1, 1), none, DATA.schema)
+
+
+def candidate(gain: float, name: str = "", **more: Any) -> Candidate:
+    return Candidate(name or f"gain {gain:g}", Path("nowhere"), "p", policy=policy(gain), **more)
+
+
+def true_value(gain: float) -> float:
+    """Of the first states, without the limits of the actions, which gains below 2 do not meet."""
+    first = np.array([DATA.observations[start, 0] for start in DATA.episode_bounds().starts])
+    return float(-(1 + 0.1 * gain**2) / (1 - DISCOUNT * (0.9 - 0.5 * gain) ** 2) * np.mean(first**2))
+
+
+# --- what a log says ----------------------------------------------------------------------------------------
+
+
+def test_evidence_is_the_log() -> None:
+    evidence = evidence_of(DATA, DISCOUNT, 10**6)
+    rows, starts = evidence.rows, DATA.episode_bounds().starts
+    assert len(evidence.episode) == len(rows.reward) == 60 * 24  # the last row of each has no next action
+    assert np.bincount(evidence.episode).tolist() == [24] * 60
+    np.testing.assert_array_equal(evidence.first_observation, DATA.observations[starts])
+    np.testing.assert_array_equal(rows.next_action[:23], rows.action[1:24])
+    powers = DISCOUNT ** np.arange(25)
+    np.testing.assert_allclose(evidence.returns[3], powers @ DATA.rewards[75:100] / (1 - DISCOUNT**25), rtol=1e-5)
+    assert evidence.reachable == pytest.approx((DATA.rewards.min() / (1 - DISCOUNT), 0.0))
+    fewer = evidence_of(DATA, DISCOUNT, 100)
+    assert len(fewer.rows.reward) == len(fewer.episode) == 100
+
+
+def test_an_episode_that_ended_is_worth_what_it_paid() -> None:
+    ended = dataclasses.replace(DATA, terminals=DATA.timeouts, timeouts=np.zeros(len(DATA), bool))
+    evidence = evidence_of(ended, DISCOUNT, 10**6)
+    assert evidence.returns[3] == pytest.approx(DISCOUNT ** np.arange(25) @ DATA.rewards[75:100], rel=1e-5)
+
+
+def test_decisions_are_in_the_units_of_the_data() -> None:
+    evidence = evidence_of(DATA, DISCOUNT, 500)
+    found = decisions_of(policy(0.6), evidence, DATA, draws=3)
+    np.testing.assert_allclose(found.following, -0.6 * evidence.rows.next_observation / HIGH, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found.there, -0.6 * evidence.rows.observation[evidence.places] / HIGH, rtol=1e-5, atol=1e-6
+    )
+    assert found.first.shape == (60, 3, 1)
+    two = Normaliser(np.zeros(2, np.float32), np.ones(2, np.float32))
+    with pytest.raises(InputError, match="sizes"):
+        decisions_of(deploy(Proportional(jnp.float32(1)), Spec(2, 1), two, DATA.schema), evidence, DATA)
+
+
+def test_support_is_measured_by_the_logs_own_decisions() -> None:
+    evidence = evidence_of(DATA, DISCOUNT, 10**6)
+    support, own = Support(evidence), np.asarray(evidence.rows.action)[evidence.places]
+    assert support.off(own) == pytest.approx(0.01, abs=0.002)
+    assert support.off(-0.4 * evidence.rows.observation[evidence.places] / HIGH) < 0.02
+    assert support.off(np.full_like(own, 1.0)) > 0.95
+
+
+# --- from values to answers ---------------------------------------------------------------------------------
+
+
+def values_of(first: Any) -> Values:
+    return Values(np.asarray(first, float), np.zeros(len(first)), 0.0)
+
+
+def test_errors_that_candidates_share_do_not_blur_their_order() -> None:
+    shared = np.random.default_rng(0).normal(0, 10, (5, 1, 40))
+    found = rank(values_of(shared + np.array([0.0, 1.0])[None, :, None]))
+    assert found.above(1, 0) > 0.99
+    assert found.low[1] < found.value[0] < found.high[1]  # though the intervals overlap
+    np.testing.assert_allclose(found.best(np.array([True, True])), [0, 1], atol=0.01)
+    np.testing.assert_array_equal(found.best(np.array([True, False])), [1, 0])
+
+
+def test_intervals_are_students() -> None:
+    random, inside = np.random.default_rng(0), 0
+    for _ in range(200):  # members that spread as estimates do, so that their mean is one more of them
+        found = rank(values_of(random.normal(size=(5, 1, 1))))
+        inside += bool(found.low[0] <= random.normal() <= found.high[0])
+    assert inside / 200 > 0.8
+    assert float(np.ptp([rank(values_of(np.full((3, 2, 4), 7.0))).draws])) == 0.0
+
+
+def test_the_best_policy_that_passes_the_gates_is_recommended() -> None:
+    gains = (0.0, 0.3, 0.9)
+    diverged = Candidate("diverged", Path("nowhere"), "p", faults=("lane diverged at train update 7",))
+    found = [diverged, candidate(-9.0, "unlike"), *map(candidate, gains)]
+    choice = choose_among(found, DATA, HOW, quiet=True)
+    assert choice.recommended == "gain 0.9"
+    assert [row.name for row in choice.rows] == ["gain 0.9", "gain 0.3", "gain 0", "unlike", "diverged"]
+    for row, gain in zip(choice.rows, reversed(gains), strict=False):
+        assert row.value == pytest.approx(true_value(gain), rel=0.2)
+        assert row.low is not None
+        assert row.low < float(row.value or 0.0)
+        assert not row.refused
+    assert sum(row.best for row in choice.rows) == pytest.approx(1.0)
+    assert choice.behaviour_fitted == pytest.approx(choice.behaviour, rel=0.1)
+    assert answer_line(choice).startswith("recommended: gain 0.9 (expected to lose")
+    assert json.loads(json.dumps(choice.to_json()))["recommended"] == "gain 0.9"
+    refused = {row.name: " ".join(row.refused) for row in choice.rows if row.refused}
+    assert "unlike any that were logged" in refused["unlike"]
+    assert refused["diverged"] == "lane diverged at train update 7"
+    none = choose_among([diverged], DATA, HOW, quiet=True)
+    assert answer_line(none) == "cannot rank these: no candidate passes the gates"
+
+
+def test_what_cannot_be_told_apart_is_not_ranked() -> None:
+    random, everybody = np.random.default_rng(0), np.ones(3, bool)
+    names, apart = ["one", "two", "three"], np.array([1.0, 2.0, 3.0])
+    noise = rank(values_of(random.normal(size=(5, 3, 1)) + np.ones((1, 1, 30))))
+    recommended, reason = verdict(noise, everybody, names, None, None)
+    assert recommended is None
+    assert "differ by less than they are known to" in reason
+    clear = rank(values_of(random.normal(0, 0.1, (5, 3, 30)) + apart[None, :, None]))
+    assert verdict(clear, everybody, names, 2.0, 2.5)[0] == "three"
+    recommended, reason = verdict(clear, everybody, names, 2.0, 9.0)
+    assert recommended is None
+    assert "fitted values give the policy that wrote the log 9, which earned 2" in reason
+    assert verdict(clear, np.array([True, True, False]), names, 2.0, 2.0)[0] == "two"
+
+
+# --- runs, checkpoints, policy folders ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two lanes, with held-out losses and two checkpoints, and its data beside it."""
+    folder = tmp_path_factory.mktemp("choose")
+    DATA.to_hdf5(folder / "plant.hdf5")
+    options = tether.Options(batch_size=32, checkpoint_every_updates=10, eval_every_updates=20, log_every_updates=20)
+    how: dict[str, Any] = {"options": options, "holdout": 0.2, "environment": "none", "quiet": True}
+    algorithm = tether.TD3BC(hidden_sizes=(8, 8), train_updates=20, discount=DISCOUNT)
+    tether.train(algorithm, str(folder / "plant.hdf5"), seeds=2, out=folder / "run", **how)
+    return folder
+
+
+def test_lanes_checkpoints_and_policies_are_candidates(trained: Path) -> None:
+    data = tether.load_dataset(str(trained / "plant.hdf5"))
+    run = trained / "run"
+    lanes = read_candidates(run, lambda folder: data)
+    assert [(one.name, one.lane, one.update) for one in lanes] == [("run, seed 0", 0, 20), ("run, seed 1", 1, 20)]
+    assert lanes[0].discount == DISCOUNT
+    assert all(name.endswith(("loss", "nll")) for name in lanes[0].losses)
+    assert lanes[0].losses["critic/q_loss"] > 0
+    assert find_critic(lanes[0].state) is lanes[0].state.critic
+    earlier = read_candidates(run / "checkpoints" / "train-000000010", lambda folder: data)
+    assert [(one.name, one.update, one.losses) for one in earlier] == [(f"run@10, seed {n}", 10, {}) for n in (0, 1)]
+    (kept,) = read_candidates(run / "policies" / "lane-1", lambda folder: data)
+    assert (kept.name, kept.lane, kept.seed, kept.update, kept.state) == ("policies/lane-1", 1, 1, 20, None)
+    evidence = evidence_of(data, DISCOUNT, 200)
+    one, other, before = (decisions_of(c.policy, evidence, data).following for c in (lanes[1], kept, earlier[1]))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    assert (one != before).any()
+
+
+def test_the_command(trained: Path) -> None:
+    small = ["--updates", 64, "--members", 2, "--rows", 500, "--quiet"]
+    code, out, err = run_command("choose", trained / "run", "--json", trained / "choice.json", *small)
+    answer = json.loads((trained / "choice.json").read_text())
+    assert (code, err) == (0 if answer["recommended"] else 1, "")
+    assert out.splitlines()[-2].startswith("recommended: " if answer["recommended"] else "cannot rank these: ")
+    assert {row["name"] for row in answer["rows"]} == {"run, seed 0", "run, seed 1"}
+    assert all(row["own_critic"] is not None and "critic/q_loss" in row["losses"] for row in answer["rows"])
+    code, again, _ = run_command("choose", trained / "run", "--json", "-", *small)
+    assert json.loads(again) == answer
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["choose"], "name at least one run"),
+        (["choose", "RUN/run", "RUN/run"], "named twice"),
+        (["choose", "RUN"], "neither a run folder, nor a checkpoint"),
+        (["choose", "RUN/run/policy"], "name data with --data"),
+        (["choose", "RUN/run", "--discount", "1"], "discount 1.0"),
+        (["choose", "RUN/run", "--members", "1"], "members 1"),
+        (["choose", "RUN/run", "--json", "nowhere/x.json"], "no such folder"),
+    ],
+)
+def test_bad_input(trained: Path, words: list[str], complaint: str) -> None:
+    code, out, err = run_command(*[word.replace("RUN", str(trained)) for word in words])
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert complaint in err
