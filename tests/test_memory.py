@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "texts": ({"rewards": ["a"] * N}, ("rewards has type <U1",)),
     "ragged": ({"observations": [[1.0], [1.0, 2.0]]}, ("observations is no array",)),
     "no flag": ({"terminals": np.arange(N)}, ("terminals holds 2 at row 2",)),
-    "discrete": ({"actions": np.arange(N)}, ("actions are int64: discrete", "float32")),
+    "discrete": ({"actions": np.arange(N)}, ("actions are int64: discrete", "continuous=True")),
     "one-hot": ({"actions": np.eye(N, dtype=int)}, ("actions are int64: discrete",)),
     "flat actions": ({"actions": np.zeros(N)}, ("actions has shape (12,)",)),
     "beyond": (
@@ -222,6 +222,21 @@ def test_demonstrations_have_no_rewards(tmp_path: Path) -> None:
     assert "episode 0 has no rewards" in refusal(Dataset.from_episodes, [bare[0], episodes(last_observation=False)[1]])
 
 
+def test_demonstrations_need_neither_rewards_nor_ends() -> None:
+    """Observations and actions are enough, as for `tether data import`: then no episode truly ended."""
+    bare = arrays(rewards=None, terminals=None, timeouts=None)
+    data = Dataset.from_arrays(**bare, episodes=np.arange(N) // 4)
+    assert not data.has_rewards
+    assert not data.terminals.any()
+    assert np.flatnonzero(data.timeouts).tolist() == [3, 7, 11]
+    assert "no episode truly ended" in data.notes[0]
+    assert "give terminals, timeouts or episodes" in refusal(Dataset.from_arrays, **bare)
+    made = [{name: part[name] for name in ("observations", "actions")} for part in episodes(last_observation=False)]
+    assert_equal(Dataset.from_episodes(made), data)
+    assert Dataset.from_episodes([part | {"rewards": np.ones(4)} for part in made]).has_rewards
+    assert Dataset.from_arrays(**arrays()).notes == ()
+
+
 def change(index: int, **changes: Any) -> list[dict[str, Any]]:
     made = episodes()
     made[index] |= changes
@@ -231,7 +246,7 @@ def change(index: int, **changes: Any) -> list[dict[str, Any]]:
 REFUSED_EPISODES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "none": ([], ("holds no episodes",)),
     "no actions": (change(1, actions=None), ("episode 1: has no actions",)),
-    "no flags": (change(2, terminations=None), ("episode 2: has no terminals or terminations", "give False")),
+    "no flags": (change(2, terminations=None), ("episode 2 has no terminals, others have",)),
     "two names": (change(0, terminals=True), ("episode 0: has terminals and terminations",)),
     "early end": (change(0, terminations=[0, 1, 0, 1]), ("episode 0: terminations is set at row 1", "last row 3")),
     "flag": (change(0, truncations=[0, 0, 0, 2]), ("episode 0: truncations holds 2 at row 3",)),

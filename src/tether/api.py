@@ -68,6 +68,7 @@ def train(
     observation_transform: str = "none",
     data_filter: str = "none",
     holdout: str | float = "none",
+    continuous: bool = False,
     environment: str | None = None,
     horizon: int | None = None,
     out: str | Path | None = None,
@@ -87,6 +88,7 @@ def train(
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
     holdout: episodes that are not trained on: a fraction such as 0.1, or "mask=NAME"; losses on them are in the metrics
         as "validation/NAME" (docs/callbacks.md).
+    continuous: as of `tether.load_dataset`, of a source.
     environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
         data set's name says, or the record of its collection.
     horizon: steps after which evaluated episodes are cut, where not as the environment says; needed for one without a
@@ -109,7 +111,7 @@ def train(
     if lanes is None:
         lanes = make_lanes(algorithm, _seeds(seeds), {} if sweep is None else sweep)
     _check_seeds(lanes)
-    data = _loaded(dataset, quiet)
+    data = _loaded(dataset, quiet, continuous)
     import_environment(environment)
     place = task_for(data, environment, horizon)
     check_callbacks(callbacks, evaluated=place.task is not None)
@@ -193,10 +195,10 @@ def _options(options: Any) -> Options:
     return options or Options()
 
 
-def _loaded(dataset: Any, quiet: bool) -> Dataset:
+def _loaded(dataset: Any, quiet: bool, continuous: bool) -> Dataset:
     """The data set, or that of a source. Raises InputError for anything else."""
     if isinstance(dataset, str | Path):
-        return load_dataset(str(dataset), downloads=Downloads(quiet=quiet))
+        return load_dataset(str(dataset), downloads=Downloads(quiet=quiet), continuous=continuous)
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"dataset is a {type(dataset).__name__}: give a tether.Dataset (Dataset.from_arrays, from_episodes, "

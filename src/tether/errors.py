@@ -5,6 +5,9 @@ from collections.abc import Iterable
 
 LONGEST = 200  # characters of a value in a message
 
+OPTIONS = {"continuous=True": "--continuous"}
+"""What a Python program says, as messages of the library have it -> the option of the command line that means it."""
+
 
 class InputError(ValueError):
     """Bad input or wrong usage: one line that names the value, the place and the choices.
@@ -15,6 +18,13 @@ class InputError(ValueError):
 
 class ArgumentError(InputError, TypeError):
     """A keyword argument that a class or function does not take; also a TypeError, as Python raises one for it."""
+
+
+def in_options(message: str) -> str:
+    """A message of the library in the words of the command line."""
+    for said, option in OPTIONS.items():
+        message = message.replace(said, option)
+    return message
 
 
 def shortened(value: object, longest: int = LONGEST) -> str:

@@ -62,6 +62,8 @@ class Compare:
     """How all see rewards, e.g. iql_locomotion."""
     observation_transform: Annotated[str | None, hint("each preset's, or none", "NAME")] = None
     """How all see observations, e.g. standardise."""
+    continuous: bool = False
+    """Actions of whole numbers are levels, not choices among which they are indices."""
     eval_every_updates: Annotated[int | None, hint("a tenth of the updates")] = None
     """Updates between evaluations."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 10
@@ -129,6 +131,7 @@ class Compare:
             horizon=self.horizon,
             reward_transform=self.reward_transform,
             observation_transform=self.observation_transform,
+            continuous=self.continuous,
             eval_every_updates=self.eval_every_updates,
             eval_episodes=self.eval_episodes,
             precision=self.precision,

@@ -13,7 +13,7 @@ from tether.cli.parts import (
     hint,
     print_out,
 )
-from tether.errors import InputError
+from tether.errors import InputError, in_options
 
 __all__ = ["DATA_VERBS", "DEFAULT_DATASET", "Data"]
 
@@ -33,13 +33,15 @@ class Show:
 
     source: Annotated[Positional[str], arg(metavar="DATASET")] = DEFAULT_DATASET
     """A source, as for `tether train`: a name or a path."""
+    continuous: bool = False
+    """Actions of whole numbers are levels, not choices among which they are indices."""
 
     def run(self) -> int:
         """Print the summary."""
         from tether.data import load_dataset
         from tether.data.show import summary_table
 
-        print_out(summary_table(load_dataset(self.source)))
+        print_out(summary_table(load_dataset(self.source, continuous=self.continuous)))
         return 0
 
 
@@ -84,6 +86,8 @@ class Check:
         Literal["imitation", "offline-rl"] | None, hint("offline-rl, or imitation without rewards", "PURPOSE")
     ] = None
     """What the data are judged for: offline-rl, or imitation, which looks at no rewards."""
+    continuous: bool = False
+    """Actions of whole numbers are levels, not choices among which they are indices."""
     quiet: bool = False
     """No progress on stderr."""
 
@@ -98,10 +102,11 @@ class Check:
         if self.fix is not None:
             check_target(self.fix)
         with progress_line(self.quiet) as progress:
-            report = last = check(self.source, progress, self.purpose)
+            report = last = check(self.source, progress, self.purpose, self.continuous)
             repaired = self.fix is not None and bool(report.fixable() or self.only)
             if self.fix is not None and repaired:
                 report, last = repair(self.source, report, self.fix, self.only, progress)
+            report = dataclasses.replace(report, refused=in_options(report.refused))
             progress("pictures")
             paths = report.save(self.out or Path(f"check-{report.data.raw.name.replace('/', '-')}"))
         print_out(report.table())
@@ -173,6 +178,8 @@ class Import:
     """`none`: the CSV file's first line is a row, and its columns are called c0, c1, ..."""
     decimal: Literal["auto", "point", "comma"] = "auto"
     """What stands before the fraction in a CSV file, where its numbers do not tell ("1,201")."""
+    encoding: Annotated[str | None, hint("UTF-8, UTF-16 with its mark, or cp1252", "NAME")] = None
+    """How a CSV file's text is written: shift_jis, gb18030, cp1251, ..."""
     side_by_side: bool = False
     """Arrays are (steps, environments, ...), as vector environments record them, not (episodes, steps, ...)."""
     continuous: bool = False

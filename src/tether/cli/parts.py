@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from tether.errors import InputError
+from tether.errors import InputError, in_options
 
 __all__ = ["Assignments", "Folder", "Loggers", "Precision", "assignments", "fail", "hint", "print_out", "show_report"]
 
@@ -53,7 +53,7 @@ Loggers = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME")]
 
 def fail(code: int, message: str) -> int:
     """One line on stderr, without what a terminal would obey: names in files are anybody's."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(in_options(message).split()))
     sys.stderr.write(f"tether: {line}\n")
     return code
 

@@ -82,6 +82,8 @@ class Train:
     """Which episodes to train on: top=0.1 keeps the tenth with the highest returns."""
     holdout: Annotated[str, hint("none", "FRACTION")] = "none"
     """Episodes not to train on, or mask=NAME: losses on them are logged, to stop early and to choose by."""
+    continuous: bool = False
+    """Actions of whole numbers are levels, not choices among which they are indices."""
     out: Annotated[Path | None, hint("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
     """The run folder; must not exist, or be empty."""
     logger: Loggers = ()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,7 @@ class Dataset:
         recorded_episodes: (N,) the number of the episode that each row was recorded in, -1 - number where rows of it
             are missing: then flags end pieces of it, whose returns are not those of episodes. None: what flags end are
             the episodes.
+        continuous: actions of whole numbers are levels; otherwise such as can be choices are refused (docs/data.md).
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
@@ -105,13 +106,14 @@ class Dataset:
     has_rewards: bool = True
     notes: tuple[str, ...] = ()
     recorded_episodes: np.ndarray | None = None
+    continuous: bool = False
 
     def __post_init__(self) -> None:
         where = self.source.location
         rows = len(self.observations) if np.ndim(self.observations) else 0
         if rows == 0:
             raise InputError(f"{where}: observations have no rows; a data set needs at least one transition")
-        if self.schema is None:  # whoever gave one has looked
+        if self.schema is None and not self.continuous:  # whoever gave a schema has looked
             refuse_choices(where, self.actions)
         columns: dict[str, np.ndarray] = {
             "observations": _matrix(where, "observations", self.observations, rows),
@@ -145,8 +147,8 @@ class Dataset:
         cls,
         observations: Any,
         actions: Any,
-        rewards: Any,
-        terminals: Any,
+        rewards: Any = None,
+        terminals: Any = None,
         *,
         timeouts: Any = None,
         episodes: Any = None,
@@ -158,6 +160,7 @@ class Dataset:
         action_names: Names | None = None,
         action_low: Bound | None = None,
         action_high: Bound | None = None,
+        continuous: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> "Dataset":
         """Data in memory: N rows, one per environment step, rows of an episode adjacent and in order.
@@ -171,7 +174,7 @@ class Dataset:
             actions: (N, A) continuous actions in [-1, 1], or in any range that `action_low` and `action_high` state;
                 or a dictionary.
             rewards: (N,), as the environment paid them; None where nobody recorded any (demonstrations).
-            terminals: (N,) flags: the task truly ended with this row.
+            terminals: (N,) flags: the task truly ended with this row; None where no episode did.
             timeouts: (N,) flags: the recording was cut after this row (gymnasium's truncations).
             episodes: (N,) whole numbers or texts, equal within each episode: an episode ends where the next row has
                 another one, and the last row ends one. Needed where neither flag tells episodes apart.
@@ -181,6 +184,8 @@ class Dataset:
             name: of the data set in results; `hopper-medium-v2` is evaluated and scored as D4RL's.
             observation_names, action_names: what the columns are called: O names, or name -> how many numbers.
             action_low, action_high: the robot's own range, one number for all actions or one each. Policies act in it.
+            continuous: actions of whole numbers are levels. Without it those that may be choices are refused
+                (docs/data.md).
             metadata: small scalars to keep with the data.
 
         Raises:
@@ -189,9 +194,10 @@ class Dataset:
         """
         from tether.data.memory import arguments_of_arrays
 
-        arrays = {"observations": observations, "actions": actions, "terminals": terminals}
+        arrays = {"observations": observations, "actions": actions}
         optional = {
             "rewards": rewards,
+            "terminals": terminals,
             "timeouts": timeouts,
             "episodes": episodes,
             "next_observations": next_observations,
@@ -199,7 +205,8 @@ class Dataset:
         }
         arrays |= {column: value for column, value in optional.items() if value is not None}
         names, bounds = (observation_names, action_names), (action_low, action_high)
-        return cls(**arguments_of_arrays(name, arrays, names, bounds, exact_next_observations, metadata or {}))
+        exact = exact_next_observations
+        return cls(**arguments_of_arrays(name, arrays, names, bounds, exact, metadata or {}, continuous))
 
     @classmethod
     def from_episodes(
@@ -211,6 +218,7 @@ class Dataset:
         action_names: Names | None = None,
         action_low: Bound | None = None,
         action_high: Bound | None = None,
+        continuous: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> "Dataset":
         """Data in memory from a list of episodes: dictionaries, or objects with attributes.
@@ -218,9 +226,9 @@ class Dataset:
         Args:
             episodes: each with `observations` (T+1, O), the one after the last action included, or (T, O);
                 `actions` (T, A); `rewards` (T,), or none in any episode; `terminals` or `terminations`, (T,) or one
-                flag for the last row; perhaps `timeouts` or `truncations` in the same way. An episode without a flag
-                was cut at its end. Observations and actions may be dictionaries of arrays.
-            name, observation_names, action_names, action_low, action_high, metadata: as of `from_arrays`.
+                flag for the last row, or none in any episode; perhaps `timeouts` or `truncations` in the same way. An
+                episode without a flag was cut at its end. Observations and actions may be dictionaries of arrays.
+            name, observation_names, action_names, action_low, action_high, continuous, metadata: as of `from_arrays`.
 
         Raises:
             InputError: as `from_arrays`, naming episode and array; a flag before an episode's last row; no episode.
@@ -228,7 +236,7 @@ class Dataset:
         from tether.data.memory import arguments_of_episodes
 
         names, bounds = (observation_names, action_names), (action_low, action_high)
-        return cls(**arguments_of_episodes(name, episodes, names, bounds, metadata or {}))
+        return cls(**arguments_of_episodes(name, episodes, names, bounds, metadata or {}, continuous))
 
     @classmethod
     def from_gymnasium(
@@ -237,6 +245,7 @@ class Dataset:
         *,
         environment: Any = None,
         name: str = "memory",
+        continuous: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> "Dataset":
         """Data in memory from recorded gymnasium episodes, such as Minari's `EpisodeData` and `EpisodeBuffer`.
@@ -246,14 +255,14 @@ class Dataset:
                 `truncations` (T). Dictionary and tuple spaces are flattened by name. `infos["success"]` is kept.
             environment: the environment that was recorded: it states the range of the actions, and is what
                 `tether.train` then evaluates in. None: actions lie in [-1, 1].
-            name, metadata: as of `from_arrays`.
+            name, continuous, metadata: as of `from_arrays`; an environment with a box of actions says continuous, too.
 
         Raises:
             InputError: as `from_episodes`; discrete or unbounded action spaces.
         """
         from tether.data.memory import arguments_of_gymnasium
 
-        return cls(**arguments_of_gymnasium(name, episodes, environment, metadata or {}))
+        return cls(**arguments_of_gymnasium(name, episodes, environment, metadata or {}, continuous))
 
     @classmethod
     def from_frame(
@@ -268,9 +277,12 @@ class Dataset:
         truncated: str | None = None,
         time: str | None = None,
         next_observation: str | Sequence[str] = (),
+        missing: Literal["refuse", "drop", "hold"] = "refuse",
+        max_gap: float | None = None,
         name: str = "memory",
         action_low: Bound | None = None,
         action_high: Bound | None = None,
+        continuous: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> "Dataset":
         """Data in memory from a pandas or polars frame, or whatever else has `__arrow_c_stream__`; needs pyarrow.
@@ -283,7 +295,10 @@ class Dataset:
             terminal, truncated: columns of flags.
             time: the column to sort each episode's rows by.
             next_observation: what was seen after the action, where rows are in any order (s, a, r, s').
-            name, action_low, action_high, metadata: as of `from_arrays`.
+            missing: rows with an entry that is missing or not finite are refused, dropped (the episode ends there, as
+                truncated), or hold the value of the row before.
+            max_gap: a longer step of `time` ends an episode; in its unit, in seconds where it shows times.
+            name, action_low, action_high, continuous, metadata: as of `from_arrays`.
 
         Raises:
             InputError: no pyarrow; columns that are missing, meant twice or not of the kind needed, with the choices;
@@ -293,7 +308,8 @@ class Dataset:
 
         meant = {"observation": observation, "action": action, "reward": reward, "episode": episode}
         meant |= {"terminal": terminal, "truncated": truncated, "time": time, "next_observation": next_observation}
-        return cls(**arguments_of_frame(name, frame, meant, (action_low, action_high), metadata or {}))
+        meant |= {"missing": missing, "max_gap": max_gap}
+        return cls(**arguments_of_frame(name, frame, meant, (action_low, action_high), metadata or {}, continuous))
 
     def replace(self, **columns: Any) -> "Dataset":
         """The same data with other columns, in memory: no longer those of the file they were read from."""

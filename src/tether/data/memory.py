@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.data.choices import refuse_choices
+from tether.data.choices import IN_PYTHON, refuse_choices
 from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.hdf5 import as_scalar, new_hdf5
 from tether.data.logs.tables import natural
@@ -30,7 +30,9 @@ Bounds = tuple[Bound | None, Bound | None]
 Metadata = Mapping[str, Any]
 Arguments = dict[str, Any]
 """What `Dataset(**arguments)` takes: `Dataset` is made of them where it is defined, and checks them."""
+GIVE_BOUNDS = "give action_low and action_high"
 SUCCESS = "success"  # of gymnasium's infos
+NO_TERMINALS = "no terminals: no episode truly ended; training values what would have followed"
 FLAGS = {"terminals": ("terminals", "terminations"), "timeouts": ("timeouts", "truncations")}
 """Column -> what it is called in recordings."""
 
@@ -42,11 +44,12 @@ def arguments_of_arrays(
     bounds: Bounds,
     exact_next_observations: bool,
     metadata: Metadata,
+    continuous: bool,
 ) -> Arguments:
     """See `Dataset.from_arrays`. arrays: its array arguments, those that are given."""
     where = Source.memory(name).location
     matrices = ("observations", "actions", "next_observations")
-    entries = {key: _entries(where, key, arrays[key]) for key in matrices if key in arrays}
+    entries = {key: _entries(where, key, arrays[key], continuous) for key in matrices if key in arrays}
     columns: dict[str, Any] = {key: _array(where, key, arrays[key]) for key in arrays if key not in matrices}
     columns |= {key: _side_by_side(where, key, parts) for key, parts in entries.items()}
     following = entries.get("next_observations")
@@ -64,22 +67,23 @@ def arguments_of_arrays(
     if not rows:
         raise InputError(f"{where}: observations have no rows; a data set needs at least one transition")
     columns |= _checked_flags(where, columns, rows)
-    has_rewards = "rewards" in columns
+    more: dict[str, Any] = {"has_rewards": "rewards" in columns, "continuous": continuous}
     columns.setdefault("rewards", np.zeros(rows, np.float32))
-    exact = following is not None and exact_next_observations
-    return _made(name, columns, sizes, bounds, metadata, exact_next_observations=exact, has_rewards=has_rewards)
+    more["exact_next_observations"] = following is not None and exact_next_observations
+    more["notes"] = () if "terminals" in arrays else (NO_TERMINALS,)
+    return _made(name, columns, sizes, bounds, metadata, **more)
 
 
 def _checked_flags(where: str, columns: dict[str, Any], rows: int) -> dict[str, np.ndarray]:
     """Terminals and time-outs; takes `episodes` out of the columns."""
-    terminals = flags_of(where, "terminals", columns["terminals"], rows)
+    terminals = flags_of(where, "terminals", columns.pop("terminals", np.zeros(rows, bool)), rows)
     timeouts = flags_of(where, "timeouts", columns.get("timeouts", np.zeros(rows, bool)), rows)
     if "episodes" in columns:
         timeouts = timeouts | (_ends(where, columns.pop("episodes"), rows) & ~terminals)
     elif "timeouts" not in columns and not terminals.any():
         raise InputError(
-            f"{where}: no row is terminal, so nothing tells episodes apart; give timeouts or episodes (for one "
-            "recording without a break, timeouts that are all false)"
+            f"{where}: no row is terminal, so nothing tells episodes apart; give terminals, timeouts or episodes (for "
+            "one recording without a break, timeouts that are all false)"
         )
     return {"terminals": terminals, "timeouts": timeouts}
 
@@ -94,6 +98,10 @@ def _made(
 ) -> Arguments:
     """The data set of columns in the robot's units."""
     where = Source.memory(name).location
+    if more["continuous"] and columns["actions"].dtype.kind in "biu":
+        columns["actions"] = columns["actions"].astype(np.float32)
+    if not more["continuous"]:
+        refuse_choices(where, columns["actions"], _numbered(sizes["actions"]))
     stated = any(bound is not None for bound in bounds)
     box = _box(where, bounds if stated else (-1, 1), sum(sizes["actions"].values()))
     columns["actions"] = _to_unit(where, columns["actions"], box, stated)
@@ -110,6 +118,12 @@ def _made(
     )
 
 
+def _numbered(sizes: Mapping[str, int]) -> list[str]:
+    """A name for each number."""
+    parts = [(name, index, size) for name, size in sizes.items() for index in range(size)]
+    return [name if name and size == 1 else f"{name}/{index}".lstrip("/") for name, index, size in parts]
+
+
 # --- arrays -------------------------------------------------------------------------------------------------
 
 
@@ -122,17 +136,17 @@ def _array(where: str, column: str, value: Any) -> np.ndarray:
     return array.copy() if array.dtype in (np.float32, np.bool_) else array  # others are converted, which copies
 
 
-def _entries(where: str, column: str, value: Any, tuples: bool = False) -> dict[str, np.ndarray]:
+def _entries(where: str, column: str, value: Any, continuous: bool, tuples: bool = False) -> dict[str, np.ndarray]:
     """The entries of a dictionary (or tuple) by name; a plain array, which `Dataset` checks, under the name ""."""
     if isinstance(value, Mapping) or (tuples and isinstance(value, tuple)):
         entries = flat(value, f"{where}: {column}")
     else:
         entries = {"": _array(where, column, value)}
-    for name, array in entries.items() if column == "actions" else ():
+    for name, array in entries.items() if column == "actions" and not continuous else ():
         if array.dtype.kind in "biu":
             raise InputError(
-                f"{where}: actions{_quoted(name)} are {array.dtype}: discrete; tether trains on continuous actions (if "
-                "they are whole numbers of a continuous quantity, give them as float32)"
+                f"{where}: actions{_quoted(name)} are {array.dtype}: discrete; tether trains on continuous actions "
+                f"(where whole numbers really are levels, say {IN_PYTHON}; they become float32)"
             )
     return entries
 
@@ -211,9 +225,7 @@ def _to_unit(where: str, actions: np.ndarray, box: ActionBox, stated: bool) -> n
     if outside := box.first_outside(actions, ACTION_TOLERANCE):
         row, index = outside
         low, high = box.low[index], box.high[index]
-        bounds = (
-            f"action_low {low:g} and action_high {high:g}" if stated else "[-1, 1]; give action_low and action_high"
-        )
+        bounds = f"action_low {low:g} and action_high {high:g}" if stated else f"[-1, 1]; {GIVE_BOUNDS}"
         raise InputError(f"{where}: actions hold {actions[outside]:g} at row {row}, entry {index}, beyond {bounds}")
     return actions if box.is_unit() else box.to_unit(actions)
 
@@ -239,6 +251,7 @@ class _Episode(NamedTuple):
     timeouts: np.ndarray
     successes: np.ndarray | None
     has_rewards: bool  # else they are zeros
+    has_terminals: bool  # else none is set
 
     @property
     def steps(self) -> int:
@@ -256,6 +269,7 @@ def arguments_of_episodes(
     names: tuple[Names | None, Names | None],
     bounds: Bounds,
     metadata: Metadata,
+    continuous: bool,
     *,
     tuples: bool = False,
     recorded_in: Callable[[int, int], Task | None] = lambda observation_size, action_size: None,
@@ -265,7 +279,7 @@ def arguments_of_episodes(
     tuples: those of arrays are entries. recorded_in: the environment of data of these sizes.
     """
     where = Source.memory(name).location
-    parts = [_episode(value, f"{where}: episode {number}", tuples) for number, value in enumerate(episodes)]
+    parts = [_episode(value, f"{where}: episode {number}", continuous, tuples) for number, value in enumerate(episodes)]
     if not parts:
         raise InputError(f"{where}: holds no episodes")
     first = parts[0]
@@ -274,8 +288,9 @@ def arguments_of_episodes(
         found = {key: widths(getattr(part, key)) for key in sizes}
         if found != sizes:
             raise InputError(f"{where}: episode {number} has columns {found}, episode 0 {sizes}")
-        if part.has_rewards != first.has_rewards:
-            raise InputError(f"{where}: episode {number if first.has_rewards else 0} has no rewards, others have")
+        for key, has in (("rewards", part.has_rewards), ("terminals", part.has_terminals)):
+            if has != getattr(first, f"has_{key}"):
+                raise InputError(f"{where}: episode {0 if has else number} has no {key}, others have")
         if part.has_last_observation != first.has_last_observation:
             raise InputError(
                 f"{where}: episode {number} has {part.steps + part.has_last_observation} observations for {part.steps} "
@@ -297,6 +312,7 @@ def arguments_of_episodes(
     task = recorded_in(columns["observations"].shape[1], columns["actions"].shape[1])
     exact = first.has_last_observation
     more = {"exact_next_observations": exact, "recorded_in": task, "has_rewards": first.has_rewards}
+    more |= {"continuous": continuous, "notes": () if first.has_terminals else (NO_TERMINALS,)}
     return _made(name, columns, sizes, bounds, metadata, **more)
 
 
@@ -304,13 +320,13 @@ def _rows(entries: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str,
     return {name: array[start:stop] for name, array in entries.items()}
 
 
-def _episode(value: Any, where: str, tuples: bool) -> _Episode:
+def _episode(value: Any, where: str, continuous: bool, tuples: bool) -> _Episode:
     """Raises InputError naming the episode and the array that does not fit."""
     get = _getter(value)
     for key in ("observations", "actions"):
         if get(key) is None:
             raise InputError(f"{where}: has no {key}; a dictionary or an object with {key} is needed")
-    observations, actions = (_entries(where, key, get(key), tuples) for key in ("observations", "actions"))
+    observations, actions = (_entries(where, key, get(key), continuous, tuples) for key in ("observations", "actions"))
     has_rewards = get("rewards") is not None
     given = get("rewards") if has_rewards else np.zeros(len(next(iter(actions.values()), ())), np.float32)
     rewards = _array(where, "rewards", given)
@@ -328,12 +344,12 @@ def _episode(value: Any, where: str, tuples: bool) -> _Episode:
                     f"{where}: {key}{_quoted(name)} has {len(array)} rows for {steps} rewards; {wanted} needed"
                 )
     terminals, timeouts = (_flag(get, key, steps, where) for key in ("terminals", "timeouts"))
-    if terminals is None:
-        names = " or ".join(FLAGS["terminals"])
-        raise InputError(f"{where}: has no {names}; give False where it did not truly end")
+    has_terminals = terminals is not None
+    terminals = np.zeros(steps, bool) if terminals is None else terminals
     timeouts = np.zeros(steps, bool) if timeouts is None else timeouts
     timeouts[-1] |= not terminals[-1]
-    return _Episode(observations, actions, rewards, terminals, timeouts, _successes(get, steps), has_rewards)
+    successes = _successes(get, steps)
+    return _Episode(observations, actions, rewards, terminals, timeouts, successes, has_rewards, has_terminals)
 
 
 def _getter(value: Any) -> Callable[[str], Any]:
@@ -370,7 +386,9 @@ def _successes(get: Callable[[str], Any], steps: int) -> np.ndarray | None:
 # --- gymnasium ----------------------------------------------------------------------------------------------
 
 
-def arguments_of_gymnasium(name: str, episodes: Iterable[Any], environment: Any, metadata: Metadata) -> Arguments:
+def arguments_of_gymnasium(
+    name: str, episodes: Iterable[Any], environment: Any, metadata: Metadata, continuous: bool
+) -> Arguments:
     """See `Dataset.from_gymnasium`."""
     where = Source.memory(name).location
     episodes = list(episodes)
@@ -378,7 +396,13 @@ def arguments_of_gymnasium(name: str, episodes: Iterable[Any], environment: Any,
         if missing := [key for key in ("terminations", "truncations") if _getter(value)(key) is None]:
             raise InputError(f"{where}: episode {number}: has no {' and no '.join(missing)}; see from_episodes")
     bounds, task = _space_bounds(where, environment), functools.partial(_recorded_in, environment)
-    data = arguments_of_episodes(name, episodes, (None, None), bounds, metadata, tuples=True, recorded_in=task)
+    continuous = continuous or environment is not None  # its box says so
+    try:
+        data = arguments_of_episodes(
+            name, episodes, (None, None), bounds, metadata, continuous, tuples=True, recorded_in=task
+        )
+    except InputError as error:  # the bounds are no arguments here
+        raise InputError(str(error).replace(GIVE_BOUNDS, "give environment=, which says their range")) from None
     if not data.get("exact_next_observations"):
         raise InputError(f"{where}: gymnasium's episodes have one observation more than actions; see from_episodes")
     return data
@@ -423,7 +447,7 @@ def _recorded_in(environment: Any, observation_size: int, action_size: int) -> T
 
 
 def arguments_of_frame(
-    name: str, frame: Any, meant: Mapping[str, Any], bounds: Bounds, metadata: Metadata
+    name: str, frame: Any, meant: Mapping[str, Any], bounds: Bounds, metadata: Metadata, continuous: bool
 ) -> Arguments:
     """See `Dataset.from_frame`. meant: what `ColumnOptions` takes, None where not said."""
     from tether.data.logs.columns import ColumnOptions, resolve
@@ -445,9 +469,9 @@ def arguments_of_frame(
         mended = Mended()
         pieces = list(rows_of([table], plan, mended))
     except InputError as error:  # written for the command line
-        raise InputError(re.sub(r"--(\w[\w-]*)", lambda match: match[1].replace("-", "_"), str(error))) from None
+        raise InputError(_in_python(str(error))) from None
     if not pieces:
-        raise InputError(f"{where}: the frame holds no rows")
+        raise InputError(f"{where}: the frame holds no rows" + (" without a gap" if mended.dropped_rows else ""))
     rows = joined_rows(pieces)._asdict()
     del rows["infos"]
     rows["recorded_episodes"] = mended.episodes(rows.pop("recorded"))
@@ -455,11 +479,17 @@ def arguments_of_frame(
         f"{key}s": {column: stop - start for column, (start, stop) in plan.named(getattr(plan, key)).items()}
         for key in ("observation", "action")
     }
-    if bounds == (None, None):
-        refuse_choices(where, rows["actions"], list(plan.named(plan.action)))
     exact = rows["next_observations"] is not None
-    more = {"exact_next_observations": exact, "has_rewards": plan.reward.recorded}
-    return _made(name, rows, sizes, bounds, metadata, **more)
+    more = {"exact_next_observations": exact, "has_rewards": plan.reward.recorded, "continuous": continuous}
+    notes = tuple(map(_in_python, mended.notes(plan)))
+    return _made(name, rows, sizes, bounds, metadata, **more, notes=notes)
+
+
+def _in_python(message: str) -> str:
+    """A message about options of `tether data import` in the words of arguments."""
+    message = message.replace("say to tether data import what", "say what")
+    option = r"--([a-z][\w-]*)(?: (drop|hold|none|every-row)\b)?"
+    return re.sub(option, lambda match: match[1].replace("-", "_") + (f"={match[2]!r}" if match[2] else ""), message)
 
 
 # --- to a file ----------------------------------------------------------------------------------------------
@@ -483,7 +513,7 @@ def write_hdf5(data: Any, path: Path) -> Path:
             file[RECORDED_KEY] = data.recorded_episodes
         for key, value in data.metadata.items():
             file.attrs[key] = value
-        rules = ("exact_next_observations", "terminals_end_episodes")
+        rules = ("exact_next_observations", "terminals_end_episodes", *(("continuous",) if data.continuous else ()))
         file[LAYOUT_KEY] = json.dumps({rule: getattr(data, rule) for rule in rules})
         if data.schema is not None:
             file[SCHEMA_KEY] = json.dumps(data.schema.to_json())

@@ -21,6 +21,7 @@ __all__ = [
     "MASKS_KEY",
     "RECORDED_KEY",
     "SCHEMA_KEY",
+    "UNIT",
     "ActionBox",
     "Layout",
     "Schema",

@@ -1,11 +1,13 @@
 """One grammar for data sources (design section 5): from what a user writes to a `Dataset`."""
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tether.data.choices import IN_PYTHON
 from tether.data.dataset import Dataset
 from tether.data.hdf5 import open_hdf5
 from tether.data.logs.importing import read_table
@@ -68,7 +70,7 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.hdf5"))
 
 
-def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
+def load_dataset(source: str, *, downloads: Downloads | None = None, continuous: bool = False) -> Dataset:
     """Loads a data set by name or path.
 
     A bundled name (`halfcheetah-medium-small`), `d4rl:NAME`, `minari:ID`, `ogbench:NAME`, `lerobot:PATH`, a `*.hdf5`
@@ -78,19 +80,21 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     A bundled name wins over a file or folder of the same name; write `./name` for the latter.
 
     downloads: mirrors, cache, offline mode of `d4rl:`; by default as the environment says.
+    continuous: actions of whole numbers are levels. Without it those that may be choices are refused (docs/data.md).
+        Levels beyond [-1, 1] are mapped to it from their own range; the policy answers in the recorded numbers.
 
     Raises:
         InputError: a source of another kind, an unknown name, a file that its reader refuses, or that no mirror
             gives.
     """
     if source in bundled_names():
-        dataset = _read_d4rl(BUNDLED / f"{source}.hdf5")
+        dataset = _read_d4rl(BUNDLED / f"{source}.hdf5", continuous)
         return replace(dataset, source=Source(source, dataset.source.digest))
     prefix, colon, name = source.partition(":")
     if colon and prefix == "d4rl" and downloads is not None:
-        return _read_d4rl_by_name(name, downloads)
+        return _read_d4rl_by_name(name, downloads, continuous)
     if colon and prefix in READERS:
-        return _named(READERS[prefix](name), prefix, name)
+        return _named(_read_by_prefix(prefix, name, continuous), prefix, name)
     if colon and prefix == "memory":
         raise _refused(source, "these were data in memory; give a file that `Dataset.to_hdf5` wrote of them")
     if colon and prefix in LATER_PREFIXES:
@@ -98,13 +102,13 @@ def load_dataset(source: str, *, downloads: Downloads | None = None) -> Dataset:
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, continuous)
     if suffix in TABLE_SUFFIXES:
-        return read_table(path)
+        return read_table(path, continuous)
     if (recording := find_recording(path)) is not None:
-        return recording.dataset()
+        return recording.dataset(continuous)
     if suffix in HDF5_SUFFIXES:
-        return read_minari_hdf5(path) if is_minari_hdf5(path) else _read_d4rl(path)
+        return read_minari_hdf5(path, continuous) if is_minari_hdf5(path) else _read_d4rl(path, continuous)
     if path.exists():
         raise _refused(source, f"a file with the ending {suffix!r} is not known")
     if colon and re.fullmatch(r"\w[\w.-]+", prefix):
@@ -123,14 +127,14 @@ def _refused(source: str, reason: str) -> InputError:
     )
 
 
-def _read_folder(folder: Path) -> Dataset:
+def _read_folder(folder: Path, continuous: bool) -> Dataset:
     path = find_minari_file(folder)
     if path is not None:
-        return read_minari_hdf5(path)
+        return read_minari_hdf5(path, continuous)
     recording = find_recording(folder)
     if recording is None:
         raise _refused(str(folder), "a folder without data/main_data.hdf5, meta/info.json, *.npz or *.hdf5")
-    return recording.dataset()
+    return recording.dataset(continuous)
 
 
 def find_recording(path: Path) -> Recording | None:
@@ -143,10 +147,10 @@ def find_recording(path: Path) -> Recording | None:
     return read_episode_groups(path) if has_episode_groups(path) else None
 
 
-def _read_d4rl(path: Path) -> Dataset:
+def _read_d4rl(path: Path, continuous: bool = False) -> Dataset:
     """Read with the horizon of the task that the file is named after: it matters where no time-outs are stored."""
     task = find_task(path.stem)
-    return read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
+    return read_d4rl_hdf5(path, None if task is None else task.horizon, continuous)
 
 
 def d4rl_path(name: str, downloads: Downloads) -> Path:
@@ -155,11 +159,21 @@ def d4rl_path(name: str, downloads: Downloads) -> Path:
     return cached_file(name, d4rl_file(name), downloads, _check_hdf5)
 
 
-def _read_d4rl_by_name(name: str, downloads: Downloads) -> Dataset:
+def _read_d4rl_by_name(name: str, downloads: Downloads, continuous: bool = False) -> Dataset:
     name, path = d4rl_name(name), d4rl_path(name, downloads)
     task = find_task(name)
-    dataset = read_d4rl_hdf5(path, max_episode_steps=None if task is None else task.horizon)
+    dataset = read_d4rl_hdf5(path, None if task is None else task.horizon, continuous)
     return replace(dataset, name=name, source=Source(f"d4rl:{name}", dataset.source.digest))
+
+
+def _read_by_prefix(prefix: str, name: str, continuous: bool) -> Any:
+    """What the reader of a prefix gives. Raises InputError where it is asked for levels and knows of none."""
+    read = READERS[prefix]
+    if not continuous:
+        return read(name)
+    if "continuous" not in inspect.signature(read).parameters:
+        raise InputError(f"data source {f'{prefix}:{name}'!r}: its reader does not take {IN_PYTHON}")
+    return read(name, continuous=True)
 
 
 def _named(dataset: Any, prefix: str, name: str) -> Dataset:
@@ -176,15 +190,15 @@ def _named(dataset: Any, prefix: str, name: str) -> Dataset:
     )
 
 
-READERS: Registry[Callable[[str], Dataset]] = registry("reader").provide(
+READERS: Registry[Callable[..., Dataset]] = registry("reader").provide(
     {
-        "d4rl": lambda name: _read_d4rl_by_name(name, Downloads()),
+        "d4rl": lambda name, continuous=False: _read_d4rl_by_name(name, Downloads(), continuous),
         "lerobot": read_lerobot,
         "minari": read_minari,
         "ogbench": read_ogbench,
     }
 )
-"""Prefix of the source grammar -> (what follows the colon) -> data set."""
+"""Prefix of the source grammar -> (what follows the colon, perhaps `continuous=True`) -> data set."""
 
 
 def _check_hdf5(path: Path) -> None:

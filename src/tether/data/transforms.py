@@ -268,6 +268,7 @@ def prepare(
         "dataset": dataset.name,
         "source": dataset.source.location,
         "collection": dataset.source.collection,
+        "continuous": dataset.continuous,
         "rows": file_rows,
         "notes": list(dataset.notes),
         "filter": filtered,

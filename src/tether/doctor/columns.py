@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tether.data.choices import Choices
 from tether.data.source import ACTION_TOLERANCE
 from tether.doctor.findings import Finding, Grade, Place
 from tether.doctor.logged import Logged, finite_in_float32, numeric, once
@@ -204,12 +205,15 @@ def unused_action_range(data: Logged) -> Findings:
 
 
 def discrete_actions(data: Logged) -> Findings:
-    """Whole numbers from 0, or integers by type: indices of actions."""
-    by_type = data.raw.columns["actions"].dtype.kind in "iu"
-    indices = data.actions.shape[1] == 1 and data.actions.min() >= 0 and data.actions.max() > 1
-    if by_type or (indices and _whole_numbers(data.actions)):
-        values = np.unique(data.actions)
-        yield Finding("discrete-actions", "warning", f"{len(values)} values from {values[0]:g} to {values[-1]:g}")
+    """Whole numbers that may be indices of actions, by the rule of the readers."""
+    choices = Choices()
+    choices.see(data.actions)
+    found = {} if data.raw.continuous else choices.columns()
+    if found:
+        values = sorted(set().union(*found.values()))
+        what = f"{len(values)} values from {values[0]:g} to {values[-1]:g}"
+        place = Place(columns=tuple(data.column_names("actions", np.array(list(found)))))
+        yield Finding("discrete-actions", "warning", what, place)
 
 
 def _whole_numbers(actions: np.ndarray) -> bool:

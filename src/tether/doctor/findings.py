@@ -214,7 +214,8 @@ CODES: Mapping[str, Code] = {
     "discrete-actions": Code(
         "actions are whole numbers",
         "The algorithms here learn continuous actions.",
-        "Use an algorithm for discrete actions.",
+        "Name a continuous column. Where whole numbers really are levels, say so: `--continuous`, in Python "
+        "`continuous=True`.",
     ),
     "action-in-observation": Code(
         "an observation column tells the action",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.hdf5 import new_hdf5
-from tether.data.schema import SCHEMA_KEY, ActionBox, Schema, layout_of
+from tether.data.schema import LAYOUT_KEY, SCHEMA_KEY, ActionBox, Schema, layout_of
 from tether.doctor import episodes
 from tether.doctor.columns import action_scaling
 from tether.doctor.findings import CODES
@@ -230,3 +230,8 @@ def write_d4rl(path: Path, raw: RawColumns, record: Mapping[str, Any]) -> None:
             file[key] = text
         if raw.schema is not None:
             file[SCHEMA_KEY] = json.dumps(raw.schema.to_json())
+        if raw.continuous:
+            exact = raw.exact_next_observations and "next_observations" in raw.columns
+            ends = raw.terminals_end_episodes
+            rules = {"exact_next_observations": exact, "terminals_end_episodes": ends, "continuous": True}
+            file[LAYOUT_KEY] = json.dumps(rules)

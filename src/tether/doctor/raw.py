@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import h5py
 import numpy as np
 
+from tether.data.choices import levels_box
 from tether.data.hdf5 import open_hdf5, values_of
 from tether.data.npz import open_npz_archive
 from tether.data.readers.d4rl import layout_rules, read_schema, scalar_metadata
@@ -33,7 +34,7 @@ from tether.doctor.table import read_table_columns
 from tether.machine.files import sha256_file
 from tether.machine.reading import parse_json
 
-__all__ = ["STANDARD", "RawColumns", "read_raw"]
+__all__ = ["STANDARD", "RawColumns", "as_levels", "read_raw"]
 
 STANDARD = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 WIDEST_EXTRA = 4
@@ -59,6 +60,7 @@ class RawColumns:
         exact_next_observations: the next observation of every row is known (see `Dataset`).
         terminals_end_episodes: False where the recording goes on after a terminal row (see `Dataset`).
         horizon: steps until the environment's time limit, where the source states it.
+        continuous: whole numbers among the actions are levels: the source or its user says so.
         clock: the one of `extras` that is the clock, where the source says so.
         findings: what was found while reading.
     """
@@ -76,6 +78,7 @@ class RawColumns:
     exact_next_observations: bool = False
     terminals_end_episodes: bool = True
     horizon: int | None = None
+    continuous: bool = False
     clock: str | None = None
     findings: tuple[Finding, ...] = ()
     sha256: str = ""
@@ -132,6 +135,14 @@ def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
     if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         return _read_table(path, widest)
     return _from_dataset(source)
+
+
+def as_levels(raw: RawColumns) -> RawColumns:
+    """`raw` with whole numbers among its actions as levels, whose own range is mapped to [-1, 1] as `load_dataset` does
+    where it is told so."""
+    box = levels_box(raw.columns["actions"]) if "actions" in raw.columns and raw.action_limits is None else None
+    limits = raw.action_limits if box is None else (np.asarray(box.low), np.asarray(box.high))
+    return replace(raw, continuous=True, action_limits=limits, maps_actions=raw.maps_actions or box is not None)
 
 
 def _read_minari_by_name(source: str) -> RawColumns:

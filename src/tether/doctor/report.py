@@ -19,7 +19,7 @@ from tether.doctor.findings import CODES, GRADES, Finding, Grade, Purpose
 from tether.doctor.fixes import Change, apply_fixes, check_target, write_d4rl
 from tether.doctor.logged import Logged
 from tether.doctor.pictures import draw_pictures
-from tether.doctor.raw import STANDARD, read_raw
+from tether.doctor.raw import STANDARD, as_levels, read_raw
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json, atomic_write_text
 
@@ -138,6 +138,7 @@ def check(
     source: str | Path,
     progress: Callable[[str], None] = lambda name: None,
     purpose: Purpose | None = None,
+    continuous: bool = False,
 ) -> Report:
     """Examines a source that may be broken.
 
@@ -145,16 +146,18 @@ def check(
         source: as for `load_dataset`; also files that it refuses.
         progress: told the name of each check as it starts.
         purpose: what the data are judged for; by default offline RL, and imitation where there are no rewards.
+        continuous: as of `load_dataset`.
 
     Raises:
         InputError: there is no such source, or the file is damaged.
     """
     progress("reading")
-    data = Logged(read_raw(source), purpose)
+    raw = read_raw(source)
+    data = Logged(as_levels(raw) if continuous else raw, purpose)
     findings = tuple(run_checks(data, progress))
     skipped = tuple(check.name for check in CHECKS if check.wanted(data) and not check.possible(data))
     progress("load_dataset")
-    return Report(data, findings, _refusal(source), skipped, figures=_figures(data))
+    return Report(data, findings, _refusal(source, continuous), skipped, figures=_figures(data))
 
 
 def fix(
@@ -202,6 +205,7 @@ def repair(
     if before.data.raw.maps_actions and before.data.has_other_limits:
         wanted = wanted | {"actions-out-of-range"}  # D4RL's layout holds them in [-1, 1], with the limits beside them
     raw, changes = read_raw(source, every_column=True), ()
+    raw = as_levels(raw) if before.data.raw.continuous else raw
     for _ in range(MOST_ROUNDS):
         raw, made = apply_fixes(raw, wanted)
         changes += made
@@ -212,12 +216,12 @@ def repair(
     codes = " ".join(dict.fromkeys(change.code for change in changes))
     write_d4rl(out, raw, {"fixed_from_sha256": raw.sha256, "fixes": codes})
     purpose = before.data.purpose if before.data.purpose_is_said else None
-    return replace(before, changes=changes), check(out, progress, purpose)
+    return replace(before, changes=changes), check(out, progress, purpose, before.data.raw.continuous)
 
 
-def _refusal(source: str | Path) -> str:
+def _refusal(source: str | Path, continuous: bool) -> str:
     try:
-        load_dataset(str(source))
+        load_dataset(str(source), continuous=continuous)
     except InputError as error:
         return str(error)
     return ""

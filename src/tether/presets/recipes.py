@@ -61,6 +61,7 @@ class TrainRequest:
     observation_transform: str | None = None
     data_filter: str | None = None
     holdout: str = "none"
+    continuous: bool = False
 
     def resolve(self) -> tuple[Any, dict[str, Any], str | None]:
         """The algorithm, the other arguments of `tether.train` that concern neither lanes nor folders, and the name of
@@ -87,6 +88,7 @@ class TrainRequest:
         )
         arguments = {name: chosen.get(name, "none") for name in TRANSFORMS}
         arguments |= {"holdout": self.holdout, "environment": self.environment, "horizon": self.horizon}
+        arguments |= {"continuous": True} if self.continuous else {}
         return algorithm, {"options": options, **arguments}, recipe.preset
 
 

@@ -22,7 +22,7 @@ from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of, ta
 from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
-from tether.runs.document import CONFIG_FORMAT, RunDocument, read_config
+from tether.runs.document import CONFIG_FORMAT, DataRecord, RunDocument, read_config
 from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options, Plan
 from tether.runs.run import Run
@@ -120,7 +120,7 @@ def restored_plan(
     record = document.data
     found = find_source(record.source, record.relative_source, record.sha256, folder)
     source = found if dataset is None else dataset
-    data = _same_data(path, source, record.sha256, record.in_memory, quiet)
+    data = _same_data(path, source, record, quiet)
     task, limits = _restored_place(path, document, data, asked, horizon)
     transforms = record.reward_transform.name, record.observation_transform.name
     episodes: dict[str, Any] = {"data_filter": record.filter.name, "holdout": record.holdout.name}
@@ -158,14 +158,17 @@ def _limits_from(document: RunDocument, task: Task) -> ActionBox | None:
         return None
 
 
-def _same_data(path: Path, given: str | Dataset, sha256: str, in_memory: bool, quiet: bool) -> Dataset:
+def _same_data(path: Path, given: str | Dataset, record: DataRecord, quiet: bool) -> Dataset:
     """The data that the run of the config.json at `path` trained on. Raises InputError where they are not `given`."""
+    sha256, in_memory = record.sha256, record.in_memory
     if in_memory and isinstance(given, str) and given.startswith("memory:"):
         raise InputError(
             f"{path.parent}: trained on data in memory, {given} with the SHA-256 {sha256[:12]}...: give them as "
             "dataset=data, or the file that Dataset.to_hdf5 wrote of them with --data FILE"
         )
-    data = load_dataset(given, downloads=Downloads(quiet=quiet)) if isinstance(given, str) else given
+    if isinstance(given, str):
+        given = load_dataset(given, downloads=Downloads(quiet=quiet), continuous=record.continuous)
+    data = given
     found = data.content_sha256() if in_memory else data.source.sha256
     if found != sha256:
         what = "data" if in_memory else "file"

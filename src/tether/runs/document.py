@@ -15,7 +15,7 @@ from tether.machine.reading import as_document, read_json
 from tether.runs.plan import Options
 from tether.training.lanes import Lane
 
-__all__ = ["CONFIG_FORMAT", "RunDocument", "read_config"]
+__all__ = ["CONFIG_FORMAT", "DataRecord", "RunDocument", "read_config"]
 
 CONFIG_FORMAT = 1
 SEEDS_END = 2**31
@@ -46,6 +46,7 @@ class DataRecord(msgspec.Struct):
     filter: Named = msgspec.field(default_factory=lambda: Named("none"))
     holdout: Named = msgspec.field(default_factory=lambda: Named("none"))
     in_memory: bool = False
+    continuous: bool = False  # whole numbers among the actions are levels
     relative_source: str | None = None
 
 

@@ -62,5 +62,9 @@ def _places(name: str, relative: str | None, folder: Path) -> Iterator[Path]:
 def _sha256(prefix: str, place: Path) -> str | None:
     """None where that place cannot be read as data."""
     with contextlib.suppress(InputError, OSError):
-        return load_dataset(f"{prefix}{place}").source.sha256 if prefix or place.is_dir() else sha256_file(place)
+        return (
+            load_dataset(f"{prefix}{place}", continuous=True).source.sha256
+            if prefix or place.is_dir()
+            else sha256_file(place)
+        )
     return None

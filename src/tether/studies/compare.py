@@ -79,6 +79,7 @@ class Request:
     horizon: int | None = None
     reward_transform: str | None = None
     observation_transform: str | None = None
+    continuous: bool = False  # as of `load_dataset`
     eval_every_updates: int | None = None
     eval_episodes: int = 10
     precision: str = "float32"
@@ -102,6 +103,7 @@ class Protocol:
     score_name: str = "normalised score"  # `Task.score_name`
     precision: str = "float32"  # of the matmuls of training
     horizon: int | None = None  # where it is not the environment's own
+    continuous: bool = False  # whole numbers among the actions are levels
     relative_source: str | None = None  # from the comparison's folder; those of tether 0.1 do not say
 
 
@@ -219,7 +221,8 @@ def plan_comparison(
 
     Raises InputError for bad input.
     """
-    data = load_dataset(request.source, downloads=Downloads(quiet=quiet)) if data is None else data
+    if data is None:
+        data = load_dataset(request.source, downloads=Downloads(quiet=quiet), continuous=request.continuous)
     folder = out or fresh_folder(f"compare-{data.name.replace('/', '-')}")
     return _plan(request, data, folder), data
 
@@ -230,7 +233,7 @@ def continue_comparison(folder: Path, cost: str = "compute", quiet: bool = False
     check_imported(found.protocol.environment)  # the user has not named it in this command
     protocol = found.protocol
     source = find_source(protocol.source, protocol.relative_source, protocol.sha256, folder)
-    data = load_dataset(source, downloads=Downloads(quiet=quiet))
+    data = load_dataset(source, downloads=Downloads(quiet=quiet), continuous=protocol.continuous)
     if data.source.sha256 != found.protocol.sha256:
         raise InputError(f"{found.protocol.source}: not the data that {folder} was begun with: its SHA-256 differs")
     with only_writer(folder):
@@ -296,6 +299,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         eval_episodes=request.eval_episodes,
         precision=request.precision,
         horizon=request.horizon,
+        continuous=data.continuous,
     )
     assigned = _assigned(request)
     entrants = {name: _entrant(name, request, assigned[name]) for name in names}

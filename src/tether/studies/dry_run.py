@@ -81,7 +81,7 @@ def describe_training(
     algorithm, arguments, preset = request.resolve()
     options: Options = arguments["options"]
     check_counts(algorithm, options)
-    lanes, data = make_lanes(algorithm, seeds, swept), _find_data(request.dataset)
+    lanes, data = make_lanes(algorithm, seeds, swept), _find_data(request.dataset, request.continuous)
     import_environment(request.environment)
     task, why_not = _task(data, request.environment, request.horizon)
     name = name_of(algorithm)
@@ -119,7 +119,7 @@ def describe_training(
 
 def describe_comparison(request: Request, out: Path | None) -> Table:
     """The runs that `tether compare` would make. Raises InputError for all that it would refuse."""
-    data = _find_data(request.source)
+    data = _find_data(request.source, request.continuous)
     if data.dataset is None:
         raise InputError(f"{request.source}: not on this machine; `tether data show {request.source}` downloads it")
     planned, _ = plan_comparison(request, out, data=data.dataset)
@@ -142,7 +142,7 @@ def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
     for job in jobs:
         algorithm, arguments, preset = job.request().resolve()
         check_counts(algorithm, arguments["options"])
-        data = find(job.dataset)
+        data = find(job.dataset, job.request().continuous)
         task, _ = place(data, arguments["environment"], arguments["horizon"])
         words = f"{preset or 'defaults'}, {len(job.lanes)} lanes"
         transforms = tuple(arguments[field] for field in TRANSFORMS)
@@ -178,7 +178,7 @@ def _estimate(
     return Estimate(found, evaluations, seconds, found.memory_bytes + rows)
 
 
-def _find_data(source: str) -> Data:
+def _find_data(source: str, continuous: bool) -> Data:
     """The data set, if it is on this machine; nothing is downloaded. Raises InputError as `load_dataset`."""
     if source.startswith("d4rl:"):
         name = d4rl_name(source.removeprefix("d4rl:"))
@@ -187,12 +187,12 @@ def _find_data(source: str) -> Data:
             task = find_task(name)
             assert task is not None  # every file of D4RL has one
             return Data(source, None, (task.observation_size, task.action_size))
-        dataset = dataclasses.replace(load_dataset(str(path)), name=name)
+        dataset = dataclasses.replace(load_dataset(str(path), continuous=continuous), name=name)
     elif source.startswith("ogbench:") and not (place := locate_ogbench(source.removeprefix("ogbench:")))[1].is_file():
         task = find_environment(f"ogbench:{place[0]}")
         return Data(source, None, (task.observation_size, task.action_size))
     else:
-        dataset = load_dataset(source)
+        dataset = load_dataset(source, continuous=continuous)
     return Data(source, dataset, (dataset.observations.shape[1], dataset.actions.shape[1]))
 
 

@@ -30,6 +30,7 @@ def compare(
     batch_size: int | None = None,
     preset: str = "auto",
     hyperparameters: Mapping[str, Any] | None = None,
+    continuous: bool = False,
     environment: str | None = None,
     eval_every_updates: int | None = None,
     eval_episodes: int = 10,
@@ -51,7 +52,7 @@ def compare(
         preset: a task whose published settings every algorithm takes that has some; "auto": by the data set's name;
             "none".
         hyperparameters: name -> value for every algorithm that has it; or algorithm -> {name: value}, which go first.
-        environment: as of `tether.train`.
+        continuous, environment: as of `tether.train`.
         eval_every_updates: None: a tenth of the updates. eval_episodes: of each seed in an evaluation.
         precision: of the matmuls of training, "float32", "bfloat16" or "tf32".
         out: the comparison's folder. Default `runs/compare-<dataset>-<time>`.
@@ -73,6 +74,7 @@ def compare(
         batch_size=batch_size,
         preset=preset,
         assignments=_assignments(hyperparameters or {}),
+        continuous=continuous,
         environment=environment,
         eval_every_updates=eval_every_updates,
         eval_episodes=eval_episodes,

@@ -46,7 +46,15 @@ class ColumnOptions:
     join: tuple[str, ...] = ()
     header: Literal["first", "none"] = "first"
     decimal: Literal["auto", "point", "comma"] = "auto"
+    encoding: str | None = None  # of CSV files; None: as their bytes tell
     side_by_side: bool = False  # arrays are (steps, environments, ...)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for values that Python programs may give and the command line does not let through."""
+        if self.missing not in ("refuse", "drop", "hold"):
+            raise unknown("--missing", self.missing, ("refuse", "drop", "hold"))
+        if self.max_gap is not None and not (isinstance(self.max_gap, int | float) and self.max_gap > 0):
+            raise InputError(f"--max-gap {self.max_gap!r}: the longest step of the clock is a number above 0")
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:

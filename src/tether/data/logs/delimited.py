@@ -33,6 +33,11 @@ FLAGS = {
 """How flags are written; a space after the separator is common."""
 LOOKED_AT = 50
 """Lines from which the separator is taken."""
+ENCODINGS = "shift_jis, gb18030, big5, euc_kr, cp1251, cp1250, cp1252"
+WESTERN = rb"\x80\x92-\x94\x96\xa0\xa9\xaa\xab\xae\xb0-\xb3\xb5\xb7\xba-\xff"
+"""Of the bytes from 0x80 on those that are common in cp1252: letters, units, quotation marks, a dash, the euro."""
+NOT_WESTERN = re.compile(rb"[\x80-\xff]{4}|[^\x00-\x7f%s]" % WESTERN)
+"""Four such letters in a row, as in Cyrillic and Chinese words, or a byte that is none of them, as in Japanese."""
 NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
 
 
@@ -58,18 +63,21 @@ class Dialect(NamedTuple):
         return (", ".join(note for note, unusual in found.items() if unusual),) if any(found.values()) else ()
 
 
-def open_csv(path: Path, header: Header = "first", decimal: Decimal = "auto") -> Table:
+def open_csv(path: Path, header: Header = "first", decimal: Decimal = "auto", encoding: str | None = None) -> Table:
     """The table in a CSV file. Raises InputError as `open_table`, for a first line of numbers instead of names, and for
-    numbers that can be read in two ways."""
+    numbers and text that can be read in two ways."""
     arrow = pyarrow_for(path)
     from pyarrow import csv as arrow_csv
 
     try:
-        head = next(_text(path, HEADER_BYTES), b"")
-        dialect = _dialect(path, head, header, decimal)
+        encoding = _encoding(path) if encoding is None else _asked_encoding(encoding)
+        head = next(_text(path, HEADER_BYTES, encoding), b"")
+        dialect = _dialect(path, head, header, decimal, encoding)
         names = dialect.names
         parse = arrow_csv.ParseOptions(delimiter=dialect.delimiter)
-    except (OSError, UnicodeError, csv.Error) as error:
+    except UnicodeError:
+        raise _not_written_in(path, str(encoding)) from None
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {one_line(error)}") from None
     try:
         types = _types(arrow, arrow_csv, _first_rows(head, dialect), dialect, parse)
@@ -109,7 +117,9 @@ def open_csv(path: Path, header: Header = "first", decimal: Decimal = "auto") ->
 
         try:
             yield from arrow_pieces(arrow, path, _ahead(batches()), kinds, columns)
-        except (arrow.ArrowException, UnicodeError) as error:
+        except UnicodeError:
+            raise _not_written_in(path, dialect.encoding) from None
+        except arrow.ArrowException as error:
             raise InputError(_fault(path, dialect, kinds, one_line(error))) from None
 
     return Table(path, {name: leaf.column for name, leaf in columns.items()}, read, notes=dialect.notes)
@@ -118,8 +128,7 @@ def open_csv(path: Path, header: Header = "first", decimal: Decimal = "auto") ->
 # --- how it is written --------------------------------------------------------------------------------------
 
 
-def _dialect(path: Path, head: bytes, header: Header, decimal: Decimal) -> Dialect:
-    encoding = _encoding(path)
+def _dialect(path: Path, head: bytes, header: Header, decimal: Decimal, encoding: str) -> Dialect:
     text = head.decode("utf-8", errors="ignore")
     lines = list(itertools.islice(io.StringIO(text, newline=""), LOOKED_AT + 1))
     if not text.strip():
@@ -149,7 +158,8 @@ def _dialect(path: Path, head: bytes, header: Header, decimal: Decimal) -> Diale
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8 where it is that; UTF-16 by its mark; else Windows' of western Europe."""
+    """UTF-8 where it is that; UTF-16 by its mark; else Windows' of western Europe, if its text then reads like that.
+    Raises InputError where it does not."""
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES)
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -159,8 +169,27 @@ def _encoding(path: Path) -> str:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
+        if any(NOT_WESTERN.search(line) for line in head.splitlines()):
+            raise _not_written_in(path, "UTF-8 or cp1252 (western Europe)") from None
         return "cp1252"
     return "utf-8"
+
+
+def _asked_encoding(name: str) -> str:
+    """Python's name of an encoding. Raises InputError where it knows none."""
+    try:
+        b"".decode(name)
+        found = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise InputError(f"--encoding {name!r}: no encoding that Python knows; such as {ENCODINGS}") from None
+    return "utf-8" if found == "utf-8-sig" else found  # its mark is left out
+
+
+def _not_written_in(path: Path, encoding: str) -> InputError:
+    return InputError(
+        f"{path} cannot be read as CSV: its text is not written in {encoding}; say how it is: tether data import "
+        f"--encoding NAME, such as {ENCODINGS}"
+    )
 
 
 def _delimiter(lines: list[str]) -> str:
@@ -210,9 +239,8 @@ def _first_rows(head: bytes, dialect: Dialect) -> bytes:
 # --- its bytes ----------------------------------------------------------------------------------------------
 
 
-def _text(path: Path, size: int, encoding: str | None = None) -> Iterator[bytes]:
+def _text(path: Path, size: int, encoding: str) -> Iterator[bytes]:
     """The file in blocks of about `size` bytes of UTF-8, without a byte order mark."""
-    encoding = encoding or _encoding(path)
     with path.open("rb") as file:
         if encoding == "utf-8" and file.read(3) != codecs.BOM_UTF8:
             file.seek(0)

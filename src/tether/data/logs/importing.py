@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from tether._version import __version__
-from tether.data.choices import Choices, refuse_choices
+from tether.data.choices import ON_THE_COMMAND_LINE, Choices, levels_box, refuse_choices
 from tether.data.dataset import Dataset
 from tether.data.hdf5 import new_hdf5
 from tether.data.logs.columns import ColumnOptions, ColumnPlan, find_files, resolve
@@ -35,6 +35,7 @@ from tether.data.schema import (
     Schema,
     size_of,
     summary,
+    unit_box,
 )
 from tether.data.source import ACTION_TOLERANCE, Source, rounded_away
 from tether.errors import InputError, shortened
@@ -100,7 +101,7 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
 
 def _opened(files: Sequence[Path], options: ColumnOptions) -> tuple[list[Table], ColumnOptions]:
     """The files as tables, joined if they are to be, and the options in the names of their columns."""
-    tables = [open_table(path, options.header, options.decimal) for path in files]
+    tables = [open_table(path, options.header, options.decimal, options.encoding) for path in files]
     if options.join:
         return [join_tables(tables, options.join)], options
     seen = [in_episodes(table, options) for table in tables]
@@ -137,12 +138,12 @@ def _described(layout: Layout) -> str:
     return f"{size_of(layout)} numbers: {', '.join(layout) if len(layout) <= MOST_NAMES else summary(layout)}"
 
 
-def read_table(path: Path) -> Dataset:
+def read_table(path: Path, continuous: bool = False) -> Dataset:
     """A table whose columns follow the convention, as a data set without an import.
 
     The convention: `observation_*`, `action_*`, `reward`, `terminal`, `timeout`, or D4RL's plural names, and perhaps
-    `episode` and `next_observation_*`; without a reward they are demonstrations. Raises InputError for other columns,
-    naming `tether data import`, and as `Dataset`.
+    `episode` and `next_observation_*`; without a reward they are demonstrations. continuous: as of
+    `load_dataset`. Raises InputError for other columns, naming `tether data import`, and as `Dataset`.
     """
     table = open_table(path)
     options = conventional_options(table)
@@ -153,13 +154,16 @@ def read_table(path: Path) -> Dataset:
     if not pieces:
         raise InputError(f"{path}: holds no rows")
     rows = joined(pieces)
-    refuse_choices(str(path), rows.actions, list(plan.named(plan.action)))
+    if not continuous:
+        refuse_choices(str(path), rows.actions, list(plan.named(plan.action)))
+    box = levels_box(rows.actions) if continuous else None
+    if box is not None:
+        rows = rows._replace(actions=box.to_unit(rows.actions))
     limit = np.abs(rows.actions).max()
     if limit > 1 + ACTION_TOLERANCE:
         raise InputError(
             f"{path}: actions reach {limit:g}, beyond [-1, 1]; tether data import scales them and keeps the scale"
         )
-    ones = (1.0,) * rows.actions.shape[1]
     columns = rows._asdict()
     del columns["infos"], columns["recorded"]
     return Dataset(
@@ -170,7 +174,8 @@ def read_table(path: Path) -> Dataset:
         has_rewards=plan.reward.recorded,
         notes=() if plan.reward.recorded else ("no column is called reward or rewards",),
         recorded_episodes=mended.episodes(rows.recorded),
-        schema=Schema(plan.named(plan.observation), plan.named(plan.action), ActionBox(tuple(-x for x in ones), ones)),
+        schema=Schema(plan.named(plan.observation), plan.named(plan.action), box or unit_box(rows.actions.shape[1])),
+        continuous=continuous,
     )
 
 
@@ -266,13 +271,13 @@ def _judge_choices(choices: Choices, where: str, options: ColumnOptions, report:
     """Raises InputError for actions that are choices, unless they are said to be levels."""
     names = list(report.action) if len(report.action) == size_of(report.action) else None
     names = names or [_name_at(report.action, index) for index in range(size_of(report.action))]
-    refusal = None if options.continuous else choices.refusal(where, names)
+    refusal = None if options.continuous else choices.refusal(where, names, ON_THE_COMMAND_LINE)
     if refusal is not None:
         raise refusal
-    switches = [] if options.continuous else choices.switches()
-    if switches:
-        which = ", ".join(names[index] for index in switches)
-        report.assumed.append(f"{which}: two whole values only beside continuous actions: taken as levels")
+    levels = {} if options.continuous else choices.levels()
+    for why in dict.fromkeys(levels.values()):
+        which = ", ".join(names[index] for index, reason in levels.items() if reason == why)
+        report.assumed.append(f"{which}: {why}: taken as levels")
 
 
 def _action_box(seen: _Appender, names: Layout, options: ColumnOptions, report: Import) -> ActionBox:

@@ -14,9 +14,11 @@ from tether.errors import InputError
 __all__ = ["TABLE_SUFFIXES", "Table", "natural", "open_table"]
 
 
-def open_table(path: Path, header: Header = "first", decimal: Decimal = "auto") -> Table:
-    """The table in `path`, by its ending. header: `none` for a CSV file that begins with its first row; decimal: what
-    stands before the fraction in a CSV file.
+def open_table(path: Path, header: Header = "first", decimal: Decimal = "auto", encoding: str | None = None) -> Table:
+    """The table in `path`, by its ending.
+
+    Of CSV files: header is `none` where one begins with its first row; decimal is what stands before the fraction;
+    encoding is how the text is written, as Python calls it, by default as the bytes tell.
 
     Raises InputError where there is no such file, it cannot be read, or its ending is none of `TABLE_SUFFIXES`;
     reading raises it for what cannot be read as asked, naming file, column and (from 0) row.
@@ -26,7 +28,7 @@ def open_table(path: Path, header: Header = "first", decimal: Decimal = "auto") 
     suffix = path.suffix.lower()
     if suffix not in OPENERS:
         raise InputError(f"{path}: tables are read from {', '.join(OPENERS)} files, not {path.suffix or 'this'}")
-    return open_csv(path, header, decimal) if suffix == ".csv" else OPENERS[suffix](path)
+    return open_csv(path, header, decimal, encoding) if suffix == ".csv" else OPENERS[suffix](path)
 
 
 OPENERS: dict[str, Callable[[Path], Table]] = {

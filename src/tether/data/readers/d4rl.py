@@ -12,7 +12,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tether.data.choices import levels_box
 from tether.data.dataset import Dataset
+from tether.data.entries import schema_of
 from tether.data.hdf5 import as_scalar, open_hdf5, read_array
 from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, MASKS_KEY, RECORDED_KEY, SCHEMA_KEY, Schema
 from tether.data.source import FileDigest, Source, follows
@@ -27,7 +29,7 @@ REQUIRED = ("observations", "actions", "terminals")
 SOME_ROWS = 10_000  # of which it is looked whether the next one follows
 
 
-def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Dataset:
+def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None, continuous: bool = False) -> Dataset:
     """Reads a D4RL file, with or without `rewards`, `timeouts` and `next_observations`; other arrays are skipped.
 
     Where stored next observations are mostly not the next rows' observations, rows are in no order: the stored ones
@@ -46,6 +48,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
     Args:
         path: the file; its stem becomes the data set's name.
         max_episode_steps: horizon of the environment in steps; used only where the file has no `timeouts`.
+        continuous: as of `load_dataset`.
 
     Raises:
         InputError: no such file, a folder, not HDF5, damaged, a column missing or not as `Dataset` needs it.
@@ -68,6 +71,9 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         metadata = scalar_metadata(file)
         schema = read_schema(file, path)
         recorded_in = _recorded_in(file, (columns["observations"].shape[-1], columns["actions"].shape[-1]))
+    if continuous and schema is None and (box := levels_box(columns["actions"])) is not None:
+        widths = {key: {"": int(np.prod(columns[key].shape[1:]))} for key in ("observations", "actions")}
+        columns["actions"], schema = box.to_unit(columns["actions"]), schema_of(widths, box)
     dataset = Dataset(
         name=path.stem,
         observations=columns["observations"],
@@ -84,7 +90,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None) -> Da
         masks=masks,
         has_rewards="rewards" in optional,
         recorded_episodes=recorded,
-        **rules,
+        **{"continuous": continuous, **rules},
     )
     dataset = dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
     return dataset if rules else _with_own_successors(dataset)
@@ -157,7 +163,8 @@ def layout_rules(file: h5py.File, path: Path) -> dict[str, Any]:
         return {}
     try:
         found = parse_json(node.asstr()[()])
-        return {rule: bool(found[rule]) for rule in ("exact_next_observations", "terminals_end_episodes")}
+        rules = {rule: bool(found[rule]) for rule in ("exact_next_observations", "terminals_end_episodes")}
+        return rules | ({"continuous": True} if found.get("continuous") else {})
     except (TypeError, ValueError, AttributeError, KeyError):
         raise InputError(f"{path}: {LAYOUT_KEY!r} is not the JSON that tether writes there") from None
 

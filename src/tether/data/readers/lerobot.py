@@ -73,9 +73,12 @@ def is_lerobot_folder(folder: Path) -> bool:
     return (folder / INFO).is_file()
 
 
-def read_lerobot(name: str) -> Dataset:
-    """`lerobot:PATH` or `lerobot:OWNER/NAME`, see `find_lerobot`. Raises InputError as `read_lerobot_folder`."""
-    return read_lerobot_folder(find_lerobot(name)).dataset()
+def read_lerobot(name: str, continuous: bool = False) -> Dataset:
+    """`lerobot:PATH` or `lerobot:OWNER/NAME`, see `find_lerobot`; continuous: as of `load_dataset`.
+
+    Raises InputError as `read_lerobot_folder`.
+    """
+    return read_lerobot_folder(find_lerobot(name)).dataset(continuous)
 
 
 def find_lerobot(name: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from tether.data.choices import refuse_choices
+from tether.data.choices import IN_PYTHON, levels_box, refuse_choices
 from tether.data.dataset import Dataset
 from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.hdf5 import as_scalar, open_hdf5, read_array, values_of
@@ -110,8 +110,10 @@ def _recorded_in(document: Mapping[str, Any], sizes: tuple[int, int]) -> Task | 
 # --- by id, through the package -----------------------------------------------------------------------------
 
 
-def read_minari(dataset_id: str) -> Dataset:
+def read_minari(dataset_id: str, continuous: bool = False) -> Dataset:
     """A local Minari data set by its id, such as `D4RL/door/human-v2`; nothing is downloaded.
+
+    continuous: as of `load_dataset`.
 
     Raises:
         InputError: no package `minari`; no such data set in MINARI_DATASETS_PATH; as `read_minari_hdf5`.
@@ -137,7 +139,7 @@ def read_minari(dataset_id: str) -> Dataset:
     except (OSError, ValueError, KeyError, TypeError, AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{source} cannot be read by the package minari: {type(error).__name__} {reason}") from error
-    return _dataset(episodes, folder, Source(source, _folder_sha256(folder), COLLECTION))
+    return _dataset(episodes, folder, Source(source, _folder_sha256(folder), COLLECTION), continuous=continuous)
 
 
 def _package_episode(episode: Any, where: str) -> Episode:
@@ -163,8 +165,10 @@ def _folder_sha256(folder: Path) -> str:
 # --- by folder, with h5py -----------------------------------------------------------------------------------
 
 
-def read_minari_hdf5(path: str | Path) -> Dataset:
+def read_minari_hdf5(path: str | Path, continuous: bool = False) -> Dataset:
     """Reads a Minari file; `metadata.json` beside it gives the data set's name, metadata and range of actions.
+
+    continuous: as of `load_dataset`; a range that the metadata state says it, too.
 
     An episode whose recording stops without a flag is marked as timed out at its last row. Reference scores
     in the metadata are Minari's own, and scores on Minari data are not D4RL scores.
@@ -180,7 +184,7 @@ def read_minari_hdf5(path: str | Path) -> Dataset:
             found = sorted(map(str, file))
             raise InputError(f"{path}: no 'episode_<number>' group among its keys {found}; not Minari's layout")
         episodes = [_read_episode(file[key], f"{path}: {key}", path) for key in keys]
-    return _dataset(episodes, path.parent, Source(str(path), sha256_file(path), COLLECTION), path.stem)
+    return _dataset(episodes, path.parent, Source(str(path), sha256_file(path), COLLECTION), path.stem, continuous)
 
 
 def _episode_keys(file: h5py.File) -> list[str]:
@@ -235,7 +239,9 @@ def _checked(
     return Episode(observations, actions, rewards, terminations, truncations, known)
 
 
-def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = MAIN_FILE) -> Dataset:
+def _dataset(
+    episodes: list[Episode], folder: Path, source: Source, stem: str = MAIN_FILE, continuous: bool = False
+) -> Dataset:
     where = source.location
     if not episodes:
         raise InputError(f"{where}: holds no episodes")
@@ -248,6 +254,9 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
     box = _action_box(document, sizes[0]["actions"])
     plain = list(sizes[0]["observations"]) == [""] and list(sizes[0]["actions"]) == [""]
     actions = joined(episode.actions for episode in episodes)
+    if continuous:
+        actions = actions.reshape(len(actions), -1)
+        box = box or levels_box(actions)
     if box is not None and actions.ndim == 2:
         if outside := box.first_outside(actions, ACTION_TOLERANCE):
             raise InputError(f"{where}: actions leave the range that the metadata state, first at row {outside[0]}")
@@ -255,10 +264,10 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
     if actions.ndim == 1:
         values = ", ".join(map(str, np.unique(actions)[:8].tolist()))
         raise InputError(
-            f"{where}: actions are discrete, integer choices {values}: one number for each step; this version reads "
-            "vectors of continuous ones"
+            f"{where}: actions are discrete, integer choices {values}: one number for each step; tether trains vectors "
+            f"of continuous ones: where whole numbers really are levels, say {IN_PYTHON}"
         )
-    if box is None:
+    if box is None and not continuous:
         refuse_choices(where, actions)
     known = [episode.successes for episode in episodes if episode.successes is not None]
     observations = [joined([episode.observations]) for episode in episodes]
@@ -276,6 +285,7 @@ def _dataset(episodes: list[Episode], folder: Path, source: Source, stem: str = 
         exact_next_observations=True,
         successes=np.concatenate(known) if len(known) == len(episodes) else None,
         schema=None if plain and box is None else schema_of(sizes[0], box),
+        continuous=continuous,
     )
 
 

@@ -76,10 +76,12 @@ class Recording:
         more = f" and {len(columns) - 4} more" if len(columns) > 4 else ""
         return f"actions are beyond ±1 in {rows:.1%} of the rows ({', '.join(ranges)}{more})"
 
-    def dataset(self) -> Dataset:
-        """The data set. Raises InputError for what `Dataset` refuses, and for actions that are choices."""
+    def dataset(self, continuous: bool = False) -> Dataset:
+        """The data set. continuous: as of `load_dataset`. Raises InputError for what `Dataset` refuses, and for actions
+        that are choices."""
         columns, box, notes = dict(self.columns), self.box, list(self.notes)
-        refuse_choices(self.source.location, columns["actions"], list(self.action))
+        if not continuous:
+            refuse_choices(self.source.location, columns["actions"], list(self.action))
         if not box.is_unit():
             columns["actions"] = box.to_unit(columns["actions"])
             notes.append(f"{self.beyond}: each action's range in the data becomes -1 to 1")
@@ -97,6 +99,7 @@ class Recording:
             schema=Schema(self.observation, self.action, box),
             masks=self.masks,
             notes=tuple(notes),
+            continuous=continuous,
         )
 
 

@@ -29,6 +29,7 @@ time = "12:00:00"
 """
 
 import dataclasses
+import difflib
 import itertools
 import json
 import math
@@ -130,7 +131,7 @@ def _jobs(table: dict[str, Any], folder: Path) -> list[Job]:
     """All jobs in order: algorithms, data sets, the grid, groups of lanes."""
     for key in table:
         if key not in KEYS:
-            raise errors.unknown("entry", key, KEYS)
+            raise _unknown_entry("entry", key, KEYS)
     own, runs = _table(table, "algorithm"), _runs(table)
     product = () if runs and not {"algorithms", "datasets"} & set(table) else ("algorithms", "datasets")
     combinations = itertools.product(*(_names(table, key) for key in product)) if product else ()
@@ -151,6 +152,14 @@ def _jobs(table: dict[str, Any], folder: Path) -> list[Job]:
     return jobs
 
 
+def _unknown_entry(kind: str, key: str, known: set[str]) -> InputError:
+    """The refusal of an entry; of an option of `tether train`, or one that is nearly called so, where it belongs."""
+    near = difflib.get_close_matches(key, sorted(known | OPTIONS), n=1, cutoff=0.4)
+    if near and near[0] in OPTIONS - known:
+        return InputError(f"unknown {kind} {key!r}; did you mean {near[0]}, which stands below [options]?")
+    return errors.unknown(kind, key, known)
+
+
 def _runs(table: dict[str, Any]) -> list[dict[str, Any]]:
     """The entries of [[runs]], each with an algorithm and a data set."""
     found = table.get("runs", [])
@@ -159,7 +168,7 @@ def _runs(table: dict[str, Any]) -> list[dict[str, Any]]:
     for run in found:
         for key in run:
             if key not in RUN_KEYS:
-                raise errors.unknown("entry of [[runs]]", key, RUN_KEYS)
+                raise _unknown_entry("entry of [[runs]]", key, RUN_KEYS)
         if not all(isinstance(run.get(key), str) for key in ("algorithm", "dataset")):
             raise InputError(f"runs {run!r}: needs an algorithm and a dataset")
     return found
