@@ -333,6 +333,27 @@ def test_arms_stand_side_by_side(tmp_path: Path) -> None:
     data = run(path, observation=("*/q",), action=("*/u",), reward="0", episode="none")
     assert list(data.schema.observation) == ["left/q", "right/q"]
     assert data.observations.shape == (30, 4)
+    how = "left, right are columns side by side; if each is an episode, name arrays as they are called in it: "
+    how += "--observation q --action u"
+    assert how in said
+    assert how in refused(path, observation=("*/q",), action=("*/u",), reward="0")
+
+
+@pytest.mark.parametrize("people", [["alice", "bob"], ["alice"]])
+@pytest.mark.parametrize("suffix", [".hdf5", ".npz"])
+def test_groups_that_are_called_by_words(tmp_path: Path, suffix: str, people: list[str]) -> None:
+    """Of equal lengths: arrays that are named as in their groups, or a reward in each, can mean nothing else."""
+    arrays = {f"{who}/{name}": GENERATOR.normal(size=(30, 2)) / 9 for who in people for name in ("q", "u")}
+    arrays |= {f"{who}/r": np.arange(30.0) for who in people}
+    path = WRITERS[suffix](tmp_path / f"a{suffix}", arrays)
+    data = run(path, observation=("q",), action=("u",), reward="r")
+    assert list(data.schema.observation) == (["q/0", "q/1"])
+    np.testing.assert_array_equal(data.episode_lengths(), [30] * len(people))
+    np.testing.assert_array_equal(data.rewards, np.tile(np.arange(30), len(people)))
+    np.testing.assert_allclose(data.observations[:30], arrays["alice/q"].astype(np.float32))
+    if len(people) > 1:
+        same = run(path, observation=("*/q",), action=("*/u",), reward="*/r")
+        np.testing.assert_array_equal(same.observations, data.observations)
 
 
 def test_policies_take_vectors_whose_numbers_have_names() -> None:
@@ -384,6 +405,65 @@ def test_an_episode_in_each_row(tmp_path: Path, suffix: str, extra: int) -> None
     table = data.transitions()
     assert len(table.reward) == (48 if extra else 42)
     np.testing.assert_array_equal(table.next_observation, table.observation + 1)
+
+
+# --- episodes that lie among each other -----------------------------------------------------------------------
+
+
+def machines(rows: int = 40, block: int = 1) -> dict[str, np.ndarray]:
+    """Two machines that log side by side, `block` rows at a time: x tells the machine and the step."""
+    machine = np.arange(rows) // block % 2
+    step = np.arange(rows) // (2 * block) * block + np.arange(rows) % block
+    columns = {"machine": machine, "t": step * 0.5, "x": 100.0 * machine + step}
+    return {**columns, "u": GENERATOR.uniform(-1, 1, rows), "r": np.ones(rows)}
+
+
+MACHINES: dict[str, Any] = {"observation": ("x",), "action": ("u",), "reward": "r", "episode": "machine"}
+
+
+@each_reader
+def test_rows_of_parallel_machines_are_put_together(tmp_path: Path, suffix: str, monkeypatch: Any) -> None:
+    path = WRITERS[suffix](tmp_path / f"a{suffix}", machines())
+    expected = np.concatenate([np.arange(20), 100 + np.arange(20)])
+    data = run(path, **MACHINES)
+    np.testing.assert_array_equal(data.observations[:, 0], expected)
+    np.testing.assert_array_equal(data.episode_lengths(), [20, 20])
+    assert "episodes lie among each other: the rows of each 'machine' are put together, in their order" in said
+    blocks = WRITERS[suffix](tmp_path / f"b{suffix}", machines(block=10))
+    message = refused(blocks, **MACHINES)
+    assert "episode 0 goes on in row 20, after another one; sort the log by 'machine' first" in message
+    assert "name its clock with --time" in message
+    monkeypatch.setattr("tether.data.logs.pieces.PIECE_BYTES", 80)
+    np.testing.assert_array_equal(run(blocks, **MACHINES, time="t").observations[:, 0], expected)
+
+
+def test_runs_that_are_numbered_alike_are_not_spliced(tmp_path: Path) -> None:
+    columns = machines(block=10) | {"t": np.arange(40) % 10 * 0.5, "done": np.arange(40) % 10 == 9}
+    path = write_csv(tmp_path / "a.csv", columns)
+    assert "its clock begins anew; if it is another run, give each run a number of its own" in refused(
+        path, **MACHINES, time="t"
+    )
+    data = run(path, **MACHINES, time="t", terminal="done")  # which end before they go on
+    np.testing.assert_array_equal(data.episode_lengths(), [10] * 4)
+    order = GENERATOR.permutation(40)
+    shuffled = write_csv(tmp_path / "b.csv", {name: column[order] for name, column in machines().items()})
+    observations = run(shuffled, **MACHINES, time="t").observations[:, 0]
+    np.testing.assert_array_equal(np.sort(observations), np.concatenate([np.arange(20), 100 + np.arange(20)]))
+    assert (np.diff(observations) == 1).sum() == 38
+
+
+def test_tables_by_convention_and_frames_are_put_together(tmp_path: Path) -> None:
+    names = {"machine": "episode", "x": "observation_x", "u": "action_u", "r": "reward"}
+    columns = {names[name]: column for name, column in machines().items() if name in names}
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    data = load_dataset(str(path))
+    np.testing.assert_array_equal(data.observations[:, 0], np.concatenate([np.arange(20), 100 + np.arange(20)]))
+    assert any("put together" in note for note in data.notes)
+    np.testing.assert_array_equal(read_raw(path).columns["observations"], data.observations)
+    frame = Dataset.from_frame(
+        pa.table(columns), observation="observation_x", action="action_u", reward="reward", episode="episode"
+    )
+    np.testing.assert_array_equal(frame.observations, data.observations)
 
 
 # --- missing rows and time ----------------------------------------------------------------------------------

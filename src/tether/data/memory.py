@@ -467,7 +467,7 @@ def arguments_of_frame(
         plan = resolve([table], ColumnOptions(**{**meant, **patterns}))
         refuse_unordered(table, plan)
         mended = Mended()
-        pieces = list(rows_of([table], plan, mended))
+        pieces = list(rows_of([table], plan, mended, gathered=True))
     except InputError as error:  # written for the command line
         raise InputError(_in_python(str(error))) from None
     if not pieces:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tether.data.logs.columns import ColumnPlan, resolve
 from tether.data.logs.importing import conventional_options
+from tether.data.logs.interleaved import put_together
 from tether.data.logs.tables import open_table
 from tether.data.schema import ActionBox, Layout, Schema, size_of
 from tether.doctor.findings import Finding, Place
@@ -48,11 +49,23 @@ def read_table_columns(path: Path, widest: int | None) -> TableColumns:
     for name in plan.kinds:
         if name != plan.episode:
             stored[name] = _numbers(name, stored[name], found)
+    stored = _together(plan, stored)
     columns = _columns(plan, stored)
     extras = {name: stored[name] for name in (*others, plan.episode) if name is not None}
     size = size_of(plan.action)
     schema = Schema(plan.observation, plan.action, ActionBox((-1.0,) * size, (1.0,) * size))
     return TableColumns(columns, extras, schema, tuple(found))
+
+
+def _together(plan: ColumnPlan, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same rows, those of each episode together where `read_table` puts them together."""
+    if plan.episode is None:
+        return stored
+    _, first, place = np.unique(stored[plan.episode], return_index=True, return_inverse=True)
+    flags = [stored[name] == 1 for name in (plan.terminal, plan.truncated) if name is not None]
+    ended = np.logical_or.reduce([np.full(len(place), bool(plan.next_observation)), *flags])
+    order, wrong = put_together(np.argsort(np.argsort(first))[place], ended, None)
+    return stored if wrong else {name: column[order] for name, column in stored.items()}
 
 
 def _numbers(name: str, column: np.ndarray, found: list[Finding]) -> np.ndarray:

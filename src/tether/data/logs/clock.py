@@ -8,7 +8,7 @@ from tether.data.logs.pieces import Piece
 from tether.errors import InputError
 from tether.types import Bool
 
-__all__ = ["sorted_rows"]
+__all__ = ["begins_anew", "sorted_rows"]
 
 DAY_NANOSECONDS = 86_400 * 10**9
 FIRST_DAYS = (0, -25_567)  # since 1970: where Arrow puts times of the day, and where strptime puts them (1900)
@@ -47,6 +47,17 @@ def sorted_rows(
         )
     order = np.lexsort((time, episode))
     return {name: column[order] for name, column in piece.items()}
+
+
+def begins_anew(time: np.ndarray, episode: np.ndarray) -> bool:
+    """Whether the clock goes back within an episode as where another run begins, and not as among shuffled rows.
+
+    episode: its number in each row.
+    """
+    back = _back(time, episode)
+    if not back.any() or _past_midnight(time, episode) is not None:
+        return False
+    return _repeated(time, episode) or _overlapping(time, episode, back)
 
 
 def _past_midnight(time: np.ndarray, episode: np.ndarray) -> np.ndarray | None:

@@ -256,7 +256,7 @@ def _check_episodes(taken: "_Taken", named: Mapping[str, str], options: ColumnOp
         raise InputError(
             f"{taken.table.path}: nothing tells its episodes apart; give --episode COLUMN, --terminal COLUMN or "
             f"--truncated COLUMN (columns without a meaning yet: {', '.join(taken.left()) or 'none'}), "
-            "or --episode none for one recording without a break"
+            "or --episode none for one recording without a break" + (taken.table.hint and f"; {taken.table.hint}")
         )
 
 

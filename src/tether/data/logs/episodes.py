@@ -2,8 +2,9 @@
 observation more than actions.
 
 Patterns decide: `--observation "data/*/obs/*"` over groups that are numbered, or of different lengths, means the same
-arrays of many episodes, which come one after the other under the names that they have in their groups. Arrays of other
-groups stand side by side.
+arrays of many episodes, which come one after the other under the names that they have in their groups. So do names that
+arrays have in their groups only (`--observation obs`), and a reward in each. Arrays of other groups stand side by side,
+which is said.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from tether.data.logs.pieces import (
     as_kind,
     natural,
 )
-from tether.errors import InputError
+from tether.errors import InputError, shortened
 
 __all__ = ["in_episodes"]
 
@@ -50,14 +51,18 @@ def in_episodes(table: Table, options: ColumnOptions) -> tuple[Table, ColumnOpti
     """
     if table.arrays is None:
         return table, options
-    if (groups := _groups(table.arrays, options)) is not None:
+    fitting = list(_fitting(table.arrays, options))
+    if (groups := next((found.groups for found in fitting if found.are_episodes), None)) is not None:
         options = _in_groups(groups, options)
         return _of_groups(table, table.arrays, groups, options), options
     if options.side_by_side:
         return _stacked(table, _swapped(table.arrays, options), options, "environments"), options
     if _are_stacked(table.arrays, options):
         return _stacked(table, table.arrays, options, "episodes"), options
-    return _with_last_observations(table, table.arrays, options), options
+    arrays = table.arrays
+    if beside := _beside(fitting, options):
+        table = table._replace(notes=(*table.notes, beside), hint=beside)
+    return _with_last_observations(table, arrays, options), options
 
 
 # --- a group for each episode -------------------------------------------------------------------------------
@@ -76,25 +81,66 @@ class Groups(NamedTuple):
         return whole or {full: name for full, name in names.items() if matches(pattern, name)}
 
 
-def _groups(arrays: ArrayFile, options: ColumnOptions) -> Groups | None:
-    """The groups that are an episode each; None where arrays are named one by one, or are in groups of other kinds."""
+class Fitting(NamedTuple):
+    """Groups that hold what all patterns mean, and what speaks for taking them for episodes."""
+
+    groups: Groups
+    numbered: bool
+    repeated: bool  # they hold the same arrays
+    unlike: bool  # of different lengths
+    named_inside: bool  # arrays are named as they are called in them, or the reward is one in each
+
+    @property
+    def are_episodes(self) -> bool:
+        """Whether they are, rather than parts of a robot side by side."""
+        single = len(self.groups.members) == 1
+        if self.repeated:
+            return self.numbered or self.unlike or self.named_inside
+        return single and (self.numbered or self.named_inside)
+
+
+def _fitting(arrays: ArrayFile, options: ColumnOptions) -> Iterator[Fitting]:
+    """From the outermost groups on; none where arrays are named one by one."""
     patterns = [*options.observation, *options.action, *options.next_observation]
     if any(pattern in arrays.shapes for pattern in patterns):
-        return None
+        return
+    single = [text for role in SINGLE if (text := getattr(options, role)) is not None]
+    if any(text in arrays.shapes for text in single):
+        return
     for groups in _candidates(arrays):
         meant = [groups.meant(pattern) for pattern in patterns]
         everywhere = {full for pattern in patterns for full in arrays.shapes if matches(pattern, full)}
-        outside = [role for role in SINGLE if getattr(options, role) in arrays.shapes]
-        if not all(meant) or outside or not everywhere <= {full for found in meant for full in found}:
+        if not all(meant) or not everywhere <= {full for found in meant for full in found}:
             continue
         observed = set(meant[0])
         used = {group: found for group, found in groups.members.items() if observed & set(found.values())}
-        numbered = all(any(letter.isdigit() for letter in group) for group in used)
-        lengths = {arrays.shapes[full][0] for full in observed}
-        repeated = len(set(meant[0].values())) < len(observed)
-        if (numbered and (repeated or len(used) == 1)) or (repeated and len(lengths) > 1):
-            return Groups(groups.path, {group: used[group] for group in sorted(used, key=natural)})
-    return None
+        yield Fitting(
+            Groups(groups.path, {group: used[group] for group in sorted(used, key=natural)}),
+            numbered=all(any(letter.isdigit() for letter in group) for group in used),
+            repeated=len(set(meant[0].values())) < len(observed),
+            unlike=len({arrays.shapes[full][0] for full in observed}) > 1,
+            named_inside=not everywhere or any(_in_each(groups.meant(text)) for text in single),
+        )
+
+
+def _in_each(meant: Mapping[str, str]) -> bool:
+    """Whether these are one array in each of several groups."""
+    return len(meant) > 1 and len(set(meant.values())) == 1
+
+
+def _beside(fitting: Iterable[Fitting], options: ColumnOptions) -> str:
+    """What to say of groups that hold the same arrays and are taken for columns side by side; "" if there are none."""
+    for found in fitting:
+        if found.repeated:
+            observation, action = (
+                " ".join(dict.fromkeys(name for pattern in patterns for name in found.groups.meant(pattern).values()))
+                for patterns in (options.observation, options.action)
+            )
+            return (
+                f"{shortened(', '.join(found.groups.members))} are columns side by side; if each is an episode, name "
+                f"arrays as they are called in it: --observation {observation} --action {action}"
+            )
+    return ""
 
 
 def _candidates(arrays: ArrayFile) -> Iterator[Groups]:

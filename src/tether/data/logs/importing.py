@@ -23,7 +23,7 @@ from tether.data.logs.episodes import in_episodes
 from tether.data.logs.joined import join_tables
 from tether.data.logs.order import refuse_unordered
 from tether.data.logs.pieces import HEADER_BYTES, Table
-from tether.data.logs.rows import Mended, Rows, joined, rows_of
+from tether.data.logs.rows import Interleaved, Mended, Rows, joined, rows_of
 from tether.data.logs.tables import open_table
 from tether.data.schema import (
     IMPORT_KEY,
@@ -77,11 +77,26 @@ def import_logs(paths: Sequence[Path], options: ColumnOptions, out: Path) -> Imp
     tables, own_options = _opened(files, options)
     plan = resolve(tables, own_options)
     refuse_unordered(tables[0], plan)
+    try:
+        return _written(files, tables, plan, options, out)
+    except Interleaved:
+        return _written(files, tables, plan, options, out, gathered=True)
+
+
+def _written(
+    files: Sequence[Path],
+    tables: Sequence[Table],
+    plan: ColumnPlan,
+    options: ColumnOptions,
+    out: Path,
+    gathered: bool = False,
+) -> Import:
+    """The file that `plan` makes of the tables. gathered: see `rows_of`."""
     report = Import(out, observation=plan.named(plan.observation), action=plan.named(plan.action))
     mended = Mended()
     with new_hdf5(out) as file:
         columns = _Appender(file, plan.reward.recorded)
-        for rows in rows_of(tables, plan, mended):
+        for rows in rows_of(tables, plan, mended, gathered=gathered):
             columns.append(rows)
             file.check_disk()
             report.rows += len(rows.rewards)
@@ -150,7 +165,8 @@ def read_table(path: Path, continuous: bool = False) -> Dataset:
     table, options = in_episodes(table, options)
     plan = resolve([table], options)
     mended = Mended()
-    pieces = list(rows_of([table], plan, mended, close_last=options.episode is not None or table.has_episodes))
+    close_last = options.episode is not None or table.has_episodes
+    pieces = list(rows_of([table], plan, mended, close_last, gathered=True))
     if not pieces:
         raise InputError(f"{path}: holds no rows")
     rows = joined(pieces)
@@ -172,7 +188,7 @@ def read_table(path: Path, continuous: bool = False) -> Dataset:
         source=Source(str(path), sha256_file(path)),
         exact_next_observations=rows.next_observations is not None,
         has_rewards=plan.reward.recorded,
-        notes=() if plan.reward.recorded else ("no column is called reward or rewards",),
+        notes=(*(() if plan.reward.recorded else ("no column is called reward or rewards",)), *mended.notes(plan)),
         recorded_episodes=mended.episodes(rows.recorded),
         schema=Schema(plan.named(plan.observation), plan.named(plan.action), box or unit_box(rows.actions.shape[1])),
         continuous=continuous,

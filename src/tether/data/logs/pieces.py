@@ -88,6 +88,7 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()  # what was found out about the file that its user may want to know
     arrays: ArrayFile | None = None
     has_episodes: bool = False  # whether pieces tell episodes apart by EPISODE
+    hint: str = ""  # how else its episodes may be told apart
 
 
 def after(name: str) -> str:

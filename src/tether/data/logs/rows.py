@@ -13,14 +13,20 @@ import numpy as np
 
 from tether.data.logs.clock import sorted_rows
 from tether.data.logs.columns import ColumnPlan
+from tether.data.logs.interleaved import put_together
 from tether.data.logs.pieces import EPISODE, Piece, Table, nanoseconds
 from tether.data.schema import Layout, size_of
 from tether.data.source import follows
 from tether.errors import InputError, unknown
+from tether.machine.reading import check_memory
 
-__all__ = ["Mended", "Rows", "joined", "rows_of"]
+__all__ = ["Interleaved", "Mended", "Rows", "joined", "rows_of"]
 
 LABEL, ENDS, RECORDED = "\0label", "\0ends", "\0recorded"  # keys of pieces that are no column's name
+
+
+class Interleaved(InputError):
+    """Rows of an episode lie among those of others: they are put together where all rows are gathered first."""
 
 
 class Rows(NamedTuple):
@@ -46,6 +52,7 @@ class Mended:
     held_rows: int = 0
     gaps: int = 0
     unfollowed: int = 0
+    interleaved: bool = False
     incomplete: set[int] = field(default_factory=set)  # recorded episodes of which rows are missing, or lie apart
 
     def lack(self, recorded: np.ndarray, bad: np.ndarray) -> None:
@@ -71,16 +78,27 @@ class Mended:
                 yield f"--missing hold: {self.dropped_rows:,} rows at the start of episodes have none before ({names})"
         if plan.options.max_gap is not None:
             yield f"--max-gap {plan.options.max_gap:g}: {self.gaps:,} longer steps of {plan.time!r} end an episode"
+        if self.interleaved:
+            order = "their order" if plan.order is None else f"the order of {plan.order!r}"
+            yield f"episodes lie among each other: the rows of each {plan.episode!r} are put together, in {order}"
         if self.unfollowed:
             yield f"{self.unfollowed:,} rows are not followed by the next one: each ends a piece, as truncated"
 
 
 def rows_of(
-    tables: Sequence[Table], plan: ColumnPlan, mended: Mended | None = None, close_last: bool = True
+    tables: Sequence[Table],
+    plan: ColumnPlan,
+    mended: Mended | None = None,
+    close_last: bool = True,
+    gathered: bool = False,
 ) -> Iterator[Rows]:
-    """The rows of all tables in order. close_last: the last row of all ends its episode, as nothing follows."""
+    """The rows of all tables in order. close_last: the last row of all ends its episode, as nothing follows. gathered:
+    all rows are held in memory, and those of episodes that lie among each other are put together.
+
+    Raises Interleaved for such episodes where rows are not gathered.
+    """
     mended = Mended() if mended is None else mended
-    pieces = _labelled(tables, plan)
+    pieces = _gathered(tables, plan, mended) if gathered else _labelled(tables, plan)
     if plan.order is not None:
         pieces = (_in_order(piece, plan) for piece in _whole(_with_ends(pieces, True)))
     if plan.time is not None:
@@ -117,11 +135,14 @@ def joined(parts: Sequence[Rows]) -> Rows:
 # --- episodes -----------------------------------------------------------------------------------------------
 
 
-def _labelled(tables: Sequence[Table], plan: ColumnPlan) -> Iterator[Piece]:
-    """The columns of all tables, and LABEL: a number for each row, equal within an episode and greater in the next."""
-    seen: set[Any] = set()
+def _labelled(tables: Sequence[Table], plan: ColumnPlan, again: list[str] | None = None) -> Iterator[Piece]:
+    """The columns of all tables, and LABEL: a number for each row, equal within an episode and greater in the next.
+
+    again: where an episode goes on after another one, which without this is refused, is noted in it, in words.
+    """
+    seen: dict[Any, int] = {}
     last: Any = None
-    ordinal = 0
+    current = 0
     for number, table in enumerate(tables):
         _check_columns(table, tables[0], plan)
         file = number if plan.episode is None or table.has_episodes else -1  # an episode may go on in the next file
@@ -132,20 +153,46 @@ def _labelled(tables: Sequence[Table], plan: ColumnPlan) -> Iterator[Piece]:
             labels = parts if plan.episode is None else piece[plan.episode]
             changes = (labels[1:] != labels[:-1]) | (parts[1:] != parts[:-1])
             starts = np.append((file, parts[0], labels[0]) != last, changes)
+            numbers = [current]
             for start in np.flatnonzero(starts).tolist():
                 key = (file, parts[start], labels[start])
                 if key in seen:
-                    raise InputError(
-                        f"{table.path}: episode {labels[start]} goes on in row {row + start}, after another one; "
-                        f"sort the log by {plan.episode!r} first"
-                    )
-                seen.add(key)
+                    where = f"{table.path}: episode {labels[start]} goes on in row {row + start}, after another one"
+                    if again is None:
+                        raise Interleaved(where)
+                    again += [] if again else [where]
+                numbers.append(seen.setdefault(key, len(seen) + 1))
             if plan.time is not None and plan.options.time_format is not None:
                 texts = piece[plan.time].tolist()
                 piece[plan.time] = nanoseconds(table.path, plan.time, texts, plan.options.time_format, row)
             last, row = (file, parts[-1], labels[-1]), row + rows
-            yield {**piece, LABEL: ordinal + np.cumsum(starts)}
-            ordinal += int(starts.sum())
+            current = numbers[-1]
+            yield {**piece, LABEL: np.array(numbers)[np.cumsum(starts)]}
+
+
+def _gathered(tables: Sequence[Table], plan: ColumnPlan, mended: Mended) -> Iterator[Piece]:
+    """The same in one piece, in which the rows of each episode stand together. Raises InputError where that may splice
+    two runs that are numbered alike."""
+    again: list[str] = []
+    parts: list[Piece] = []
+    for part in _labelled(tables, plan, again):
+        parts.append(part)
+        check_memory(f"{tables[0].path}: putting its episodes together", sum(a.nbytes for a in part.values()))
+    if not parts:
+        return
+    piece = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    if again:
+        flags = [piece[name] == 1 for name in (plan.terminal, plan.truncated) if name is not None]
+        kept_apart = plan.every_row_ends or bool(plan.next_observation)  # nothing is spliced
+        ended = np.logical_or.reduce([np.full(len(piece[LABEL]), kept_apart), *flags])
+        order, wrong = put_together(piece[LABEL], ended, None if plan.order is None else piece[plan.order])
+        if wrong:
+            raise InputError(
+                f"{again[0]}; sort the log by {plan.episode!r} first, or name its clock with --time, if it is one "
+                f"recording in parts: {wrong}; if it is another run, give each run a number of its own"
+            )
+        piece, mended.interleaved = {name: column[order] for name, column in piece.items()}, True
+    yield piece
 
 
 def _numbered(pieces: Iterator[Piece], plan: ColumnPlan) -> Iterator[Piece]:
