@@ -25,6 +25,7 @@ __all__ = [
     "ActionBox",
     "Layout",
     "Schema",
+    "column_names",
     "inner_float32",
     "join",
     "layout_of",
@@ -165,6 +166,17 @@ def layout_of(sizes: Mapping[str, int]) -> Layout:
 def size_of(layout: Layout) -> int:
     """How many numbers the whole vector has."""
     return max((stop for _, stop in layout.values()), default=0)
+
+
+def column_names(layout: Layout | None, kind: str, size: int) -> list[str]:
+    """A name for each number of a vector: `joint_1`, `camera[2]`; without a layout `kind[0]` and so on."""
+    if layout is None:
+        return [f"{kind}[{index}]" for index in range(size)]
+    return [
+        name if stop - start == 1 else f"{name}[{index}]"
+        for name, (start, stop) in layout.items()
+        for index in range(stop - start)
+    ]
 
 
 def summary(layout: Layout) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.dataset import Dataset
+from tether.data.decisions import Decisions, sample_decisions
 from tether.data.filters import NO_FILTER, filter_episodes
 from tether.data.holdout import NO_HOLDOUT, hold_out
 from tether.data.schema import Schema
@@ -65,6 +66,7 @@ class Prepared(NamedTuple):
     source: Source | None = None  # whose SHA-256 goes to config.json, too
     no_rewards: str = ""  # why nothing can be learnt from the rewards; empty where something can
     held_out: Any = None  # as `transitions`, of the episodes that are held out; None where none are
+    decisions: Decisions | None = None  # of which the trust in a policy is made; None where they are too few
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -282,8 +284,9 @@ def prepare(
     }
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     columns, reason = change.columns(view, dataset, table, rows), no_rewards(dataset, rewards)
+    decisions = sample_decisions(dataset, held_out)
     held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
-    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason, held)
+    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason, held, decisions)
 
 
 class _Change(NamedTuple):

@@ -17,9 +17,9 @@ from tether.types import Spec
 
 __all__ = ["READABLE", "PolicyDocument", "document_hash", "read_document"]
 
-READABLE = (1, 2, 3)
+READABLE = (1, 2, 3, 4)
 # 1 had neither `action_range` nor `schema`: its actions are those of [-1, 1]. 2 had no `low` and `high` in the former:
-# its actions reach from offset - scale to offset + scale.
+# its actions reach from offset - scale to offset + scale. 3 had no `trust`.
 
 Number = Annotated[float, msgspec.Meta(ge=-3.4e38, le=3.4e38)]  # of float32
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -60,6 +60,19 @@ class Golden(msgspec.Struct):
     rewards: list[Number] | None = None
 
 
+class Trust(msgspec.Struct):
+    """What trust.safetensors holds, and what it was calibrated on."""
+
+    sha256: Hash
+    references: Size
+    hidden_sizes: Annotated[list[Size], msgspec.Meta(max_length=10)]
+    calibrated: Size  # decisions
+    pieces: Size  # episodes that they are from, or stretches of episodes
+    stretch_rows: Size | None  # None: episodes
+    held_out: bool  # from training
+    flagged_in_pieces: list[Number]  # share of the decisions of a piece: of the least, median and most flagged one
+
+
 class PolicyDocument(msgspec.Struct):
     """What loading needs."""
 
@@ -71,6 +84,7 @@ class PolicyDocument(msgspec.Struct):
     sha256: Hash
     golden: Golden
     action_range: ActionRange | None = None
+    trust: Trust | None = None
     schema: dict[str, Any] | None = None
     algorithm_class: str | None = None
     algorithm_distribution: str | None = None
@@ -102,7 +116,8 @@ def read_document(path: Path) -> tuple[dict[str, Any], PolicyDocument]:
     stated = document.pop("document_sha256", None)
     if stated != document_hash(document):
         raise InputError(f"{path}: altered: its SHA-256 is not the one it states")
-    if found > 1 and (missing := {"action_range", "schema"} - set(document)):
+    needed = {"action_range", "schema"} if found > 1 else set()
+    if missing := (needed | ({"trust"} if found > 3 else set())) - set(document):
         raise InputError(f"{path}: altered: no {', '.join(sorted(missing))} in it")
     parsed = as_document(path, document, PolicyDocument)
     _check_sizes(path, parsed)

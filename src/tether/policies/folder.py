@@ -3,14 +3,16 @@
     policy/policy.safetensors   every array: networks, normaliser, action range
     policy/policy.json          algorithm, hyper-parameters, sizes, golden pairs, hashes; for readers also the
                                 normaliser and the action range; names of the columns where the data have any
+    policy/trust.safetensors    what decisions are judged by (`tether.trust`)
 
-Loading rebuilds the policy from the two files alone, verifies the hashes, and makes the policy act on the
+Loading rebuilds the policy from these files alone, verifies the hashes, and makes the policy act on the
 golden observations: a policy that would act differently here from where it was trained is refused. One with a
 memory is made to act in a golden episode instead.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,14 @@ from tether.policies.deployed import DeployedPolicy, deploy
 from tether.policies.document import PolicyDocument, document_hash, read_document
 from tether.policies.golden import golden_episode, golden_pairs, verify_golden_pairs
 from tether.policies.loaded import DOCUMENT, LoadedPolicy
+from tether.trust import Calibrated, Support
 from tether.types import Float, PRNGKey, Spec
 
 __all__ = ["load_policy", "save_policy", "write_folder"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 ARRAYS = "policy.safetensors"
+TRUST = "trust.safetensors"
 
 
 def save_policy(
@@ -47,15 +51,17 @@ def save_policy(
     observations: Float[np.ndarray, "rows observation"],
     notes: dict[str, Any],
     schema: Schema | None = None,
+    trust: Calibrated | None = None,
 ) -> None:
     """Write the policy folder; an existing one is replaced, and at no moment is a half-written one readable.
 
     observations: real ones, of which the golden pairs are made.
     notes: for readers (data set, lane, scores), kept as they are.
     schema: names of the data's columns.
+    trust: what decisions are judged by; None: they cannot be.
     Raises: OSError; an existing folder is then still there.
     """
-    data = encode_arrays(policy)
+    files = {ARRAYS: encode_arrays(policy)} | ({} if trust is None else {TRUST: encode_arrays(trust.support)})
     document = {
         "format_version": FORMAT_VERSION,
         "tether": __version__,
@@ -76,12 +82,28 @@ def save_policy(
         },
         "observation_statistics": _statistics(observations),
         "schema": None if schema is None else schema.to_json(),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "trust": None if trust is None else _describe(trust, files[TRUST]),
+        "sha256": hashlib.sha256(files[ARRAYS]).hexdigest(),
         "golden": (golden_episode if policy.has_memory else golden_pairs)(policy, observations),
         "notes": notes,
     }
     document["document_sha256"] = document_hash(document)
-    write_folder(folder, {ARRAYS: data, DOCUMENT: to_json(document).encode()})
+    write_folder(folder, {**files, DOCUMENT: to_json(document).encode()})
+
+
+def _describe(trust: Calibrated, data: bytes) -> dict[str, Any]:
+    """The entry of policy.json; data: of trust.safetensors."""
+    support = trust.support
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "references": len(support.observations),
+        "hidden_sizes": [len(bias) for bias in support.biases[:-1]],
+        "calibrated": len(support.calibration),
+        "pieces": trust.pieces,
+        "stretch_rows": trust.stretch_rows,
+        "held_out": trust.held_out,
+        "flagged_in_pieces": trust.flagged_in_pieces,
+    }
 
 
 def _statistics(observations: Float[np.ndarray, "rows observation"]) -> dict[str, Any]:
@@ -132,18 +154,53 @@ def load_policy(folder: str | Path, seed: int = 0, *, algorithm: Any = None, **a
         folder = folder / "policy"
     path = folder / DOCUMENT
     document, parsed = read_document(path)
-    try:
-        data = read_bytes(folder / ARRAYS)
-    except OSError as error:
-        raise InputError(f"{folder / ARRAYS}: cannot be read: {error.strerror or error}") from None
-    if hashlib.sha256(data).hexdigest() != parsed.sha256:
-        raise InputError(f"{folder / ARRAYS}: truncated or altered: its SHA-256 is not the one in {DOCUMENT}")
+    data = _verified(folder / ARRAYS, parsed.sha256)
     maker = _algorithm_of(document, path, algorithm)
     module = decode_arrays(data, _skeleton(maker, parsed, path), str(folder / ARRAYS))
-    policy = LoadedPolicy(module, document, maker, seed)
+    policy = LoadedPolicy(module, document, maker, seed, _support(folder / TRUST, parsed))
     _verify_affine_maps(policy, parsed, path)
     verify_golden_pairs(document, module, policy.step, path)
     return policy.with_acting(**acting) if acting else policy
+
+
+def _verified(path: Path, sha256: str) -> bytes:
+    """The content of a file of the folder. Raises InputError where it is not the one with this hash."""
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"{path}: truncated or altered: its SHA-256 is not the one in {DOCUMENT}")
+    return data
+
+
+def _support(path: Path, document: PolicyDocument) -> Support | None:
+    """What decisions are judged by; None in a folder without it."""
+    stated, (states, actions) = document.trust, document.sizes[:2]
+    if stated is None:
+        return None
+    sizes, references = (states, *stated.hidden_sizes, actions), stated.references
+    like = Support(
+        *(_zeros(states) for _ in range(4)),
+        observations=_zeros(references, states),
+        actions=_zeros(references, actions),
+        residuals=_zeros(references, actions),
+        whitening=_zeros(actions, actions),
+        weights=tuple(_zeros(after, before) for before, after in itertools.pairwise(sizes)),
+        biases=tuple(map(_zeros, sizes[1:])),
+        own_columns=_zeros(references, states),
+        own_distance=_zeros(references),
+        own_action=_zeros(references),
+        column_limits=_zeros(states),
+        limits=_zeros(3),
+        calibration=_zeros(stated.calibrated),
+    )
+    return decode_arrays(_verified(path, stated.sha256), like, str(path))
+
+
+def _zeros(*shape: int) -> np.ndarray:
+    """Of a shape alone: takes no memory."""
+    return np.broadcast_to(np.zeros((), np.float32), shape)
 
 
 def _algorithm_of(document: dict[str, Any], path: Path, given: Any) -> Any:

@@ -15,6 +15,8 @@ from tether.data.schema import Schema, join, summary
 from tether.errors import InputError
 from tether.machine.deprecation import warn_deprecated
 from tether.policies.deployed import DeployedPolicy
+from tether.policies.trusted import FLAGGED, Decision, Judge, Trust
+from tether.trust import Support
 from tether.types import Array, Float, PRNGKey, Spec
 
 __all__ = ["DOCUMENT", "LoadedPolicy", "schema_of"]
@@ -64,13 +66,23 @@ class LoadedPolicy:
             observation, reward, ... = environment.step(action)
     """
 
-    def __init__(self, module: DeployedPolicy, document: dict[str, Any], algorithm: Any, seed: int = 0):
-        """document: policy.json's; algorithm: the one that made the policy."""
+    def __init__(
+        self,
+        module: DeployedPolicy,
+        document: dict[str, Any],
+        algorithm: Any,
+        seed: int = 0,
+        support: Support | None = None,
+    ):
+        """document: policy.json's; algorithm: the one that made the policy; support: what decisions are judged by."""
         self.module = module
         self.document = document
         self.algorithm = algorithm
         self.spec = Spec(**document["spec"])
         self.schema = schema_of(document)
+        self.support = support
+        box = np.asarray(module.action_scale), np.asarray(module.action_offset)
+        self._judge = None if support is None else Judge(support, *box, self.schema)
         self._seed = seed
         self._leaves, self._structure = jax.tree.flatten(module)
         self._programs: dict[str, Any] = {}  # kind of key -> compiled for one observation
@@ -102,7 +114,7 @@ class LoadedPolicy:
         after = change_acting(self.algorithm, changes)
         module = with_algorithm(self.module, self.spec, self.algorithm, after)
         document = self.document | {"hyperparameters": hyperparameters_of(after)}
-        changed = LoadedPolicy(module, document, after, self._seed)
+        changed = LoadedPolicy(module, document, after, self._seed, self.support)
         changed.compile()
         return changed
 
@@ -180,6 +192,45 @@ class LoadedPolicy:
         if observation.ndim == 1:
             return self._step_one(observation, (), self._no_reward, key)[0]
         return self.step(observation, (), np.zeros(observation.shape[:-1]), key)[0]
+
+    def decide(
+        self,
+        observation: Any,
+        memory: Any = None,
+        reward: Any = None,
+        *,
+        key: PRNGKey | None = None,
+        flagged_share: float = FLAGGED,
+    ) -> Decision:
+        """The action, as from a call or from `step`, and whether it is like the data's own decisions.
+
+        memory, reward: as of `step`; None: those of an episode's start.
+        flagged_share: of the data's own decisions that are flagged, too.
+        Raises InputError as `step`, and where the folder carries no trust.
+        """
+        judge = self._judged_by()
+        observation = self._observation(observation)
+        count = None if observation.ndim == 1 else len(observation)
+        memory = self.initial_memory(count) if memory is None else memory
+        reward = np.zeros(observation.shape[:-1], np.float32) if reward is None else reward
+        action, memory = self.step(observation, memory, reward, key)
+        return Decision(action, *judge(observation, action, flagged_share), memory)
+
+    def trust(self, observation: Any, action: Any, *, flagged_share: float = FLAGGED) -> Trust:
+        """How like the data's own decisions it is to take `action` (in the robot's units), whoever proposes it.
+
+        Of one decision or of a batch. Raises InputError for another shape, and where the folder carries no trust.
+        """
+        judge = self._judged_by()
+        return judge(self._observation(observation), np.asarray(action, np.float32), flagged_share)
+
+    def _judged_by(self) -> Judge:
+        if self._judge is None:
+            raise InputError(
+                f"this policy's folder (format {self.document.get('format_version')}) carries no trust: decisions can "
+                "be made (policy(observation)) and not judged; `tether resume RUN` writes the folders of a run anew"
+            )
+        return self._judge
 
     def _observation(self, observation: Any) -> np.ndarray:
         """The observation as float32, checked for shape and finite numbers."""

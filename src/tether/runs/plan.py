@@ -1,6 +1,7 @@
 """What a run is made of, and its options."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from tether.machine.keywords import explain_keywords
 from tether.ranges import COUNTED, between, check_ranges
 from tether.training.lanes import Lane
 from tether.training.precision import PRECISIONS
+from tether.trust import Calibrated, calibrate
 
 __all__ = ["EVAL_DEVICES", "Options", "Plan"]
 
@@ -59,6 +61,14 @@ class Plan:
     limits: ActionBox | None  # of the actions of its environment
     behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes; none where no rewards were recorded
     observations: np.ndarray  # (rows, observation): some raw ones, for golden pairs
+
+    @functools.cached_property
+    def trust(self) -> Calibrated | None:
+        """What the decisions of its policies are judged by: of the data alone, made when the first policy is saved."""
+        if self.prepared.decisions is None:
+            return None
+        updates = sum(count for _, count in self.phases())  # what judges a run takes no more of them than the run
+        return calibrate(self.prepared.decisions, updates)
 
     def phases(self) -> list[tuple[str, int]]:
         """(name, updates) in order."""

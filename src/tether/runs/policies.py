@@ -21,5 +21,6 @@ def save_lane_policy(plan: Plan, folder: Path, policy: DeployedPolicy, lane: int
         spec=plan.prepared.spec,
         observations=plan.observations,
         schema=plan.prepared.schema,
+        trust=plan.trust,
         notes=where_from | notes,
     )

@@ -1,0 +1,122 @@
+"""From logged decisions to what their like is judged by."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tether.data.decisions import CALIBRATION, FITTING, SCALING, Decisions
+from tether.trust.behaviour import fit_behaviour
+from tether.trust.support import FARTHEST, NEIGHBOURS, Support, nearest, residual, score, standardise, threshold
+
+__all__ = ["Calibrated", "calibrate"]
+
+MOST_REFERENCES = 2048
+MOST_NUMBERS = 2_000_000  # of all references together: 8 MB
+MOST_UPDATES = 4000  # of the regression
+COLUMN_SHARE, SCORE_SHARE = 1e-3, 5e-3  # of the scaling decisions exceed the limits of a column, and of a score
+SMALLEST = 0.01  # deviations
+FLAGGED = 0.01
+SEED = 0
+
+
+class Calibrated(NamedTuple):
+    """What judges decisions, and what is known of how it does."""
+
+    support: Support
+    pieces: int  # episodes, or stretches of them, that the calibrating decisions are from
+    stretch_rows: int | None  # how long stretches are; None where they are whole episodes
+    held_out: bool  # whether they were held out from training, too
+    flagged_in_pieces: tuple[float, float, float]  # share flagged at 1 %, of the least, median and most flagged piece
+
+
+def calibrate(decisions: Decisions, most_updates: int = MOST_UPDATES) -> Calibrated:
+    """Fit, scale and calibrate on parts of the data that share no episode.
+
+    most_updates: of the regression of actions; fewer make actions harder to judge, the rate of flags stays right.
+    """
+    fitting, scaling, calibrating = (decisions.of(part) for part in (FITTING, SCALING, CALIBRATION))
+    support, references = _with_states(fitting)
+    support = _with_actions(support, fitting, references, min(most_updates, MOST_UPDATES))
+    support = _with_limits(_with_own(support), scaling)
+    total = score(support, calibrating.observation, calibrating.action).total
+    support = support._replace(calibration=np.sort(total))
+    flagged, rows = (np.bincount(calibrating.piece, w) for w in (total > threshold(support, FLAGGED), None))
+    shares = flagged[rows > 0] / rows[rows > 0]
+    spread = float(shares.min()), float(np.median(shares)), float(shares.max())
+    return Calibrated(support, len(shares), decisions.stretch_rows, decisions.held_out, spread)
+
+
+def _with_states(fitting: Decisions) -> tuple[Support, np.ndarray]:
+    """Scale and references, and which rows these are; all that comes later is empty."""
+    columns, actions = fitting.observation.astype(np.float64), fitting.action.shape[1]
+    mean, deviation = columns.mean(axis=0), columns.std(axis=0)
+    constant = 1e-6 * np.maximum(np.abs(mean), 1.0)  # what differs from it by more is foreign
+    scale = np.maximum(deviation, constant)
+    size = columns.shape[1]
+    count = min(MOST_REFERENCES, -(-len(columns) // 2), max(NEIGHBOURS, MOST_NUMBERS // (size + 2 * actions)))
+    references = np.sort(np.random.default_rng(SEED).permutation(len(columns))[:count])
+    empty = np.zeros((0, actions), np.float32)
+    support = Support(
+        observation_mean=mean.astype(np.float32),
+        observation_scale=scale.astype(np.float32),
+        observation_low=fitting.observation.min(axis=0),
+        observation_high=fitting.observation.max(axis=0),
+        observations=((columns[references] - mean) / scale).astype(np.float32),
+        actions=empty,
+        residuals=empty,
+        whitening=np.eye(actions, dtype=np.float32),
+        weights=(),
+        biases=(),
+        own_columns=np.ones((count, size), np.float32),
+        own_distance=np.ones(count, np.float32),
+        own_action=np.ones(count, np.float32),
+        column_limits=np.ones(size, np.float32),
+        limits=np.ones(3, np.float32),
+        calibration=np.zeros(0, np.float32),
+    )
+    return support, references
+
+
+def _with_actions(support: Support, fitting: Decisions, references: np.ndarray, updates: int) -> Support:
+    """The regression of actions on observations, and what it leaves at the references, which it has not seen."""
+    states = standardise(support, fitting.observation).clip(-FARTHEST, FARTHEST)
+    others = np.setdiff1d(np.arange(len(states)), references)
+    weights, biases = fit_behaviour(states[others], fitting.action[others], updates)
+    support = support._replace(weights=weights, biases=biases)
+    left = residual(support, states[references], fitting.action[references])
+    whitening = _whitening(left.astype(np.float64)).astype(np.float32)
+    return support._replace(actions=fitting.action[references], residuals=left @ whitening, whitening=whitening)
+
+
+def _whitening(residuals: np.ndarray) -> np.ndarray:
+    """The matrix that makes residuals uncorrelated, of variance 1."""
+    size = residuals.shape[1]
+    covariance = residuals.T @ residuals / len(residuals) + 1e-8 * np.eye(size)
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors / np.sqrt(np.maximum(values, 1e-8))
+
+
+def _with_own(support: Support) -> Support:
+    """How foreign each reference would look among the others, with the median of all added: nothing is nearly 0."""
+    states, itself = support.observations, np.arange(len(support.observations))
+    neighbours, distance = nearest(support, states)
+    count = neighbours.shape[1]
+    others = (states[neighbours].sum(axis=1) - states) / max(count - 1, 1)
+    beside = np.sum((support.residuals[:, None] - support.residuals[neighbours]) ** 2, axis=2)
+    beside[neighbours == itself[:, None]] = np.inf if count > 1 else 1.0
+    columns, action = np.abs(states - others), np.sqrt(beside.min(axis=1))
+    return support._replace(
+        own_columns=(columns + np.maximum(np.median(columns, axis=0), SMALLEST)).astype(np.float32),
+        own_distance=(distance + max(np.median(distance), SMALLEST)).astype(np.float32),
+        own_action=(action + max(np.median(action), SMALLEST)).astype(np.float32),
+    )
+
+
+def _with_limits(support: Support, scaling: Decisions) -> Support:
+    """What few of the scaling decisions exceed, so that columns, combination and action are flagged alike."""
+    scores = score(support, scaling.observation, scaling.action)
+    columns = np.maximum(np.quantile(scores.columns, 1 - COLUMN_SHARE, axis=0), SMALLEST)
+    support = support._replace(column_limits=columns.astype(np.float32))
+    worst = (scores.columns / columns).max(axis=1)
+    parts = [np.quantile(part, 1 - SCORE_SHARE) for part in (worst, scores.combination, scores.action)]
+    return support._replace(limits=np.maximum(parts, 1e-6).astype(np.float32))

@@ -1,0 +1,245 @@
+"""Trust: the rate of false alarms is what is promised, foreign decisions are found, reasons are in the log's words."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_data import columns, finished_run
+
+from tether import InputError, load_policy
+from tether.data import Dataset
+from tether.data.decisions import CALIBRATION, FITTING, SCALING, Decisions, sample_decisions
+from tether.data.schema import ActionBox, Schema, layout_of
+from tether.policies.loaded import LoadedPolicy
+from tether.policies.trusted import Judge
+from tether.trust import Calibrated, behaviour, calibrate, reasons, score, threshold, trust_of
+
+OBSERVATION = columns()["observations"][7]
+
+
+def reactor(episodes: int, seed: int = 0, steps: int = 50) -> Dataset:
+    """A plant whose second column follows the first, an action in two modes, another that never changes."""
+    random = np.random.default_rng(seed)
+    rows = episodes * steps
+    temperature = 20 + np.repeat(random.normal(size=episodes), steps) + 0.5 * random.normal(size=rows)
+    pressure = 3 + 0.2 * (temperature - 20) + 0.01 * random.normal(size=rows)
+    observations = np.stack([temperature, pressure, np.full(rows, 7.0)], axis=1)
+    side = random.choice([-1, 1], rows)
+    pump = np.tanh(0.3 * (temperature - 20)) * 0.3 + 0.5 * side + 0.02 * random.normal(size=rows)
+    ends = np.zeros(rows, bool)
+    ends[steps - 1 :: steps] = True
+    schema = Schema(
+        layout_of({"T_reactor_C": 1, "p_bar": 1, "site": 1}),
+        layout_of({"pump_rpm": 1, "valve": 1}),
+        ActionBox((400.0, 5.0), (500.0, 5.0)),
+    )
+    return Dataset.from_arrays(
+        observations=observations,
+        actions=np.stack([pump.clip(-1, 1), np.zeros(rows)], axis=1),
+        rewards=random.normal(size=rows),
+        terminals=np.zeros(rows, bool),
+        timeouts=ends,
+    ).replace(schema=schema)
+
+
+@pytest.fixture(scope="module")
+def judged() -> Calibrated:
+    decisions = sample_decisions(reactor(300))
+    assert decisions is not None
+    return calibrate(decisions, most_updates=0)
+
+
+# --- the sample ---------------------------------------------------------------------------------------------
+
+
+def test_parts_share_no_episode() -> None:
+    data = reactor(60)
+    decisions = sample_decisions(data)
+    assert decisions is not None
+    episode = {data.observations[row].tobytes(): row // 50 for row in range(len(data))}
+    found = {
+        part: {episode[each.tobytes()] for each in decisions.of(part).observation}
+        for part in (FITTING, SCALING, CALIBRATION)
+    }
+    assert {part: len(numbers) for part, numbers in found.items()} == {FITTING: 39, SCALING: 6, CALIBRATION: 15}
+    assert len(set.union(*found.values())) == 60
+    assert (decisions.stretch_rows, decisions.held_out) == (None, False)
+    calibrating = decisions.of(CALIBRATION)
+    assert len(np.unique(calibrating.piece)) == 15
+    assert len(decisions.observation) == len(data)
+
+
+def test_held_out_episodes_calibrate() -> None:
+    data, held = reactor(50), reactor(45, seed=1)
+    decisions = sample_decisions(data, held)
+    assert decisions is not None
+    assert decisions.held_out
+    np.testing.assert_array_equal(decisions.of(CALIBRATION).observation, held.observations)
+    assert len(decisions.of(FITTING).observation) + len(decisions.of(SCALING).observation) == len(data)
+
+
+def test_few_episodes_are_cut_into_stretches() -> None:
+    decisions = sample_decisions(reactor(2, steps=500))
+    assert decisions is not None
+    assert decisions.stretch_rows == 5
+    assert len(np.unique(decisions.of(CALIBRATION).piece)) == 50
+    assert sample_decisions(reactor(1, steps=2)) is None  # three parts need three pieces
+
+
+# --- the guarantee ------------------------------------------------------------------------------------------
+
+
+def test_p_values_by_hand(judged: Calibrated) -> None:
+    support = judged.support._replace(calibration=np.float32([1, 2, 2, 3]))
+    np.testing.assert_allclose(
+        trust_of(support, np.float32([0, 1, 2, 2.5, 3, 4, np.nan])), [1, 1, 0.8, 0.4, 0.4, 0.2, 0.2]
+    )
+    for share in (0.1, 0.2, 0.39, 0.4, 0.8, 0.99):
+        limit = threshold(support, share)
+        for total in np.array([[0], [1], [2], [2.5], [3], [4]]):
+            assert (total > limit) == (trust_of(support, total) <= share + 1e-12), (share, total)
+
+
+def test_a_hundredth_of_new_decisions_is_flagged(judged: Calibrated) -> None:
+    """Of episodes that nobody has seen: the mean over many draws of the data is what is promised."""
+    new = reactor(150, seed=9)
+    total = score(judged.support, new.observations, new.actions).total
+    for share in (0.01, 0.1):
+        flagged = np.mean(total > threshold(judged.support, share))
+        assert flagged == pytest.approx(share, abs=0.3 * share + 0.003)
+
+
+def test_foreign_decisions_are_found(judged: Calibrated) -> None:
+    new, support, limit = reactor(20, seed=9), judged.support, threshold(judged.support, 0.01)
+    for column in (0, 1):
+        moved = new.observations.copy()
+        moved[:, column] += 5 * support.observation_scale[column]
+        assert np.mean(score(support, moved, new.actions).total > limit) > 0.95
+    between = new.actions.copy()
+    between[:, 0] = np.tanh(0.3 * (new.observations[:, 0] - 20)) * 0.3  # the mean of the two modes: never done
+    assert np.mean(score(support, new.observations, between).action > limit) > 0.95
+    # Each column alone has been seen often, together they have not.
+    twisted = new.observations.copy()
+    twisted[:, 1] = 6 - twisted[:, 1]
+    off = np.abs(twisted[:, 1] - new.observations[:, 1]) > 0.2
+    assert np.mean(score(support, twisted[off], new.actions[off]).total > limit) > 0.95
+
+
+def test_network_is_fitted_where_rows_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    states = random.normal(size=(3000, 2)).astype(np.float32)
+    actions = np.sin(2 * states[:, :1])
+    few, _ = behaviour.fit_behaviour(states, actions, 10)
+    assert len(few) == 1
+    monkeypatch.setattr(behaviour, "FEWEST_UPDATES", 200)
+    weights, biases = behaviour.fit_behaviour(states, actions, 200)
+    hidden = states
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        hidden = np.maximum(hidden @ weight.T + bias, 0)
+    assert np.mean((hidden @ weights[-1].T + biases[-1] - actions) ** 2) < 0.1 * np.var(actions)
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def said(judged: Calibrated, observation: list[float], action: list[float]) -> list[str]:
+    """Reasons for one decision in units."""
+    schema = reactor(1).schema
+    assert schema is not None
+    judge = Judge(judged.support, schema.box.scale, schema.box.offset, schema)
+    return judge(np.float32(observation), np.float32(action), 0.01).reasons
+
+
+def test_reasons_name_columns_in_units(judged: Calibrated) -> None:
+    assert said(judged, [20.0, 3.0, 7.0], [475.0, 5.0]) == []
+    low, high = judged.support.observation_low[0], judged.support.observation_high[0]
+    hot = said(judged, [95.0, 3.0, 7.0], [475.0, 5.0])
+    assert hot[0] == f"T_reactor_C 95: seen {low:.4g} to {high:.4g}"
+    pressed = said(judged, [20.0, 3.4, 7.0], [475.0, 5.0])
+    assert any(line.startswith("p_bar 3.4: ") and line.endswith(" in similar logged states") for line in pressed)
+    (site,) = said(judged, [20.0, 3.0, 8.0], [475.0, 5.0])
+    assert site == "site 8: seen 7 to 7"
+    (pump,) = said(judged, [20.0, 3.0, 7.0], [900.0, 5.0])
+    assert pump.startswith("pump_rpm 900: 42")
+    (valve,) = said(judged, [20.0, 3.0, 7.0], [475.0, 6.0])
+    assert valve == "valve 6: 5 to 5 in similar logged states"
+
+
+def test_every_flag_has_a_reason(judged: Calibrated) -> None:
+    random = np.random.default_rng(3)
+    observation = random.normal([20, 3, 7], [2, 0.5, 1e-7], (300, 3)).astype(np.float32)
+    action = random.uniform(-1, 1, (300, 2)).astype(np.float32)
+    scores = score(judged.support, observation, action)
+    lines = reasons(judged.support, observation, action, scores, 0.01, (list("abc"), list("xy")), lambda a: a)
+    np.testing.assert_array_equal([bool(each) for each in lines], trust_of(judged.support, scores.total) <= 0.01)
+
+
+# --- policies -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def policy() -> LoadedPolicy:
+    return load_policy(finished_run() / "policy")
+
+
+def test_a_decision_is_an_action_with_its_trust(policy: LoadedPolicy) -> None:
+    import jax
+
+    decision = policy.decide(OBSERVATION, key=jax.random.key(3))
+    np.testing.assert_array_equal(decision.action, policy(OBSERVATION, jax.random.key(3)))
+    assert 0 < decision.trust <= 1
+    assert decision[1:4] == policy.trust(OBSERVATION, decision.action)
+    foreign = OBSERVATION.copy()
+    foreign[4] = 100.0
+    found = policy.decide(foreign)
+    assert found.flagged
+    assert found.reasons[0].startswith("observation[4] 100: seen ")
+    batch = policy.decide(np.stack([OBSERVATION, foreign]))
+    assert (batch.trust.shape, batch.flagged.tolist()[1]) == ((2,), True)
+    assert batch.reasons[1][0] == found.reasons[0]
+    assert policy.with_acting(candidates=4).decide(foreign).flagged
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [(np.zeros(2), r"shape \(2,\): 3 finite"), (np.full(3, np.nan), "3 finite"), (np.zeros((2, 3)), r"shape \(2, 3\)")],
+)
+def test_other_actions_are_refused(policy: LoadedPolicy, action: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        policy.trust(OBSERVATION, action)
+    with pytest.raises(InputError, match=r"share 1\.0"):
+        policy.decide(OBSERVATION, flagged_share=1.0)
+
+
+def test_a_folder_without_trust_says_so(tmp_path: Path) -> None:
+    fixtures = Path(__file__).parent / "fixtures" / "written_by_0_1_0" / "policies"
+    old = load_policy(fixtures / "dtql")
+    with pytest.raises(InputError, match=r"format \d\) carries no trust"):
+        old.decide(np.zeros(old.spec.observation_size))
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished_run() / "policy", tmp_path / "policy"))
+    path = folder / "trust.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"trust\.safetensors: truncated or altered"):
+        load_policy(folder)
+    path.unlink()
+    with pytest.raises(InputError, match=r"trust\.safetensors: cannot be read"):
+        load_policy(folder)
+    stated = json.loads((folder / "policy.json").read_text())["trust"]
+    assert (stated["pieces"], stated["stretch_rows"], stated["held_out"]) == (50, 2, False)
+
+
+def test_the_sample_is_of_what_is_trained_on() -> None:
+    from tether.data import prepare
+
+    data = reactor(60)
+    prepared = prepare(data, holdout="0.5")
+    assert isinstance(prepared.decisions, Decisions)
+    assert prepared.decisions.held_out
+    assert len(prepared.decisions.of(CALIBRATION).observation) == 30 * 50
