@@ -712,6 +712,43 @@ def test_files_of_other_countries(tmp_path: Path, mark: str, encoding: str) -> N
     assert "not written as --time-format" in refused(path, **options, time="zeit", time_format="%Y-%m-%d")
 
 
+ABROAD = {
+    "shift_jis": "温度",
+    "euc_jp": "圧力",
+    "gb18030": "时间",
+    "big5": "溫度",
+    "euc_kr": "온도",
+    "cp1251": "Давление",
+}
+ABROAD |= {"koi8-r": "температура", "cp1253": "θερμοκρασία", "utf-16-le": "größe"}
+
+
+@pytest.mark.parametrize("encoding", ABROAD)
+def test_text_that_is_not_western(tmp_path: Path, encoding: str) -> None:
+    name = ABROAD[encoding]
+    lines = [f"{name},u,r,e", *(f"{i / 7},{i / 50},1,{i // 10}" for i in range(40))]
+    path = tmp_path / "a.csv"
+    path.write_bytes("\n".join(lines).encode(encoding))
+    options: dict[str, Any] = {"observation": (name,), "action": ("u",), "reward": "r", "episode": "e"}
+    if encoding != "utf-16-le":  # without its mark it is plain text with zeros in it
+        message = refused(path, **options)
+        assert "its text is not written in UTF-8 or cp1252 (western Europe)" in message
+        assert "tether data import --encoding NAME, such as shift_jis" in message
+    data = run(path, **options, encoding=encoding)
+    assert list(data.schema.observation) == [name]
+    np.testing.assert_allclose(data.observations[:, 0], np.arange(40) / 7, rtol=1e-6)
+    assert any(f"the file is written in {encoding}" in note for note in said)
+
+
+@pytest.mark.parametrize("name", ["Größe", "température", "Ventilöffnung °C", "año", "µm²", "naïveté, über", "prix €"])
+def test_text_that_is_western(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("\n".join([f'"{name}",u,r,e', *("0.5,0.5,1,0" for _ in range(9))]).encode("cp1252"))
+    options: dict[str, Any] = {"observation": (name,), "action": ("u",), "reward": "r", "episode": "e"}
+    assert list(run(path, **options).schema.observation) == [name]
+    assert "--encoding 'utf_9': no encoding that Python knows" in refused(path, **options, encoding="utf_9")
+
+
 @each_reader
 def test_times_in_words(tmp_path: Path, suffix: str) -> None:
     columns = {

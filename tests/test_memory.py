@@ -391,6 +391,26 @@ def test_frames(kind: str) -> None:
     np.testing.assert_allclose(arithmetic.rewards, 2 * expected["rewards"], rtol=1e-6)
 
 
+def test_frames_that_lack_rows() -> None:
+    """As of `tether data import`: see `tests/test_missing_rows.py` and `test_cases_tables.py`."""
+    frame = pandas.DataFrame(table())
+    how: dict[str, Any] = {**MEANT, "action_low": -5, "action_high": 5, "time": "time"}
+    whole = Dataset.from_frame(frame, **how)
+    hole = frame.assign(r=np.where(np.arange(N) == 6, np.nan, frame["r"]))
+    message = refusal(Dataset.from_frame, hole, **how)
+    assert "say what to do with such rows: missing='drop' or missing='hold'" in message
+    dropped = Dataset.from_frame(hole, **how, missing="drop")
+    assert len(dropped) == N - 1
+    assert dropped.recorded_episodes is not None
+    assert len(dropped.whole_episodes()[0]) == len(whole.whole_episodes()[0]) - 1
+    assert any(note.startswith("missing='drop': 1 rows are left out") for note in dropped.notes)
+    assert len(Dataset.from_frame(hole, **how, missing="hold")) == N
+    late = frame.assign(time=frame["time"] + 100.0 * (np.arange(N) >= 2) * (frame["run"] == frame["run"][0]))
+    cut = Dataset.from_frame(late, **how, max_gap=50.0)
+    assert len(cut.episode_lengths()) == len(whole.episode_lengths()) + 1
+    assert "max_gap -1" in refusal(Dataset.from_frame, frame, **how, max_gap=-1)
+
+
 def test_frames_that_do_not_fit_are_refused() -> None:
     frame = pandas.DataFrame(table())
     message = refusal(Dataset.from_frame, frame, **(MEANT | {"reward": "rr"}))

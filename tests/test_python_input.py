@@ -6,6 +6,7 @@ from typing import Any
 
 import jaxtyping
 import numpy as np
+import pandas
 import pytest
 
 import tether
@@ -98,3 +99,10 @@ def test_somebodys_reward_transform(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(REWARD_TRANSFORMS, "find", lambda name, given=given: lambda table: given)
         refused(lambda: prepare(DATA, "mine"), "reward transform 'mine'", words)
+
+
+def test_frames() -> None:
+    frame = pandas.DataFrame({"x": GENERATOR.normal(size=9), "u": GENERATOR.uniform(-1, 1, 9), "t": np.arange(9)})
+    how: dict[str, Any] = {"observation": "x", "action": "u", "reward": "none", "episode": "none", "time": "t"}
+    refused(lambda: Dataset.from_frame(frame, **how, missing="dropp"), "missing 'dropp'", "did you mean drop")  # pyright: ignore
+    refused(lambda: Dataset.from_frame(frame, **how, max_gap="1"), "max_gap '1'", "a number above 0")  # pyright: ignore

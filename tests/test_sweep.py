@@ -104,6 +104,7 @@ def test_a_spec_is_a_product_cut_into_programs(tmp_path: Path) -> None:
     [
         ('"dtql", "bc"', '"dqtl"', "unknown algorithm 'dqtl'; did you mean dql"),
         ("seeds = 3", "seads = 3", "unknown entry 'seads'; did you mean seeds"),
+        ("seeds = 3", "update = 3", "unknown entry 'update'; did you mean updates, which stands below [options]"),
         ("seeds = 3", "seeds = 0", "seeds 0: must be a whole number, at least 1"),
         ("seeds = 3", "seeds = [1, 1]", "each may stand once"),
         ("lanes_per_job = 4", "lanes_per_job = 1.5", "lanes_per_job 1.5: must be a whole number"),
