@@ -408,7 +408,7 @@ def test_frames_that_lack_rows() -> None:
     late = frame.assign(time=frame["time"] + 100.0 * (np.arange(N) >= 2) * (frame["run"] == frame["run"][0]))
     cut = Dataset.from_frame(late, **how, max_gap=50.0)
     assert len(cut.episode_lengths()) == len(whole.episode_lengths()) + 1
-    assert "max_gap -1" in refusal(Dataset.from_frame, frame, **how, max_gap=-1)
+    assert "max_gap -1.0" in refusal(Dataset.from_frame, frame, **how, max_gap=-1.0)
 
 
 def test_frames_that_do_not_fit_are_refused() -> None:
