@@ -440,9 +440,10 @@ def test_rows_of_parallel_machines_are_put_together(tmp_path: Path, suffix: str,
 def test_runs_that_are_numbered_alike_are_not_spliced(tmp_path: Path) -> None:
     columns = machines(block=10) | {"t": np.arange(40) % 10 * 0.5, "done": np.arange(40) % 10 == 9}
     path = write_csv(tmp_path / "a.csv", columns)
-    assert "its clock begins anew; if it is another run, give each run a number of its own" in refused(
-        path, **MACHINES, time="t"
-    )
+    message = refused(path, **MACHINES, time="t")
+    assert "'t' begins anew, as with another run: give each run a number of its own" in message
+    alike = write_csv(tmp_path / "c.csv", machines(12) | {"machine": np.resize([0, 0, 1, 1, 2, 2], 12)})
+    assert "if it is another one, give each run a number of its own" in refused(alike, **MACHINES)
     data = run(path, **MACHINES, time="t", terminal="done")  # which end before they go on
     np.testing.assert_array_equal(data.episode_lengths(), [10] * 4)
     order = GENERATOR.permutation(40)

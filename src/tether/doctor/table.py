@@ -64,8 +64,8 @@ def _together(plan: ColumnPlan, stored: dict[str, np.ndarray]) -> dict[str, np.n
     _, first, place = np.unique(stored[plan.episode], return_index=True, return_inverse=True)
     flags = [stored[name] == 1 for name in (plan.terminal, plan.truncated) if name is not None]
     ended = np.logical_or.reduce([np.full(len(place), bool(plan.next_observation)), *flags])
-    order, wrong = put_together(np.argsort(np.argsort(first))[place], ended, None)
-    return stored if wrong else {name: column[order] for name, column in stored.items()}
+    order, sure = put_together(np.argsort(np.argsort(first))[place], ended, None)
+    return {name: column[order] for name, column in stored.items()} if sure else stored
 
 
 def _numbers(name: str, column: np.ndarray, found: list[Finding]) -> np.ndarray:

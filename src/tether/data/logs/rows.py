@@ -185,11 +185,14 @@ def _gathered(tables: Sequence[Table], plan: ColumnPlan, mended: Mended) -> Iter
         flags = [piece[name] == 1 for name in (plan.terminal, plan.truncated) if name is not None]
         kept_apart = plan.every_row_ends or bool(plan.next_observation)  # nothing is spliced
         ended = np.logical_or.reduce([np.full(len(piece[LABEL]), kept_apart), *flags])
-        order, wrong = put_together(piece[LABEL], ended, None if plan.order is None else piece[plan.order])
-        if wrong:
+        order, sure = put_together(piece[LABEL], ended, None if plan.order is None else piece[plan.order])
+        if not sure and plan.order is not None:
+            why = f"and {plan.order!r} begins anew, as with another run: give each run a number of its own"
+            raise InputError(f"{again[0]}, {why}")
+        if not sure:
             raise InputError(
-                f"{again[0]}; sort the log by {plan.episode!r} first, or name its clock with --time, if it is one "
-                f"recording in parts: {wrong}; if it is another run, give each run a number of its own"
+                f"{again[0]}; sort the log by {plan.episode!r} first, or name its clock with --time, if that is the "
+                "same run; if it is another one, give each run a number of its own"
             )
         piece, mended.interleaved = {name: column[order] for name, column in piece.items()}, True
     yield piece
