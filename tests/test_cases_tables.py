@@ -692,7 +692,7 @@ def test_a_file_without_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-32"])
 def test_files_of_other_countries(tmp_path: Path, mark: str, encoding: str) -> None:
     head = mark.join(["lauf", "zeit", "druck", "stellung", "güte"])
     rows = [
@@ -747,6 +747,9 @@ def test_text_that_is_western(tmp_path: Path, name: str) -> None:
     path.write_bytes("\n".join([f'"{name}",u,r,e', *("0.5,0.5,1,0" for _ in range(9))]).encode("cp1252"))
     options: dict[str, Any] = {"observation": (name,), "action": ("u",), "reward": "r", "episode": "e"}
     assert list(run(path, **options).schema.observation) == [name]
+    assert "if names are garbled, say how the file is written: --encoding NAME" in refused(
+        path, **{**options, "observation": ("łą",)}
+    )
     assert "--encoding 'utf_9': no encoding that Python knows" in refused(path, **options, encoding="utf_9")
 
 

@@ -310,7 +310,7 @@ class _Taken(NamedTuple):
     def take(self, option: str, name: str) -> str:
         self.refuse_skipped(option, name)
         if name not in self.table.columns:
-            raise unknown(f"column for --{option} in {self.table.path}:", name, self.table.columns)
+            raise self.no_such(option, name)
         if name in self.by:
             options = " and ".join(dict.fromkeys((f"--{self.by[name]}", f"--{option}")))
             hint = f"; a reward may use it as arithmetic: --reward '1 * {name}'" if "--reward" in options else ""
@@ -338,8 +338,15 @@ class _Taken(NamedTuple):
                 self.refuse_skipped(option, name)
         names = [name for name in self.table.columns if matches(pattern, name)]
         if not names:
-            raise unknown(f"column for --{option} in {self.table.path}:", pattern, self.table.columns)
+            raise self.no_such(option, pattern)
         return by_number(names)
+
+    def no_such(self, option: str, name: str) -> InputError:
+        """The refusal of a name that no column has."""
+        error = unknown(f"column for --{option} in {self.table.path}:", name, self.table.columns)
+        if name.isascii() or self.table.path.suffix.lower() != ".csv":
+            return error
+        return InputError(f"{error} (if names are garbled, say how the file is written: --encoding NAME)")
 
     def refuse_skipped(self, option: str, name: str) -> None:
         """Raises InputError for what is in the file but no column."""

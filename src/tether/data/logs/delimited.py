@@ -158,10 +158,12 @@ def _dialect(path: Path, head: bytes, header: Header, decimal: Decimal, encoding
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8 where it is that; UTF-16 by its mark; else Windows' of western Europe, if its text then reads like that.
-    Raises InputError where it does not."""
+    """UTF-8 where it is that; UTF-16 and UTF-32 by their marks; else Windows' of western Europe, if its text then reads
+    like that. Raises InputError where it does not."""
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES)
+    if head[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):  # the former begins as UTF-16's does
+        return "utf-32"
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
     if head[:3] == codecs.BOM_UTF8:

@@ -60,7 +60,8 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None, conti
         if missing:
             raise InputError(
                 f"{path}: no {', '.join(map(repr, missing))} among its keys {sorted(map(str, file))}; "
-                f"a D4RL file needs {', '.join(REQUIRED)} and may have rewards, timeouts, next_observations"
+                f"a D4RL file needs {', '.join(REQUIRED)} and may have rewards, timeouts, next_observations; of "
+                "another layout say what the arrays mean: tether data import"
             )
         columns = {key: read_array(file, key, path) for key in REQUIRED}
         rules = layout_rules(file, path)
