@@ -49,6 +49,7 @@ __all__ = [
     "Dataset",
     "DiffusionBC",
     "EarlyStopping",
+    "Framing",
     "InputError",
     "KeepBest",
     "Onestep",
@@ -78,6 +79,7 @@ _HOMES = {
     "Callback": "tether.runs.callbacks",
     "Dataset": "tether.data",
     "EarlyStopping": "tether.runs.early_stopping",
+    "Framing": "tether.data",
     "InputError": "tether.errors",
     "KeepBest": "tether.runs.keep_best",
     "Options": "tether.runs.plan",
@@ -138,7 +140,7 @@ if TYPE_CHECKING:
         SfBC,
     )
     from tether.api import evaluate, export_policy, resume, train
-    from tether.data import Dataset, load_dataset
+    from tether.data import Dataset, Framing, load_dataset
     from tether.errors import InputError
     from tether.machine.registry import register
     from tether.policies.folder import load_policy

@@ -1,7 +1,6 @@
 """What Python code calls: `train`, `resume`, `evaluate`. The command line calls these, too."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import numpy as np
 from tether.algorithms.interface import Algorithm
 from tether.algorithms.registry import ALGORITHMS, change_acting, name_of
 from tether.bench.forecast import long_run_warning
-from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
+from tether.data import ONE_STEP, Dataset, Downloads, Framing, load_dataset, prepare, view_of
 from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
 from tether.errors import InputError, shortened
@@ -22,12 +21,14 @@ from tether.export.folder import CHECKED_DECISIONS, DType, Exported, Format, wri
 from tether.machine.deprecation import renamed_keywords
 from tether.machine.files import atomic_write_json
 from tether.machine.keywords import explain_function
+from tether.machine.reading import parse_json, read_bytes
 from tether.machine.signals import StopSignals
 from tether.policies.folder import load_policy
 from tether.policies.loaded import LoadedPolicy
 from tether.runs.callbacks import Callback, check_callbacks
 from tether.runs.config import (
     check_counts,
+    check_framing,
     check_rewards,
     config_of,
     fresh_folder,
@@ -69,6 +70,7 @@ def train(
     data_filter: str = "none",
     holdout: str | float = "none",
     continuous: bool = False,
+    framing: Framing = ONE_STEP,
     environment: str | None = None,
     horizon: int | None = None,
     out: str | Path | None = None,
@@ -89,6 +91,7 @@ def train(
     holdout: episodes that are not trained on: a fraction such as 0.1, or "mask=NAME"; losses on them are in the metrics
         as "validation/NAME" (docs/callbacks.md).
     continuous: as of `tether.load_dataset`, of a source.
+    framing: what one decision sees and gives, such as `Framing(chunk=5)` or `Framing(history=4)` (docs/framing.md).
     environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
         data set's name says, or the record of its collection.
     horizon: steps after which evaluated episodes are cut, where not as the environment says; needed for one without a
@@ -111,12 +114,13 @@ def train(
     if lanes is None:
         lanes = make_lanes(algorithm, _seeds(seeds), {} if sweep is None else sweep)
     _check_seeds(lanes)
+    check_framing(framing, lanes)
     data = _loaded(dataset, quiet, continuous)
     import_environment(environment)
     place = task_for(data, environment, horizon)
     check_callbacks(callbacks, evaluated=place.task is not None)
     episodes: dict[str, Any] = {"data_filter": data_filter, "holdout": str(holdout)}
-    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm), **episodes)
+    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm, framing), **episodes)
     check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
     if options.batch_size > (rows := prepared.transitions.rows):
         raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
@@ -329,6 +333,10 @@ def export_policy(
 
 def _acting_with(plan: Plan, acting: Mapping[str, Any]) -> Plan:
     """The plan with policies that act otherwise."""
+    acting = dict(acting)
+    if "execute" in acting:
+        framing = plan.prepared.framing.executing(acting.pop("execute"))
+        plan = dataclasses.replace(plan, prepared=plan.prepared._replace(framing=framing))
     algorithm = change_acting(plan.algorithm, acting)
     for name in acting:
         if name in plan.lanes[0].swept:
@@ -392,7 +400,7 @@ def _finish(
                 write_report(run, report)
             together("finished")
             if run.primary:
-                run.callbacks.end(report.status, json.loads((plan.folder / "result.json").read_text(encoding="utf-8")))
+                run.callbacks.end(report.status, parse_json(read_bytes(plan.folder / "result.json")))
     return report
 
 

@@ -29,6 +29,7 @@ from tether.bandits.scores import reference_scores, score
 from tether.bandits.train import Trained, bandit_settings, load_trained, save_trained, train_bandit
 from tether.errors import unknown
 from tether.machine.files import atomic_write_json, atomic_write_text, to_json
+from tether.machine.reading import parse_json, read_bytes
 from tether.plots.markdown import markdown_table
 from tether.runs.records import Display
 
@@ -315,7 +316,7 @@ def is_drawn(folder: Path, name: str) -> bool:
     picture, numbers = folder / f"{name}.png", folder / f"{name}.json"
     if not (picture.exists() and numbers.exists()):
         return False
-    return json.loads(numbers.read_text(encoding="utf-8")).get("settings") == FIGURES[name].settings()
+    return parse_json(read_bytes(numbers)).get("settings") == FIGURES[name].settings()
 
 
 COLUMNS = {  # of the tables -> format
@@ -336,7 +337,7 @@ def tables(folder: Path) -> str:
     parts = ["Written by `tether bandit gallery`; what the columns mean: README.md.\n"]
     for name, figure in FIGURES.items():
         path = folder / f"{name}.json"
-        document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        document = parse_json(read_bytes(path)) if path.exists() else {}
         if not document.get("rows"):
             continue
         head = ["problem", "method", *(column.replace("_", " ") for column in COLUMNS)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from tether.algorithms import ALGORITHMS
 from tether.errors import InputError
+from tether.machine.reading import parse_json, read_bytes
 
 __all__ = ["add_rows", "committed_costs", "empty_figures", "is_measured", "merge_figures", "read_figures"]
 
@@ -34,7 +35,7 @@ def empty_figures() -> dict[str, Any]:
 def read_figures(path: Path) -> dict[str, Any]:
     """A bench file, also one of tether 0.1 before lanes stood in the rows. Raises InputError for anything else."""
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures = parse_json(read_bytes(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError:

@@ -36,6 +36,10 @@ class Bench:
     """Size of an observation; Hopper's by default."""
     action_size: Annotated[int, arg(metavar="N")] = 3
     """Size of an action; Hopper's by default."""
+    chunk: Annotated[int, arg(metavar="H")] = 1
+    """Actions that one decision gives (docs/framing.md)."""
+    history: Annotated[int, arg(metavar="H")] = 1
+    """Observations that a decision sees."""
     lanes: Annotated[str, arg(metavar="N1,N2,...")] = "1"
     """Seeds side by side: how many, each measured; several are compared in rounds."""
     seconds: Annotated[float, arg(metavar="S")] = 5.0
@@ -73,11 +77,15 @@ class Bench:
 
     def _settings(self) -> Any:
         from tether.bench import BenchOptions
+        from tether.data.framing import Framing
+        from tether.types import Spec
 
+        step = Spec(self.observation_size, self.action_size)
+        decision = Framing(chunk=self.chunk, history=self.history).decision(step)
         return BenchOptions(
             batch_size=self.batch_size,
-            observation_size=self.observation_size,
-            action_size=self.action_size,
+            observation_size=decision.observation_size,
+            action_size=decision.action_size,
             lanes=_numbers("--lanes", self.lanes),
             seconds=self.seconds,
             precision=self.precision,

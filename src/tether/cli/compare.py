@@ -70,6 +70,16 @@ class Compare:
     """Episodes of each seed in an evaluation, from the same starts for all."""
     precision: Precision = "float32"
     """Precision of the matmuls of training; parameters, optimiser and targets stay float32."""
+    chunk: Annotated[int, arg(metavar="H")] = 1
+    """Actions that one decision of all gives (docs/framing.md)."""
+    execute: Annotated[int | None, hint("the whole chunk", "K")] = None
+    """How many actions of a chunk are carried out before the next decision."""
+    n_step: Annotated[int, arg(metavar="N")] = 1
+    """Steps of the returns that critics learn from, where a decision is a single action."""
+    history: Annotated[int, arg(metavar="H")] = 1
+    """Observations that a decision sees, the last ones."""
+    history_actions: bool = False
+    """A decision also sees the actions between these observations."""
     cost: Literal["compute", "time"] = "compute"
     """What the picture draws the score against: FLOP of training, or seconds."""
     dry_run: bool = False
@@ -118,6 +128,9 @@ class Compare:
 
         if self.preset_less and self.preset not in ("auto", "none"):
             raise InputError(f"--preset {self.preset} and --preset-less exclude each other")
+        from tether.data import Framing
+
+        framed = {field.name: getattr(self, field.name) for field in dataclasses.fields(Framing)}
         return Request(
             source=data,
             algorithms=tuple(name.strip() for name in algorithms.split(",") if name.strip()),
@@ -135,5 +148,6 @@ class Compare:
             eval_every_updates=self.eval_every_updates,
             eval_episodes=self.eval_episodes,
             precision=self.precision,
+            framing=Framing(**framed),
             command=" ".join(["tether", *sys.argv[1:]]),
         )

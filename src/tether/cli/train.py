@@ -84,6 +84,16 @@ class Train:
     """Episodes not to train on, or mask=NAME: losses on them are logged, to stop early and to choose by."""
     continuous: bool = False
     """Actions of whole numbers are levels, not choices among which they are indices."""
+    chunk: Annotated[int, arg(metavar="H")] = 1
+    """Actions that one decision gives: fql --chunk 5 is Q-chunking (docs/framing.md)."""
+    execute: Annotated[int | None, hint("the whole chunk", "K")] = None
+    """How many actions of a chunk are carried out before the next decision."""
+    n_step: Annotated[int, arg(metavar="N")] = 1
+    """Steps of the returns that critics learn from, where a decision is a single action."""
+    history: Annotated[int, arg(metavar="H")] = 1
+    """Observations that a decision sees, the last ones."""
+    history_actions: bool = False
+    """A decision also sees the actions between these observations."""
     out: Annotated[Path | None, hint("runs/ALGORITHM-DATASET-TIME", "DIR")] = None
     """The run folder; must not exist, or be empty."""
     logger: Loggers = ()

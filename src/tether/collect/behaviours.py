@@ -73,7 +73,7 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
     module, drawn = _within(policy.module, place), False
     if noise:
         module, drawn = with_noise(module)
-    playing = LoadedPolicy(module, policy.document, policy.algorithm)
+    playing = LoadedPolicy(module, policy.document, policy.algorithm, framing=policy.framing)
 
     def begin(environment: gymnasium.Env, random: np.random.Generator) -> Act:
         playing.reseed(int(random.integers(2**31)))

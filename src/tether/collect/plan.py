@@ -26,6 +26,7 @@ from tether.collect.rows import Columns, Log, joined, summary
 from tether.errors import InputError, unknown
 from tether.machine.files import atomic_write_json, lasting
 from tether.machine.locks import only_writer
+from tether.machine.reading import parse_json, read_bytes
 from tether.machine.signals import Interrupted, StopSignals
 from tether.runs.config import commit, versions
 from tether.runs.records import Display
@@ -98,7 +99,7 @@ def collect(options: CollectOptions, *, quiet: bool = False, command: str = "") 
 def _judges_with_noise(folder: Path) -> bool:
     """What levels are judged by in a collection that is there: tether 0.1.0 judged them without noise."""
     try:
-        return json.loads((folder / "collect.json").read_text())["settings"].get("judged_with_noise", False)
+        return parse_json(read_bytes(folder / "collect.json"))["settings"].get("judged_with_noise", False)
     except OSError:
         return True
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -176,7 +177,7 @@ class _Collection:
         path = self.folder / "collect.json"
         if path.exists():
             self._compare(path, config)
-            found = json.loads(path.read_text())
+            found = parse_json(read_bytes(path))
             return found | {"commands": [*found["commands"], command]}
         config |= {"commands": [command], "versions": versions(), "commit": commit(), "files": {}}
         atomic_write_json(path, config)
@@ -187,7 +188,7 @@ class _Collection:
 
     def _compare(self, path: Path, config: dict[str, Any]) -> None:
         try:
-            found = json.loads(path.read_text())
+            found = parse_json(read_bytes(path))
             pairs = [("environment", found["environment"], config["environment"])]
             # Hyper-parameters that were not there when it was begun have their defaults.
             before = {

@@ -36,6 +36,7 @@ from tether.data.sources import load_dataset
 from tether.errors import InputError
 from tether.machine.files import atomic_path, atomic_write_json, sha256_file
 from tether.machine.locks import only_writer
+from tether.machine.reading import parse_json, read_bytes
 from tether.machine.signals import Interrupted, StopSignals
 from tether.runs.config import commit, versions
 from tether.runs.records import Display
@@ -121,7 +122,7 @@ def _digest(about: dict[str, Any]) -> str:
 def _found(note: Path, about: dict[str, Any]) -> dict[str, Any]:
     """The record of what is there already. Raises InputError where it is something else."""
     try:
-        found = json.loads(note.read_text())
+        found = parse_json(read_bytes(note))
         pairs = [(name, found[name], about[name]) for name in ("recipe", "seed")]
         _ = found["files"], found["episodes"]
     except (ValueError, KeyError, TypeError) as error:
@@ -277,7 +278,7 @@ def _reports(folder: Path, count: int) -> dict[str, Any]:
     attempts = 0
     for episode in range(count):
         with safetensors.safe_open(episode_path(folder, episode), "np") as file:
-            report = json.loads(file.metadata()["report"])
+            report = parse_json(file.metadata()["report"])
         attempts += report["attempts"]
         for kind, numbers in report["targets"].items():
             finished[kind] = finished.get(kind, np.zeros(2, int)) + numbers

@@ -2,6 +2,7 @@
 
 from tether.data.dataset import Dataset, EpisodeBounds
 from tether.data.filters import filter_episodes
+from tether.data.framing import ONE_STEP, Framing
 from tether.data.readers.d4rl import read_d4rl_hdf5
 from tether.data.readers.download import Downloads
 from tether.data.readers.minari import read_minari_hdf5
@@ -12,11 +13,13 @@ from tether.data.views import VIEWS, Trajectories, View, view_of
 
 __all__ = [
     "OBSERVATION_TRANSFORMS",
+    "ONE_STEP",
     "REWARD_TRANSFORMS",
     "VIEWS",
     "Dataset",
     "Downloads",
     "EpisodeBounds",
+    "Framing",
     "Normaliser",
     "Prepared",
     "Source",

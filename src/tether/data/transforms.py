@@ -3,6 +3,7 @@
 All statistics are taken over the table that is trained on (`views.raw_table`), as the papers' codes take them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,10 +13,11 @@ import numpy as np
 from tether.data.dataset import Dataset
 from tether.data.decisions import Decisions, sample_decisions
 from tether.data.filters import NO_FILTER, filter_episodes
+from tether.data.framing import ONE_STEP, Framing, framed
 from tether.data.holdout import NO_HOLDOUT, hold_out
 from tether.data.schema import Schema
 from tether.data.source import Source
-from tether.data.views import Trajectories, View, build, raw_table
+from tether.data.views import Trajectories, View, build, raw_table, step_returns
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
 from tether.types import Bool, Float, Spec, Transition
@@ -67,6 +69,12 @@ class Prepared(NamedTuple):
     no_rewards: str = ""  # why nothing can be learnt from the rewards; empty where something can
     held_out: Any = None  # as `transitions`, of the episodes that are held out; None where none are
     decisions: Decisions | None = None  # of which the trust in a policy is made; None where they are too few
+    framing: Framing = ONE_STEP  # of the decisions that `transitions` are; `spec` is that of a step
+
+    @property
+    def decision(self) -> Spec:
+        """Sizes of what the algorithm trains on."""
+        return self.framing.decision(self.spec)
 
 
 def trajectory_returns(transitions: Transition) -> Float[np.ndarray, " trajectories"]:
@@ -275,7 +283,7 @@ def prepare(
         "notes": list(dataset.notes),
         "filter": filtered,
         "holdout": cut,
-        "transitions": len(rows),
+        "framing": dataclasses.asdict(view.framing),
         "reward_transform": {"name": reward_transform, **numbers},
         "rewards": [float(rewards.min()), float(rewards.max())] if dataset.has_rewards else None,  # transformed
         "observation_transform": {"name": observation_transform},
@@ -286,7 +294,9 @@ def prepare(
     columns, reason = change.columns(view, dataset, table, rows), no_rewards(dataset, rewards)
     decisions = sample_decisions(dataset, held_out)
     held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
-    return Prepared(columns, spec, normaliser, record, dataset.schema, dataset.source, reason, held, decisions)
+    record["transitions"] = columns.rows
+    about = dataset.schema, dataset.source, reason
+    return Prepared(columns, spec, normaliser, record, *about, held, decisions, view.framing)
 
 
 class _Change(NamedTuple):
@@ -300,7 +310,9 @@ class _Change(NamedTuple):
         return dataset.rewards if self.reward is None else self.reward(dataset.rewards.astype(np.float64))
 
     def columns(self, view: View, dataset: Dataset, table: Transition, rows: Any) -> Any:
-        """What training reads of `table`, the view's own of `dataset`."""
+        """What training reads of `table`, the view's own of `dataset`; where decisions are framed, of these."""
+        if view.framing.changes_data:
+            return self.decisions(view, dataset)
         changed: dict[str, Any] = {}
         rewards = self.rewards(dataset)
         if self.reward is not None:
@@ -309,6 +321,22 @@ class _Change(NamedTuple):
             changed["observation"] = self.observation.normalise(np.asarray(table.observation))
             changed["next_observation"] = self.observation.normalise(np.asarray(table.next_observation))
         return build(view, dataset, rows, table._replace(**changed), rewards)
+
+    def decisions(self, view: View, dataset: Dataset) -> Any:
+        """What the view makes of the decisions in `dataset`."""
+        changed: dict[str, Any] = {"rewards": self.rewards(dataset)}
+        for name in ("observations", "next_observations"):
+            if self.observation is not None and (column := getattr(dataset, name)) is not None:
+                changed[name] = self.observation.normalise(column)
+        steps = dataclasses.replace(dataset, **changed)
+        decisions, begins = framed(steps, view.framing, view.discount)
+        table, rows = raw_table(view, decisions)
+        made = build(view, decisions, rows, table, decisions.rewards)
+        if made.return_to_go is None:
+            return made
+        # What is paid after the last whole decision of an episode belongs to the returns, too.
+        returns = step_returns(steps, steps.rewards, view.discount)
+        return made._replace(return_to_go=returns[begins[rows]].astype(np.float32))
 
 
 def _refuse_transform(name: str, dataset: Dataset, view: View) -> None:

@@ -19,11 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.data.dataset import Dataset
+from tether.data.framing import ONE_STEP, Framing
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
 from tether.types import Array, Float, Int, Transition, Windows
 
-__all__ = ["VIEWS", "Trajectories", "View", "ViewKind", "build", "raw_table", "returns_to_go", "view_of"]
+__all__ = [
+    "VIEWS",
+    "Trajectories",
+    "View",
+    "ViewKind",
+    "build",
+    "raw_table",
+    "returns_to_go",
+    "step_returns",
+    "view_of",
+]
 
 Columns = Array | np.ndarray  # made on the host, read on the device
 Table = tuple[Transition, Int[np.ndarray, " batch"]]
@@ -33,9 +44,10 @@ class View(NamedTuple):
     """A view with the numbers that decide what it makes."""
 
     name: str = "transitions"
-    discount: float = 1.0  # of return_to_go
+    discount: float = 1.0  # of return_to_go, and of the rewards within a decision; from one step to the next
     steps: int = 1  # of a window
     own: Any = None  # what a view that somebody registered needs beside
+    framing: Framing = ONE_STEP  # of the decisions that rows become before the view sees them
 
 
 def _plain_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:
@@ -95,10 +107,16 @@ class Trajectories(eqx.Module):
         )
 
 
-def view_of(algorithm: Any) -> View:
-    """The view that `algorithm` (an instance) declares. Raises InputError for a name that nobody registered."""
+def view_of(algorithm: Any, framing: Framing = ONE_STEP) -> View:
+    """The view that `algorithm` (an instance) declares, of decisions that are framed so. Raises InputError for a name
+    that nobody registered, and for `framing` with the view "trajectories"."""
     name = getattr(algorithm, "view", "transitions")
-    return VIEWS.find(name).describe(algorithm)._replace(name=name)
+    view = VIEWS.find(name).describe(algorithm)._replace(name=name)
+    if not framing.changes_data:
+        return view
+    if name == "trajectories":
+        raise InputError(f"{framing}: {type(algorithm).__name__} is trained on trajectories, which are no decisions")
+    return view._replace(framing=framing, discount=float(getattr(algorithm, "discount", 1.0)))
 
 
 def raw_table(
@@ -171,12 +189,21 @@ def _refuse_single_rows(view: View, dataset: Dataset) -> None:
 
 
 def _returns(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Transition:
-    # Nothing follows a terminal row, though recording may go on (OGBench marks successes in the midst of episodes).
-    ends = np.union1d(dataset.episode_bounds().ends, np.flatnonzero(dataset.terminals) + 1)
-    returns = returns_to_go(rewards, ends, view.discount)
+    returns, ends = step_returns(dataset, rewards, view.discount), _ends(dataset)
     episode = np.searchsorted(ends, rows, side="right")
     last = np.append(episode[1:] != episode[:-1], True)  # of the rows that are left of an episode
     return table._replace(return_to_go=returns[rows].astype(np.float32), trajectory_end=last.astype(np.float32))
+
+
+def step_returns(dataset: Dataset, rewards: Float[np.ndarray, " rows"], discount: float) -> Float[np.ndarray, " rows"]:
+    """The discounted return from each row of the data on, float64."""
+    return returns_to_go(rewards, _ends(dataset), discount)
+
+
+def _ends(dataset: Dataset) -> Int[np.ndarray, " trajectories"]:
+    """The row after the last one of each trajectory. Nothing follows a terminal row, though recording may go on
+    (OGBench marks successes in the midst of episodes)."""
+    return np.union1d(dataset.episode_bounds().ends, np.flatnonzero(dataset.terminals) + 1)
 
 
 def _trajectories_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:

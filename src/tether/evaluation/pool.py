@@ -28,6 +28,7 @@ import numpy as np
 from tether import _version
 from tether.algorithms.callables import callables_of, networks_of
 from tether.algorithms.registry import hyperparameters_of
+from tether.data.framing import ONE_STEP, Framing
 from tether.environments import Task
 from tether.evaluation.rollout import Episodes
 from tether.machine.cores import usable_cores
@@ -139,11 +140,13 @@ class WorkerPool:
         task: Task,
         algorithm: Any,
         spec: Spec,
+        framing: Framing = ONE_STEP,
         *,
         accelerator: bool = False,
         record: Record = lambda *_: None,
     ):
-        """accelerator: policies act on it, else on a core of the CPU. record: told of everything workers do."""
+        """spec: of a step of a policy whose decisions are framed so. accelerator: policies act on it, else on a core of
+        the CPU. record: told of everything workers do."""
         self.count = count
         self.warnings: collections.deque[str] = collections.deque()
         cls, called = type(algorithm), callables_of(algorithm)
@@ -153,7 +156,11 @@ class WorkerPool:
             "callables": {name: [thing.__module__, thing.__qualname__] for name, thing in called.items()},
             "modules": sorted({thing.__module__ for thing in networks_of(algorithm)}),  # they register networks
         }
-        self._about = json.loads(to_json({"task": dataclasses.asdict(task), "spec": list(spec)} | who))
+        self._about = json.loads(
+            to_json(
+                {"task": dataclasses.asdict(task), "spec": list(spec), "framing": dataclasses.asdict(framing)} | who
+            )
+        )
         self._environment = _environment(accelerator, [cls, *called.values(), *networks_of(algorithm)])
         self._record = record
         self._work: queue.Queue[_Work | None] = queue.Queue()

@@ -104,8 +104,9 @@ def _skeleton(request: dict[str, Any]) -> Any:
     import numpy as np
 
     from tether.algorithms.registry import make_algorithm
-    from tether.data import Normaliser
+    from tether.data import Framing, Normaliser
     from tether.policies.deployed import deploy
+    from tether.policies.framed import framed_policy
     from tether.training.lanes import Lane, stack_lanes
     from tether.types import Spec
 
@@ -115,11 +116,12 @@ def _skeleton(request: dict[str, Any]) -> Any:
     for module in request["modules"]:
         importlib.import_module(module)
     spec, algorithm = Spec(*request["spec"]), make_algorithm(cls, request["hyperparameters"], callables)
-    lanes = len(request["keys"])
+    lanes, framing = len(request["keys"]), Framing(**request["framing"])
     zeros = np.zeros(spec.observation_size, np.float32)
 
     def build(algorithm: Any, key: Any) -> Any:
-        policy = deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
+        acts = framed_policy(algorithm.policy(algorithm.init(framing.decision(spec), key)), framing, spec)
+        policy = deploy(acts, spec, Normaliser(zeros, zeros))
         return dataclasses.replace(policy, action_low=tuple(request["low"]), action_high=tuple(request["high"]))
 
     stacked = stack_lanes(algorithm, [Lane(0, {})] * lanes)

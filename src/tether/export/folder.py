@@ -24,6 +24,7 @@ from tether.export.onnx_file import OPSET, onnx_model
 from tether.export.program import program
 from tether.export.verify import LOAD_FACTOR, Agreement, Run, check, golden_sample, sample_inputs, tolerances
 from tether.machine.files import to_json
+from tether.machine.reading import parse_json, read_bytes
 from tether.policies.folder import write_folder
 from tether.policies.loaded import LoadedPolicy
 
@@ -125,7 +126,7 @@ WRITERS: dict[Format, Callable[[Batched, str, dict[str, str]], dict[str, bytes]]
 
 def runner_of(folder: Path) -> Run:
     """What computes the first graph of an exported folder: inputs -> outputs. Raises InputError where it cannot."""
-    return _runner(folder, json.loads((folder / DOCUMENT).read_text(encoding="utf-8")), 0)
+    return _runner(folder, parse_json(read_bytes(folder / DOCUMENT)), 0)
 
 
 def _runner(folder: Path, document: dict[str, Any], number: int) -> Run:

@@ -208,11 +208,11 @@ class _Interpreter:
 
     def _cond(self, branches: Sequence[ClosedJaxpr], which: Any, *inputs: Any, name: str) -> Sequence[Any]:
         """Both branches and a choice: one of many decisions has no other way."""
-        if which is UNKNOWN:
-            return [UNKNOWN] * len(branches[0].jaxpr.outvars)
         if name == SHORTCUT:  # its other branch is right in any case
             return self.run(branches[0].jaxpr, branches[0].consts, inputs, name)
         each = [self.run(branch.jaxpr, branch.consts, inputs, name) for branch in branches]
+        if which is UNKNOWN:  # what they draw is known all the same
+            return [UNKNOWN] * len(branches[0].jaxpr.outvars)
         return [
             UNKNOWN
             if any(value is UNKNOWN for value in values)

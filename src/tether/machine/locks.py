@@ -21,6 +21,7 @@ import filelock
 
 from tether.errors import InputError
 from tether.machine.files import LOCK, atomic_path
+from tether.machine.reading import parse_json, read_bytes
 
 __all__ = ["Busy", "new_file", "only_writer", "wait_for_lock"]
 
@@ -132,7 +133,7 @@ def _acquire(lock: filelock.BaseFileLock, what: Path, holder: Path, wait: Callab
 def _holder(path: Path) -> str:
     """Who holds a lock, as far as it has said so."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_bytes(path))
         return f"process {found['process']} on {found['host']} (since {found['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

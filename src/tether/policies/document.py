@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tether.data.framing import ONE_STEP, Framing
 from tether.errors import InputError
 from tether.machine.files import to_json
 from tether.machine.reading import as_document, read_json
@@ -86,6 +87,7 @@ class PolicyDocument(msgspec.Struct):
     action_range: ActionRange | None = None
     trust: Trust | None = None
     schema: dict[str, Any] | None = None
+    framing: Framing = ONE_STEP
     algorithm_class: str | None = None
     algorithm_distribution: str | None = None
 

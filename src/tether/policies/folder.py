@@ -24,12 +24,14 @@ import numpy as np
 from tether._version import __version__
 from tether.algorithms.registry import hyperparameters_of, name_of, origin_of, recover_algorithm
 from tether.data import Normaliser
+from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
 from tether.machine.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
 from tether.machine.reading import one_line, read_bytes
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.policies.document import PolicyDocument, document_hash, read_document
+from tether.policies.framed import framed_policy
 from tether.policies.golden import golden_episode, golden_pairs, verify_golden_pairs
 from tether.policies.loaded import DOCUMENT, LoadedPolicy
 from tether.trust import Calibrated, Support
@@ -52,6 +54,7 @@ def save_policy(
     notes: dict[str, Any],
     schema: Schema | None = None,
     trust: Calibrated | None = None,
+    framing: Framing = ONE_STEP,
 ) -> None:
     """Write the policy folder; an existing one is replaced, and at no moment is a half-written one readable.
 
@@ -59,6 +62,7 @@ def save_policy(
     notes: for readers (data set, lane, scores), kept as they are.
     schema: names of the data's columns.
     trust: what decisions are judged by; None: they cannot be.
+    framing: of the decisions that the algorithm was trained on; `spec` is that of a step.
     Raises: OSError; an existing folder is then still there.
     """
     files = {ARRAYS: encode_arrays(policy)} | ({} if trust is None else {TRUST: encode_arrays(trust.support)})
@@ -83,6 +87,7 @@ def save_policy(
         "observation_statistics": _statistics(observations),
         "schema": None if schema is None else schema.to_json(),
         "trust": None if trust is None else _describe(trust, files[TRUST]),
+        "framing": dataclasses.asdict(framing),
         "sha256": hashlib.sha256(files[ARRAYS]).hexdigest(),
         "golden": (golden_episode if policy.has_memory else golden_pairs)(policy, observations),
         "notes": notes,
@@ -157,7 +162,7 @@ def load_policy(folder: str | Path, seed: int = 0, *, algorithm: Any = None, **a
     data = _verified(folder / ARRAYS, parsed.sha256)
     maker = _algorithm_of(document, path, algorithm)
     module = decode_arrays(data, _skeleton(maker, parsed, path), str(folder / ARRAYS))
-    policy = LoadedPolicy(module, document, maker, seed, _support(folder / TRUST, parsed))
+    policy = LoadedPolicy(module, document, maker, seed, _support(folder / TRUST, parsed), parsed.framing)
     _verify_affine_maps(policy, parsed, path)
     verify_golden_pairs(document, module, policy.step, path)
     return policy.with_acting(**acting) if acting else policy
@@ -213,11 +218,12 @@ def _algorithm_of(document: dict[str, Any], path: Path, given: Any) -> Any:
 
 def _skeleton(algorithm: Any, document: PolicyDocument, path: Path) -> DeployedPolicy:
     """The policy's structure, without arrays."""
-    spec, (low, high) = document.sizes, document.bounds
+    spec, framing, (low, high) = document.sizes, document.framing, document.bounds
     zeros = np.zeros(spec.observation_size, np.float32)
 
     def build(key: PRNGKey) -> DeployedPolicy:
-        policy = deploy(algorithm.policy(algorithm.init(spec, key)), spec, Normaliser(zeros, zeros))
+        acts = framed_policy(algorithm.policy(algorithm.init(framing.decision(spec), key)), framing, spec)
+        policy = deploy(acts, spec, Normaliser(zeros, zeros))
         return dataclasses.replace(policy, action_low=low, action_high=high)
 
     try:

@@ -1,5 +1,6 @@
 """A policy for deployment: NumPy in, NumPy out."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.algorithms.registry import change_acting, hyperparameters_of
+from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import Schema, join, summary
 from tether.errors import InputError
 from tether.machine.deprecation import warn_deprecated
 from tether.policies.deployed import DeployedPolicy
+from tether.policies.framed import framed_policy
 from tether.policies.trusted import FLAGGED, Decision, Judge, Trust
 from tether.trust import Support
 from tether.types import Array, Float, PRNGKey, Spec
@@ -73,11 +76,14 @@ class LoadedPolicy:
         algorithm: Any,
         seed: int = 0,
         support: Support | None = None,
+        framing: Framing = ONE_STEP,
     ):
-        """document: policy.json's; algorithm: the one that made the policy; support: what decisions are judged by."""
+        """document: policy.json's; algorithm: the one that made the policy, on decisions that are framed so; support:
+        what decisions are judged by."""
         self.module = module
         self.document = document
         self.algorithm = algorithm
+        self.framing = framing
         self.spec = Spec(**document["spec"])
         self.schema = schema_of(document)
         self.support = support
@@ -108,13 +114,19 @@ class LoadedPolicy:
     def with_acting(self, **changes: Any) -> "LoadedPolicy":
         """The same networks acting with other settings, such as `candidates=64`; the stream starts anew.
 
+        execute: where a decision is a chunk of actions, how many of them are carried out before the next one.
+
         Raises InputError for a hyper-parameter that training depends on, for one that the algorithm does not have, and
         for a bad value.
         """
+        framing = self.framing
+        if "execute" in changes:
+            framing = framing.executing(changes.pop("execute"))
         after = change_acting(self.algorithm, changes)
-        module = with_algorithm(self.module, self.spec, self.algorithm, after)
+        module = with_algorithm(self.module, self.spec, self.algorithm, after, framing)
         document = self.document | {"hyperparameters": hyperparameters_of(after)}
-        changed = LoadedPolicy(module, document, after, self._seed, self.support)
+        document |= {"framing": dataclasses.asdict(framing)}
+        changed = LoadedPolicy(module, document, after, self._seed, self.support, framing)
         changed.compile()
         return changed
 
@@ -261,11 +273,14 @@ class LoadedPolicy:
         )
 
 
-def with_algorithm(module: DeployedPolicy, spec: Spec, before: Any, after: Any) -> DeployedPolicy:
-    """The policy of algorithm `before` as `after` makes it of the same state; they differ in acting fields alone."""
-    shapes = jax.eval_shape(lambda key: before.init(spec, key), jax.random.key(0))
+def with_algorithm(
+    module: DeployedPolicy, spec: Spec, before: Any, after: Any, framing: Framing = ONE_STEP
+) -> DeployedPolicy:
+    """The policy of algorithm `before` as `after` makes it of the same state; they differ in acting fields alone. Its
+    decisions are framed so; `spec` is that of a step."""
+    shapes = jax.eval_shape(lambda key: before.init(framing.decision(spec), key), jax.random.key(0))
     nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    old, new = before.policy(nothing), after.policy(nothing)
+    old, new = (framed_policy(algorithm.policy(nothing), framing, spec) for algorithm in (before, after))
     # What the two make differently of an empty state is what the settings decide; all else was trained.
     leaves = [
         trained if np.array_equal(a, b) else b

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import make_algorithm, name_of
-from tether.data import Dataset, bundled_names
+from tether.data import Dataset, Framing, bundled_names
 from tether.errors import unknown
 from tether.presets import demo_preset, get_preset, preset_names
 from tether.runs.plan import Options
@@ -62,6 +62,16 @@ class TrainRequest:
     data_filter: str | None = None
     holdout: str = "none"
     continuous: bool = False
+    chunk: int = 1
+    execute: int | None = None
+    n_step: int = 1
+    history: int = 1
+    history_actions: bool = False
+
+    @property
+    def framing(self) -> Framing:
+        """What one decision sees and gives. Raises InputError."""
+        return Framing(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Framing)})
 
     def resolve(self) -> tuple[Any, dict[str, Any], str | None]:
         """The algorithm, the other arguments of `tether.train` that concern neither lanes nor folders, and the name of
@@ -89,6 +99,7 @@ class TrainRequest:
         arguments = {name: chosen.get(name, "none") for name in TRANSFORMS}
         arguments |= {"holdout": self.holdout, "environment": self.environment, "horizon": self.horizon}
         arguments |= {"continuous": True} if self.continuous else {}
+        arguments |= {"framing": self.framing}
         return algorithm, {"options": options, **arguments}, recipe.preset
 
 

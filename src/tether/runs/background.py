@@ -1,6 +1,5 @@
 """A logger in a thread of its own: whatever it does or waits for, the run neither waits nor fails."""
 
-import json
 import queue
 import threading
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.machine.files import atomic_write_json
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.callbacks import Callback, Row, RunInfo
 
 __all__ = ["Background", "LoggerFactory", "recall", "remember", "remembered_names"]
@@ -130,7 +130,7 @@ class Background(Callback):
 def recall(folder: Path, name: str) -> dict[str, Any]:
     """What `remember` has kept of the logger `name` of the run in `folder`."""
     path = _memory(folder, name)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return parse_json(read_bytes(path)) if path.exists() else {}
 
 
 def remember(folder: Path, name: str, **values: Any) -> None:

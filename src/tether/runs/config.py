@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -15,13 +14,14 @@ import numpy as np
 from tether import _version
 from tether.algorithms.callables import check_networks
 from tether.algorithms.registry import hyperparameters_of, origin_of, recover_algorithm
-from tether.data import Dataset, Downloads, Prepared, load_dataset, prepare, view_of
+from tether.data import Dataset, Downloads, Framing, Prepared, load_dataset, prepare, view_of
 from tether.data.schema import ActionBox
 from tether.environments import Task
 from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of, task_for
 from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.document import CONFIG_FORMAT, DataRecord, RunDocument, read_config
 from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options, Plan
@@ -32,6 +32,7 @@ from tether.training.precision import check_precision
 
 __all__ = [
     "check_counts",
+    "check_framing",
     "check_rewards",
     "commit",
     "config_of",
@@ -115,6 +116,7 @@ def restored_plan(
         check_precision(document.options.precision)
         lanes, options = document.named_lanes(), document.options
         check_lanes(algorithm, lanes)
+        check_framing(document.data.framing, lanes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     record = document.data
@@ -124,7 +126,7 @@ def restored_plan(
     task, limits = _restored_place(path, document, data, asked, horizon)
     transforms = record.reward_transform.name, record.observation_transform.name
     episodes: dict[str, Any] = {"data_filter": record.filter.name, "holdout": record.holdout.name}
-    prepared = prepare(data, *transforms, view=view_of(algorithm), **episodes)
+    prepared = prepare(data, *transforms, view=view_of(algorithm, record.framing), **episodes)
     return make_plan(folder, document.algorithm, algorithm, lanes, options, data, prepared, task, limits)
 
 
@@ -198,7 +200,7 @@ def _place(plan: Plan) -> dict[str, Any]:
 def note_data(plan: Plan) -> str | None:
     """Write where the data lie now into config.json -> that place, None where it is the same or they are in memory."""
     path, source = plan.folder / "config.json", plan.prepared.source
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = parse_json(read_bytes(path))
     now = findable(plan.prepared.record["source"])
     together("read where the data were")  # nobody reads what the first has written
     if config["data"].get("in_memory") or source is None or source.in_memory or config["data"]["source"] == now:
@@ -212,7 +214,7 @@ def note_data(plan: Plan) -> str | None:
 def note_environment(plan: Plan) -> None:
     """Write the environment into config.json, where the run had none."""
     path = plan.folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = parse_json(read_bytes(path))
     added = plan.task is not None and config["environment"] == NO_ENVIRONMENT
     together("read the environment")  # nobody reads what the first has written
     if added and is_primary():
@@ -230,7 +232,7 @@ def note_length(run: Run) -> None:
     together("read config.json")  # nobody reads what the first has written
     if is_primary():
         path = plan.folder / "config.json"
-        atomic_write_json(path, json.loads(path.read_text(encoding="utf-8")) | _length(plan))
+        atomic_write_json(path, parse_json(read_bytes(path)) | _length(plan))
 
 
 def check_rewards(name: str, algorithm: Any, where: str, no_rewards: str) -> None:
@@ -244,6 +246,15 @@ def check_rewards(name: str, algorithm: Any, where: str, no_rewards: str) -> Non
         raise InputError(
             f"{where} {no_rewards}, and {name} learns from rewards{phase}; imitate with bc or diffusion-bc, "
             "or give the rows rewards that differ"
+        )
+
+
+def check_framing(framing: Framing, lanes: Sequence[Lane]) -> None:
+    """Refuse lanes of several discounts where rewards are summed up with one."""
+    if framing.steps > 1 and any("discount" in lane.swept for lane in lanes):
+        raise InputError(
+            f"sweep of discount with {framing}: the rewards of a decision are summed up with one discount; train a run "
+            "for each"
         )
 
 

@@ -1,7 +1,6 @@
 """What a run has recorded, as arrays."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.errors import InputError
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.records import evaluation_log, metric_log
 from tether.types import Float, Int
 
@@ -44,7 +44,7 @@ class Curves:
 def read_curves(folder: Path) -> Curves:
     """Of a run folder, also of one that still trains. Raises InputError where it is none."""
     try:
-        lanes = len(json.loads((folder / "config.json").read_text(encoding="utf-8"))["lanes"])
+        lanes = len(parse_json(read_bytes(folder / "config.json"))["lanes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not a run folder: config.json: {type(error).__name__} {error}") from None
     played = evaluation_log(folder).read()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import ActionBox
 from tether.errors import InputError
 from tether.machine.reading import as_document, read_json
@@ -45,6 +46,7 @@ class DataRecord(msgspec.Struct):
     observation_transform: Named
     filter: Named = msgspec.field(default_factory=lambda: Named("none"))
     holdout: Named = msgspec.field(default_factory=lambda: Named("none"))
+    framing: Framing = ONE_STEP
     in_memory: bool = False
     continuous: bool = False  # whole numbers among the actions are levels
     relative_source: str | None = None

@@ -99,7 +99,7 @@ class Evaluations:
             self._choose_device(policies, keys)
         if self.workers and self._pool is None:
             plan, accelerator = self._plan, self.device == "accelerator"
-            about = self.task, plan.algorithm, plan.prepared.spec
+            about = self.task, plan.algorithm, plan.prepared.spec, plan.prepared.framing
             self._pool = WorkerPool(self.workers, *about, accelerator=accelerator, record=self._note)
 
     def request(self, update: int, lanes: Sequence[int], policies: DeployedPolicy, keys: Any, how: "How") -> None:

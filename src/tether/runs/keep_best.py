@@ -1,10 +1,10 @@
 """Keep the best policy of a run, a callback."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tether.errors import unknown
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.callbacks import VALIDATION, Callback, Row, RunInfo, check_validated, lane_means
 
 __all__ = ["KeepBest"]
@@ -64,7 +64,7 @@ class KeepBest(Callback):
 def _notes_of(folder: Path) -> dict[str, Any] | None:
     """Update and value of a policy that this callback has kept; None where there is none."""
     try:
-        notes = json.loads((folder / "policy.json").read_text(encoding="utf-8"))["notes"]
+        notes = parse_json(read_bytes(folder / "policy.json"))["notes"]
         return {"update": int(notes["update"]), "value": float(notes["value"])}
     except (OSError, ValueError, KeyError, TypeError):  # nothing yet, or what no version of this wrote
         return None

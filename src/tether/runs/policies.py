@@ -22,5 +22,6 @@ def save_lane_policy(plan: Plan, folder: Path, policy: DeployedPolicy, lane: int
         observations=plan.observations,
         schema=plan.prepared.schema,
         trust=plan.trust,
+        framing=plan.prepared.framing,
         notes=where_from | notes,
     )

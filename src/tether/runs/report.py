@@ -1,7 +1,6 @@
 """From a finished run to result.json, curve.png and the table that people see."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from tether.environments import Task
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate, interquartile_mean, interval_text
 from tether.machine.files import atomic_write_json, atomic_write_text
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.alarms import alarms_of
 from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
 from tether.runs.callbacks import score_of, scores_by_update
@@ -208,7 +208,7 @@ def plot_run_losses(folder: Path, path: Path) -> None:
 def _draw_losses(folder: Path, losses: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
     from tether.plots.losses import plot_losses
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json(read_bytes(folder / "config.json"))
     ends = np.cumsum([phase["updates"] for phase in config["phases"]])[:-1]
     plot_losses(
         path, losses, [end for end in ends.tolist() if end], f"{config['algorithm']} on {config['data']['dataset']}"
@@ -219,7 +219,7 @@ def _losses(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Loss -> (updates of all phases, (lanes, T) values), where a lane had a number. Raises: InputError as
     `read_curves`."""
     losses = read_curves(folder).losses
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json(read_bytes(folder / "config.json"))
     lengths = [phase["updates"] for phase in config["phases"]]
     begins = dict(zip((phase["name"] for phase in config["phases"]), np.cumsum([0, *lengths]).tolist(), strict=False))
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -355,7 +355,7 @@ class _StoredRun(NamedTuple):
 def _read_run(folder: Path) -> _StoredRun:
     """Raises InputError where it is none, or holds no evaluations."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = parse_json(read_bytes(folder / "config.json"))
         arms: dict[str, list[int]] = {}
         for number, lane in enumerate(config["lanes"]):
             arms.setdefault(swept_name(lane["settings"]), []).append(number)
@@ -373,7 +373,7 @@ def _read_run(folder: Path) -> _StoredRun:
 
 def _stored_behaviour(folder: Path) -> float | None:
     try:
-        behaviour = json.loads((folder / "result.json").read_text())["behaviour"]
+        behaviour = parse_json(read_bytes(folder / "result.json"))["behaviour"]
         return None if behaviour is None else behaviour["iqm"]
     except (OSError, ValueError, KeyError, TypeError):  # not finished
         return None

@@ -6,7 +6,6 @@ number i depends on nothing but the lane's key and i, so a resumed run repeats t
 """
 
 import contextlib
-import json
 import math
 import signal
 import time
@@ -20,9 +19,11 @@ from jax.experimental import multihost_utils
 
 from tether.evaluation.rollout import Episodes
 from tether.machine.memory import USABLE, Memory, device_limit, human_bytes, measure, release_freed_memory, tree_bytes
+from tether.machine.reading import parse_json, read_bytes
 from tether.machine.signals import Interrupted, StopSignals
 from tether.machine.start import Compilations, compilations, since_start
 from tether.policies.deployed import DeployedPolicy, deploy
+from tether.policies.framed import framed_policy
 from tether.runs.alarms import alarms_of, describe_alarm, reachable_values, strange_metrics
 from tether.runs.callbacks import Callback, Callbacks, RunInfo
 from tether.runs.checkpoint import load_checkpoint, load_latest, save_checkpoint
@@ -77,7 +78,7 @@ class Run:
         self.timeline = Timeline(timeline_log(plan.folder, write=self.primary))
         self.queue = Evaluations(plan, self.callbacks, display, self.timeline)
         devices = choose_devices(len(plan.lanes))
-        stacked = stack_lanes(plan.algorithm, plan.lanes)
+        stacked = stack_lanes(plan.prepared.framing.discounted(plan.algorithm), plan.lanes)
         self._stacked = stacked
         self.groups = LaneGroups(
             stacked, *_lane_keys(plan.lanes), devices, self._first_group_size(stacked, devices.total)
@@ -129,7 +130,7 @@ class Run:
         Raises: Interrupted when a stop was asked for, after writing a checkpoint; CheckpointError; OSError.
         """
         if not self.groups.initialised:
-            self.groups.init(self.plan.prepared.spec)
+            self.groups.init(self.plan.prepared.decision)
         try:
             self._note_stop(self.callbacks.start(self._info()) if self.primary else None)
             self._go_on_evaluating()
@@ -152,7 +153,7 @@ class Run:
             return min(chosen, lanes)
         if limit is None:
             return lanes
-        one, spec, data = take_lane(stacked, 0), self.plan.prepared.spec, self.plan.prepared.transitions
+        one, spec, data = take_lane(stacked, 0), self.plan.prepared.decision, self.plan.prepared.transitions
         state = jax.eval_shape(lambda key: one.init(spec, key), jax.random.key(0))
         derived = [derived_shapes(one, state, data, phase) for phase in range(len(one.phases()))]
         each = 2 * tree_bytes(state) + max(map(tree_bytes, derived))  # a state goes in and one comes out
@@ -318,7 +319,7 @@ class Run:
         pending, records = self.queue.pending, self.records
         return RunInfo(
             folder=self.plan.folder,
-            config=json.loads((self.plan.folder / "config.json").read_text(encoding="utf-8")),
+            config=parse_json(read_bytes(self.plan.folder / "config.json")),
             phases=tuple(self.plan.phases()),
             resumed=self.resumed,
             metrics=records.metrics.read(),
@@ -420,6 +421,7 @@ class Run:
 
     def _deploy(self, policy: Any) -> DeployedPolicy:
         prepared = self.plan.prepared
+        policy = framed_policy(policy, prepared.framing, prepared.spec)
         return deploy(policy, prepared.spec, prepared.normaliser, prepared.schema, self.plan.limits)
 
     def rollout(self, episodes: int, on_step: Callable[[int, int], None]) -> Episodes:
@@ -560,7 +562,7 @@ class Run:
         folder = self.plan.folder / "checkpoints"
         if checkpoint is None and (not folder.exists() or all(path.name[0] == "." for path in folder.iterdir())):
             return False
-        shapes = self.groups.state_shapes(self.plan.prepared.spec)
+        shapes = self.groups.state_shapes(self.plan.prepared.decision)
         # NumPy arrays that take no memory: all lanes at once may be too many for the device.
         state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
 

@@ -1,6 +1,5 @@
 """What the processes of a run did when: `timeline.jsonl`."""
 
-import json
 import math
 import threading
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tether.errors import InputError
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.jsonlines import JsonLines
 
 __all__ = ["TRAINING", "Bar", "Timeline", "draw_timeline", "timeline_log"]
@@ -94,7 +94,7 @@ def _title(folder: Path) -> str:
     """The run's name, and how long training stood still for evaluations where its result says so."""
     name = folder.resolve().name
     try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        result: dict[str, Any] = parse_json(read_bytes(folder / "result.json"))
         waited, wall = result["evaluation_wait_seconds"], result["wall_seconds"]
         return f"{name}: training stood still for evaluations {waited:.0f} of {wall:.0f} s ({waited / wall:.0%})"
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):  # not finished

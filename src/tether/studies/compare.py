@@ -23,7 +23,7 @@ from tether.algorithms.catalogue import catalogue
 from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.api import resume, train
 from tether.bench import act_latency, update_flops
-from tether.data import Dataset, Downloads, load_dataset
+from tether.data import ONE_STEP, Dataset, Downloads, Framing, load_dataset
 from tether.data.transforms import no_rewards
 from tether.environments.choose import NO_ENVIRONMENT, task_for
 from tether.environments.ids import import_environment
@@ -33,7 +33,7 @@ from tether.errors import InputError
 from tether.evaluation.statistics import Summary
 from tether.machine.files import atomic_write_json, atomic_write_text, lasting
 from tether.machine.locks import Busy, only_writer
-from tether.machine.reading import as_document, read_json
+from tether.machine.reading import as_document, parse_json, read_bytes, read_json
 from tether.machine.signals import Interrupted
 from tether.machine.start import note_next_run
 from tether.plots.markdown import markdown_table
@@ -83,6 +83,7 @@ class Request:
     eval_every_updates: int | None = None
     eval_episodes: int = 10
     precision: str = "float32"
+    framing: Framing = ONE_STEP
     command: str = ""
 
 
@@ -105,6 +106,7 @@ class Protocol:
     horizon: int | None = None  # where it is not the environment's own
     continuous: bool = False  # whole numbers among the actions are levels
     relative_source: str | None = None  # from the comparison's folder; those of tether 0.1 do not say
+    framing: Framing = ONE_STEP  # of the decisions of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +210,11 @@ def start_comparison(
     folder = asked.folder
     if folder.exists() and (not folder.is_dir() or lasting(folder)) and not (folder / "comparison.json").exists():
         raise InputError(f"{folder}: exists already and holds no comparison; name another with --out")
+    there = folder / "comparison.json"
+    if there.exists():
+        _joined(_load(folder), asked)  # what is refused is left as it is, without a lock in it
     with only_writer(folder):
-        if (folder / "comparison.json").exists():
+        if there.exists():
             asked = _joined(_load(folder), asked)
         return _train_all(asked, data, cost, quiet)
 
@@ -300,6 +305,7 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
         precision=request.precision,
         horizon=request.horizon,
         continuous=data.continuous,
+        framing=request.framing,
     )
     assigned = _assigned(request)
     entrants = {name: _entrant(name, request, assigned[name]) for name in names}
@@ -363,9 +369,8 @@ def _joined(found: Comparison, asked: Comparison) -> Comparison:
 def _refuse_difference(folder: Path, who: str, found: Any, asked: Any) -> None:
     before, now = (_flat(json.loads(json.dumps(dataclasses.asdict(side)))) for side in (found, asked))
     for name in before.keys() | now.keys():
-        if name not in ("source", "relative_source") and before.get(name) != now.get(
-            name
-        ):  # the same file may be found by another path
+        moved = name in ("source", "relative_source")  # the same file may be found by another path
+        if not moved and before.get(name) != now.get(name):
             raise InputError(
                 f"{folder}: holds a comparison with {who}{name} {before.get(name)}, not {now.get(name)}; "
                 "name another folder with --out"
@@ -408,7 +413,7 @@ def _train_all(comparison: Comparison, data: Dataset, cost: str, quiet: bool) ->
 def _finished(run: Path) -> bool:
     """Whether a run folder holds all that a run leaves; after a kill between result and policy, `resume` is needed."""
     try:
-        status = json.loads((run / "result.json").read_text())["status"]
+        status = parse_json(read_bytes(run / "result.json"))["status"]
     except (OSError, ValueError, KeyError):
         return False
     return status == "diverged" or (run / "policy" / "policy.json").exists()
@@ -430,6 +435,7 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
         reward_transform=entrant.reward_transform,
         observation_transform=entrant.observation_transform,
         data_filter=entrant.data_filter,
+        framing=protocol.framing,
         environment=protocol.environment,
         horizon=protocol.horizon,
         out=run,
@@ -442,7 +448,7 @@ def _check_run(comparison: Comparison, name: str) -> None:
     """Refuse a run folder that is not of this comparison, such as one that was copied into it."""
     path, entrant, protocol = comparison.folder / name / "config.json", comparison.entrants[name], comparison.protocol
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(read_bytes(path))
         found = {
             "algorithm": config["algorithm"],
             "data": config["data"]["sha256"],
@@ -469,7 +475,8 @@ def _check_run(comparison: Comparison, name: str) -> None:
 def _measure(comparison: Comparison, name: str) -> Cost:
     """Matmuls of an update and latency of an action, with the settings of this comparison."""
     algorithm, protocol = comparison.algorithm(name), comparison.protocol
-    spec, batch_size = Spec(protocol.observation_size, protocol.action_size), comparison.entrants[name].batch_size
+    spec = protocol.framing.decision(Spec(protocol.observation_size, protocol.action_size))
+    batch_size = comparison.entrants[name].batch_size
     phases = enumerate(algorithm.phases())
     gflop = {phase.name: update_flops(algorithm, index, spec, batch_size) / 1e9 for index, phase in phases}
     return Cost(gflop, float(np.median(act_latency(algorithm, spec)[0])))

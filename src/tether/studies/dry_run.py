@@ -18,7 +18,7 @@ from tether.bench.forecast import (
     matmul_rate,
     size_of,
 )
-from tether.data import Dataset, Downloads, load_dataset, prepare, view_of
+from tether.data import Dataset, Downloads, Framing, load_dataset, prepare, view_of
 from tether.data.readers.d4rl_names import d4rl_file, d4rl_name
 from tether.data.readers.ogbench import locate_ogbench
 from tether.environments import Task
@@ -127,7 +127,7 @@ def describe_comparison(request: Request, out: Path | None) -> Table:
     task = known_task(data.dataset, protocol.environment, protocol.horizon) if planned.scored else None
     rate, found = matmul_rate(precision=protocol.precision), {}
     for name, entrant in planned.entrants.items():
-        arguments = {field: getattr(entrant, field) for field in TRANSFORMS}
+        arguments = {field: getattr(entrant, field) for field in TRANSFORMS} | {"framing": protocol.framing}
         algorithm, options = planned.algorithm(name), planned.options(name)
         lanes = [Lane(seed, {}) for seed in protocol.seeds]
         found[name] = (entrant.where_from, _estimate(algorithm, options, data, arguments, lanes, task, rate))
@@ -145,7 +145,7 @@ def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
         data = find(job.dataset, job.request().continuous)
         task, _ = place(data, arguments["environment"], arguments["horizon"])
         words = f"{preset or 'defaults'}, {len(job.lanes)} lanes"
-        transforms = tuple(arguments[field] for field in TRANSFORMS)
+        transforms = tuple(arguments[field] for field in (*TRANSFORMS, "framing"))
         size = data.source if data.dataset else data.sizes, transforms, arguments["options"], len(job.lanes), task
         key = *size_of(algorithm), *size
         if key not in estimates:
@@ -164,12 +164,13 @@ def _estimate(
     task: Task | None,
     rate: float,
 ) -> Estimate:
-    spec, rows = data.spec, 0
+    framing: Framing = arguments["framing"]
+    spec, rows = framing.decision(data.spec), 0
     if data.dataset is not None:
         transforms = [arguments[field] for field in TRANSFORMS[:2]]
-        view = view_of(algorithm)
+        view = view_of(algorithm, framing)
         prepared = prepare(data.dataset, *transforms, view=view, data_filter=arguments["data_filter"])
-        spec, rows = prepared.spec, tree_bytes(prepared.transitions)
+        spec, rows = prepared.decision, tree_bytes(prepared.transitions)
     found = forecast(algorithm, spec, options.batch_size, len(lanes), rate)
     evaluations = 0 if task is None else -(-algorithm.phases()[-1].updates // options.eval_every_updates)
     seconds = (

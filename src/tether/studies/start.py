@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import name_of
-from tether.data import Dataset
+from tether.data import ONE_STEP, Dataset, Framing
 from tether.errors import InputError, unknown
 from tether.machine.locks import only_writer
 from tether.machine.plugins import plugin_names
@@ -35,6 +35,7 @@ def compare(
     eval_every_updates: int | None = None,
     eval_episodes: int = 10,
     precision: str = "float32",
+    framing: Framing = ONE_STEP,
     out: str | Path | None = None,
     cost: Literal["compute", "time"] = "compute",
     quiet: bool = False,
@@ -55,6 +56,7 @@ def compare(
         continuous, environment: as of `tether.train`.
         eval_every_updates: None: a tenth of the updates. eval_episodes: of each seed in an evaluation.
         precision: of the matmuls of training, "float32", "bfloat16" or "tf32".
+        framing: as of `tether.train`.
         out: the comparison's folder. Default `runs/compare-<dataset>-<time>`.
         cost: what the picture draws the score against.
 
@@ -79,6 +81,7 @@ def compare(
         eval_every_updates=eval_every_updates,
         eval_episodes=eval_episodes,
         precision=precision,
+        framing=framing,
         command=f"tether.compare({list(names)}, ...)  # from Python",
     )
     return start_comparison(request, None if out is None else Path(out), cost, quiet, data)

@@ -9,7 +9,6 @@ which mark where a trajectory ends, become `timeouts`. The recording goes on aft
 """
 
 import importlib.metadata
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tether.data.source import Source
 from tether.environments.tasks import Task, single_task
 from tether.errors import InputError, unknown
 from tether.machine.files import sha256_file
+from tether.machine.reading import parse_json
 
 __all__ = ["PROVENANCE", "local_ogbench_files", "locate_ogbench", "ogbench_root", "read_ogbench"]
 
@@ -104,7 +104,7 @@ def _origin(path: Path) -> dict[str, str]:
         if PROVENANCE not in file:
             return found
         try:
-            made = json.loads(str(file[PROVENANCE]))
+            made = parse_json(str(file[PROVENANCE]))
             versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("tether", "ogbench", "mujoco"))
             return found | {"origin": f"regenerated with {versions}, seed {made['seed']}: not OGBench's own file"}
         except (ValueError, KeyError, TypeError) as error:

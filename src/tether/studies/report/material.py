@@ -4,7 +4,6 @@ A study's folder (of `tether reproduce`, `compare` or `sweep`) and single runs a
 config.json and evaluations below it is a run.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.errors import InputError
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.curves import Curves, read_curves
 
 __all__ = ["Material", "RunRecord", "read_material"]
@@ -110,9 +110,9 @@ def _run_folders(folder: Path, depth: int = 0) -> list[Path]:
 
 def _read(folder: Path) -> RunRecord:
     curves = read_curves(folder)  # which refuses what is no run
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json(read_bytes(folder / "config.json"))
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = parse_json(read_bytes(folder / "result.json"))
     except (OSError, ValueError):
         result = {}
     if not isinstance(config.get("data", {}).get("dataset"), str):
@@ -124,7 +124,7 @@ def _verdicts(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, 
     rows, options = [], {}
     for folder in folders:
         try:
-            found = json.loads((folder / "reproduce.json").read_text(encoding="utf-8"))
+            found = parse_json(read_bytes(folder / "reproduce.json"))
             rows += found["cells"]
             options = found["options"]
         except OSError:

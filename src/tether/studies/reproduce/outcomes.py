@@ -1,6 +1,5 @@
 """From run folders to verdicts: scores at the published updates, what they are compared with, what must be said."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from tether.data.hdf5 import open_hdf5
 from tether.data.readers.ogbench import PROVENANCE, locate_ogbench
 from tether.data.schema import COLLECT_KEY
 from tether.errors import InputError
+from tether.machine.reading import parse_json, read_bytes
 from tether.presets.recipes import find_recipe
 from tether.runs.curves import Curves, read_curves
 from tether.studies.reproduce.bands import Number, find_table
@@ -65,7 +65,7 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     if cell.obstacle or run is None or not (run / "config.json").exists():
         reason = cell.obstacle or "not run yet"
         return Outcome(cell, None, 0, Verdict("not comparable", reason), (), {}, {})
-    config, curves = json.loads((run / "config.json").read_text()), read_curves(run)
+    config, curves = parse_json(read_bytes(run / "config.json")), read_curves(run)
     done = int(curves.updates[-1]) if len(curves.updates) else 0
     notes = _reservations(cell, config)
     milestones = _milestones(cell, curves, notes)
@@ -82,7 +82,7 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
 
 def _result(run: Path) -> dict[str, Any]:
     try:
-        return json.loads((run / "result.json").read_text())
+        return parse_json(read_bytes(run / "result.json"))
     except (OSError, ValueError):
         return {}
 
@@ -193,7 +193,7 @@ def origin_of(source: str) -> str:
 def run_for(cells: list[Cell], run: Path) -> Cell:
     """Which of the cells a run folder is of. Raises InputError where it is of none, or of several."""
     try:
-        config = json.loads((run / "config.json").read_text())
+        config = parse_json(read_bytes(run / "config.json"))
     except (OSError, ValueError) as error:
         raise InputError(f"{run}: no run folder: {type(error).__name__} {error}") from None
     data = config.get("data", {})

@@ -18,6 +18,7 @@ from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_text, lasting
 from tether.machine.locks import only_writer
+from tether.machine.reading import parse_json, read_bytes
 from tether.runs.jsonlines import JsonLines
 from tether.runs.report import lane_score
 from tether.studies.sweep.spec import Job, SweepSpec, load_spec
@@ -67,10 +68,10 @@ class SweepFolder:
 def job_result(folder: Path) -> dict[str, Any] | None:
     """The result of a run folder; None while there is none, or it is damaged, as the run then writes it again."""
     try:
-        result = json.loads((folder / "result.json").read_text())
+        result = parse_json(read_bytes(folder / "result.json"))
         _ = result["status"], result["dataset"], [(lane["diverged"], lane_score(lane)) for lane in result["lanes"]]
         return result
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -1,0 +1,82 @@
+"""Policies of framed decisions: a history of observations goes in, a chunk of actions comes out, and the environment
+still gives one observation and takes one action.
+
+What is remembered between steps is the memory that policies may have anyway (`PolicyWithMemory`), so that evaluation,
+policy folders and exports serve these as they serve others.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from tether.algorithms.interface import Policy, PolicyWithMemory
+from tether.data.framing import Framing
+from tether.errors import InputError
+from tether.types import Array, Float, Int, PRNGKey, Spec
+
+__all__ = ["FramedMemory", "FramedPolicy", "framed_policy"]
+
+
+class FramedMemory(eqx.Module):
+    """What a framed policy keeps from step to step of an episode; None where its framing needs none of it."""
+
+    observations: Float[Array, "earlier observation"] | None  # oldest first, this step's not among them
+    actions: Float[Array, "earlier action"] | None  # that followed each
+    planned: Float[Array, "chunk action"] | None  # the next one first
+    steps: Int[Array, ""]  # of the episode, so far
+
+
+class FramedPolicy(eqx.Module):
+    """Decides where the last decision is carried out, with the last observations before it."""
+
+    policy: Policy
+    framing: Framing = eqx.field(static=True)
+    spec: Spec = eqx.field(static=True)  # of a step
+
+    def initial_memory(self) -> FramedMemory:
+        """At the start of an episode."""
+        framing, earlier = self.framing, self.framing.history - 1
+        return FramedMemory(
+            jnp.zeros((earlier, self.spec.observation_size)) if earlier else None,
+            jnp.zeros((earlier, self.spec.action_size)) if framing.history_actions else None,
+            jnp.zeros((framing.chunk, self.spec.action_size)) if framing.executed > 1 else None,
+            jnp.zeros((), jnp.int32),
+        )
+
+    def __call__(
+        self, observation: Float[Array, " observation"], key: PRNGKey, memory: FramedMemory, reward: Float[Array, ""]
+    ) -> tuple[Float[Array, " action"], FramedMemory]:
+        """The next action of the chunk, or the first one of a new chunk."""
+        observations, actions = memory.observations, memory.actions
+        if observations is not None:
+            observations = jnp.where(memory.steps > 0, observations, observation)  # before the start, the first one
+        seen = [part.reshape(-1) for part in (observations, observation, actions) if part is not None]
+
+        def decide() -> Float[Array, "chunk action"]:
+            return self.policy(jnp.concatenate(seen), key).reshape(self.framing.chunk, -1)
+
+        planned = memory.planned
+        if planned is None:
+            action = decide()[0]
+        else:
+            planned = jax.lax.cond(memory.steps % self.framing.executed == 0, decide, lambda: planned)
+            action, planned = planned[0], jnp.roll(planned, -1, axis=0)
+        return action, FramedMemory(
+            _newest(observations, observation), _newest(actions, action), planned, memory.steps + 1
+        )
+
+
+def _newest(earlier: Any, now: Any) -> Any:
+    """The last ones, `now` among them."""
+    return None if earlier is None else jnp.concatenate([earlier, now[None]])[1:]
+
+
+def framed_policy(policy: Policy | PolicyWithMemory, framing: Framing, spec: Spec) -> Any:
+    """`policy`, whose decisions are framed so, as one that takes steps of these sizes."""
+    if not framing.changes_acting:
+        return policy
+    if isinstance(policy, PolicyWithMemory):
+        raise InputError(f"{framing}: this policy has a memory of its own, which knows steps and no decisions")
+    return FramedPolicy(policy, framing, spec)
