@@ -50,7 +50,7 @@ PUBLIC = {
         "Options",
         "Report",
     ),
-    "Data": ("load_dataset", "Dataset"),
+    "Data": ("load_dataset", "Dataset", "Framing"),
     "Watch a run": ("Callback", "EarlyStopping", "KeepBest"),
     "Studies": ("compare", "choose", "sweep"),
     "Build on it": ("register", "check_algorithm", "ALGORITHMS", "Phase", "Spec", "Transition"),

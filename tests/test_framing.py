@@ -151,6 +151,7 @@ def test_a_view_has_the_next_chunk_and_the_returns_of_steps() -> None:
     for row, following, terminal in zip(kept, table.next_action, table.terminal, strict=True):
         np.testing.assert_array_equal(following, np.zeros(4) if terminal else by_row[row + 2])
     returns = prepare(data, view=view_of(tether.AWR(discount=DISCOUNT), framing)).transitions.return_to_go
+    assert returns is not None
     np.testing.assert_allclose(returns, step_returns(data, data.rewards, DISCOUNT)[rows], rtol=1e-6)
 
 

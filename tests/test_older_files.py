@@ -4,6 +4,7 @@ Only what users call is used here. Numbers come from another processor and anoth
 compared up to the last bits of float32 and what training makes of these; counts, names and files exactly.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -222,7 +223,9 @@ def test_a_comparison_is_drawn_and_gone_on_with(tmp_path: Path) -> None:
         now = json.loads((folder / "comparison.json").read_text())
         for entry in ("entrants", "behaviour", "command"):
             assert now[entry] == before[entry]
-        assert now["protocol"] == before["protocol"] | {"horizon": None, "relative_source": None}  # unknown to 0.1.0
+        unknown = {"horizon": None, "relative_source": None, "continuous": False}  # to tether 0.1.0
+        unknown |= {"framing": dataclasses.asdict(package.Framing())}
+        assert now["protocol"] == before["protocol"] | unknown
         assert [[row[name] for name in told] for row in now["rows"]] == [
             [row[name] for name in told] for row in before["rows"]
         ]
