@@ -56,13 +56,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None, conti
     path = Path(path)
     with open_hdf5(path) as file:
         digest = FileDigest(path)
-        missing = [key for key in REQUIRED if key not in file]
-        if missing:
-            raise InputError(
-                f"{path}: no {', '.join(map(repr, missing))} among its keys {sorted(map(str, file))}; "
-                f"a D4RL file needs {', '.join(REQUIRED)} and may have rewards, timeouts, next_observations; of "
-                "another layout say what the arrays mean: tether data import"
-            )
+        _check_keys(file, path)
         columns = {key: read_array(file, key, path) for key in REQUIRED}
         rules = layout_rules(file, path)
         named = ("rewards", "timeouts", "next_observations", *(("successes",) if rules else ()))
@@ -72,9 +66,8 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None, conti
         metadata = scalar_metadata(file)
         schema = read_schema(file, path)
         recorded_in = _recorded_in(file, (columns["observations"].shape[-1], columns["actions"].shape[-1]))
-    if continuous and schema is None and (box := levels_box(columns["actions"])) is not None:
-        widths = {key: {"": int(np.prod(columns[key].shape[1:]))} for key in ("observations", "actions")}
-        columns["actions"], schema = box.to_unit(columns["actions"]), schema_of(widths, box)
+    if continuous and schema is None:
+        columns["actions"], schema = _as_levels(columns)
     dataset = Dataset(
         name=path.stem,
         observations=columns["observations"],
@@ -95,6 +88,25 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None, conti
     )
     dataset = dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
     return dataset if rules else _with_own_successors(dataset)
+
+
+def _check_keys(file: h5py.File, path: Path) -> None:
+    """Raises InputError where a column is missing."""
+    if missing := [key for key in REQUIRED if key not in file]:
+        raise InputError(
+            f"{path}: no {', '.join(map(repr, missing))} among its keys {sorted(map(str, file))}; a D4RL file needs "
+            f"{', '.join(REQUIRED)} and may have rewards, timeouts, next_observations; of another layout say what the "
+            "arrays mean: tether data import"
+        )
+
+
+def _as_levels(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, Schema | None]:
+    """The actions in [-1, 1], and a schema with the range that was mapped to it; None where they lie in it."""
+    box = levels_box(columns["actions"])
+    if box is None:
+        return columns["actions"], None
+    widths = {key: {"": int(np.prod(columns[key].shape[1:]))} for key in ("observations", "actions")}
+    return box.to_unit(columns["actions"]), schema_of(widths, box)
 
 
 def _with_own_successors(dataset: Dataset) -> Dataset:
