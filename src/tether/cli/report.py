@@ -1,4 +1,4 @@
-"""`tether report`: a page for a study, or for any runs."""
+"""`tether report`: a page for a study, for any runs, or for a policy beside a log."""
 
 import dataclasses
 import shlex
@@ -16,7 +16,10 @@ __all__ = ["Report"]
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Make a page of a study or of any runs: verdicts, scores, curves, aggregates, costs, protocol.
+    """Make a page of a study or of any runs, or of what a policy would do beside what was logged.
+
+    Of runs: verdicts, scores, curves, aggregates, costs, protocol. With --data, of a policy: its actions beside those
+    of the log, the largest disagreements, sensitivity, decisions that are foreign to the data.
 
     One self-contained HTML file; the tables also for LaTeX and Markdown, the figures as SVG and PDF.
 
@@ -24,11 +27,16 @@ class Report:
       tether report reproduce/dac-table-1
       tether report runs/first runs/second --out mine
       tether report sweeps/first --title "Learning rates"
+      tether report runs/first --data logs.hdf5
     """
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN|FOLDER ...")]
-    """Run folders, or folders of studies: all runs below them."""
-    out: Annotated[Path | None, hint("report, in the folder where there is one", "DIR")] = None
+    """Run folders, or folders of studies: all runs below them; with --data, one run or policy folder."""
+    data: Annotated[str | None, hint("none", "DATASET")] = None
+    """A log: say what the policy would do there beside what was done."""
+    rows: Annotated[int, arg(metavar="N")] = 2000
+    """With --data: at so many logged observations the policy is asked."""
+    out: Annotated[Path | None, hint("report, or policy-report, in the folder where there is one", "DIR")] = None
     """Folder for page, tables and figures; files that are there are replaced."""
     title: Annotated[str | None, hint("the target, or the folders' names", "TEXT")] = None
     """Of the page."""
@@ -37,10 +45,28 @@ class Report:
         """Write and say where."""
         from tether.studies.report import make_report
 
+        if self.data is not None:
+            return self._of_policy(self.data)
         if not self.folders:
             raise InputError("report: name at least one folder")
         out = self.out or (self.folders[0] / "report" if len(self.folders) == 1 else Path("report"))
         command = shlex.join(["tether", *sys.argv[1:]])
         for path in make_report(list(self.folders), out, title=self.title, command=command):
+            print_out(str(path))
+        return 0
+
+    def _of_policy(self, source: str) -> int:
+        """With --data."""
+        from tether.data import load_dataset
+        from tether.studies.policy_report import make_policy_report
+
+        if len(self.folders) != 1:
+            raise InputError(f"report --data: name one run or policy folder; {len(self.folders)} are named")
+        if self.rows < 1:
+            raise InputError(f"rows {self.rows}: at least 1 is needed")
+        out = self.out or self.folders[0] / "policy-report"
+        command = shlex.join(["tether", *sys.argv[1:]])
+        how = {"most_rows": self.rows, "title": self.title, "command": command}
+        for path in make_policy_report(self.folders[0], load_dataset(source), out, **how):
             print_out(str(path))
         return 0

@@ -175,7 +175,7 @@ def _of_combination(support: Support, observation: Array, own: Scores, names: Se
     state = standardise(support, observation[None])[0]
     apart = np.abs(state - support.observations[own.neighbours].mean(axis=0))
     farthest = ", ".join(f"{names[j]} {observation[j]:.4g}" for j in np.argsort(-apart)[:NAMED].tolist())
-    return f"no logged state is similar: farthest in {farthest}"
+    return f"{farthest}: no logged state is similar"
 
 
 def _of_action(
