@@ -407,7 +407,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     return {path.name: arrays(path) for path in sorted(folder.glob("*.hdf5"))}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL])
 def test_a_stopped_collection_goes_on_exactly(
     tmp_path: Path, number: signal.Signals, undisturbed: dict[str, dict[str, np.ndarray]]
 ) -> None:

@@ -92,7 +92,7 @@ def test_it_can_be_mapped_and_closes_over_traced_values():
 SMALL = {"hidden_sizes": (8, 8)}
 
 
-@pytest.mark.parametrize("name", ["dtql", "dac", "td3-bc", "iql", "bdpo"])
+@pytest.mark.parametrize("name", ["dtql", "dac", "td3-bc", "iql", pytest.param("bdpo", marks=pytest.mark.long)])
 def test_every_matmul_of_an_update_has_rounded_inputs(name):
     """Backward passes, chains in loops, delayed updates in branches; what comes out is float32 as it was."""
     algorithm = ALGORITHMS[name](**SMALL)

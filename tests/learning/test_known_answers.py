@@ -180,6 +180,7 @@ def test_value_and_trust_region_balance_where_theory_says() -> None:
     np.testing.assert_allclose(trained.actions().mean(axis=1), 0.154, atol=0.05)
 
 
+@pytest.mark.long
 def test_likelihood_alone_imitates() -> None:
     """No trust region and a weight of 100 for the NLL: mean and deviation of artanh(a / 1.001) in the data."""
     action = np.tanh(0.3 + 0.5 * generator().normal(size=ROWS))

@@ -47,13 +47,17 @@ def modes(name: str, precision: str) -> np.ndarray:
     return np.array([policy(jnp.ones(1), jax.random.key(1))[0] for policy in policies])
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "bc" else pytest.mark.long) for name in SETTINGS]
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_answer_is_found_in_both_precisions(name: str, precision: str) -> None:
     np.testing.assert_allclose(modes(name, precision), ANSWERS[name], atol=0.1)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "bc" else pytest.mark.long) for name in SETTINGS]
+)
 def test_bfloat16_is_no_copy_of_float32(name: str) -> None:
     assert (modes(name, "float32") != modes(name, "bfloat16")).all()
 

@@ -141,7 +141,7 @@ def test_every_baseline_has_an_answer() -> None:
 
 
 # What takes more than a few seconds to compile is `long`.
-QUICK = ("bc", "diffusion-bc", "iql", "awac", "awr")
+QUICK = ("bc", "diffusion-bc", "iql", "awr")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in ANSWERS])

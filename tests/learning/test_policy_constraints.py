@@ -187,6 +187,7 @@ def best_regularised_mean(behaviour: TanhGaussian, weight: float) -> float:
 BRAC: dict[str, Any] = {"actor_hidden_sizes": (32, 32), "warmup_updates": 0, "target_rate": 0.05}
 
 
+@pytest.mark.long
 def test_brac_reaches_the_kl_regularised_optimum() -> None:
     action = np.tanh(near(0.0, 0.2))
     settings = BRAC | {"kl_weight": 0.1, "behaviour_learning_rate": 3e-3}
