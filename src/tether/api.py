@@ -8,10 +8,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from tether.algorithms.callables import without_value_range
 from tether.algorithms.interface import Algorithm
 from tether.algorithms.registry import ALGORITHMS, change_acting, name_of
 from tether.bench.forecast import long_run_warning
-from tether.data import ONE_STEP, Dataset, Downloads, Framing, load_dataset, prepare, view_of
+from tether.data import ONE_STEP, Dataset, Downloads, Framing, Prepared, load_dataset, prepare, view_of
 from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
 from tether.errors import InputError, shortened
@@ -23,6 +24,7 @@ from tether.machine.files import atomic_write_json
 from tether.machine.keywords import explain_function
 from tether.machine.reading import parse_json, read_bytes
 from tether.machine.signals import StopSignals
+from tether.networks.factories import value_range, with_range
 from tether.policies.folder import load_policy
 from tether.policies.loaded import LoadedPolicy
 from tether.runs.callbacks import Callback, check_callbacks
@@ -119,11 +121,9 @@ def train(
     import_environment(environment)
     place = task_for(data, environment, horizon)
     check_callbacks(callbacks, evaluated=place.task is not None)
-    episodes: dict[str, Any] = {"data_filter": data_filter, "holdout": str(holdout)}
-    prepared = prepare(data, reward_transform, observation_transform, view=view_of(algorithm, framing), **episodes)
-    check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
-    if options.batch_size > (rows := prepared.transitions.rows):
-        raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
+    how: dict[str, Any] = {"reward_transform": reward_transform, "observation_transform": observation_transform}
+    how |= {"data_filter": data_filter, "holdout": str(holdout), "view": view_of(algorithm, framing)}
+    algorithm, prepared = _prepared(name, algorithm, data, options, how)
     folder = _folder(out, f"{name}-{data.name}")
     plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
     del data, prepared, dataset  # only what the plan keeps of them is needed: unless the caller holds them, freed
@@ -183,6 +183,24 @@ def resume(
             check_rewards(plan.algorithm_name, plan.algorithm, prepared.record["source"], prepared.no_rewards)
         new_length = plan.phases() != before.phases()
         return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=new_length, repair=repair)
+
+
+def _prepared(
+    name: str, algorithm: Any, data: Dataset, options: Options, how: Mapping[str, Any]
+) -> tuple[Any, Prepared]:
+    """What is trained on, and the algorithm with all that it takes from the data. Raises InputError where the two do
+    not fit. how: the arguments of `prepare`."""
+    unranged = without_value_range(algorithm)
+    discount = float(getattr(algorithm, "discount", 1.0)) if unranged else None
+    prepared = prepare(data, **how, value_discount=discount)
+    check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
+    if options.batch_size > (rows := prepared.transitions.rows):
+        raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
+    if unranged:
+        ends = value_range(prepared.record["returns"])
+        ranged = {field: with_range(getattr(algorithm, field), *ends) for field in unranged}
+        algorithm = dataclasses.replace(algorithm, **ranged)
+    return algorithm, prepared
 
 
 def _folder(out: str | Path | None, stem: str) -> Path:

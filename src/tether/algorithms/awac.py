@@ -51,7 +51,7 @@ class AWAC(eqx.Module):
     target_rate: Fraction = 0.005  # Polyak step of the target critic
 
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

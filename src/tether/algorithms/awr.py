@@ -94,8 +94,8 @@ class AWR(eqx.Module):
     value_learning_rate: NonNegative = 3e-4  # Adam, V
 
     discount: StaticFraction = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
-    critic_network: Network = network_field()  # of V
-    actor_network: Network = network_field()  # of the policy
+    critic_network: Network = network_field(scalar=True)  # of V
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(128, 64))
     pretrain_updates: Updates = eqx.field(static=True, default=100_000)
     train_updates: Updates = eqx.field(static=True, default=500_000)

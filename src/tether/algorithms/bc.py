@@ -67,7 +67,7 @@ class BC(eqx.Module):
     entropy_learning_rate: NonNegative = 3e-4  # Adam, of log alpha
 
     actor_kind: Literal["deterministic", "gaussian"] = eqx.field(static=True, default="deterministic")
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

@@ -84,7 +84,7 @@ class BCQ(eqx.Module):
     next_candidates: Count = eqx.field(static=True, default=10)  # per next state
     candidates: Count = acting_field(100)  # when acting
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # of the perturbation
+    actor_network: Network = network_field(scalar=True)  # of the perturbation
     hidden_sizes: Sizes = eqx.field(static=True, default=(400, 300))  # Q and perturbation
     vae_hidden_sizes: Sizes = eqx.field(static=True, default=(750, 750))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)

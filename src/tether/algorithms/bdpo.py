@@ -146,8 +146,8 @@ class BDPO(eqx.Module):
     ensemble_size: Count = eqx.field(static=True, default=10)  # K, of Q and of V
     samples: Count = eqx.field(static=True, default=10)  # M, in targets and actor loss
     candidates: Count = acting_field(10)  # samples when acting
-    critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()  # the behaviour, too
+    critic_network: Network = network_field(scalar=True)  # of Q and V
+    actor_network: Network = network_field(scalar=True)  # the behaviour, too
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critics
     noise_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256, 256))
     time_embedding_size: Count = eqx.field(static=True, default=64)

@@ -98,8 +98,8 @@ class BDPOUnimodal(eqx.Module):
     ensemble_size: Count = eqx.field(static=True, default=10)  # K
     samples: Count = eqx.field(static=True, default=10)  # M, in target and actor loss; the deterministic actor needs 1
     candidates: Count = acting_field(10)  # samples when acting
-    critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # the behaviour, too
+    critic_network: Network = network_field(scalar=True)  # of Q
+    actor_network: Network = network_field(scalar=True)  # the behaviour, too
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critic
     actor_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # behaviour, too
     pretrain_updates: Updates = eqx.field(static=True, default=2_000_000)

@@ -69,7 +69,7 @@ class BEAR(eqx.Module):
     next_actions: Count = eqx.field(static=True, default=10)
     candidates: Count = acting_field(100)  # when acting
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # Q and actor
     vae_hidden_sizes: Sizes = eqx.field(static=True, default=(750, 750))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)

@@ -172,7 +172,7 @@ class BRACP(eqx.Module):
     samples: Count = eqx.field(static=True, default=4)  # actions per state in the KL
     warmup_updates: Updates = eqx.field(static=True, default=20_000)  # with the KL alone
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # the behaviour, too
+    actor_network: Network = network_field(scalar=True)  # the behaviour, too
     hidden_sizes: Sizes = eqx.field(static=True, default=(300, 300))  # Q
     actor_hidden_sizes: Sizes = eqx.field(static=True, default=(200, 200))  # behaviour, too
     pretrain_updates: Updates = eqx.field(static=True, default=300_000)
@@ -240,7 +240,7 @@ class BRACV(eqx.Module):
     samples: Count = eqx.field(static=True, default=4)  # actions per state in the KL
     warmup_updates: Updates = eqx.field(static=True, default=20_000)  # with the KL alone
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # the behaviour, too
+    actor_network: Network = network_field(scalar=True)  # the behaviour, too
     hidden_sizes: Sizes = eqx.field(static=True, default=(300, 300))  # Q
     actor_hidden_sizes: Sizes = eqx.field(static=True, default=(200, 200))  # behaviour, too
     pretrain_updates: Updates = eqx.field(static=True, default=300_000)

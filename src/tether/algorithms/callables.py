@@ -9,6 +9,7 @@ from typing import Any
 
 from tether.errors import InputError
 from tether.networks import NETWORKS, find_network
+from tether.networks.factories import has_unknown_range, is_distributional
 
 __all__ = [
     "callables_of",
@@ -19,6 +20,7 @@ __all__ = [
     "origin",
     "read_callable",
     "spelling",
+    "without_value_range",
 ]
 
 
@@ -40,8 +42,18 @@ def callables_of(algorithm: Any) -> dict[str, Any]:
 def check_networks(algorithm: Any) -> None:
     """InputError for a network that nobody has registered."""
     for field in dataclasses.fields(algorithm):
-        if _is_network(field):
-            find_network(getattr(algorithm, field.name))
+        if not _is_network(field):
+            continue
+        network = getattr(algorithm, field.name)
+        find_network(network)
+        if field.metadata.get("scalar") and is_distributional(network):
+            raise InputError(f"{field.name} {network!r}: {type(algorithm).__name__} has no loss for distributions here")
+
+
+def without_value_range(algorithm: Any) -> list[str]:
+    """The hyper-parameters whose networks have bins, of which nobody has said yet where they lie."""
+    networks = [field.name for field in dataclasses.fields(algorithm) if _is_network(field)]
+    return [name for name in networks if has_unknown_range(getattr(algorithm, name))]
 
 
 def networks_of(algorithm: Any) -> list[Any]:

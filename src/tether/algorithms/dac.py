@@ -34,7 +34,7 @@ import optax
 
 from tether.algorithms.interface import Network, Phase, acting_field, network_field
 from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
-from tether.algorithms.shared.losses import aggregate_heads, average_when_due, clip_actions, polyak, td_target
+from tether.algorithms.shared.losses import aggregate_heads, average_when_due, clip_actions, polyak, q_errors, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
 from tether.networks import NoiseNetwork, QEnsemble, glorot_uniform
@@ -62,8 +62,8 @@ class DACState(NamedTuple):
 
 def critic_loss(critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]) -> tuple[Scalar, Metrics]:
     """mean over heads and batch of (Q_h(s, a) - y)^2."""
-    q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, batch.action)
-    loss = jnp.mean((q - target[:, None]) ** 2)
+    errors, q = q_errors(critic, batch, target)
+    loss = jnp.mean(errors)
     return loss, {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/q_std": jnp.mean(q.std(axis=1))}
 
 
@@ -108,7 +108,7 @@ class DAC(eqx.Module):
     next_actions: Count = eqx.field(static=True, default=10)  # samples per next state in the critic's target
     candidates: Count = acting_field(10)  # samples when acting
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
     time_embedding_size: Count = eqx.field(static=True, default=16)
     train_updates: Updates = eqx.field(static=True, default=2_000_000)

@@ -103,7 +103,7 @@ class DTQLKL(eqx.Module):
     clip_denoised: bool = eqx.field(static=True, default=True)  # clamp both D to the action box
     candidates: Count = acting_field(1024)  # actions drawn when acting
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critic
     denoiser_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # policy, too
     time_embedding_size: Count = eqx.field(static=True, default=16)

@@ -82,7 +82,7 @@ class EDP(eqx.Module):
     draws: Count = eqx.field(static=True, default=10)  # of the max-Q backup and of crr's baseline
     candidates: Count = acting_field(50)  # chains when acting
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
     train_updates: Updates = eqx.field(static=True, default=2_000_000)
 

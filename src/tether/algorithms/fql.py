@@ -87,7 +87,7 @@ class FQL(eqx.Module):
     normalize_q: bool = eqx.field(static=True, default=False)  # divide the actor's Q by the mean of |Q|
     flow_steps: Count = eqx.field(static=True, default=10)
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(512, 512, 512, 512))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

@@ -74,7 +74,7 @@ class IFQL(eqx.Module):
     flow_steps: Count = acting_field(10)
     candidates: Count = acting_field(32)  # N
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(512, 512, 512, 512))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

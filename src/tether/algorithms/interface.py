@@ -38,10 +38,13 @@ def acting_field(default: Any, *, static: bool = True) -> Any:
     return eqx.field(static=static, default=default, metadata={"acting": True})
 
 
-def network_field() -> Any:
+def network_field(*, scalar: bool = False) -> Any:
     """A hyper-parameter that says what networks are made of: by default the MLP of the paper, else a name or a factory
-    (`tether.networks.factories`)."""
-    return eqx.field(static=True, default="mlp", metadata={"registry": "network"})
+    (`tether.networks.factories`).
+
+    scalar: whether distributions are refused: those of critics that do not learn by `q_regression`.
+    """
+    return eqx.field(static=True, default="mlp", metadata={"registry": "network", "scalar": scalar})
 
 
 Update = Callable[[Any, Any, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]

@@ -70,7 +70,7 @@ class Onestep(eqx.Module):
     operator: Literal["reverse-kl", "exp-weight", "easy-bcq"] = eqx.field(static=True, default="reverse-kl")
     samples: Count = eqx.field(static=True, default=10)  # actions per state, in V, KL and acting by easy-bcq
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # the behaviour, too
+    actor_network: Network = network_field(scalar=True)  # the behaviour, too
     hidden_sizes: Sizes = eqx.field(static=True, default=(1024, 1024))
     behaviour_updates: Updates = eqx.field(static=True, default=500_000)
     critic_updates: Updates = eqx.field(static=True, default=2_000_000)

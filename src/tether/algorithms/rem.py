@@ -66,8 +66,8 @@ class REM(eqx.Module):
 
     head_count: Count = eqx.field(static=True, default=100)  # H
     actor_update_interval: Interval = eqx.field(static=True, default=2)
-    critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # of the policy
+    critic_network: Network = network_field(scalar=True)  # of Q
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(400, 300))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

@@ -65,7 +65,7 @@ class SRPO(eqx.Module):
     cosine_decay: bool = eqx.field(static=True, default=True)  # the policy's rate falls to 0
     decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # Q and V
     actor_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # policy
     width: Count = eqx.field(static=True, default=256)  # of the behaviour's residual network

@@ -53,7 +53,7 @@ class TD3BC(eqx.Module):
 
     actor_update_interval: Interval = eqx.field(static=True, default=2)
     critic_network: Network = network_field()  # of Q
-    actor_network: Network = network_field()  # of the policy
+    actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

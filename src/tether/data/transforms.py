@@ -243,6 +243,7 @@ def prepare(
     view: View = View(),  # noqa: B008  (immutable)
     data_filter: str = NO_FILTER,
     holdout: str = NO_HOLDOUT,
+    value_discount: float | None = None,
 ) -> Prepared:
     """What `view` makes of `dataset`, with rewards and observations transformed, ready for training.
 
@@ -254,6 +255,7 @@ def prepare(
         view: what the algorithm trains on (`view_of`).
         data_filter: see `filter_episodes`.
         holdout: see `hold_out`; of the episodes that the filter keeps. Statistics are those of what is trained on.
+        value_discount: note the lowest and highest return from any row on, discounted so, as "returns" in the record.
 
     Raises:
         InputError: an unknown name or rule; a transform that would divide by zero here, or of rewards for the view
@@ -295,6 +297,9 @@ def prepare(
     decisions = sample_decisions(dataset, held_out)
     held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
     record["transitions"] = columns.rows
+    if value_discount is not None:
+        returns = step_returns(dataset, np.asarray(rewards, np.float64), value_discount)
+        record["returns"] = [float(returns.min()), float(returns.max())]
     about = dataset.schema, dataset.source, reason
     return Prepared(columns, spec, normaliser, record, *about, held, decisions, view.framing)
 

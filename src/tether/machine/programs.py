@@ -130,7 +130,8 @@ def _is_known(algorithm: Any) -> bool:
         value, kind = getattr(algorithm, field.name), field.metadata.get("registry")
         if callable(value) and not _is_ours(value):
             return False
-        if kind and isinstance(value, str) and not all(map(registry(kind).is_ours, value.split("+"))):
+        parts = value.split("+") if kind and isinstance(value, str) else ()
+        if kind and not all(registry(kind).is_ours(part.partition("=")[0]) for part in parts):
             return False
     return True
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.networks.denoiser import sinusoidal_embedding
+from tether.networks.distributions import Distribution
 from tether.networks.factories import Network, make_network
 from tether.networks.layers import FLAX_EPSILON, MLP, Initialiser, Layers, mish
 from tether.types import Array, Float, Int, PRNGKey, Scalar
@@ -75,6 +76,18 @@ class QEnsemble(eqx.Module):
     ) -> Float[Array, " ensemble"]:
         x = jnp.concatenate([observation, action])
         return _of_each(self.heads, lambda head: head(x)[0])
+
+    @property
+    def is_distributional(self) -> bool:
+        """Whether heads are distributions, of which the values are the means (`tether.networks.distributions`)."""
+        return isinstance(self.heads[0] if isinstance(self.heads, tuple) else self.heads, Distribution)
+
+    def errors(
+        self, observation: Float[Array, " observation"], action: Float[Array, " action"], target: Scalar
+    ) -> Float[Array, " ensemble"]:
+        """The loss of each distribution for one target."""
+        x = jnp.concatenate([observation, action])
+        return _of_each(self.heads, lambda head: head.error(x, target))
 
     def least(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
         """min_i Q_i(s, a), with the gradient of that head.

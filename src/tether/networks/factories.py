@@ -12,8 +12,12 @@ or a name: a registered factory's, `mlp`, `residual`, and, joined by a plus, wha
     no-layernorm           without it, where the paper has it
     relu gelu silu mish tanh elu
     512x512                other hidden sizes than the algorithm's `hidden_sizes`
+    hl-gauss quantile      of Q networks: a distribution, of which Q is the mean (`tether.networks.distributions`).
+                           `hl-gauss=-20,400` says the range of its bins, which `tether.train` else takes from the data
 """
 
+import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,10 +28,25 @@ import jax.numpy as jnp
 
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
+from tether.networks.distributions import BINS, HL_GAUSS, QUANTILE, Distribution, HLGauss, Quantiles
 from tether.networks.layers import MLP, Activation, Initialiser, Layers, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["NETWORKS", "Change", "Network", "ResidualMLP", "find_network", "make_network", "mlp", "residual"]
+__all__ = [
+    "NETWORKS",
+    "Change",
+    "Network",
+    "ResidualMLP",
+    "find_network",
+    "has_unknown_range",
+    "is_distributional",
+    "make_network",
+    "mlp",
+    "residual",
+    "value_range",
+    "with_range",
+    "without_range",
+]
 
 Network = str | Callable[..., Any]
 """A name, or a factory (key, in_sizes, hidden_sizes, out_size, **how) -> Layers.
@@ -67,8 +86,12 @@ def find_network(network: Network) -> Callable[..., Layers]:
             raise InputError(f"network {network!r}: is neither a name nor a factory")
         return network
     base: Callable[..., Layers] | None = None
+    head: tuple[Callable[[Layers], Distribution], int] | None = None
     changes: dict[str, Any] = {}
     for part in network.split("+"):
+        if part.partition("=")[0] in (HL_GAUSS, QUANTILE):
+            head = _head(network, part)
+            continue
         found = Change({"hidden_sizes": _sizes(part)}) if SIZES.fullmatch(part) else NETWORKS.find(part)
         if isinstance(found, Change):
             changes |= found.how
@@ -76,7 +99,79 @@ def find_network(network: Network) -> Callable[..., Layers]:
             base = found
         else:
             raise InputError(f"network {network!r}: {part!r} is a second one to build; join one with what changes it")
-    return Change(changes, base or mlp) if changes else base or mlp
+    factory = Change(changes, base or mlp) if changes else base or mlp
+    return factory if head is None else Distributional(factory, *head)
+
+
+def _head(network: str, part: str) -> tuple[Callable[[Layers], Distribution], int]:
+    """What makes a distribution of a network, and of how many outputs. Raises InputError for a range that is none."""
+    name, equals, text = part.partition("=")
+    if name == QUANTILE:
+        if equals:
+            raise InputError(f"network {network!r}: {name} has no range")
+        return Quantiles, Quantiles.outputs
+    if not equals:
+        return Unranged, BINS
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"network {network!r}: the range of the bins is LOW,HIGH, such as {HL_GAUSS}=-20,400")
+    return functools.partial(HLGauss, low=low, high=high), BINS
+
+
+class Unranged(HLGauss):
+    """Bins of which nobody has said yet where they lie."""
+
+    def __init__(self, network: Layers):
+        raise InputError(
+            f"network {HL_GAUSS!r}: say where its bins lie, {HL_GAUSS}=LOW,HIGH; tether.train asks the data"
+        )
+
+
+def has_unknown_range(network: Network) -> bool:
+    """Whether it has bins of which nobody has said where they lie."""
+    return isinstance(network, str) and HL_GAUSS in network.split("+")
+
+
+def value_range(returns: Sequence[float]) -> tuple[float, float]:
+    """Where the bins of a critic lie whose data have discounted returns from the first to the second: as far below as
+    half of what the returns span, and as far above as all of it, as policies are to become better than the data."""
+    low, high = returns
+    span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
+    return low - 0.5 * span, high + span
+
+
+def with_range(network: str, low: float, high: float) -> str:
+    """The same network with its bins there."""
+    ends = ",".join(f"{end:.6g}".replace("e+", "e") for end in (low, high))
+    return "+".join(f"{part}={ends}" if part == HL_GAUSS else part for part in network.split("+"))
+
+
+def without_range(network: str) -> str:
+    """The same network as before `with_range`."""
+    return "+".join(HL_GAUSS if part.startswith(f"{HL_GAUSS}=") else part for part in network.split("+"))
+
+
+def is_distributional(network: Network) -> bool:
+    """Whether its Q heads are distributions."""
+    return isinstance(network, str) and any(
+        part.partition("=")[0] in (HL_GAUSS, QUANTILE) for part in network.split("+")
+    )
+
+
+class Distributional(NamedTuple):
+    """A factory of Q heads that are distributions; of V, which has no targets of its own, what `base` builds."""
+
+    base: Callable[..., Layers]
+    head: Callable[[Layers], Distribution]
+    outputs: int  # of the network that `head` makes a distribution of
+
+    def __call__(self, key: PRNGKey, in_sizes: Any, hidden_sizes: Any, out_size: int, **how: Any) -> Layers:
+        if len(in_sizes) == 1:
+            return self.base(key, in_sizes, hidden_sizes, out_size, **how)
+        return self.head(self.base(key, in_sizes, hidden_sizes, self.outputs, **how))
 
 
 class Change(NamedTuple):
@@ -203,6 +298,8 @@ NETWORKS: Registry[Callable[..., Layers]] = registry("network").provide(
         "layernorm": Change({"layer_norm": True}),
         "no-layernorm": Change({"layer_norm": False}),
         **{name: Change({"activation": activation}) for name, activation in _ACTIVATIONS.items()},
+        HL_GAUSS: Distributional(mlp, Unranged, BINS),
+        QUANTILE: Distributional(mlp, Quantiles, Quantiles.outputs),
     }
 )
 """Name -> factory, of the library and of whoever registered one."""

@@ -36,6 +36,7 @@ from tether.machine.locks import Busy, only_writer
 from tether.machine.reading import as_document, parse_json, read_bytes, read_json
 from tether.machine.signals import Interrupted
 from tether.machine.start import note_next_run
+from tether.networks.factories import without_range
 from tether.plots.markdown import markdown_table
 from tether.plots.tradeoff import plot_tradeoff
 from tether.presets import preset_names
@@ -455,7 +456,10 @@ def _check_run(comparison: Comparison, name: str) -> None:
             "seeds": [lane["seed"] for lane in config["lanes"]],
             "environment": config["environment"],
             "settings": dataclasses.asdict(Options(**config["settings"])),
-            "hyper-parameters": config["hyperparameters"],
+            "hyper-parameters": {
+                key: without_range(value) if isinstance(value, str) else value  # a run's data say where bins lie
+                for key, value in config["hyperparameters"].items()
+            },
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None

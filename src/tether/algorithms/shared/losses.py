@@ -20,6 +20,7 @@ __all__ = [
     "limited_exponent",
     "mmd",
     "polyak",
+    "q_errors",
     "q_regression",
     "smoothed_action",
     "td_target",
@@ -55,12 +56,22 @@ def td_target(
     return jax.lax.stop_gradient(reward + discount * (1.0 - terminal) * next_value)
 
 
+def q_errors(
+    critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]
+) -> tuple[Float[Array, "batch ensemble"], Float[Array, "batch ensemble"]]:
+    """(Q_i(s, a) - y)^2, or what distributional heads have in its place -> (it, the values Q_i(s, a))."""
+    q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, batch.action)
+    if critic.is_distributional:
+        return jax.vmap(critic.errors)(batch.observation, batch.action, target), q
+    return (q - target[:, None]) ** 2, q
+
+
 def q_regression(
     critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]
 ) -> tuple[Scalar, Float[Array, "batch ensemble"]]:
     """sum_i mean (Q_i(s, a) - y)^2 -> (it, the values Q_i(s, a))."""
-    q: Float[Array, "batch ensemble"] = jax.vmap(critic)(batch.observation, batch.action)
-    return jnp.sum(jnp.mean((q - target[:, None]) ** 2, axis=0)), q
+    errors, q = q_errors(critic, batch, target)
+    return jnp.sum(jnp.mean(errors, axis=0)), q
 
 
 def smoothed_action(
