@@ -1,5 +1,6 @@
 """Policies that leave act as they do in JAX, or are not written; randomness is an input."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -19,6 +20,7 @@ import tether
 from tether import InputError, cli, load_policy
 from tether.algorithms.registry import ALGORITHMS, make_algorithm
 from tether.data import Normaliser
+from tether.data.decisions import CALIBRATION, FITTING, SCALING, Decisions
 from tether.data.schema import ActionBox, Schema, layout_of
 from tether.evaluation import rollout
 from tether.export import folder as export_folder
@@ -29,11 +31,13 @@ from tether.export.program import program
 from tether.policies.deployed import DeployedPolicy, act_each, deploy
 from tether.policies.folder import save_policy
 from tether.policies.loaded import LoadedPolicy
+from tether.trust import calibrate
 from tether.types import Array, PRNGKey, Spec
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 import tether_runtime  # noqa: E402
+from tether_runtime.fallback import Guard  # noqa: E402
 from tether_runtime.program import OPERATIONS  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -361,3 +365,98 @@ def test_every_algorithm_is_exported(name: str, tmp_path: Path):
         for format, dtype in (("onnx", "float32"), ("onnx", "float16"), ("numpy", "float32"), ("stablehlo", "float32")):
             exported = write_export(policy, tmp_path / variant / f"{format}-{dtype}", format=format, dtype=dtype)
             assert exported.agreements[0].rows >= 1000
+
+
+# --- trust ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedPolicy, Path]:
+    """A policy that carries trust, and its export."""
+    place, random = tmp_path_factory.mktemp("trusted"), np.random.default_rng(2)
+    observation = random.normal(0.5, 2.0, (900, 5)).astype(np.float32)
+    action = np.tanh(observation[:, :3] + 0.1 * random.normal(size=(900, 3))).astype(np.float32)
+    part = np.repeat([FITTING, SCALING, CALIBRATION], [500, 100, 300])
+    decisions = Decisions(observation, action, part, np.arange(900) // 10, None, False)
+    algorithm, policy = deployed("iql")
+    given = {"algorithm": algorithm, "spec": SPEC, "observations": OBSERVATIONS, "notes": {}, "schema": SCHEMA}
+    save_policy(place / "policy", policy, **given, trust=calibrate(decisions))
+    loaded = load_policy(place / "policy")
+    write_export(loaded, place / "export", format="numpy", rows=16)
+    return loaded, place / "export"
+
+
+FOREIGN = {"height": 500.0, "joint": [0.0, 0.0, 0.0, 0.0]}
+
+
+def test_trust_travels_along(trusted: tuple[LoadedPolicy, Path], tmp_path: Path) -> None:
+    loaded, folder = trusted
+    runtime = tether_runtime.load(folder)
+    actions = SCHEMA.box.from_unit(np.random.default_rng(3).uniform(-1, 1, (64, 3)))
+    ours, theirs = loaded.trust(OBSERVATIONS, actions), runtime.trust(OBSERVATIONS, actions)
+    np.testing.assert_array_equal(ours.trust, theirs.trust)
+    assert ours.reasons == theirs.reasons
+    assert ours.flagged.any()
+    decision, seen = loaded.decide(FOREIGN), runtime.decide(FOREIGN)
+    np.testing.assert_allclose(decision.action, seen.action, rtol=1e-4)
+    assert (decision.flagged, seen.flagged) == (True, True)
+    assert decision.reasons[0] == seen.reasons[0]
+    assert seen.reasons[0].startswith("height 500: seen ")
+    damaged = Path(shutil.copytree(folder, tmp_path / "damaged"))
+    (damaged / "trust.npz").write_bytes(b"")
+    with pytest.raises(tether_runtime.InputError, match=r"trust\.npz: truncated or altered"):
+        tether_runtime.load(damaged)
+
+
+def test_what_judges_is_the_same_in_both_distributions() -> None:
+    texts = [(ROOT / place / "support.py").read_text() for place in ("src/tether/trust", "runtime/src/tether_runtime")]
+    assert texts[0] == texts[1]
+
+
+def test_an_export_without_trust_says_so(dtql: Path) -> None:
+    runtime = tether_runtime.load(dtql / "numpy")
+    assert not runtime.has_trust
+    with pytest.raises(tether_runtime.InputError, match="carries no trust"):
+        runtime.decide(np.zeros(5))
+    with pytest.raises(tether_runtime.InputError, match="carries trust"):
+        Guard(runtime, {"foreign": "safe"}, safe_action=[0.0, 0.0, 4.0])
+
+
+def test_foreign_decisions_fall_back(trusted: tuple[LoadedPolicy, Path]) -> None:
+    runtime = tether_runtime.load(trusted[1])
+    usual = Guard(runtime, flagged_share=0.003).act(np.full(5, 0.5))  # less than 1 / 301, the least there is
+    assert (usual.trouble, usual.fallback) == (None, None)
+    assert usual.trust == runtime.trust(np.full(5, 0.5), usual.action).trust
+    named = Guard(runtime).act(FOREIGN)
+    assert (named.trouble, named.fallback) == ("foreign", None)
+    assert "height 500: seen " in named.message
+    safe = Guard(runtime, {"foreign": "safe"}, safe_action=[0.0, 0.0, 4.0]).act(FOREIGN)
+    assert (safe.trouble, safe.fallback, safe.trust) == ("foreign", "safe", named.trust)
+    np.testing.assert_array_equal(safe.action, [0.0, 0.0, 4.0])
+    assert Guard(runtime, flagged_share=None).act(FOREIGN).trust is None
+    with pytest.raises(tether_runtime.InputError, match="flagged share 2"):
+        Guard(runtime, flagged_share=2.0)
+
+
+def test_a_server_tells_trust(trusted: tuple[LoadedPolicy, Path]) -> None:
+    pytest.importorskip("starlette")
+    from tether_runtime.serve.command import Options, make_server
+
+    given = {"on": ("foreign=safe",), "safe_action": (0.0, 0.0, 4.0)}
+    server = make_server(Options(policies=(f"arm={trusted[1]}",), **given), several_processes=False)
+
+    async def ask() -> list[dict[str, Any]]:
+        served = server.store.get("arm")
+        try:
+            return [await server._answer(served, {"observation": seen}, None) for seen in ([0.5] * 5, FOREIGN)]
+        finally:
+            server.batcher.close()
+
+    usual, foreign = asyncio.run(ask())
+    assert 0 < usual["trust"] <= 1
+    assert (foreign["trouble"], foreign["fallback"]) == ("foreign", "safe")
+    assert foreign["action"] == [0.0, 0.0, 4.0]
+    assert foreign["trust"] <= 0.01
+    metrics = server.monitor.text().decode()
+    assert 'tether_fallbacks_total{policy="arm",why="foreign"}' in metrics
+    assert 'tether_decision_trust_count{policy="arm"} 2.0' in metrics

@@ -9,7 +9,7 @@ import numpy as np
 
 from tether_runtime.errors import InputError
 
-__all__ = ["Columns", "join", "split"]
+__all__ = ["Columns", "column_names", "join", "split"]
 
 Columns = dict[str, list[int]]
 """Name -> [start, stop] of its numbers in the vector, in order and without gaps."""
@@ -39,6 +39,17 @@ def join(columns: Columns, values: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if len({part.shape[:-1] for part in parts}) > 1:
         raise InputError("observation: its entries are batches of different sizes")
     return np.concatenate(parts, axis=-1)
+
+
+def column_names(columns: Columns | None, kind: str, size: int) -> list[str]:
+    """A name for each number of a vector; without columns `kind[0]` and so on."""
+    if columns is None:
+        return [f"{kind}[{index}]" for index in range(size)]
+    return [
+        name if stop - start == 1 else f"{name}[{index}]"
+        for name, (start, stop) in columns.items()
+        for index in range(stop - start)
+    ]
 
 
 def split(columns: Columns, vector: np.ndarray[Any, Any]) -> dict[str, Any]:

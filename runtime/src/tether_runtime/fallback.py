@@ -5,12 +5,13 @@ Each kind of trouble has a rule:
     refuse   an `InputError`: whoever asked must decide
     hold     the episode's last action once more; the safe action where there is none
     safe     the safe action
-    act      the policy acts, and the trouble is only named (of `outside` alone)
+    act      the policy acts, and the trouble is only named (of `outside` and `foreign` alone)
 
     missing   the observation lacks columns, has too many, or is of another shape
     not_finite   it, or the action that the policy gave, holds NaN or infinities
     late      its clock is further back than allowed
     outside   it lies outside the range of the training data, by more than a margin
+    foreign   it and the policy's action are unlike the data's own decisions (`Policy.trust`)
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import numpy as np
 
 from tether_runtime.errors import InputError
 from tether_runtime.policy import Memory, Policy
+from tether_runtime.trust import FLAGGED
 
 __all__ = ["ACTIONS", "TROUBLES", "Checked", "Decision", "Guard"]
 
 Array = np.ndarray
-TROUBLES = ("missing", "not_finite", "late", "outside")
+TROUBLES = ("missing", "not_finite", "late", "outside", "foreign")
+NAMED = ("outside", "foreign")  # that the policy may act in
 ACTIONS = ("refuse", "hold", "safe", "act")
 
 
@@ -47,15 +50,17 @@ class Decision(NamedTuple):
     trouble: str | None = None  # one of TROUBLES
     fallback: str | None = None  # "hold" or "safe" where the policy did not decide
     message: str = ""
+    trust: float | None = None  # of what the policy would do (`Policy.trust`); None where it was not judged
 
 
 class Guard:
     """A policy with rules for what it should not be asked.
 
-    rules: trouble -> what is done; refused by default, but for `outside`, in which the policy acts.
+    rules: trouble -> what is done; refused by default, but for `outside` and `foreign`, in which the policy acts.
     safe_action: in the robot's units; needed where a rule may come to it.
     late_seconds: how old an observation may be; None: its clock is not looked at.
     margin: how far beyond the training data's range, in widths of it, an observation may lie; None: anywhere.
+    flagged_share: of the data's own decisions that are foreign, too; None: decisions are not judged.
     """
 
     def __init__(
@@ -66,19 +71,25 @@ class Guard:
         safe_action: Sequence[float] | None = None,
         late_seconds: float | None = None,
         margin: float | None = None,
+        flagged_share: float | None = FLAGGED,
     ):
         """Raises InputError for a rule or safe action that cannot be."""
         self.policy = policy
-        self.rules = {**dict.fromkeys(TROUBLES, "refuse"), "outside": "act", **(rules or {})}
+        self.rules = {**dict.fromkeys(TROUBLES, "refuse"), **dict.fromkeys(NAMED, "act"), **(rules or {})}
         for trouble, rule in self.rules.items():
             if trouble not in TROUBLES:
                 raise InputError(f"fallback {trouble!r}: there are {', '.join(TROUBLES)}")
-            if rule not in ACTIONS or (rule == "act" and trouble != "outside"):
+            if rule not in ACTIONS or (rule == "act" and trouble not in NAMED):
                 raise InputError(f"fallback for {trouble}: {rule!r}; it may be refuse, hold or safe")
         self.safe_action = None if safe_action is None else self._checked_safe(safe_action)
         if self.safe_action is None and {"hold", "safe"} & set(self.rules.values()):
             raise InputError("a safe action is needed where a rule is hold or safe")
+        if flagged_share is not None and not 0 < flagged_share < 1:
+            raise InputError(f"flagged share {flagged_share}: of the data's own decisions, between 0 and 1")
+        if self.rules["foreign"] != "act" and (flagged_share is None or not policy.has_trust):
+            raise InputError("fallback for foreign: decisions are not judged; export a policy that carries trust")
         self.late_seconds, self.margin = late_seconds, margin
+        self.flagged_share = flagged_share if policy.has_trust else None
         self._low, self._high = self._range()
 
     def _checked_safe(self, action: Sequence[float]) -> Array:
@@ -139,11 +150,19 @@ class Guard:
         return Decision(np.array(action, np.float32), memory, checked.trouble, kind, checked.message)
 
     def after(self, checked: Checked, action: Array, memory: Memory, last: Array | None = None) -> Decision:
-        """The decision where the policy gave `action`: it may be no number, too."""
+        """The decision where the policy gave `action`: it may be no number, or foreign to the data."""
         if not np.isfinite(action).all():
             bad = Checked(checked.vector, "not_finite", f"the policy's action is not finite: {action}")
             return self.instead(bad, memory, last) or Decision(action, memory)
-        return Decision(action, memory, checked.trouble, None, checked.message)
+        if self.flagged_share is None:
+            return Decision(action, memory, checked.trouble, None, checked.message)
+        trust, flagged, why = self.policy.trust(checked.vector, action, flagged_share=self.flagged_share)
+        if flagged and (checked.trouble is None or self.rules["foreign"] != "act"):
+            checked = Checked(checked.vector, "foreign", f"unlike the data's decisions: {'; '.join(why)}")
+            decided = self.instead(checked, memory, last)
+            if decided is not None:
+                return decided._replace(trust=trust)
+        return Decision(action, memory, checked.trouble, None, checked.message, trust)
 
     def act(
         self,

@@ -4,6 +4,7 @@
     policy.onnx            the graph; of other numbers of candidates policy-16.onnx ...
     policy.json, .npz      in their place, for NumPy: the list of operations and its constants
     policy.golden.npz      observations and noise with the actions that they gave in JAX
+    trust.npz              what decisions are judged by
 
 Nothing is unpickled, and no name in a file is imported.
 """
@@ -54,6 +55,8 @@ def read_document(folder: Path) -> dict[str, Any]:
         if Path(name).name != name:
             raise InputError(f"{path}: altered: {name!r} is no file of this folder")
         _verify(folder / name, digest)
+    if document.get("trust") is not None and document["trust"]["file"] not in document["files"]:
+        raise InputError(f"{path}: altered: the file of its trust has no hash in it")
     for graph in document["graphs"]:
         if not {graph["file"], graph["golden"]} <= set(document["files"]):
             raise InputError(f"{path}: altered: a graph's file has no hash in it")

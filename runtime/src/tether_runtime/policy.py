@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from tether_runtime.columns import Columns, join
+from tether_runtime.columns import Columns, column_names, join
 from tether_runtime.errors import InputError
 from tether_runtime.folder import DOCUMENT, read_document
 from tether_runtime.graphs import Graph, make_graph
 from tether_runtime.noise import draw, generator
+from tether_runtime.trust import FLAGGED, Decision, Judge, Trust, read_support
 
 __all__ = ["Memory", "Policy", "load"]
 
@@ -52,6 +53,7 @@ class Policy:
         self._graphs: dict[int, Graph] = {}  # number in export.json -> loaded
         self._milliseconds: dict[int, float] = {}  # candidates -> of one decision
         self._random = generator(seed)
+        self._judge = self._read_judge()
         self.graph(0)
 
     @property
@@ -126,6 +128,62 @@ class Policy:
         if len(memory) != len(self.document["memory"]):
             raise InputError(f"memory of {len(memory)} arrays: give what initial_memory() or the last step gave")
         return self._act(0, vector, seed, noise, memory, rewards)
+
+    def decide(
+        self,
+        observation: Any,
+        memory: Memory | None = None,
+        reward: Any = None,
+        *,
+        flagged_share: float = FLAGGED,
+        seed: int | None = None,
+        noise: Sequence[Array] | None = None,
+        candidates: int | None = None,
+        budget_ms: float | None = None,
+    ) -> Decision:
+        """The action, as of a call or of `step`, and whether it is like the data's own decisions.
+
+        memory, reward: as of `step`; None: those of an episode's start.
+        flagged_share: of the data's own decisions that are flagged, too.
+        Raises InputError as `step`, and where the export carries no trust.
+        """
+        judge = self._judged_by()
+        vector = self.vector(observation)
+        if self.has_memory:
+            given = self.initial_memory(None if vector.ndim == 1 else len(vector)) if memory is None else memory
+            earned = np.zeros(vector.shape[:-1], np.float32) if reward is None else reward
+            action, memory = self.step(vector, given, earned, seed=seed, noise=noise)
+        else:
+            action, memory = self._act(self.number(candidates, budget_ms), vector, seed, noise, (), None)
+        return Decision(action, *judge(vector, action, flagged_share), memory)
+
+    def trust(self, observation: Any, action: Any, *, flagged_share: float = FLAGGED) -> Trust:
+        """How like the data's own decisions it is to take `action` (in the robot's units), whoever proposes it.
+
+        Of one decision or of a batch. Raises InputError for another shape, and where the export carries no trust.
+        """
+        return self._judged_by()(self.vector(observation), np.asarray(action, np.float32), flagged_share)
+
+    @property
+    def has_trust(self) -> bool:
+        """Whether `decide` and `trust` can be asked."""
+        return self._judge is not None
+
+    def _judged_by(self) -> Judge:
+        if self._judge is None:
+            raise InputError("this export carries no trust: its decisions cannot be judged; export the policy again")
+        return self._judge
+
+    def _read_judge(self) -> Judge | None:
+        stated = self.document.get("trust")
+        if stated is None:
+            return None
+        names = (
+            column_names(self.columns, "observation", self.observation_size),
+            column_names(self.action_columns, "action", self.action_size),
+        )
+        scale, offset = np.asarray(stated["action_scale"], np.float32), np.asarray(stated["action_offset"], np.float32)
+        return Judge(read_support(self.folder / stated["file"]), scale, offset, names)
 
     def vector(self, observation: Any) -> Array:
         """The observation as float32, checked for shape and finite numbers."""

@@ -58,14 +58,16 @@ class Serve:
     """Certificate chain, PEM."""
     tls_key: Annotated[Path | None, hint("no TLS", "FILE")] = None
     """Its private key, PEM."""
-    on: Annotated[tuple[str, ...], hint("refuse; outside=act", "TROUBLE=RULE ...")] = ()
-    """What happens on missing, not_finite, late and outside observations: refuse, hold (the last action) or safe."""
+    on: Annotated[tuple[str, ...], hint("refuse; outside=act foreign=act", "TROUBLE=RULE ...")] = ()
+    """What happens on missing, not_finite, late, outside and foreign: refuse, hold (the last action) or safe."""
     safe_action: Annotated[tuple[float, ...], hint("none", "X ...")] = ()
     """The action of the rules hold and safe, in the robot's units."""
     late_ms: Annotated[float | None, hint("any", "X")] = None
     """How old an observation may be whose request says its `time`."""
     margin: Annotated[float | None, hint("not looked at", "X")] = None
     """How far beyond the training data's range an observation may lie, in widths of that range."""
+    flagged_share: Annotated[float | None, hint("0.01", "X")] = None
+    """Share of the data's own decisions that count as foreign; decisions as unlike them do, too; 0: none."""
     log: Annotated[Path | None, hint("none", "FILE.jsonl")] = None
     """Append every decision to this file; `tether data import` reads it."""
 

@@ -27,12 +27,14 @@ from tether.machine.files import to_json
 from tether.machine.reading import parse_json, read_bytes
 from tether.policies.folder import write_folder
 from tether.policies.loaded import LoadedPolicy
+from tether.trust import Support
 
 __all__ = ["CHECKED_DECISIONS", "DOCUMENT", "DType", "Exported", "Format", "runner_of", "write_export"]
 
 Format = Literal["onnx", "numpy", "stablehlo"]
 DType = Literal["float32", "float16"]
 DOCUMENT = "export.json"
+TRUST = "trust.npz"
 FORMAT_VERSION = 1
 CHECKED_DECISIONS = 1_000
 
@@ -88,6 +90,11 @@ def write_export(
         noise = [{"name": f"noise_{i}", **draw._asdict()} for i, draw in enumerate(graph.draws)]
         entries.append({"candidates": count, "file": next(iter(written)), "golden": golden, "noise": noise})
     document = _document(policy, format, dtype, units or {}) | {"graphs": entries}
+    if policy.support is not None and format != "stablehlo":  # which nothing of ours runs
+        files[TRUST] = _npz(_arrays(policy.support))
+        module = policy.module
+        box = {"action_scale": module.action_scale.tolist(), "action_offset": module.action_offset.tolist()}
+        document["trust"] = {"file": TRUST, **box, **policy.document["trust"]}
     agreements = []
     with tempfile.TemporaryDirectory(prefix="tether-export-") as scratch:
         for name, data in _complete(document, files).items():
@@ -196,6 +203,14 @@ def _complete(document: dict[str, Any], files: dict[str, bytes]) -> dict[str, by
     spelled = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     document["document_sha256"] = hashlib.sha256(spelled.encode()).hexdigest()
     return {**files, DOCUMENT: to_json(document).encode()}
+
+
+def _arrays(support: Support) -> dict[str, np.ndarray]:
+    """By name; those of layers are numbered."""
+    found: dict[str, np.ndarray] = {}
+    for name, value in support._asdict().items():
+        found |= {f"{name}_{i}": layer for i, layer in enumerate(value)} if isinstance(value, tuple) else {name: value}
+    return found
 
 
 def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:

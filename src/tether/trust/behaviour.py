@@ -14,7 +14,7 @@ from tether.types import Array, Float, Scalar
 __all__ = ["HIDDEN_SIZES", "fit_behaviour"]
 
 HIDDEN_SIZES = (256, 256)
-BATCH_SIZE = 512
+BATCH_SIZE = 256
 MOST_EPOCHS = 50
 FEWEST_UPDATES = 500  # worth a network, and a program to be compiled
 PENALTY = 1e-3

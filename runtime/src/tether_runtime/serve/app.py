@@ -223,6 +223,8 @@ class Server:
             asked = checked.vector, noise, question.memory, reward
             action, memory = await self.batcher.act(served.policy, question.number, *asked)
             decision = served.guard.after(checked, action, memory, last)
+            if decision.trouble == "foreign":
+                self.monitor.troubles.labels(served.name, "foreign").inc()
         return self._noted(served, question, decision, checked.vector, session)
 
     def _noted(
@@ -243,6 +245,9 @@ class Server:
         columns = served.policy.action_columns
         if columns is not None:
             answer["named"] = split(columns, decision.action)
+        if decision.trust is not None:
+            self.monitor.trust.labels(served.name).observe(decision.trust)
+            answer["trust"] = decision.trust
         if decision.trouble is not None:
             answer |= {"trouble": decision.trouble, "message": decision.message, "fallback": decision.fallback}
         if served.policy.has_memory and session is None:
@@ -258,6 +263,8 @@ class Server:
         row = {"time": time.time(), "policy": served.name, "version": served.version, "seed": question.seed}
         row |= {"observation": seen, "action": answer.get("named", answer["action"])}
         row |= {"trouble": decision.trouble, "fallback": decision.fallback}
+        if decision.trust is not None:
+            row["trust"] = decision.trust
         episode = question.episode or uuid.uuid4().hex
         self.log.decided(episode, row, question.reward)
         if question.episode is None:  # nobody will say what it earned
@@ -357,6 +364,6 @@ def _memory(served: Served, given: Any) -> list[np.ndarray[Any, Any]]:
 def _about(served: Served) -> dict[str, Any]:
     document = served.policy.document
     kept = {name: document[name] for name in ("algorithm", "format", "dtype", "observation", "action", "notes")}
-    rules = {"rules": served.guard.rules, "candidates": served.policy.candidates}
+    rules = {"rules": served.guard.rules, "candidates": served.policy.candidates, "trust": document.get("trust")}
     about = {"name": served.name, "version": served.version, "loaded_at": served.loaded_at}
     return {**about, **kept, **rules, "has_memory": served.policy.has_memory}

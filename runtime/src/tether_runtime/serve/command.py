@@ -19,6 +19,7 @@ from tether_runtime.fallback import TROUBLES, Guard
 __all__ = ["Options", "main", "serve"]
 
 OPTIONS = "TETHER_SERVE_OPTIONS"  # how a worker process hears of them
+NUMBERS = ("rate", "late_ms", "margin", "flagged_share")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -44,6 +45,7 @@ class Options:
     safe_action: tuple[float, ...] = ()
     late_ms: float | None = None
     margin: float | None = None
+    flagged_share: float | None = None
     log: str | None = None
 
 
@@ -106,7 +108,10 @@ def make_server(options: Options, several_processes: bool) -> Any:
     late = None if options.late_ms is None else options.late_ms / 1e3
 
     def guard(policy: Any) -> Guard:
-        return Guard(policy, rules, safe_action=options.safe_action or None, late_seconds=late, margin=options.margin)
+        how: dict[str, Any] = {"late_seconds": late, "margin": options.margin}
+        if options.flagged_share is not None:
+            how["flagged_share"] = options.flagged_share or None
+        return Guard(policy, rules, safe_action=options.safe_action or None, **how)
 
     store = Store(parse_places(list(options.policies)), guard, options.threads)
     limits = Limits(_token(options), options.largest_body_bytes, options.body_seconds, options.rate)
@@ -156,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("tether-serve", description=__doc__)
     parser.add_argument("policies", nargs="+", metavar="[NAME=]FOLDER", help="what `tether export` wrote")
     for field in dataclasses.fields(Options)[1:]:
-        kind = {"host": str, "port": int, "rate": float, "late_ms": float, "margin": float}.get(field.name)
+        kind = float if field.name in NUMBERS else {"host": str, "port": int}.get(field.name)
         kind = kind or (type(field.default) if field.default not in (None, ()) else str)
         several: dict[str, Any] = {"nargs": "+"} if field.default == () else {}
         kind = float if field.name == "safe_action" else kind

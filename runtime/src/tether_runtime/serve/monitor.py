@@ -13,6 +13,7 @@ from tether_runtime.serve.store import Served
 __all__ = ["Monitor"]
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+TRUST_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 MEMORY = 0.999  # of the running means: of the last thousand observations or so
 
 
@@ -30,6 +31,13 @@ class Monitor:
         self.decisions = counter("tether_decisions", "Decisions answered", ["policy"], **how)
         self.fallbacks = counter("tether_fallbacks", "Decisions that the policy did not make", ["policy", "why"], **how)
         self.troubles = counter("tether_troubles", "Observations with something wrong", ["policy", "trouble"], **how)
+        self.trust = prometheus_client.Histogram(
+            "tether_decision_trust",
+            "Share of the data's own decisions that are as unlike the others",
+            ["policy"],
+            buckets=TRUST_BUCKETS,
+            **how,
+        )
         self.refused = counter("tether_refused", "Requests refused", ["status"], **how)
         self.reloads = counter("tether_reloads", "Policies loaded anew", ["policy", "outcome"], **how)
         self.drift = gauge(

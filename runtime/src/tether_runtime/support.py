@@ -1,0 +1,193 @@
+"""How unlike the data's own decisions a decision is: pure functions of NumPy arrays.
+
+A decision is an observation and the action taken at it. Of each, three things are looked at, given the k logged states
+that resemble its observation most (the distance of a column counts up to CLIP deviations, so that one that is off does
+not choose the neighbours):
+
+    columns      how far each lies from its mean in these states
+    combination  how far the k-th of these states is
+    action       how far the action is from all that was done in these states, in what a regression of actions on
+                 observations leaves, whitened: not how far from the mean, as behaviour has modes
+
+Some states are rare and some actions noisy, so each is divided by the root of what it is for these states themselves
+among their own neighbours; then by what few of the data's own decisions exceed. The largest is the decision's score.
+Its trust is the share of calibrating decisions, of which nothing was fitted, that score as high (split conformal
+prediction: Vovk et al. 2005; Angelopoulos and Bates 2023, arXiv 2107.07511).
+
+This file stands in `tether` and, the same to the letter, in `tether_runtime`, which runs without tether.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Scores", "Support", "reasons", "score", "threshold", "trust_of"]
+
+Array = np.ndarray
+CLIP = 3.0
+FARTHEST = 10.0  # deviations of a column that the regression is shown
+NEIGHBOURS = 16
+NUMBERS_AT_ONCE = 2**18  # of distances: what a core's cache holds
+NAMED = 3  # columns of a reason that concerns many
+
+
+class Support(NamedTuple):
+    """What is known of the data's decisions, float32 arrays."""
+
+    observation_mean: Array  # (observation,)
+    observation_scale: Array  # (observation,) standard deviations; of a constant column, what it does not exceed
+    observation_low: Array  # (observation,) of the fitted decisions, as the log has them
+    observation_high: Array  # (observation,)
+    observations: Array  # (references, observation), standardised
+    actions: Array  # (references, action), in [-1, 1]
+    residuals: Array  # (references, action), whitened
+    whitening: Array  # (action, action)
+    weights: tuple[Array, ...]  # (out, in) of each layer of the regression, an MLP with ReLU
+    biases: tuple[Array, ...]  # (out,)
+    own_columns: Array  # (references, observation) the three of each reference among its neighbours
+    own_distance: Array  # (references,)
+    own_action: Array  # (references,)
+    column_limits: Array  # (observation,) what few decisions exceed
+    limits: Array  # (3,) the same of columns, combination and action
+    calibration: Array  # (calibrated,) sorted scores of the calibrating decisions
+
+
+class Scores(NamedTuple):
+    """Of a batch of decisions; above 1 is rare."""
+
+    columns: Array  # (batch, observation)
+    combination: Array  # (batch,)
+    action: Array  # (batch,)
+    neighbours: Array  # (batch, k) indices of references
+
+    @property
+    def total(self) -> Array:
+        """(batch,)."""
+        return np.maximum(self.columns.max(axis=1), np.maximum(self.combination, self.action))
+
+
+def score(support: Support, observation: Array, action: Array) -> Scores:
+    """observation: (batch, observation), as the log has it. action: (batch, action), in [-1, 1]."""
+    states = standardise(support, observation)
+    neighbours, farthest = nearest(support, states)
+    seen = support.observations[neighbours]
+    off = np.abs(states - seen.mean(axis=1)) / np.sqrt(support.own_columns[neighbours].mean(axis=1))
+    far = farthest / np.sqrt(support.own_distance[neighbours].mean(axis=1))
+    left = residual(support, states, action) @ support.whitening
+    beside = np.sum((left[:, None] - support.residuals[neighbours]) ** 2, axis=2)
+    unlike = np.sqrt(beside.min(axis=1)) / np.sqrt(support.own_action[neighbours].mean(axis=1))
+    limits = support.limits
+    return Scores(off / support.column_limits / limits[0], far / limits[1], unlike / limits[2], neighbours)
+
+
+def standardise(support: Support, observation: Array) -> Array:
+    """Observations as the log has them, in deviations of the columns."""
+    return ((observation - support.observation_mean) / support.observation_scale).astype(np.float32)
+
+
+def nearest(support: Support, states: Array) -> tuple[Array, Array]:
+    """(batch, k) indices of the references that resemble each standardised state, and the distance of the k-th."""
+    references = support.observations
+    count = min(NEIGHBOURS, len(references))
+    at_once = max(1, NUMBERS_AT_ONCE // references.size)
+    indices = np.empty((len(states), count), np.int64)
+    distance = np.empty(len(states), np.float32)
+    for start in range(0, len(states), at_once):
+        rows = slice(start, start + at_once)
+        apart = np.abs(states[rows, None] - references)
+        np.minimum(apart, CLIP, out=apart)
+        squared = np.einsum("nro,nro->nr", apart, apart)
+        found = np.argpartition(squared, count - 1, axis=1)[:, :count]
+        indices[rows] = found
+        distance[rows] = np.sqrt(np.take_along_axis(squared, found, axis=1).max(axis=1))
+    return indices, distance
+
+
+def residual(support: Support, states: Array, action: Array) -> Array:
+    """(batch, action): the action less what the regression expects."""
+    expected = np.clip(states, -FARTHEST, FARTHEST)  # beyond it, nothing is known
+    for layer in range(len(support.weights)):
+        expected = expected @ support.weights[layer].T + support.biases[layer]
+        if layer < len(support.weights) - 1:
+            expected = np.maximum(expected, 0.0)
+    return action - np.clip(expected, -1.0, 1.0)
+
+
+def trust_of(support: Support, total: Array) -> Array:
+    """(batch,) share of the data's decisions that score so high, itself counted: for decisions like those calibrated
+    on, at most a share p of them has a trust of at most p."""
+    count = len(support.calibration)
+    as_high = count - np.searchsorted(support.calibration, total, side="left")
+    return (1.0 + as_high) / (count + 1.0)
+
+
+def threshold(support: Support, share: float) -> float:
+    """The score beyond which trust is at most `share`; infinite where too few decisions were calibrated on."""
+    count = len(support.calibration)
+    most = math.floor(share * (count + 1) + 1e-9) - 1
+    return math.inf if most < 0 else float(support.calibration[max(count - 1 - most, 0)])
+
+
+def reasons(
+    support: Support,
+    observation: Array,
+    action: Array,
+    scores: Scores,
+    share: float,
+    names: tuple[Sequence[str], Sequence[str]],
+    in_units: Callable[[Array], Array],
+) -> list[list[str]]:
+    """For each decision what makes its trust at most `share`, in the log's words; nothing for the others.
+
+    names: of each number of an observation and of an action. in_units: actions in [-1, 1] -> as the log has them.
+    """
+    limit = threshold(support, share)
+    found: list[list[str]] = [[] for _ in range(len(observation))]
+    for row in np.flatnonzero(~(scores.total <= limit)):
+        own = Scores(*(part[row] for part in scores))
+        found[row] = _of_columns(support, observation[row], own, limit, names[0])
+        if not found[row] and not own.combination <= limit:
+            found[row] = [_of_combination(support, observation[row], own, names[0])]
+        if not own.action <= limit:
+            found[row] += _of_action(support, action[row], own, names[1], in_units)
+    return found
+
+
+def _of_columns(support: Support, observation: Array, own: Scores, limit: float, names: Sequence[str]) -> list[str]:
+    """`T_reactor_C 95: seen 15.2 to 27.1`, the worst first."""
+    low, high = support.observation_low, support.observation_high
+    similar = support.observations[own.neighbours] * support.observation_scale + support.observation_mean
+    lines = []
+    for j in (j for j in np.argsort(-own.columns).tolist() if not own.columns[j] <= limit):
+        value = f"{names[j]} {observation[j]:.4g}"
+        if not low[j] <= observation[j] <= high[j]:
+            lines.append(f"{value}: seen {low[j]:.4g} to {high[j]:.4g}")
+        else:
+            lines.append(f"{value}: {similar[:, j].min():.4g} to {similar[:, j].max():.4g} in similar logged states")
+    return lines
+
+
+def _of_combination(support: Support, observation: Array, own: Scores, names: Sequence[str]) -> str:
+    state = standardise(support, observation[None])[0]
+    apart = np.abs(state - support.observations[own.neighbours].mean(axis=0))
+    farthest = ", ".join(f"{names[j]} {observation[j]:.4g}" for j in np.argsort(-apart)[:NAMED].tolist())
+    return f"{farthest}: no logged state is similar"
+
+
+def _of_action(
+    support: Support, action: Array, own: Scores, names: Sequence[str], in_units: Callable[[Array], Array]
+) -> list[str]:
+    """`pump 900: 430 to 470 in similar logged states`."""
+    done = support.actions[own.neighbours]
+    low, high = done.min(axis=0), done.max(axis=0)
+    value, lowest, highest = in_units(action), in_units(low), in_units(high)
+    lines = [
+        f"{names[j]} {value[j]:.4g}: {lowest[j]:.4g} to {highest[j]:.4g} in similar logged states"
+        for j in np.flatnonzero((action < low) | (action > high)).tolist()
+    ]
+    together = ", ".join(f"{names[j]} {value[j]:.4g}" for j in range(min(NAMED, len(names))))
+    return lines or [f"{together}{', ...' if len(names) > NAMED else ''}: not done together in similar logged states"]
