@@ -30,8 +30,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 import pytest
 
-from tether.machine.registry import KINDS, registry
-
 SLOW = Path(__file__).with_name("slow.txt")
 LONG_SECONDS = 7200  # the limit of a test marked `long`; others have pyproject.toml's
 
@@ -88,6 +86,8 @@ def getkey() -> Callable[[], jax.Array]:
 @pytest.fixture(autouse=True)
 def _registrations_end_with_the_test() -> Iterator[None]:
     """What a test registers no other test meets, in whichever order they run."""
+    from tether.machine.registry import KINDS, registry  # not above: jaxtyping's hook comes first
+
     registries = [registry(kind) for kind in KINDS]
     before = [dict(known._registered) for known in registries]
     yield

@@ -82,11 +82,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     logger: str | Sequence[str] = (),
 ) -> Report:
-    """Train `algorithm` on `dataset` and leave a run folder.
+    """Train `algorithm`, such as `DTQL(expectile=0.9)`, on `dataset` and leave a run folder.
 
-    algorithm: an instance such as `DTQL(expectile=0.9)`.
-    dataset: a `Dataset`, or a source such as a bundled name or a path (`tether.load_dataset`). A run on data in memory
-        (`Dataset.from_arrays`) is resumed with the same data.
+    dataset: a `Dataset`, or a source such as a bundled name or a path (`tether.load_dataset`).
     seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
     sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
@@ -94,29 +92,22 @@ def train(
         as "validation/NAME" (docs/callbacks.md).
     continuous: as of `tether.load_dataset`, of a source.
     framing: what one decision sees and gives, such as `Framing(chunk=5)` or `Framing(history=4)` (docs/framing.md).
-    environment: task (`tether tasks`) or gymnasium id to evaluate in, "none" for no evaluation; by default what the
-        data set's name says, or the record of its collection.
-    horizon: steps after which evaluated episodes are cut, where not as the environment says; needed for one without a
-        time limit.
+    environment: task (`tether tasks`) or gymnasium id to evaluate in, or "none"; by default what the data say.
+    horizon: steps after which evaluated episodes are cut; needed for an environment without a time limit.
     out: the run folder; must not exist, or be empty. Default `runs/<algorithm>-<dataset>-<time>`.
-    quiet: no progress on stderr; warnings stay.
-    notes: kept in config.json for readers.
+    quiet: no progress on stderr. notes: kept in config.json for readers.
     lanes: exactly these, in the place of `seeds` and `sweep`.
     callbacks: hear of the run while it trains, and may end it, such as `EarlyStopping()` (docs/callbacks.md).
     logger: one name or several of tensorboard, wandb, mlflow, trackio, and loggers of your own.
-    Raises InputError for bad input (before anything is written), Interrupted (a KeyboardInterrupt) after Ctrl-C,
-    SIGTERM or SIGHUP, Busy (a RuntimeError) where another process writes there, CheckpointError or OSError where the
-    disk fails.
+    Raises InputError for bad input, before anything is written; Interrupted (a KeyboardInterrupt) after Ctrl-C, SIGTERM
+    or SIGHUP; Busy where another process writes there; CheckpointError or OSError where the disk fails.
     """
     options, loggers = _options(options), find_loggers(logger)
     check_callbacks(callbacks)
     _check_algorithm(algorithm)
     name = name_of(algorithm)
     check_counts(algorithm, options)
-    if lanes is None:
-        lanes = make_lanes(algorithm, _seeds(seeds), {} if sweep is None else sweep)
-    _check_seeds(lanes)
-    check_framing(framing, lanes)
+    lanes = _lanes(algorithm, seeds, sweep, lanes, framing)
     data = _loaded(dataset, quiet, continuous)
     import_environment(environment)
     place = task_for(data, environment, horizon)
@@ -183,6 +174,15 @@ def resume(
             check_rewards(plan.algorithm_name, plan.algorithm, prepared.record["source"], prepared.no_rewards)
         new_length = plan.phases() != before.phases()
         return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=new_length, repair=repair)
+
+
+def _lanes(algorithm: Any, seeds: Any, sweep: Any, lanes: Sequence[Lane] | None, framing: Framing) -> Sequence[Lane]:
+    """The lanes that are given, or the product of seeds and swept values. Raises InputError."""
+    if lanes is None:
+        lanes = make_lanes(algorithm, _seeds(seeds), {} if sweep is None else sweep)
+    _check_seeds(lanes)
+    check_framing(framing, lanes)
+    return lanes
 
 
 def _prepared(
@@ -272,15 +272,12 @@ def evaluate(
 
     dataset, algorithm: as of `resume`.
     acting: how the policies shall act, such as {"candidates": 64}, where that is not as they were trained.
-    runtime: "onnx", "numpy" or "stablehlo": the policies are exported, and what was exported plays, from the same
-        starts with the same noise.
-    video: a file, such as "out.mp4", for a film of the first episode of the best lane; out.png is a sheet of its
-        pictures. Where it cannot be rendered, one line says so.
+    runtime: "onnx", "numpy" or "stablehlo": what is exported plays, from the same starts with the same noise.
+    video: a file, such as "out.mp4", for a film of the best lane's first episode; a sheet of pictures lies beside it.
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
     acting options and the runtime in its name where there are any.
-    Raises InputError where the folder is no run, has no checkpoint yet, all its lanes have diverged, no
-    environment is known for it, or an option is one that training depends on; CheckpointError where all checkpoints
-    are damaged.
+    Raises InputError where the folder is no run, has no checkpoint or environment, all its lanes have diverged, or an
+    option is one that training depends on; CheckpointError where all checkpoints are damaged.
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}: at least 1 is needed")

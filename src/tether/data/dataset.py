@@ -169,23 +169,19 @@ class Dataset:
         evaluated with the same data: `tether.resume(folder, dataset=data)`.
 
         Args:
-            observations: (N, O) numbers; or a dictionary of (N,) and (N, size) arrays, also nested, whose names the
-                policy then takes.
-            actions: (N, A) continuous actions in [-1, 1], or in any range that `action_low` and `action_high` state;
-                or a dictionary.
+            observations: (N, O) numbers; or a dictionary, also nested, of arrays, whose names the policy then takes.
+            actions: (N, A) in [-1, 1], or in the range that `action_low` and `action_high` state; or a dictionary.
             rewards: (N,), as the environment paid them; None where nobody recorded any (demonstrations).
             terminals: (N,) flags: the task truly ended with this row; None where no episode did.
             timeouts: (N,) flags: the recording was cut after this row (gymnasium's truncations).
-            episodes: (N,) whole numbers or texts, equal within each episode: an episode ends where the next row has
-                another one, and the last row ends one. Needed where neither flag tells episodes apart.
+            episodes: (N,) whole numbers or texts, equal within each episode, where no flag tells episodes apart.
             next_observations: as `observations`, what was seen after the row's action.
             exact_next_observations: whether these are right in every row, time-outs included, so that no row is lost.
             successes: (N,) flags: the task stood solved after this row's action.
             name: of the data set in results; `hopper-medium-v2` is evaluated and scored as D4RL's.
             observation_names, action_names: what the columns are called: O names, or name -> how many numbers.
             action_low, action_high: the robot's own range, one number for all actions or one each. Policies act in it.
-            continuous: actions of whole numbers are levels. Without it those that may be choices are refused
-                (docs/data.md).
+            continuous: actions of whole numbers are levels, which are refused where they may be choices (docs/data.md).
             metadata: small scalars to keep with the data.
 
         Raises:

@@ -275,33 +275,35 @@ def prepare(
     change = _Change(
         None if reward_transform == "none" else transform, None if observation_transform == "none" else normaliser
     )
+    columns = change.columns(view, dataset, table, rows)
+    held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
+    record = {"rows": file_rows, "filter": filtered, "holdout": cut, "transitions": columns.rows}
+    record |= {"reward_transform": {"name": reward_transform, **numbers}}
+    record |= {"observation_transform": {"name": observation_transform}}
     rewards = change.rewards(dataset)
-    record = {
+    record |= _described(dataset, view, rewards, normaliser)
+    if value_discount is not None:
+        returns = step_returns(dataset, np.asarray(rewards, np.float64), value_discount)
+        record["returns"] = [float(returns.min()), float(returns.max())]
+    about = dataset.schema, dataset.source, no_rewards(dataset, rewards)
+    spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
+    decisions = sample_decisions(dataset, held_out)
+    return Prepared(columns, spec, normaliser, record, *about, held, decisions, view.framing)
+
+
+def _described(dataset: Dataset, view: View, rewards: Rewards, normaliser: Normaliser) -> dict[str, Any]:
+    """For config.json. rewards: transformed."""
+    return {
         "dataset": dataset.name,
         "source": dataset.source.location,
         "collection": dataset.source.collection,
         "continuous": dataset.continuous,
-        "rows": file_rows,
         "notes": list(dataset.notes),
-        "filter": filtered,
-        "holdout": cut,
         "framing": dataclasses.asdict(view.framing),
-        "reward_transform": {"name": reward_transform, **numbers},
-        "rewards": [float(rewards.min()), float(rewards.max())] if dataset.has_rewards else None,  # transformed
-        "observation_transform": {"name": observation_transform},
+        "rewards": [float(rewards.min()), float(rewards.max())] if dataset.has_rewards else None,
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }
-    spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
-    columns, reason = change.columns(view, dataset, table, rows), no_rewards(dataset, rewards)
-    decisions = sample_decisions(dataset, held_out)
-    held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
-    record["transitions"] = columns.rows
-    if value_discount is not None:
-        returns = step_returns(dataset, np.asarray(rewards, np.float64), value_discount)
-        record["returns"] = [float(returns.min()), float(returns.max())]
-    about = dataset.schema, dataset.source, reason
-    return Prepared(columns, spec, normaliser, record, *about, held, decisions, view.framing)
 
 
 class _Change(NamedTuple):

@@ -45,25 +45,21 @@ def compare(
     The same call with the same `out` keeps what is finished and goes on with what was stopped.
 
     Args:
-        algorithms: names (`tether algorithms`), or classes that are registered.
-        dataset: as of `tether.train`.
+        algorithms: names (`tether algorithms`), or classes that are registered. dataset: as of `tether.train`.
         seeds: of each algorithm: 0, 1, ...
         updates: of each algorithm's last phase. pretrain_updates: of every phase before; None: the preset's.
         batch_size: of all; None: the preset's, or 256.
-        preset: a task whose published settings every algorithm takes that has some; "auto": by the data set's name;
-            "none".
+        preset: a task whose published settings all take that have some; "auto": by the data set's name; or "none".
         hyperparameters: name -> value for every algorithm that has it; or algorithm -> {name: value}, which go first.
         continuous, environment: as of `tether.train`.
         eval_every_updates: None: a tenth of the updates. eval_episodes: of each seed in an evaluation.
-        precision: of the matmuls of training, "float32", "bfloat16" or "tf32".
-        framing: as of `tether.train`.
+        precision: of the matmuls of training, "float32", "bfloat16" or "tf32". framing: as of `tether.train`.
         out: the comparison's folder. Default `runs/compare-<dataset>-<time>`.
         cost: what the picture draws the score against.
 
     Returns the comparison: `print` shows its table, `rows()` has the numbers, `folder` the runs.
     Raises InputError for bad input, before anything is trained, and where `out` holds another comparison; Interrupted
-    (a KeyboardInterrupt) after Ctrl-C or SIGTERM; OSError where the folder cannot be written. An algorithm that fails
-    has a line in `errors`, and the others go on.
+    after Ctrl-C or SIGTERM; OSError. An algorithm that fails has a line in `errors`, and the others go on.
     """
     data = None if isinstance(dataset, str) else dataset
     names = tuple(map(_name, algorithms))
