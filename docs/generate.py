@@ -120,7 +120,7 @@ def api_page() -> str:
         parts += [f"## {title}", _table([line for name in names for line in _described(name)])]
     names = {cls.__name__: name for name, cls in ALGORITHMS.items()}
     rows = [(f"`{cls}`", f"[`{name}`](algorithms/{_page_of(name)}.md)", _what(cls)) for cls, name in names.items()]
-    parts += ["## Algorithms", _table(rows, ("class", "name", ""))]
+    parts += ["## Algorithms", _table(rows, ("class", "name", "what it is"))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -166,7 +166,7 @@ def _page_of(name: str) -> str:
     return "bdpo" if name == "bdpo-unimodal" else name
 
 
-def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...] = ("name", "")) -> str:
+def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...] = ("name", "what it is")) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *lines])
 

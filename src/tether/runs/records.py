@@ -114,6 +114,7 @@ class Display(Callback):
         )
         self._task = None
         self._total = 0
+        self._counted = False  # whether a line of this stretch has said how much is done
         self._score = ""
         self._spoke = time.monotonic()
 
@@ -130,7 +131,7 @@ class Display(Callback):
             self._progress.remove_task(self._task)
         note = "compiling" if unit == "updates" else ""
         self._task = self._progress.add_task(name, total=total, completed=done, note=note)
-        self._total = total
+        self._total, self._counted = total, False
         if not self._live:
             self.message(f"{name}: {total:,} {unit}" + (f", from {done:,} on" if done else ""))
 
@@ -139,7 +140,9 @@ class Display(Callback):
         speed = "" if updates_per_second is None else f"{updates_per_second:,.0f} updates/s"
         if self._task is not None:
             self._progress.update(self._task, completed=done, note="  ".join(filter(None, [speed, self._score])))
-        if not self._live and time.monotonic() - self._spoke > SILENCE_SECONDS:
+        late = time.monotonic() - self._spoke > SILENCE_SECONDS
+        if not self._live and (late or (self._counted and done == self._total)):
+            self._counted = True
             self.message(f"{done:,} of {self._total:,}  {speed}")
 
     def note(self, text: str) -> None:
