@@ -33,7 +33,7 @@ START = -60  # steps before the log of a batch begins
 TEST_SHARE, MOST_ROWS, SHARE, DEVIATIONS = 0.25, 10_000, 0.01, 5.0
 
 
-def reactor(episodes: int = 200, steps: int = 120, seed: int = 0) -> Dataset:
+def reactor(episodes: int = 600, steps: int = 80, seed: int = 0) -> Dataset:
     """Batches in a stirred tank with a cooling jacket: temperature, jacket, concentration, level, feed, set point.
 
     Two shifts of operators, one quick and one careful, follow the set point with a pump and a valve.
