@@ -20,7 +20,11 @@ import tether
 from tether import InputError, cli, load_policy
 from tether.algorithms.registry import ALGORITHMS, make_algorithm
 from tether.data import Normaliser
+<<<<<<< HEAD
 from tether.data.decisions import CALIBRATION, FITTING, SCALING, Decisions
+=======
+from tether.data.framing import Framing
+>>>>>>> 215ec3e (Chunks in exports, runtime and server: a queue that is refilled ahead, joined and interpolated; densities of noisy Gaussian actors, logged, and ratios of them)
 from tether.data.schema import ActionBox, Schema, layout_of
 from tether.evaluation import rollout
 from tether.export import folder as export_folder
@@ -28,8 +32,13 @@ from tether.export.batched import batched
 from tether.export.folder import Exported, write_export
 from tether.export.graph import Graph
 from tether.export.program import program
+from tether.networks.layers import orthogonal
+from tether.networks.policies import FreeGaussianActor
+from tether.ope import importance_ratios
+from tether.policies.density import log_density, with_noise
 from tether.policies.deployed import DeployedPolicy, act_each, deploy
 from tether.policies.folder import save_policy
+from tether.policies.framed import framed_policy
 from tether.policies.loaded import LoadedPolicy
 from tether.trust import calibrate
 from tether.types import Array, PRNGKey, Spec
@@ -97,6 +106,74 @@ def test_given_its_noise_a_graph_acts_as_the_policy_does_with_the_key(name: str)
     for one, other in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
         assert one.dtype == other.dtype
         assert one == pytest.approx(np.asarray(other), abs=2e-6)
+
+
+def test_a_graph_gives_the_whole_chunk_in_the_robot_s_units():
+    """Decided at every step, also where an earlier chunk is being carried out."""
+    framing = Framing(chunk=3, execute=2)
+    algorithm = make_algorithm(ALGORITHMS["dtql"], {**CASES["dtql"].sizes})
+    policy = algorithm.policy(jax.jit(algorithm.init, static_argnums=0)(framing.decision(SPEC), jax.random.key(1)))
+    normaliser = Normaliser(np.full(5, 0.5, np.float32), np.full(5, 2.0, np.float32))
+    module = deploy(framed_policy(policy, framing, SPEC), SPEC, normaliser, SCHEMA)
+    graph, memory = Graph(module), module.initial_memory()
+    assert graph.extras == ("chunk",)
+    key, reward = jax.random.key(7), jnp.float32(0.0)
+
+    @jax.jit
+    def both(seen: Array, memory: Any) -> tuple[Any, ...]:
+        exported = graph.act_with_extras(seen, graph.noise(key), memory, reward)
+        chunk = jax.vmap(module.in_units)(module.policy.decide(module.normalise(seen), key, memory))
+        return exported, module.step(seen, key, memory, reward), chunk
+
+    first = []
+    for step, row in enumerate(jnp.asarray(OBSERVATIONS[:3])):
+        (action, after, extras), (wanted, memory), chunk = both(row, memory)
+        assert action == pytest.approx(np.asarray(wanted), abs=2e-6)
+        assert jax.tree.leaves(after)[0] == pytest.approx(np.asarray(jax.tree.leaves(memory)[0]), abs=2e-6)
+        assert extras["chunk"] == pytest.approx(np.asarray(chunk), abs=2e-6)
+        first.append(chunk)
+        assert action == pytest.approx(np.asarray(first[0][1] if step == 1 else chunk[0]), abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["iql", "cql", "onestep"])
+def test_a_noisy_actor_says_how_likely_its_action_is(name: str):
+    _, module = deployed(name)
+    noisy, is_noisy = with_noise(module)
+    graph = Graph(noisy)
+    assert is_noisy
+    assert graph.extras == ("log_density",)
+    assert Graph(module).extras == ()
+    keys = jax.random.split(jax.random.key(0), 16)
+    act = jax.jit(jax.vmap(lambda row, key: graph.act_with_extras(row, graph.noise(key))))
+    actions, _, extras = act(OBSERVATIONS[:16], keys)
+    assert actions == pytest.approx(np.asarray(act_each(noisy, OBSERVATIONS[:16], keys)), abs=5e-6)
+    actions = np.asarray(actions)
+    clipped = np.any((actions <= module.action_low) | (actions >= module.action_high), axis=1)
+    said, found = np.asarray(extras["log_density"]), log_density(module, OBSERVATIONS[:16], actions)
+    assert said[~clipped] == pytest.approx(found[~clipped], abs=1e-2)  # tanh is inverted where it is flat
+    ratio = importance_ratios(module, OBSERVATIONS[:16][~clipped], actions[~clipped], said[~clipped])
+    assert ratio == pytest.approx(1.0, abs=1e-2)
+    with pytest.raises(InputError, match="2 of 2 rows have none"):
+        importance_ratios(module, OBSERVATIONS[:2], actions[:2], np.full(2, np.nan))
+
+
+def test_a_clipped_normal_s_density_adds_up_to_one():
+    """Inside of the box by quadrature, at its ends by what is clipped to them."""
+    actor = FreeGaussianActor(jax.random.key(0), 2, 1, (4,), 1.0, initialiser=orthogonal(1.0))
+    inside = np.linspace(-1.0, 1.0, 2001, dtype=np.float32)[1:-1, None]
+    of = jax.jit(jax.vmap(lambda action: actor.log_density_of(jnp.ones(2), action)))
+    total = np.exp(of(inside)).sum() * 0.001 + np.exp(of(jnp.asarray([[-1.0], [1.0]]))).sum()
+    assert total == pytest.approx(1.0, abs=1e-3)
+
+
+def test_of_a_policy_without_a_density_none_is_exported(tmp_path: Path):
+    for name in ("dac", "td3-bc"):
+        _, module = deployed(name)
+        with pytest.raises(InputError, match="no density that is known"):
+            log_density(module, OBSERVATIONS[:1], np.zeros((1, 3), np.float32))
+    policy = saved(tmp_path / "policy", "td3-bc")
+    with pytest.raises(InputError, match=r"noise: td3-bc has no Gaussian actor"):
+        write_export(policy, tmp_path / "export", noise=True)
 
 
 def test_the_noise_is_what_the_policy_draws():

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from make_data import finished_run
@@ -49,16 +50,29 @@ def test_decisions_become_data(tmp_path: Path):
     for episode, ends in (("a", True), ("b", False)):
         for step in range(4):
             seen, action = {"height": float(step), "joint": [1.0, 2.0 * step]}, {"hip": 0.5, "knee": -0.25 * step}
-            row = {"time": 0.1 * step, "observation": seen, "action": action, "fallback": None}
+            row = {
+                "time": 0.1 * step,
+                "observation": seen,
+                "action": action,
+                "fallback": None,
+                "log_density": -0.5 * step,
+            }
             log.decided(episode, row, float(step) if step else None)
         log.ended(episode, 9.0, terminal=ends)
     log.close()
     assert len([json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]) == 8
     columns = ColumnOptions(
-        observation=("observation.*",), action=("action.*",), reward="reward", episode="episode", terminal="terminal"
+        observation=("observation.*",),
+        action=("action.*",),
+        reward="reward",
+        episode="episode",
+        terminal="terminal",
+        keep=("log_density",),
     )
     import_logs([tmp_path / "decisions.jsonl"], columns, tmp_path / "out.hdf5")
     data = load_dataset(str(tmp_path / "out.hdf5"))
     assert data.observations.shape[1] == 3
     assert np.allclose(data.rewards[:4], [1.0, 2.0, 3.0, 9.0])
     assert data.terminals.sum() == 1
+    with h5py.File(tmp_path / "out.hdf5") as file:  # what `tether.ope.importance_ratios` divides by
+        assert np.allclose(file["infos/log_density"], [0.0, -0.5, -1.0, -1.5] * 2)

@@ -328,6 +328,7 @@ def export_policy(
     dtype: DType = "float32",
     candidates: Sequence[int] = (),
     units: Mapping[str, str] | None = None,
+    noise: bool = False,
     check_decisions: int = CHECKED_DECISIONS,
 ) -> Exported:
     """Write a policy for a runtime without JAX into the folder `out` (docs/export.md).
@@ -337,13 +338,14 @@ def export_policy(
     dtype: "float16": networks in half precision; of "onnx" only.
     candidates: a graph for each number of them, the first by default; none: as the policy has it.
     units: column -> unit, kept for readers.
+    noise: a Gaussian actor acts with its noise and says how likely each action was, in the place of its mode.
     check_decisions: so many are compared with JAX before anything is written.
     Raises InputError where the policy does not load, cannot be exported so, a package is missing, or what was exported
     does not act as JAX does.
     """
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(policy)
-    how = {"format": format, "dtype": dtype, "candidates": candidates, "units": units, "rows": check_decisions}
-    return write_export(loaded, out, **how)
+    how = {"format": format, "dtype": dtype, "candidates": candidates, "units": units, "noise": noise}
+    return write_export(loaded, out, **how, rows=check_decisions)
 
 
 def _acting_with(plan: Plan, acting: Mapping[str, Any]) -> Plan:

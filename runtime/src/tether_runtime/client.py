@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 import urllib.parse
 from typing import Any
 
 import numpy as np
 
+from tether_runtime.chunks import Chunk
 from tether_runtime.errors import InputError
 
 __all__ = ["Client"]
@@ -28,6 +30,7 @@ class Client:
             raise InputError(f"address {address!r}: write http://HOST:PORT")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=seconds)
+        self._lock = threading.Lock()  # a `ChunkPlayer` asks in a thread of its own
         self._base = parts.path.rstrip("/")
         self._place = "" if policy is None else f"/policies/{urllib.parse.quote(policy, safe='')}"
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
@@ -40,6 +43,16 @@ class Client:
         """The whole answer. Raises InputError where the server refuses, OSError where it is not there."""
         plain = observation if isinstance(observation, dict) else np.asarray(observation).tolist()
         return self._request("POST", f"{self._place}/act", {"observation": _plain(plain), **question})
+
+    def chunk(self, observation: Any, **question: Any) -> Chunk:
+        """The actions that are decided at one observation, for a `ChunkPlayer`; `question` as of `act`.
+
+        Raises InputError for a policy that gives single actions, or sees a history.
+        """
+        answer = self.ask(observation, chunk=True, **question)
+        if "memory" in answer:
+            raise InputError("this policy sees a history of observations: ask it step by step")
+        return Chunk(np.asarray(answer["chunk"], np.float32), answer.get("fallback"))
 
     def outcome(self, episode: str, reward: float | None = None, terminal: bool = False) -> bool:
         """What an episode's last action earned -> whether the server has such an episode."""
@@ -61,20 +74,29 @@ class Client:
 
     def _request(self, method: str, path: str, content: Any = None) -> Any:
         body = None if content is None else json.dumps(content)
+        with self._lock:
+            try:
+                answer, text = self._exchange(method, path, body)
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):  # an idle connection ended
+                answer, text = self._exchange(method, path, body)
         try:
-            answer, text = self._exchange(method, path, body)
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):  # an idle connection ended
-            self._connection.close()
-            answer, text = self._exchange(method, path, body)
-        content = json.loads(text)
+            content = json.loads(text)
+        except ValueError:
+            raise ConnectionError(f"{answer.status}: the answer is not JSON: {text[:80]!r}") from None
         if answer.status >= 400:
             raise InputError(f"{answer.status}: {content.get('error', text)}")
         return content
 
     def _exchange(self, method: str, path: str, body: str | None) -> tuple[http.client.HTTPResponse, bytes]:
-        self._connection.request(method, self._base + path, body, self._headers)
-        answer = self._connection.getresponse()
-        return answer, answer.read()
+        try:
+            self._connection.request(method, self._base + path, body, self._headers)
+            answer = self._connection.getresponse()
+            return answer, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()  # the next request begins a new one
+            if isinstance(error, OSError):
+                raise
+            raise ConnectionError(f"the answer is no whole one: {type(error).__name__} {error}") from error
 
 
 def _plain(value: Any) -> Any:

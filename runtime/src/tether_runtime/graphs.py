@@ -23,16 +23,23 @@ class Engine(Protocol):
 
 class Graph:
     """A graph of export.json: inputs are observation, noise, and for a policy with a memory that and the reward;
-    outputs are the action and the memory."""
+    outputs are the action, the memory, and extras: the whole `chunk`, or the action's `log_density`."""
 
-    def __init__(self, engine: Engine, entry: dict[str, Any]):
+    def __init__(self, engine: Engine, entry: dict[str, Any], memory_parts: int):
         self._engine = engine
+        self._own = 1 + memory_parts
+        self.extras: list[str] = entry.get("extras", [])
         self.noise: list[dict[str, Any]] = entry["noise"]  # name, law and shape of each
         self.golden: str = entry["golden"]
 
     def run(self, inputs: list[Array]) -> list[Array]:
-        """The outputs, in order."""
-        return self._engine.run(inputs)
+        """The action and the memory, in order."""
+        return self._engine.run(inputs)[: self._own]
+
+    def run_with_extras(self, inputs: list[Array]) -> tuple[list[Array], dict[str, Array]]:
+        """The action and the memory, in order; the extras by name."""
+        outputs = self._engine.run(inputs)
+        return outputs[: self._own], dict(zip(self.extras, outputs[self._own :]))
 
 
 class _OnnxEngine:
@@ -63,6 +70,6 @@ def make_graph(folder: Path, document: dict[str, Any], number: int, threads: int
     """Graph `number` of a folder, ready to run. Raises InputError where ONNX Runtime is needed and not there."""
     entry = document["graphs"][number]
     path = folder / entry["file"]
-    if document["format"] == "onnx":
-        return Graph(_OnnxEngine(path, threads), entry)
-    return Graph(Program(path, path.with_suffix(".npz")), entry)
+    onnx = document["format"] == "onnx"
+    engine: Engine = _OnnxEngine(path, threads) if onnx else Program(path, path.with_suffix(".npz"))
+    return Graph(engine, entry, len(document["memory"]))

@@ -66,6 +66,21 @@ class Policy:
         """The numbers of candidates that it can choose among; empty where it draws none, or was exported with one."""
         return [graph["candidates"] for graph in self.document["graphs"] if graph["candidates"] is not None]
 
+    @property
+    def chunk_size(self) -> int:
+        """Actions that one decision plans; 1 of policies without chunks."""
+        return self.document.get("framing", {}).get("chunk", 1)
+
+    @property
+    def history(self) -> int:
+        """Observations that one decision sees."""
+        return self.document.get("framing", {}).get("history", 1)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether it says how likely its actions are: it was exported with its noise."""
+        return "log_density" in self.graph(0).extras
+
     def reseed(self, seed: int) -> None:
         """Start the stream anew that calls without a seed draw from."""
         self._random = generator(seed)
@@ -185,6 +200,42 @@ class Policy:
         scale, offset = np.asarray(stated["action_scale"], np.float32), np.asarray(stated["action_offset"], np.float32)
         return Judge(read_support(self.folder / stated["file"]), scale, offset, names)
 
+    def chunk(
+        self, observation: Any, *, seed: int | None = None, noise: Sequence[Array] | None = None, **how: Any
+    ) -> Array:
+        """The actions (chunk, action) that are decided at an observation, the next one first, for whoever keeps a queue
+        of them (`tether_runtime.chunks`); of a batch (batch, chunk, action).
+
+        how: `candidates` or `budget_ms`, as of a call.
+        Raises InputError as a call, and for a policy that gives single actions or sees a history.
+        """
+        self.check_chunks()
+        if self.history > 1:
+            raise InputError(f"this policy sees {self.history} observations: use step(), which remembers them")
+        vector = self.vector(observation)
+        batch = None if vector.ndim == 1 else len(vector)
+        rest = self.initial_memory(batch), np.zeros(vector.shape[:-1], np.float32)
+        return self._run(self.number(**how), vector, seed, noise, *rest)[2]["chunk"]
+
+    def check_chunks(self) -> None:
+        """Raises InputError where decisions are single actions."""
+        if "chunk" not in self.graph(0).extras:
+            raise InputError(f"{self.algorithm}: this policy gives single actions; `tether train --chunk` makes chunks")
+
+    def with_log_density(
+        self, observation: Any, *, seed: int | None = None, noise: Sequence[Array] | None = None
+    ) -> tuple[Array, Array]:
+        """The action of a call and its log density in the robot's units; of a batch, each.
+
+        Raises InputError as a call, and for a policy that was not exported with its noise.
+        """
+        if not self.has_density:
+            raise InputError(
+                f"{self.algorithm}: no density of its actions is known; `tether export --noise` tells some"
+            )
+        action, _, extras = self._run(0, self.vector(observation), seed, noise, (), None)
+        return action, extras["log_density"]
+
     def vector(self, observation: Any) -> Array:
         """The observation as float32, checked for shape and finite numbers."""
         try:
@@ -250,6 +301,18 @@ class Policy:
         reward: Array | None,
     ) -> tuple[Array, Memory]:
         """One decision, or a batch of them."""
+        return self._run(number, observation, seed, noise, memory, reward)[:2]
+
+    def _run(
+        self,
+        number: int,
+        observation: Array,
+        seed: int | None,
+        noise: Sequence[Array] | None,
+        memory: Memory,
+        reward: Array | None,
+    ) -> tuple[Array, Memory, dict[str, Array]]:
+        """One decision, or a batch of them, with the graph's extras."""
         single = observation.ndim == 1
         graph = self.graph(number)
         lead = () if single else (len(observation),)
@@ -262,10 +325,10 @@ class Policy:
             if [array.shape for array in noise] != wanted:
                 raise InputError(f"noise of shapes {[array.shape for array in noise]}: this policy takes {wanted}")
         inputs = [observation, *noise, *([*memory, reward] if self.has_memory else [])]
-        outputs = graph.run([np.asarray(array)[None] for array in inputs] if single else inputs)
+        outputs, extras = graph.run_with_extras([np.asarray(array)[None] for array in inputs] if single else inputs)
         if single:
-            outputs = [output[0] for output in outputs]
-        return outputs[0], outputs[1:]
+            outputs, extras = [output[0] for output in outputs], {name: array[0] for name, array in extras.items()}
+        return outputs[0], outputs[1:], extras
 
     def __repr__(self) -> str:
         return f"Policy({self.algorithm}, observation ({self.observation_size},) -> action ({self.action_size},))"

@@ -37,6 +37,8 @@ class Export:
     """A graph for each number of candidates; the first is acted with unless a call asks for another or for a budget."""
     unit: Assignments = ()
     """Units of columns, such as joint_1=rad, kept for readers."""
+    noise: bool = False
+    """A Gaussian actor acts with its noise, and says how likely each action was, in the place of its mode."""
     out: Annotated[Path | None, hint("export-FORMAT beside the policy", "DIR")] = None
     """The folder to write; replaced where it holds an export already."""
     check_decisions: int = 1000
@@ -54,6 +56,7 @@ class Export:
             dtype=self.dtype,
             candidates=self.candidates,
             units=assignments("--unit", self.unit),
+            noise=self.noise,
             check_decisions=self.check_decisions,
         )
         for count, agreement in zip(exported.candidates, exported.agreements, strict=True):

@@ -18,7 +18,7 @@ from tether.data.logs.columns import function_of
 from tether.data.schema import ActionBox
 from tether.environments.make import silent_mujoco
 from tether.errors import InputError
-from tether.policies.acting import Mode, Sampled, Sampler
+from tether.policies.density import with_noise
 from tether.policies.deployed import DeployedPolicy
 from tether.policies.folder import load_policy
 from tether.policies.loaded import LoadedPolicy
@@ -31,7 +31,6 @@ __all__ = [
     "play_episode",
     "random_actions",
     "rollouts_of",
-    "with_noise",
 ]
 
 PLANNER = "waypoints"
@@ -92,13 +91,6 @@ def rollouts_of(folder: Path, place: Place, noise: bool) -> Behaviour:
         "policy": {"folder": str(folder), "sha256": document["sha256"], "notes": document["notes"]},
     }
     return _episodes(record, place, begin)
-
-
-def with_noise(module: DeployedPolicy) -> tuple[DeployedPolicy, bool]:
-    """The policy with a Gaussian actor's draws in place of its mode, and whether it is one."""
-    if isinstance(module.policy, Mode) and isinstance(module.policy.actor, Sampler):
-        return dataclasses.replace(module, policy=Sampled(module.policy.actor)), True
-    return module, False
 
 
 def _within(module: DeployedPolicy, place: Place) -> DeployedPolicy:

@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.algorithms import SAC
-from tether.collect.behaviours import with_noise
 from tether.collect.environments import Place
 from tether.collect.rows import Columns, Log, Recorder
 from tether.data import Normaliser
 from tether.environments.make import silent_mujoco
 from tether.evaluation.rollout import FIRST_EVALUATION_SEED
 from tether.machine.signals import Interrupted, StopSignals
+from tether.policies.density import with_noise
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.policies.folder import save_policy
 from tether.runs.checkpoint import load_latest, save_checkpoint

@@ -4,6 +4,7 @@ What it holds is written down in `tether_runtime/folder.py`. Before it is put in
 here beside JAX (`export/verify.py`); one that differs is not written.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,6 +26,8 @@ from tether.export.program import program
 from tether.export.verify import LOAD_FACTOR, Agreement, Run, check, golden_sample, sample_inputs, tolerances
 from tether.machine.files import to_json
 from tether.machine.reading import parse_json, read_bytes
+from tether.policies.acting import Sampled
+from tether.policies.density import with_noise
 from tether.policies.folder import write_folder
 from tether.policies.loaded import LoadedPolicy
 from tether.trust import Support
@@ -56,6 +59,7 @@ def write_export(
     dtype: DType = "float32",
     candidates: Sequence[int] = (),
     units: Mapping[str, str] | None = None,
+    noise: bool = False,
     rows: int = CHECKED_DECISIONS,
 ) -> Exported:
     """Write `policy` for a runtime without JAX into `folder`, which is replaced where it holds an export already.
@@ -64,11 +68,13 @@ def write_export(
     dtype: float16: the networks compute in half precision; normaliser and range of the actions stay float32.
     candidates: a graph for each, the first is acted with by default; none: as the policy was saved.
     units: name of a column -> its unit, for readers.
+    noise: a Gaussian actor acts with its noise, and says how likely each action was, in the place of its mode.
     rows: decisions that are compared with JAX before anything is written.
     Raises InputError where the policy draws in a way or has an operation that the format does not know, a package is
     missing, or the exported policy does not act as JAX does.
     """
     folder = Path(folder)
+    policy = _noisy(policy) if noise else policy
     if folder.exists() and not (folder / DOCUMENT).is_file():
         raise InputError(f"{folder}: exists and holds no {DOCUMENT}; name another folder")
     if format != "onnx" and dtype != "float32":
@@ -87,8 +93,9 @@ def write_export(
         written = WRITERS[format](batched(graph), stem, _notes(each, count, graph))
         golden = f"{stem}.golden.npz"
         files |= written | {golden: _npz(golden_sample(samples[-1], each.module, dtype))}
-        noise = [{"name": f"noise_{i}", **draw._asdict()} for i, draw in enumerate(graph.draws)]
-        entries.append({"candidates": count, "file": next(iter(written)), "golden": golden, "noise": noise})
+        draws = [{"name": f"noise_{i}", **draw._asdict()} for i, draw in enumerate(graph.draws)]
+        entry = {"candidates": count, "file": next(iter(written)), "golden": golden, "noise": draws}
+        entries.append(entry | {"extras": list(graph.extras)})
     document = _document(policy, format, dtype, units or {}) | {"graphs": entries}
     if policy.support is not None and format != "stablehlo":  # which nothing of ours runs
         files[TRUST] = _npz(_arrays(policy.support))
@@ -104,6 +111,16 @@ def write_export(
     document["verified"] = [each._asdict() for each in agreements]
     write_folder(folder, _complete(document, files))
     return Exported(folder, counts, tuple(agreements), sum(map(len, files.values())))
+
+
+def _noisy(policy: LoadedPolicy) -> LoadedPolicy:
+    """The policy that acts with its actor's noise. Raises InputError where there is none to act with."""
+    module, noisy = with_noise(policy.module)
+    if not (noisy and isinstance(module.policy, Sampled) and module.policy.has_density):
+        raise InputError(f"noise: {policy.document['algorithm']} has no Gaussian actor that acts by its mode")
+    notes = policy.document.get("notes", {}) | {"noise": "acts with its noise"}
+    document = policy.document | {"notes": notes}
+    return LoadedPolicy(module, document, policy.algorithm, support=policy.support, framing=policy.framing)
 
 
 def _write_onnx(graph: Batched, stem: str, notes: dict[str, str]) -> dict[str, bytes]:
@@ -140,7 +157,8 @@ def _runner(folder: Path, document: dict[str, Any], number: int) -> Run:
     """What computes a graph of an exported folder."""
     if document["format"] == "stablehlo":
         exported = jax.export.deserialize(bytearray((folder / document["graphs"][number]["file"]).read_bytes()))
-        return lambda inputs: tuple(exported.call(*inputs))
+        outputs = 1 + len(document["memory"])  # without extras
+        return lambda inputs: tuple(exported.call(*inputs))[:outputs]
     try:
         import tether_runtime
     except ImportError:
@@ -183,6 +201,7 @@ def _document(policy: LoadedPolicy, format: Format, dtype: DType, units: Mapping
         "tether": __version__,
         "jax": jax.__version__,
         **sides,
+        "framing": dataclasses.asdict(policy.framing),
         "memory": [{"shape": list(leaf.shape), "dtype": leaf.dtype.name, "initial": leaf.tolist()} for leaf in memory],
         "tolerance": tolerances(module, dtype).tolist(),
         "golden_tolerance": tolerances(module, dtype, LOAD_FACTOR).tolist(),

@@ -3,6 +3,8 @@
     noise = draw(key)                    normal and Gumbel numbers, a tuple of arrays
     action = act(observation, noise)     a function without keys, loops or calls, which other runtimes can take
 
+Policies with chunks also give the whole chunk (`chunk`), Gaussian ones the action's log density (`log_density`).
+
 The algorithms' files know nothing of this. Their policies are traced, and the trace is run again by an interpreter that
 keeps the draws of `jax.random` (`DRAWS`) apart from everything else. With the key in hand it computes the draws alone;
 without it, it takes them as given. On the way calls are inlined, loops of fixed length unrolled, and whatever depends
@@ -21,9 +23,13 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.extend.core import Literal as Number
 
+from tether.algorithms.interface import Policy, PolicyWithMemory
 from tether.errors import InputError
 from tether.export.program import evaluated
+from tether.policies.acting import Sampled
+from tether.policies.density import log_volume
 from tether.policies.deployed import DeployedPolicy
+from tether.policies.framed import FramedPolicy
 from tether.types import Array, Float, PRNGKey
 
 __all__ = ["DRAWS", "Draw", "Graph", "Law"]
@@ -54,10 +60,11 @@ class Graph:
     def __init__(self, policy: DeployedPolicy, *, half: bool = False):
         """Raises InputError for a policy that draws otherwise than by normal, Gumbel or uniform numbers."""
         self.policy = policy
+        acts, self.extras = _with_extras(policy.policy)
         self._dtype = jnp.float16 if half else jnp.float32
         observation = jnp.zeros(policy.observation_mean.shape, jnp.float32)
         rest = (policy.initial_memory(), jnp.zeros((), jnp.float32)) if policy.has_memory else ()
-        self._trace = jax.make_jaxpr(policy.policy)(observation, jax.random.key(0), *rest)
+        self._trace = jax.make_jaxpr(acts)(observation, jax.random.key(0), *rest)
         found: list[Draw] = []
 
         def note(law: Law, shape: tuple[int, ...], _: Any) -> Array:
@@ -88,14 +95,30 @@ class Graph:
         reward: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, " action"], Any]:
         """The action, in the robot's units, and the memory for the next decision, as `DeployedPolicy.step`."""
+        return self.act_with_extras(observation, noise, memory, reward)[:2]
+
+    def act_with_extras(
+        self,
+        observation: Float[Array, " observation"],
+        noise: Sequence[Float[Array, "..."]],
+        memory: Any = (),
+        reward: Float[Array, ""] | None = None,
+    ) -> tuple[Float[Array, " action"], Any, dict[str, Array]]:
+        """As `act`, and by name what else the policy says, in the robot's units (the module's head)."""
         given = iter(noise)
         leaves, structure = jax.tree.flatten(memory)
         inputs = [self.policy.normalise(observation), UNKNOWN, *leaves, *([reward] if self.policy.has_memory else [])]
         action, *after = self._run(inputs, lambda *_: next(given))
-        return self.policy.in_units(action.astype(jnp.float32)), jax.tree.unflatten(structure, after)
+        memory = jax.tree.unflatten(structure, after[: len(leaves)])
+        extras = dict(zip(self.extras, after[len(leaves) :], strict=True))
+        if "chunk" in extras:
+            extras["chunk"] = jax.vmap(self.policy.in_units)(extras["chunk"])
+        if "log_density" in extras:
+            extras["log_density"] = extras["log_density"] - log_volume(self.policy)
+        return self.policy.in_units(action.astype(jnp.float32)), memory, extras
 
     def _run(self, inputs: Sequence[Any], draw: "OnDraw") -> list[Array]:
-        """Action and memory of the policy itself; a memory keeps its types."""
+        """Action, memory and extras of the policy itself; a memory keeps its types."""
         interpreter = _Interpreter(draw, self._dtype)
         outputs = interpreter.run(self._trace.jaxpr, self._trace.consts, inputs)
         if any(output is UNKNOWN for output in outputs):
@@ -105,7 +128,17 @@ class Graph:
                 "export knows jax.random.normal, gumbel, categorical and uniform from 0 to 1"
             )
         types = [jnp.float32, *(leaf.dtype for leaf in _leaves(self.policy.initial_memory()))]
+        types += [jnp.float32] * len(self.extras)
         return [jnp.asarray(output, dtype) for output, dtype in zip(outputs, types, strict=True)]
+
+
+def _with_extras(policy: Policy | PolicyWithMemory) -> tuple[Callable[..., Any], tuple[str, ...]]:
+    """What acts and says more than a call does, and the names of what it says, which come last."""
+    if isinstance(policy, FramedPolicy) and policy.framing.chunk > 1:
+        return policy.act_and_decide, ("chunk",)
+    if isinstance(policy, Sampled) and policy.has_density:
+        return policy.with_log_density, ("log_density",)
+    return policy, ()
 
 
 OnDraw = Callable[[Law, tuple[int, ...], Callable[[], Array]], Array]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tether.networks.factories import Network, make_network
 from tether.networks.layers import Initialiser, Layers, torch_uniform
-from tether.types import Array, Float, PRNGKey
+from tether.types import Array, Float, PRNGKey, Scalar
 
 __all__ = ["BoxGaussian", "BoxGaussianActor"]
 
@@ -97,3 +97,14 @@ class BoxGaussianActor(eqx.Module):
         law = self(observation)
         actions = jax.vmap(law.transform)(jax.random.uniform(key, (count, law.mean.shape[0]), jnp.float32))
         return jnp.clip(actions, -self.max_action, self.max_action)
+
+    def sample_with_log_density(
+        self, observation: Float[Array, " observation"], key: PRNGKey
+    ) -> tuple[Float[Array, " action"], Scalar]:
+        """The action of `sample` and its log density."""
+        action = self.sample(observation, key, 1)[0]
+        return action, self.log_density_of(observation, action)
+
+    def log_density_of(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
+        """log density of an action, before it is clipped where the law is not truncated to the box."""
+        return self(observation).log_density(action)

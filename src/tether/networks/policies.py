@@ -119,6 +119,18 @@ class GaussianActor(eqx.Module):
         law = self(observation)
         return jax.vmap(law.transform)(jax.random.normal(key, (count, law.mean.shape[0]), jnp.float32))
 
+    def sample_with_log_density(
+        self, observation: Float[Array, " observation"], key: PRNGKey
+    ) -> tuple[Float[Array, " action"], Scalar]:
+        """The action of `sample` and its log density."""
+        law = self(observation)
+        noise = jax.random.normal(key, (1, law.mean.shape[0]), jnp.float32)[0]
+        return law.transform(noise), law.log_density_of_noise(noise)
+
+    def log_density_of(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
+        """log density of an action that `sample` may give."""
+        return self(observation).log_density(action)
+
 
 class DeterministicActor(eqx.Module):
     """a = max_action tanh(MLP(s)), ReLU."""
@@ -219,6 +231,26 @@ class FreeGaussianActor(eqx.Module):
         """The same where the mean is known."""
         noise, std = jax.random.normal(key, (count, *mean.shape), jnp.float32), jnp.exp(self._log_std())
         return jax.vmap(lambda n: jnp.clip(mean + std * n, -self.max_action, self.max_action))(noise)
+
+    def sample_with_log_density(
+        self, observation: Float[Array, " observation"], key: PRNGKey
+    ) -> tuple[Float[Array, " action"], Scalar]:
+        """The action of `sample` and its log density."""
+        mean = self.mode(observation)
+        action = self.sample_around(mean, key, 1)[0]
+        return action, self._log_density_in_box(mean, action)
+
+    def log_density_of(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
+        """log density of an action that `sample` may give: a coordinate at an end of the box stands for all that is
+        clipped to it, and counts with the probability of that."""
+        return self._log_density_in_box(self.mode(observation), action)
+
+    def _log_density_in_box(self, mean: Float[Array, " action"], action: Float[Array, " action"]) -> Scalar:
+        std, end = jnp.exp(self._log_std()), self.max_action
+        inside = jax.scipy.stats.norm.logpdf(action, mean, std)
+        beyond = jax.scipy.special.ndtr(-(end - jnp.sign(action) * mean) / std)
+        clipped = jnp.log(jnp.maximum(beyond, jnp.finfo(jnp.float32).tiny))
+        return jnp.where(jnp.abs(action) < end, inside, clipped).sum()
 
     def _log_std(self) -> Float[Array, " action"]:
         return jnp.clip(self.log_std, *self.log_std_range)

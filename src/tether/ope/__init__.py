@@ -2,5 +2,6 @@
 
 from tether.ope.estimators import Estimate, doubly_robust, importance_sampling
 from tether.ope.fitted_q import FittedQ, Values, fit_values
+from tether.ope.propensities import importance_ratios
 
-__all__ = ["Estimate", "FittedQ", "Values", "doubly_robust", "fit_values", "importance_sampling"]
+__all__ = ["Estimate", "FittedQ", "Values", "doubly_robust", "fit_values", "importance_ratios", "importance_sampling"]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from tether.networks import QEnsemble
 from tether.policies.selection import best_by_q, sample_by_min_q
-from tether.types import Array, Float, PRNGKey
+from tether.types import Array, Float, PRNGKey, Scalar
 
-__all__ = ["BestOfSamples", "Mode", "Sampled", "sample_each"]
+__all__ = ["BestOfSamples", "DensitySampler", "Mode", "Sampled", "sample_each"]
 
 
 @runtime_checkable
@@ -41,6 +41,17 @@ def sample_each(
     return jax.vmap(lambda o, k: actor.sample(o, k, 1)[0])(observation, keys)
 
 
+@runtime_checkable
+class DensitySampler(Sampler, Protocol):
+    """A sampler whose actions have a density that is known."""
+
+    def sample_with_log_density(
+        self, observation: Float[Array, " observation"], key: PRNGKey
+    ) -> tuple[Float[Array, " action"], Scalar]: ...
+
+    def log_density_of(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar: ...
+
+
 class Mode(eqx.Module):
     """The actor's mode, clipped to the action box; the key is not used."""
 
@@ -58,6 +69,19 @@ class Sampled(eqx.Module):
     def __call__(self, observation: Float[Array, " observation"], key: PRNGKey) -> Float[Array, " action"]:
         action = self.actor.sample(observation, key, 1)[0]
         return jnp.clip(action, -self.actor.max_action, self.actor.max_action)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether `with_log_density` can be asked: of Gaussian actors, not of diffusion chains and flows."""
+        return isinstance(self.actor, DensitySampler)
+
+    def with_log_density(
+        self, observation: Float[Array, " observation"], key: PRNGKey
+    ) -> tuple[Float[Array, " action"], Scalar]:
+        """The action of a call and its log density."""
+        assert isinstance(self.actor, DensitySampler)
+        action, log_density = self.actor.sample_with_log_density(observation, key)
+        return jnp.clip(action, -self.actor.max_action, self.actor.max_action), log_density
 
 
 class BestOfSamples(eqx.Module):

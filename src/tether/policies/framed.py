@@ -49,23 +49,45 @@ class FramedPolicy(eqx.Module):
         self, observation: Float[Array, " observation"], key: PRNGKey, memory: FramedMemory, reward: Float[Array, ""]
     ) -> tuple[Float[Array, " action"], FramedMemory]:
         """The next action of the chunk, or the first one of a new chunk."""
-        observations, actions = memory.observations, memory.actions
-        if observations is not None:
-            observations = jnp.where(memory.steps > 0, observations, observation)  # before the start, the first one
-        seen = [part.reshape(-1) for part in (observations, observation, actions) if part is not None]
 
         def decide() -> Float[Array, "chunk action"]:
-            return self.policy(jnp.concatenate(seen), key).reshape(self.framing.chunk, -1)
+            return self.decide(observation, key, memory)
 
         planned = memory.planned
-        if planned is None:
-            action = decide()[0]
-        else:
-            planned = jax.lax.cond(memory.steps % self.framing.executed == 0, decide, lambda: planned)
-            action, planned = planned[0], jnp.roll(planned, -1, axis=0)
-        return action, FramedMemory(
-            _newest(observations, observation), _newest(actions, action), planned, memory.steps + 1
-        )
+        plan = decide() if planned is None else jax.lax.cond(self._is_due(memory), decide, lambda: planned)
+        return self._carry_out(plan, observation, memory)
+
+    def decide(
+        self, observation: Float[Array, " observation"], key: PRNGKey, memory: FramedMemory
+    ) -> Float[Array, "chunk action"]:
+        """The whole chunk as it is decided at this observation, whatever is planned."""
+        parts = self._before(observation, memory), observation, memory.actions
+        seen = [part.reshape(-1) for part in parts if part is not None]
+        return self.policy(jnp.concatenate(seen), key).reshape(self.framing.chunk, -1)
+
+    def act_and_decide(
+        self, observation: Float[Array, " observation"], key: PRNGKey, memory: FramedMemory, reward: Float[Array, ""]
+    ) -> tuple[Float[Array, " action"], FramedMemory, Float[Array, "chunk action"]]:
+        """As a call, with the chunk that `decide` gives, which a call computes only where it is due."""
+        chunk = self.decide(observation, key, memory)
+        plan = chunk if memory.planned is None else jnp.where(self._is_due(memory), chunk, memory.planned)
+        return *self._carry_out(plan, observation, memory), chunk
+
+    def _is_due(self, memory: FramedMemory) -> Array:
+        return memory.steps % self.framing.executed == 0
+
+    def _before(self, observation: Float[Array, " observation"], memory: FramedMemory) -> Array | None:
+        """The observations before this one; before the start, the first one."""
+        earlier = memory.observations
+        return None if earlier is None else jnp.where(memory.steps > 0, earlier, observation)
+
+    def _carry_out(
+        self, plan: Float[Array, "chunk action"], observation: Float[Array, " observation"], memory: FramedMemory
+    ) -> tuple[Float[Array, " action"], FramedMemory]:
+        """The first action of `plan`."""
+        planned = None if memory.planned is None else jnp.roll(plan, -1, axis=0)
+        earlier, actions = self._before(observation, memory), _newest(memory.actions, plan[0])
+        return plan[0], FramedMemory(_newest(earlier, observation), actions, planned, memory.steps + 1)
 
 
 def _newest(earlier: Any, now: Any) -> Any:

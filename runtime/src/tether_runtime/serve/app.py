@@ -1,7 +1,7 @@
 """The server: HTTP with JSON, a websocket with msgpack. Nothing is unpickled, on any wire.
 
 POST /act, /policies/NAME/act    {"observation": ..., "seed"?, "candidates"?, "budget_ms"?, "time"?, "episode"?,
-                                  "reward"?, "memory"?}  ->  {"action": ..., "policy", "version", ...}
+                                  "reward"?, "memory"?, "chunk"?}  ->  {"action": ..., "policy", "version", ...}
 POST /outcome                    {"episode", "reward"?, "terminal"?}: the last action of an episode
 GET  /policies, /policies/NAME   what is served, and what it takes
 POST /policies/NAME/reload       look at the folder now, rather than within a second
@@ -44,7 +44,7 @@ __all__ = ["Server"]
 
 PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 LOGGER = logging.getLogger("tether.serve")
-ASKED = {"observation", "seed", "candidates", "budget_ms", "time", "episode", "reward", "memory", "reset"}
+ASKED = {"observation", "seed", "candidates", "budget_ms", "time", "episode", "reward", "memory", "reset", "chunk"}
 RELOAD_SECONDS = 1.0
 MOST_EPISODES = 10_000
 WEBSOCKET_SECONDS = 600.0  # without a word
@@ -60,6 +60,7 @@ class _Question(NamedTuple):
     episode: str | None
     reward: float | None
     memory: list[np.ndarray[Any, Any]]
+    chunk: bool  # whether all actions that are decided are asked for
 
 
 class Server:
@@ -212,7 +213,7 @@ class Server:
             raise InputError("observation: one at a time; those that come together are computed together")
         if checked.trouble is not None:
             self.monitor.troubles.labels(served.name, checked.trouble).inc()
-        decision = served.guard.instead(checked, question.memory, last)
+        decision, extras = served.guard.instead(checked, question.memory, last), {}
         if decision is None:
             assert checked.vector is not None
             self.monitor.observed(served, checked.vector)
@@ -221,21 +222,31 @@ class Server:
             noise = [draw(stream, kind["law"], tuple(kind["shape"])) for kind in kinds]
             reward = np.asarray(question.reward or 0.0, np.float32)
             asked = checked.vector, noise, question.memory, reward
-            action, memory = await self.batcher.act(served.policy, question.number, *asked)
+            action, memory, extras = await self.batcher.act(served.policy, question.number, *asked)
+            if question.chunk:
+                action, memory = _first_of(extras["chunk"]), memory if served.policy.history > 1 else question.memory
             decision = served.guard.after(checked, action, memory, last)
             if decision.trouble == "foreign":
                 self.monitor.troubles.labels(served.name, "foreign").inc()
-        return self._noted(served, question, decision, checked.vector, session)
+        return self._noted(served, question, decision, extras, checked.vector, session)
 
     def _noted(
-        self, served: Served, question: _Question, decision: Decision, vector: Any, session: _Episode | None
+        self,
+        served: Served,
+        question: _Question,
+        decision: Decision,
+        extras: dict[str, Any],
+        vector: Any,
+        session: _Episode | None,
     ) -> dict[str, Any]:
         """Log and count a decision -> its answer."""
         self.monitor.decisions.labels(served.name).inc()
         if decision.fallback is not None:
             self.monitor.fallbacks.labels(served.name, decision.trouble).inc()
         if session is not None:
-            session.last, session.memory = decision.action, list(decision.memory)
+            session.last = decision.action
+            if not question.chunk or served.policy.history > 1:
+                session.memory = list(decision.memory)
         elif question.episode is not None:
             self._last[question.episode] = decision.action
             if len(self._last) > MOST_EPISODES:
@@ -250,7 +261,11 @@ class Server:
             answer["trust"] = decision.trust
         if decision.trouble is not None:
             answer |= {"trouble": decision.trouble, "message": decision.message, "fallback": decision.fallback}
-        if served.policy.has_memory and session is None:
+        if question.chunk:
+            answer["chunk"] = extras["chunk"].tolist() if decision.fallback is None else [action]
+        if "log_density" in extras and decision.fallback is None:
+            answer["log_density"] = float(extras["log_density"])
+        if served.policy.has_memory and session is None and not (question.chunk and served.policy.history == 1):
             answer["memory"] = [np.asarray(part).tolist() for part in decision.memory]
         if self.log is not None:
             self._log(served, question, decision, vector, answer)
@@ -263,8 +278,11 @@ class Server:
         row = {"time": time.time(), "policy": served.name, "version": served.version, "seed": question.seed}
         row |= {"observation": seen, "action": answer.get("named", answer["action"])}
         row |= {"trouble": decision.trouble, "fallback": decision.fallback}
+<<<<<<< HEAD
         if decision.trust is not None:
             row["trust"] = decision.trust
+=======
+        row |= {name: answer[name] for name in ("log_density",) if name in answer}
         episode = question.episode or uuid.uuid4().hex
         self.log.decided(episode, row, question.reward)
         if question.episode is None:  # nobody will say what it earned
@@ -333,12 +351,23 @@ def _question(served: Served, content: Mapping[str, Any], session: _Episode | No
     if candidates is not None and (isinstance(candidates, bool) or not isinstance(candidates, int)):
         raise InputError(f"candidates {candidates!r}: a whole number")
     policy = served.policy
+    chunk = content.get("chunk", False)
+    if not isinstance(chunk, bool):
+        raise InputError(f"chunk {chunk!r}: true or false")
+    if chunk:
+        policy.check_chunks()
     number = policy.number(candidates, _number(content, "budget_ms"))
     memory = content.get("memory") if session is None else session.memory
+    if chunk and policy.history == 1:
+        memory = None  # a chunk is decided here and now, whatever else is planned
     given = list(policy.initial_memory()) if memory is None else _memory(served, memory)
-    return _Question(
-        content["observation"], seed, number, _number(content, "time"), episode, _number(content, "reward"), given
-    )
+    clock, reward = _number(content, "time"), _number(content, "reward")
+    return _Question(content["observation"], seed, number, clock, episode, reward, given, chunk)
+
+
+def _first_of(chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The first action; of a chunk that is not finite, none that is."""
+    return chunk[0] if np.isfinite(chunk).all() else np.full_like(chunk[0], np.nan)
 
 
 def _number(content: Mapping[str, Any], name: str) -> float | None:
@@ -366,4 +395,4 @@ def _about(served: Served) -> dict[str, Any]:
     kept = {name: document[name] for name in ("algorithm", "format", "dtype", "observation", "action", "notes")}
     rules = {"rules": served.guard.rules, "candidates": served.policy.candidates, "trust": document.get("trust")}
     about = {"name": served.name, "version": served.version, "loaded_at": served.loaded_at}
-    return {**about, **kept, **rules, "has_memory": served.policy.has_memory}
+    return {**about, **kept, **rules, "has_memory": served.policy.has_memory, "framing": document.get("framing")}

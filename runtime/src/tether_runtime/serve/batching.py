@@ -21,6 +21,10 @@ class Overloaded(Exception):
     """More decisions wait than will be answered in any useful time."""
 
 
+Answer = tuple[Array, Memory, dict[str, Array]]
+"""Action, memory, and by name what else the policy says (`Graph.extras`)."""
+
+
 class _Asked(NamedTuple):
     policy: Policy  # as it was when the observation was checked
     number: int
@@ -28,7 +32,7 @@ class _Asked(NamedTuple):
     noise: list[Array]
     memory: Memory
     reward: Array | None
-    answer: asyncio.Future[tuple[Array, Memory]]
+    answer: asyncio.Future[Answer]
 
 
 class Batcher:
@@ -46,13 +50,13 @@ class Batcher:
 
     async def act(
         self, policy: Policy, number: int, vector: Array, noise: list[Array], memory: Memory, reward: Array | None
-    ) -> tuple[Array, Memory]:
-        """Action and memory for one observation. Raises Overloaded."""
+    ) -> Answer:
+        """What is answered to one observation. Raises Overloaded."""
         if len(self._queue) >= MOST_WAITING:
             raise Overloaded(f"{MOST_WAITING} decisions are waiting")
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._work())
-        answer: asyncio.Future[tuple[Array, Memory]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append(_Asked(policy, number, vector, noise, memory, reward, answer))
         self._woken.set()
         return await answer
@@ -110,5 +114,8 @@ def _compute(batch: list[_Asked]) -> list[Any]:
     if first.policy.has_memory:
         inputs += [np.stack(arrays) for arrays in zip(*(asked.memory for asked in batch))]
         inputs.append(np.asarray([asked.reward for asked in batch], np.float32))
-    action, *memory = first.policy.graph(first.number).run(inputs)
-    return [(action[row], [part[row] for part in memory]) for row in range(len(batch))]
+    (action, *memory), extras = first.policy.graph(first.number).run_with_extras(inputs)
+    return [
+        (action[row], [part[row] for part in memory], {name: array[row] for name, array in extras.items()})
+        for row in range(len(batch))
+    ]
