@@ -20,11 +20,8 @@ import tether
 from tether import InputError, cli, load_policy
 from tether.algorithms.registry import ALGORITHMS, make_algorithm
 from tether.data import Normaliser
-<<<<<<< HEAD
 from tether.data.decisions import CALIBRATION, FITTING, SCALING, Decisions
-=======
 from tether.data.framing import Framing
->>>>>>> 215ec3e (Chunks in exports, runtime and server: a queue that is refilled ahead, joined and interpolated; densities of noisy Gaussian actors, logged, and ratios of them)
 from tether.data.schema import ActionBox, Schema, layout_of
 from tether.evaluation import rollout
 from tether.export import folder as export_folder

@@ -27,13 +27,13 @@ SCHEMA = Schema(
 ALGORITHMS = {
     "bc": BC(hidden_sizes=(8,)),
     "dtql": DTQL(hidden_sizes=(8,), denoiser_hidden_sizes=(8,), time_embedding_size=4, candidates=8),
-    "chunk": BC(hidden_sizes=(8,)),  # of CHUNKS actions
+    "chunk": DTQL(hidden_sizes=(8,), denoiser_hidden_sizes=(8,), time_embedding_size=4, candidates=8),
     "noise": BC(hidden_sizes=(8,), actor_kind="gaussian"),
     "dt": DT(width=4, block_count=1, context_length=3, episode_length=6),
 }
 
 
-CHUNKS = 4
+CHUNK = 4  # actions of "chunk"
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     for name, algorithm in ALGORITHMS.items():
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
-        framing = Framing(chunk=CHUNKS) if name == "chunk" else ONE_STEP
+        framing = Framing(chunk=CHUNK) if name == "chunk" else ONE_STEP
         acts = algorithm.policy(algorithm.init(framing.decision(SPEC), jax.random.key(0)))
         policy = deploy(framed_policy(acts, framing, SPEC), SPEC, normaliser, SCHEMA)
         with tempfile.TemporaryDirectory() as scratch:
@@ -53,7 +53,7 @@ def main() -> None:
             for form in ("numpy", "onnx"):
                 out = EXPORTS / f"{name}-{form}"
                 shutil.rmtree(out, ignore_errors=True)
-                candidates = (8, 2) if name == "dtql" else ()
+                candidates = (8, 2) if name in ("dtql", "chunk") else ()
                 given = {"candidates": candidates, "units": {"height": "m"}, "noise": name == "noise"}
                 export_policy(folder, out, format=form, **given)
 

@@ -38,12 +38,16 @@ def test_a_chunk_is_what_steps_carry_out(form: str):
         pytest.importorskip("onnxruntime")
     policy = tether_runtime.load(EXPORTS / f"chunk-{form}")
     assert (policy.chunk_size, policy.history) == (4, 1)
-    chunk, memory = policy.chunk(OBSERVATIONS[0]), policy.initial_memory()
+    chunk, memory = policy.chunk(OBSERVATIONS[0], seed=1), policy.initial_memory()
     assert chunk.shape == (4, 2)
     for step, wanted in enumerate(chunk):
-        action, memory = policy.step(OBSERVATIONS[step], memory)  # looks at the first observation alone
+        action, memory = policy.step(OBSERVATIONS[step], memory, seed=1)  # looks at the first observation alone
         assert action == pytest.approx(wanted, abs=1e-6)
-    assert policy.chunk(OBSERVATIONS)[3] == pytest.approx(policy.chunk(OBSERVATIONS[3]), abs=1e-6)
+    noise = policy.noise(8, seed=2)
+    one = policy.chunk(OBSERVATIONS[3], noise=[array[3] for array in noise])
+    assert policy.chunk(OBSERVATIONS, noise=noise)[3] == pytest.approx(one, abs=1e-6)
+    assert policy.chunk(OBSERVATIONS[0], candidates=2).shape == (4, 2)
+    assert set(policy.milliseconds()) == {8, 2}
     with pytest.raises(InputError, match="gives single actions"):
         tether_runtime.load(EXPORTS / "bc-numpy").chunk(OBSERVATIONS[0])
 
@@ -239,7 +243,7 @@ def test_chunks_over_a_wire(server: Any, tmp_path: Path):
         assert np.asarray(answer["chunk"]) == pytest.approx(wanted, abs=1e-6)
         assert answer["action"] == answer["chunk"][0]
         assert "memory" not in answer
-        with ChunkPlayer(client.chunk, chunk_size_threshold=0.0) as player:
+        with ChunkPlayer(lambda seen: client.chunk(seen, seed=1), chunk_size_threshold=0.0) as player:
             played = [player.act(OBSERVATIONS[0]) for _ in range(5)]
         assert np.stack(played) == pytest.approx(np.concatenate([wanted, wanted[:1]]), abs=1e-6)
         for name, body, message in (
@@ -268,10 +272,10 @@ def test_a_stream_with_chunks_keeps_its_memory(server: Any):
                 wire.send(msgpack.packb(content))
                 return msgpack.unpackb(wire.recv())
 
-            first = policy.chunk(OBSERVATIONS[0])
-            assert say(observation=OBSERVATIONS[0].tolist())["action"] == pytest.approx(first[0], abs=1e-6)
-            found = say(observation=OBSERVATIONS[5].tolist(), chunk=True)["chunk"]
-            assert np.asarray(found) == pytest.approx(policy.chunk(OBSERVATIONS[5]), abs=1e-6)
+            first = policy.chunk(OBSERVATIONS[0], seed=1)
+            assert say(seed=1, observation=OBSERVATIONS[0].tolist())["action"] == pytest.approx(first[0], abs=1e-6)
+            found = say(observation=OBSERVATIONS[5].tolist(), seed=1, chunk=True)["chunk"]
+            assert np.asarray(found) == pytest.approx(policy.chunk(OBSERVATIONS[5], seed=1), abs=1e-6)
             assert say(observation=OBSERVATIONS[1].tolist())["action"] == pytest.approx(first[1], abs=1e-6)
 
 

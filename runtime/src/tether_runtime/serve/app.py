@@ -263,7 +263,7 @@ class Server:
             answer |= {"trouble": decision.trouble, "message": decision.message, "fallback": decision.fallback}
         if question.chunk:
             answer["chunk"] = extras["chunk"].tolist() if decision.fallback is None else [action]
-        if "log_density" in extras and decision.fallback is None:
+        if decision.fallback is None and np.isfinite(extras.get("log_density", np.nan)):
             answer["log_density"] = float(extras["log_density"])
         if served.policy.has_memory and session is None and not (question.chunk and served.policy.history == 1):
             answer["memory"] = [np.asarray(part).tolist() for part in decision.memory]
@@ -278,10 +278,8 @@ class Server:
         row = {"time": time.time(), "policy": served.name, "version": served.version, "seed": question.seed}
         row |= {"observation": seen, "action": answer.get("named", answer["action"])}
         row |= {"trouble": decision.trouble, "fallback": decision.fallback}
-<<<<<<< HEAD
         if decision.trust is not None:
             row["trust"] = decision.trust
-=======
         row |= {name: answer[name] for name in ("log_density",) if name in answer}
         episode = question.episode or uuid.uuid4().hex
         self.log.decided(episode, row, question.reward)
