@@ -373,7 +373,9 @@ def measured(place: Path) -> list[dict[str, Any]]:
     by_name = {row["name"]: row for row in choice["rows"]}
     names = list(truth)
     returns = np.array([truth[name]["return"] for name in names])
-    judged = {"tether choose": [by_name[name]["value"] for name in names]}
+    order = [row["name"] for row in choice["rows"]]  # by value, those that a gate refused last
+    judged: dict[str, list[float]] = {"tether choose": [-order.index(name) for name in names]}
+    judged["tether, values without gates"] = [by_name[name]["value"] for name in names]
     own = [by_name[name]["own_critic"] for name in names]
     judged["highest own critic"] = [-np.inf if value is None else value for value in own]  # bc has none
     if (peer := place / "peer.json").exists():

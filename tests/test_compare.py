@@ -358,17 +358,27 @@ def test_folders_that_are_no_comparison_are_left_alone(tmp_path: Path) -> None:
     assert "this version of tether reads 1" in tether("compare", folder)[2]
 
 
-def test_without_an_environment_there_are_losses(tmp_path: Path) -> None:
+def test_without_an_environment_values_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "choose", functools.partial(compare.choose, updates=64, members=2))
     out = tmp_path / "out"
     code, printed, err = tether(*arguments(out, names=("bc",), data=write_d4rl(tmp_path / "mine.hdf5")))
     assert code == 0, err
-    assert printed.count("no environment is known for mine, so there are training losses only") == 1
+    assert printed.count("no environment is known for mine, so there are values estimated from the data") == 1
     assert not (out / "comparison.png").exists()
     last = [row["actor/loss"] for row in rows(out / "bc" / "metrics.jsonl") if row["update"] == UPDATES]
     assert len(last) == 2
     assert row_of(out, "bc")["losses"] == {"actor/loss": pytest.approx(np.mean(last))}
     assert f"actor/loss {np.mean(last):.3g}" in printed
-    assert "the data" not in printed
+    assert "| the data" not in printed
+    choice, row = json.loads((out / "choice.json").read_text()), row_of(out, "bc")
+    best = next(one for one in choice["rows"] if not one["refused"])
+    assert (row["value"], row["value_low"], row["value_high"]) == (best["value"], best["low"], best["high"])
+    answer = "recommended: " if choice["recommended"] else "cannot rank these: "
+    assert sum(line.startswith(answer) for line in printed.splitlines()) == 1
+    _, again, _ = tether("compare", out)
+    assert f"{row['value']:.1f} [" in again
+    (out / "choice.json").write_text("{}")
+    assert "choice.json: truncated or altered: KeyError" in tether("compare", out)[2]
 
 
 # --- settings -----------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """Reward and observation transforms by hand."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import tether
 from tether.data import OBSERVATION_TRANSFORMS, REWARD_TRANSFORMS, Dataset, Source, prepare
+from tether.data.scale import unscaled
 from tether.data.transforms import trajectory_returns
 from tether.errors import InputError
 from tether.types import Spec
@@ -179,3 +182,35 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         prepare(dataset(), "iql_locomotive")
     with pytest.raises(InputError, match="unknown observation transform 'zzz'; choices: none, standardise"):
         prepare(dataset(), observation_transform="zzz")
+
+
+def plant_like(mean: tuple[float, ...], spread: float = 1.0, pay: float = 1.0) -> Dataset:
+    random = np.random.default_rng(0)
+    observations = np.asarray(mean) + spread * random.normal(size=(400, len(mean)))
+    names = [f"T{index}" for index in range(len(mean))]
+    actions, rewards = random.uniform(-1, 1, (400, 1)), pay * random.normal(size=400)
+    how = {"episodes": np.repeat(np.arange(8), 50), "observation_names": names}
+    return Dataset.from_arrays(observations, actions, rewards, np.zeros(400, bool), **how)
+
+
+def test_physical_units_are_answered_with_the_transform() -> None:
+    assert unscaled(plant_like((0.0, 8.0)), "none", "none") == []  # joint angles and heights
+    (line,) = unscaled(plant_like((0.0, 351.0, 21.0)), "none", "none")
+    assert line.startswith("observations in physical units, T1 about 351, T2 about 21: add --observation-transform")
+    assert unscaled(plant_like((351.0,)), "none", "standardise") == []
+    (line,) = unscaled(plant_like((0.0,), spread=900.0), "none", "none")
+    assert "T0 about" in line
+    (line,) = unscaled(plant_like((0.0,), pay=1e4), "none", "none")
+    assert line.startswith("rewards of which a hundred steps add up to about 4.6e+05")
+    assert line.endswith("add --reward-transform standardise")
+    assert unscaled(plant_like((0.0,), pay=1e4), "standardise", "none") == []
+    assert unscaled(plant_like((0.0,), pay=1e4), "none", "none", rewards=False) == []
+
+
+def test_training_on_physical_units_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    algorithm = tether.BC(hidden_sizes=(4,), train_updates=1)
+    how = {"options": tether.Options(batch_size=8), "environment": "none", "quiet": True}
+    tether.train(algorithm, plant_like((351.0,)), out=tmp_path / "raw", **how)
+    assert capsys.readouterr().err.count("T0 about 351: add --observation-transform standardise") == 1
+    tether.train(algorithm, plant_like((351.0,)), out=tmp_path / "mended", observation_transform="standardise", **how)
+    assert capsys.readouterr().err == ""

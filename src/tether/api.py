@@ -13,6 +13,7 @@ from tether.algorithms.interface import Algorithm
 from tether.algorithms.registry import ALGORITHMS, change_acting, name_of
 from tether.bench.forecast import long_run_warning
 from tether.data import ONE_STEP, Dataset, Downloads, Framing, Prepared, load_dataset, prepare, view_of
+from tether.data.scale import unscaled
 from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
 from tether.errors import InputError, shortened
@@ -116,10 +117,12 @@ def train(
     how |= {"data_filter": data_filter, "holdout": str(holdout), "view": view_of(algorithm, framing)}
     algorithm, prepared = _prepared(name, algorithm, data, options, how)
     folder = _folder(out, f"{name}-{data.name}")
+    learns = view_of(algorithm).name != "trajectories" and any(phase.reads_rewards for phase in algorithm.phases())
+    warnings = [place.note, *unscaled(data, reward_transform, observation_transform, rewards=learns)]
     plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
     del data, prepared, dataset  # only what the plan keeps of them is needed: unless the caller holds them, freed
     with new_folder(folder, config_of(plan) | {"notes": dict(notes or {})}):
-        return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not, note=place.note)
+        return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not, warnings=warnings)
 
 
 @explain_function
@@ -370,14 +373,14 @@ def _finish(
     new_length: bool = False,
     repair: bool = False,
     why_not: str = "config.json names no environment",
-    note: str = "",
+    warnings: Sequence[str] = (),
 ) -> Report:
     """Train to the end, then write policies, result and picture.
 
     loggers: names; None: those that the run has had.
     new_length: the training phase has another one than config.json says.
     repair: as of `resume`.
-    why_not: why nothing is evaluated, where it is not. note: what is to be known of how it is.
+    why_not: why nothing is evaluated, where it is not. warnings: lines, empty ones among them.
     """
     with Display(quiet, silent=not is_primary()) as display, StopSignals() as stop:
         lanes, rows = len(plan.lanes), plan.prepared.transitions.rows
@@ -387,8 +390,8 @@ def _finish(
             display.message(f"data: {note}")
         if plan.task is None:
             display.message(f"training without evaluation: {why_not}")
-        if note:
-            display.warn(note)
+        for warning in filter(None, warnings):
+            display.warn(warning)
         run = Run(plan, display, stop, [*callbacks, *make_loggers(plan.folder, loggers, display.warn)])
         if resumed:
             if changed := changed_versions(plan.folder):

@@ -31,7 +31,7 @@ class Choose:
     """A source to judge them on, as for `tether train`; best one that none was trained on."""
     discount: Annotated[float | None, hint("the candidates' own", "GAMMA")] = None
     """Of the values."""
-    updates: Annotated[int | None, hint("20,000")] = None
+    updates: Annotated[int | None, hint("4,096")] = None
     """Updates of each network of fitted Q evaluation."""
     members: Annotated[int, arg(metavar="N")] = 5
     """Networks of fitted Q evaluation, each fitted to episodes of its own draw."""
@@ -60,7 +60,7 @@ class Choose:
             sys.stdout.write(to_json(choice.to_json()))
         else:
             print_out(choice_table(choice))
-            print_out(answer_line(choice))
+            print_out(answer_line(choice.recommended, choice.reason))
             if self.json is not None:
                 atomic_write_json(Path(self.json), choice.to_json())
                 print_out(f"json    {self.json}")

@@ -6,12 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tether.data.scale import (
+    LARGEST_VALUES,
+    SMALLEST_VALUES,
+    STEPS_OF_VALUE,
+    mending_transform,
+    root_mean_square,
+)
 from tether.data.transforms import REWARD_TRANSFORMS, rewards_tell_nothing
 from tether.doctor.findings import Finding, Grade, Place
 from tether.doctor.leaks import leaks
 from tether.doctor.logged import Logged, once
 from tether.doctor.regression import fit
-from tether.errors import InputError
 from tether.types import Transition
 
 __all__ = [
@@ -36,10 +42,6 @@ GOAL_BOXES = {  # lower corner of AntMaze's goals; they reach 1.5 further in x a
     "large": (32.0, 24.0),
 }
 GOAL_EXTENT, GOAL_RADIUS = 1.5, 0.5
-STEPS_OF_VALUE = 100.0
-"""What a discount of 0.99 looks ahead."""
-SMALLEST_VALUES, LARGEST_VALUES = 1e-3, 3e4
-"""Sums over so many steps that a critic can learn. Those of D4RL's tasks are 1 to 8,000 (hammer)."""
 
 Findings = Iterator[Finding]
 
@@ -59,7 +61,7 @@ def reward_scale(data: Logged) -> Findings:
     steps = min(STEPS_OF_VALUE, float(data.lengths.mean())) if data.rows else 0.0
     if data.rows < 2 or (data.rewards == data.rewards[0]).all():
         return
-    size = _size(data.rewards) * steps
+    size = root_mean_square(data.rewards) * steps
     largest = float(np.abs(data.rewards).max()) * steps
     if size > LARGEST_VALUES:
         what = f"a hundred steps add up to about {size:.2g}"
@@ -71,26 +73,17 @@ def reward_scale(data: Logged) -> Findings:
     yield Finding("reward-scale", "warning", found + _suggested(data, steps))
 
 
-def _size(rewards: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(rewards, dtype=np.float64))))
-
-
 def _suggested(data: Logged, steps: float) -> str:
-    """The first transform after which the rewards can be learnt. What only scales goes before what also shifts where
-    episodes truly end: a shift then changes which of them is worth more."""
+    """The first transform after which the rewards can be learnt."""
     rows = np.flatnonzero(data.terminals[:-1] | ~data.timeouts[:-1])
     observations = data.narrow if data.has("observations") else np.zeros((data.rows, 1), np.float32)
     ended = data.terminals[rows].astype(np.float32)
     table = Transition(observations[rows], data.actions[rows], data.rewards[rows], observations[rows + 1], ended)  # pyright: ignore[reportArgumentType]
-    names = ("iql_locomotion", "standardise", "minmax_pm1")
-    for name in names if data.terminals.any() else names[1:]:
-        try:
-            rewards = REWARD_TRANSFORMS.find(name)(table)[0](data.rewards)
-        except InputError:  # it would divide by zero
-            continue
-        if SMALLEST_VALUES < _size(rewards) * steps < LARGEST_VALUES:
-            return f"with --reward-transform {name} they are {rewards.min():.3g} to {rewards.max():.3g}"
-    return "scale them where they are computed"
+    name = mending_transform(table, data.rewards, steps)
+    if not name:
+        return "scale them where they are computed"
+    rewards = REWARD_TRANSFORMS.find(name)(table)[0](data.rewards)
+    return f"with --reward-transform {name} they are {rewards.min():.3g} to {rewards.max():.3g}"
 
 
 def few_rewards(data: Logged) -> Findings:

@@ -30,12 +30,13 @@ class Evidence(NamedTuple):
 
     rows: Transition  # as recorded; `next_action` is None where rows do not follow each other
     episode: Int[np.ndarray, " rows"]  # whose each row is
+    step: Int[np.ndarray, " rows"]  # of its episode, from 0
     first_observation: Float[np.ndarray, "episodes observation"]
     first_action: Float[np.ndarray, "episodes action"]  # the log's own
     places: Int[np.ndarray, " states"]  # some of the rows, where support is looked at
-    returns: Float[np.ndarray, " episodes"]  # discounted, of the whole episodes; one that was cut is taken to go on
+    returns: Float[np.ndarray, " episodes"]  # discounted, of the whole episodes; one that was cut is taken to earn on
     reachable: tuple[float, float]  # what discounted rewards of this size can add up to
-    centre: tuple[float, float]  # mean and spread of the rows' returns to go, for the scale of values
+    to_go: Float[np.ndarray, " rows"]  # discounted returns from each row on, likewise
     discount: float
 
 
@@ -56,26 +57,26 @@ def evidence_of(data: Dataset, discount: float, most_rows: int, seed: int = 0) -
         raise InputError(f"{data.source.location} {why}: nothing can be said about what policies earn")
     random, bounds = np.random.default_rng(seed), data.episode_bounds()
     table, place = _table(data)
-    rewards = data.rewards.astype(np.float64)
-    to_go = returns_to_go(rewards, np.union1d(bounds.ends, np.flatnonzero(data.terminals) + 1), discount)[place]
+    low, high = min(float(data.rewards.min()), 0.0), max(float(data.rewards.max()), 0.0)
+    to_go = _going_on(data, discount)
     if len(place) > most_rows:
         kept = np.sort(random.permutation(len(place))[:most_rows])
         table, place = jax.tree.map(lambda column: column[kept], table), place[kept]
-    starts, ends = data.whole_episodes()
+    starts, _ = data.whole_episodes()
     firsts = starts if len(starts) else bounds.starts
     if len(firsts) > FIRST_STATES:
         firsts = np.sort(random.permutation(firsts)[:FIRST_STATES])
-    low, high = min(float(rewards.min()), 0.0), max(float(rewards.max()), 0.0)
     horizon = 1 / (1 - discount)
     return Evidence(
         table,
-        np.searchsorted(bounds.ends, place, side="right").astype(np.int32),
+        (episode := np.searchsorted(bounds.ends, place, side="right").astype(np.int32)),
+        place - bounds.starts[episode],
         data.observations[firsts],
         data.actions[firsts],
         np.sort(random.permutation(len(place))[:PLACES]),
-        np.array([_return(data, *bounds, discount) for bounds in zip(starts.tolist(), ends.tolist(), strict=True)]),
+        to_go[starts],
         (low * horizon, high * horizon),
-        (float(to_go.mean()), float(to_go.std())),
+        to_go[place],
         discount,
     )
 
@@ -92,12 +93,15 @@ def _table(data: Dataset) -> tuple[Transition, Int[np.ndarray, " rows"]]:
     raise AssertionError
 
 
-def _return(data: Dataset, start: int, end: int, discount: float) -> float:
-    """Of an episode. One that was cut, and not ended, is taken to earn on as it did: values know no time limit."""
-    powers = discount ** np.arange(end - start)
-    total = float(powers @ data.rewards[start:end])
-    cut = not data.terminals[start:end].any()
-    return total / (1 - discount ** (end - start)) if cut and discount < 1 else total
+def _going_on(data: Dataset, discount: float) -> Float[np.ndarray, " rows"]:
+    """Discounted returns from every row on. An episode that was cut, and not ended, is taken to earn on as in its last
+    quarter: values know no time limit."""
+    ends, rewards = np.union1d(data.episode_bounds().ends, np.flatnonzero(data.terminals) + 1), data.rewards
+    lengths, rows = np.diff(ends, prepend=0), np.arange(len(data))
+    to_go, number = returns_to_go(rewards.astype(np.float64), ends, discount), np.searchsorted(ends, rows, "right")
+    sums, last = np.append(0.0, np.cumsum(rewards, dtype=np.float64)), -(-lengths // 4)
+    earning = np.where(data.terminals[ends - 1], 0.0, (sums[ends] - sums[ends - last]) / last) / (1 - discount)
+    return to_go + discount ** (ends[number] - rows) * earning[number]
 
 
 # --- what policies would do ---------------------------------------------------------------------------------
@@ -179,12 +183,19 @@ def evaluation_data(evidence: Evidence, decisions: Mapping[str, Decisions]) -> t
         next_action=np.stack([each.following for each in candidates]),  # pyright: ignore[reportArgumentType]
         first_action=np.stack([each.first for each in candidates]),  # pyright: ignore[reportArgumentType]
         episode=evidence.episode,  # pyright: ignore[reportArgumentType]
-        start=evidence.centre[0] / scale,
+        weight=_weight(evidence),  # pyright: ignore[reportArgumentType]
+        to_go=(evidence.to_go / scale).astype(np.float32),  # pyright: ignore[reportArgumentType]
     )
     return data, scale
 
 
+def _weight(evidence: Evidence) -> Float[np.ndarray, " rows"]:
+    """Half of the rows are drawn as they lie in the log, half by how much the values of first states are made of them:
+    discount^step. Episodes of a thousand steps have few first states, and it is these that are judged."""
+    powers = evidence.discount**evidence.step
+    return 0.5 / len(powers) + 0.5 * powers / powers.sum()
+
+
 def value_scale(evidence: Evidence) -> float:
     """By which rewards are divided, so that values have a spread of about 1."""
-    average, spread = evidence.centre
-    return max(spread, SMALLEST_SPREAD * abs(average), 1e-12)
+    return max(float(evidence.to_go.std()), SMALLEST_SPREAD * abs(float(evidence.to_go.mean())), 1e-12)

@@ -8,6 +8,10 @@ m are members of the ensemble, networks of their own from seeds of their own; c 
 network. Candidates share a network's hidden layers, because then twelve cost little more than one, and because the
 errors of their values are then alike: their differences, which a choice is about, are surer than the values.
 
+All candidates begin as the policy that wrote the log, whose returns are known: a first part of the updates regresses on
+these. From there on values have only to move by what a candidate does otherwise, which takes a few updates where it is
+little; from nothing they would need as many averaged targets as steps count.
+
 Targets are computed for a pool of rows at a time, of which each is used several times before the next pool is drawn:
 they cost one forward pass for each candidate, everything else one pass for all.
 """
@@ -45,7 +49,8 @@ class EvaluationData(NamedTuple):
     next_action: Float[Array, "candidates rows action"]  # a'_c ~ pi_c(.|s')
     first_action: Float[Array, "candidates episodes draws action"]  # a_c ~ pi_c(.|s_0)
     episode: Int[Array, " rows"] | None = None  # number of each row's; then every member has a sample of episodes
-    start: float | Scalar = 0.0  # value that all networks begin with
+    weight: Float[Array, " rows"] | None = None  # how often each row is drawn, beside the others; None: equally often
+    to_go: Float[Array, " rows"] | None = None  # the log's own discounted returns from each row on
 
 
 class Values(NamedTuple):
@@ -68,11 +73,12 @@ class FittedQ(eqx.Module):
     """How values are fitted."""
 
     discount: float = 0.99
-    learning_rate: float = 3e-4  # Adam, falling to 0 by a cosine: the last updates average the noise of the targets
-    target_rate: float = 0.005  # Polyak step of the averaged network, each update
-    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(256, 256))
+    learning_rate: float = 1e-3  # Adam, falling to 0 by a cosine: the last updates average the noise of the targets
+    target_rate: float = 0.01  # Polyak step of the averaged network, each update
+    known_share: float = 0.25  # of the updates that regress on the log's own returns, where these are given
+    hidden_sizes: tuple[int, ...] = eqx.field(static=True, default=(64, 64))
     members: int = eqx.field(static=True, default=5)
-    updates: int = eqx.field(static=True, default=20_000)
+    updates: int = eqx.field(static=True, default=4096)
     batch_size: int = eqx.field(static=True, default=256)
     pool_minibatches: int = eqx.field(static=True, default=16)  # rows whose targets are computed at once
     uses: int = eqx.field(static=True, default=4)  # of each row of a pool, before the next pool
@@ -86,7 +92,6 @@ class FittedQ(eqx.Module):
         """A fresh network with an output for each candidate."""
         candidates, sizes = data.next_action.shape[0], (data.observation.shape[1] + data.action.shape[1],)
         network = MLP(key, sizes[0], self.hidden_sizes, candidates, activation=mish, layer_norm=True)
-        network = eqx.tree_at(lambda mlp: mlp.layers[-1].bias, network, replace_fn=lambda bias: bias + data.start)
         return _Member(network, network, adam_init(network))
 
     def targets(self, target: MLP, data: EvaluationData, rows: Array) -> Float[Array, "rows candidates"]:
@@ -107,13 +112,26 @@ class FittedQ(eqx.Module):
         return jnp.mean(jnp.sum((q - target) ** 2, axis=1))
 
     def fit_pool(
-        self, member: _Member, data: EvaluationData, own_rows: Int[Array, " rows"], key: PRNGKey, rate: Scalar
+        self,
+        member: _Member,
+        data: EvaluationData,
+        own_rows: Int[Array, " rows"],
+        key: PRNGKey,
+        rate: Scalar,
+        begins: Array,
     ) -> tuple[_Member, Scalar]:
-        """`pool_updates` updates on one pool of a member's own rows -> (the member, mean loss per candidate)."""
+        """`pool_updates` updates on one pool of a member's own rows -> (the member, mean loss per candidate).
+
+        begins: whether they regress on the log's own returns.
+        """
         rows_key, order_key = jax.random.split(key)
         size = self.pool_minibatches * self.batch_size
         rows = own_rows[jax.random.randint(rows_key, (size,), 0, own_rows.shape[0], jnp.int32)]
-        target = self.targets(member.target, data, rows)
+        if data.to_go is None:
+            target = self.targets(member.target, data, rows)
+        else:
+            known = jnp.broadcast_to(data.to_go[rows][:, None], (size, data.next_action.shape[0]))
+            target = jax.lax.cond(begins, lambda: known, lambda: self.targets(member.target, data, rows))
         observation, action = data.observation[rows], data.action[rows]
         orders = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(order_key, self.uses))
 
@@ -161,7 +179,7 @@ def _fit_pools(
         def pool(i: Array, carry: tuple[_Member, Scalar]) -> tuple[_Member, Scalar]:
             done = i.astype(jnp.float32) / pools.astype(jnp.float32)
             rate = how.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-            return how.fit_pool(carry[0], data, rows, jax.random.fold_in(key, i), rate)
+            return how.fit_pool(carry[0], data, rows, jax.random.fold_in(key, i), rate, done < how.known_share)
 
         return jax.lax.fori_loop(start, start + count, pool, (member, jnp.zeros(())))
 
@@ -198,17 +216,18 @@ def fit_values(
 
 
 def _rows_of_members(members: int, data: EvaluationData, seed: int) -> Int[np.ndarray, "members rows"]:
-    """All rows for each; where episodes are known, those of as many episodes, drawn with replacement."""
+    """All rows for each; where episodes are known, rows of as many episodes, both drawn with replacement."""
     rows = len(data.reward)
     if data.episode is None:
         return np.tile(np.arange(rows, dtype=np.int32), (members, 1))
+    weight = np.ones(rows) if data.weight is None else np.asarray(data.weight, np.float64)
     episode, random = np.asarray(data.episode), np.random.default_rng(seed)
     numbers, counts = np.unique(episode, return_counts=True)
     order, ends, found = np.argsort(episode, kind="stable"), np.cumsum(counts), np.empty((members, rows), np.int32)
     for member in range(members):
         drawn = random.integers(len(numbers), size=len(numbers))
         own = np.concatenate([order[ends[k] - counts[k] : ends[k]] for k in drawn])
-        found[member] = random.permutation(np.resize(own, max(rows, len(own))))[:rows]
+        found[member] = own[np.searchsorted(np.cumsum(weight[own]), random.uniform(0, weight[own].sum(), rows))]
     return found
 
 

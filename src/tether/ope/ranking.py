@@ -39,8 +39,12 @@ class Ranking(NamedTuple):
         return float(np.mean(self.draws[:, one] > self.draws[:, other]))
 
 
-def rank(values: Values, scale: float = 1.0, seed: int = 0) -> Ranking:
-    """What the values of `fit_values`, times `scale`, say of the candidates."""
+def rank(values: Values, scale: float = 1.0, seed: int = 0, known: float | None = None) -> Ranking:
+    """What the values of `fit_values`, times `scale`, say of the candidates.
+
+    known: the true value of the last one, the log's own policy. By how much it is missed all values may be wrong, and
+    all alike: it widens intervals and leaves differences as they are.
+    """
     first = values.first * scale
     members, candidates, episodes = first.shape
     random, own = np.random.default_rng(seed), first.mean(axis=2)
@@ -53,6 +57,8 @@ def rank(values: Values, scale: float = 1.0, seed: int = 0) -> Ranking:
         draws += student @ (own - value) / np.sqrt(members - 1)
     if episodes > 1:
         draws += random.normal(size=(DRAWS, episodes)) @ (states - value[:, None]).T / episodes
+    if known is not None:
+        draws += (value[-1] - known) * random.normal(size=(DRAWS, 1))
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     spread = own.std(axis=0, ddof=1) if members > 1 else np.zeros(candidates)
     return Ranking(value, low, high, spread, draws)

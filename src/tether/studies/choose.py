@@ -33,7 +33,7 @@ from tether.runs.records import Display
 __all__ = ["Choice", "Judged", "answer_line", "choice_table", "choose", "choose_among", "judge", "verdict"]
 
 MOST_ROWS = 100_000
-MOST_OFF = 0.5  # of a policy's decisions off the support: more, and its value is an extrapolation
+MOST_OFF = 0.1  # of a policy's decisions off the support: more, and it has left the log within ten steps
 LEAST_GAIN = 0.5  # by how much values must lessen the regret of a blind choice
 
 
@@ -232,8 +232,10 @@ def judge(
     settings: dict[str, Any],
 ) -> Choice:
     """From values to an answer; everything that takes long is done."""
-    ranking, places = None if values is None else rank(values, scale), {n: i for i, n in enumerate(decisions)}
-    support, rows = Support(evidence), []
+    support, rows, places = Support(evidence), [], {name: index for index, name in enumerate(decisions)}
+    behaviour = float(evidence.returns.mean()) if len(evidence.returns) else None
+    fits_log = values is not None and values.first.shape[1] > len(decisions)
+    ranking = None if values is None else rank(values, scale, known=behaviour if fits_log else None)
     for candidate in found:
         shared = ("name", "folder", "algorithm", "lane", "seed", "update", "losses")
         row = Judged(**{name: getattr(candidate, name) for name in shared})
@@ -245,8 +247,7 @@ def judge(
             row = dataclasses.replace(row, off_support=off, own_critic=own)
             faults += _gates(row, evidence)
         rows.append(dataclasses.replace(row, refused=tuple(faults)))
-    behaviour = float(evidence.returns.mean()) if len(evidence.returns) else None
-    fitted = float(ranking.value[-1]) if ranking is not None and len(ranking.value) > len(places) else None
+    fitted = float(ranking.value[-1]) if ranking is not None and fits_log else None
     passing = [row.name for row in rows if not row.refused]
     recommended, reason = None, "no candidate passes the gates"
     if ranking is not None and passing:
@@ -343,11 +344,9 @@ def choice_table(choice: Choice) -> Table:
     return table
 
 
-def answer_line(choice: Choice) -> str:
+def answer_line(recommended: str | None, reason: str) -> str:
     """The last line."""
-    if choice.recommended is None:
-        return f"cannot rank these: {choice.reason}"
-    return f"recommended: {choice.recommended} ({choice.reason})"
+    return f"cannot rank these: {reason}" if recommended is None else f"recommended: {recommended} ({reason})"
 
 
 def _text(number: float | None, digits: int = 4) -> str:

@@ -2,6 +2,7 @@
 
     DIR/comparison.json   the protocol, what each algorithm is trained with, the table's numbers
     DIR/comparison.md     the table          DIR/comparison.png   score against the cost of training
+    DIR/choice.json       where there is no environment: what `tether choose` says of all seeds
     DIR/ALGORITHM/        an ordinary run folder, its lanes the seeds: `tether resume`, `evaluate`, `plot` work on it
 
 What is done lies in the run folders, so a comparison can be stopped, killed and gone on with at any moment.
@@ -31,7 +32,7 @@ from tether.environments.make import check_imported
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.evaluation.statistics import Summary
-from tether.machine.files import atomic_write_json, atomic_write_text, lasting
+from tether.machine.files import atomic_write_json, atomic_write_text, lasting, to_json
 from tether.machine.locks import Busy, only_writer
 from tether.machine.reading import as_document, parse_json, read_bytes, read_json
 from tether.machine.signals import Interrupted
@@ -48,6 +49,7 @@ from tether.runs.plan import Options
 from tether.runs.records import Display
 from tether.runs.report import behaviour_summary
 from tether.studies import comparison as tables
+from tether.studies.choose import answer_line, choose
 from tether.studies.comparison import Cost, Row
 from tether.types import Spec
 
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+CHOICE, CHOOSE_ROWS = "choice.json", 20_000  # rows of the log on which many policies are judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +143,7 @@ class Comparison:
     command: str
     costs: dict[str, Cost] = dataclasses.field(default_factory=dict)
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
+    choice: dict[str, Any] | None = None  # without an environment: what `tether choose` says of all seeds
 
     def __str__(self) -> str:
         return as_text(comparison_table(self))
@@ -174,14 +178,24 @@ class Comparison:
         for name, entrant in self.entrants.items():
             about = {"algorithm": name, "family": entries[name].family, "paper": entries[name].paper}
             about["settings"] = entrant.where_from
-            rows.append(tables.read_row(self.folder / name, about, self.costs.get(name), self.errors.get(name)))
+            row = tables.read_row(self.folder / name, about, self.costs.get(name), self.errors.get(name))
+            rows.append(dataclasses.replace(row, **self._value(name)))
         return rows
+
+    def _value(self, name: str) -> dict[str, Any]:
+        """Of the best seed that passes the gates."""
+        found = [row for row in (self.choice or {}).get("rows", ()) if Path(row["folder"]).name == name]
+        best = next((row for row in found if not row["refused"]), None)  # they are sorted
+        return {} if best is None else {"value": best["value"], "value_low": best["low"], "value_high": best["high"]}
 
     def closing_lines(self) -> list[str]:
         """Below the table: what failed, and where everything is."""
         lines = [f"{name} failed: {reason}" for name, reason in self.errors.items()]
         if not self.scored:
-            lines.append(f"no environment is known for {self.protocol.dataset}, so there are training losses only")
+            judged = "training losses only" if self.choice is None else "values estimated from the data"
+            lines.append(f"no environment is known for {self.protocol.dataset}, so there are {judged}")
+            if self.choice is not None:
+                lines.append(answer_line(self.choice["recommended"], self.choice["reason"]))
         elif self.behaviour is None:
             lines.append("returns of these data are no scores, so the behaviour has no row")
         picture = self.folder / "comparison.png"
@@ -407,8 +421,25 @@ def _train_all(comparison: Comparison, data: Dataset, cost: str, quiet: bool) ->
             comparison.errors[name] = _failure(comparison.folder, name, error)
             display.warn(f"{name} failed: {comparison.errors[name]}; the others go on")
         jax.clear_caches()  # the next algorithm has no use for this one's programs, which take memory
+    if not comparison.scored:
+        _choose(comparison, data, display, quiet)
     _write(comparison, cost)
     return comparison
+
+
+def _choose(comparison: Comparison, data: Dataset, display: Display, quiet: bool) -> None:
+    """Rank the seeds of all algorithms by what the data say of them, into choice.json; what was ranked is kept."""
+    runs = [name for name in comparison.entrants if name not in comparison.errors]
+    runs = [name for name in runs if (comparison.folder / name / "policy" / "policy.json").exists()]
+    if comparison.choice is not None and {Path(row["folder"]).name for row in comparison.choice["rows"]} == set(runs):
+        return
+    try:
+        choice = choose([comparison.folder / name for name in runs], data, rows=CHOOSE_ROWS, quiet=quiet)
+    except InputError as error:  # data without rewards
+        display.warn(f"not ranked: {error}")
+        return
+    comparison.choice = json.loads(to_json(choice.to_json()))
+    atomic_write_json(comparison.folder / CHOICE, comparison.choice)
 
 
 def _finished(run: Path) -> bool:
@@ -571,11 +602,30 @@ def _load(folder: Path) -> Comparison:
             command=document["command"],
             costs=as_document(path, document["costs"], dict[str, Cost]),
             errors=document["errors"],
+            choice=_stored_choice(folder),
         )
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
+
+
+def _stored_choice(folder: Path) -> dict[str, Any] | None:
+    """What an earlier call has chosen. Raises: InputError where it is altered."""
+    path = folder / CHOICE
+    if not path.exists():
+        return None
+    choice = read_json(path)
+    try:
+        texts = [choice["reason"], *(row["folder"] for row in choice["rows"])]
+        numbers = [row[name] for row in choice["rows"] for name in ("value", "low", "high")]
+        right = all(isinstance(text, str) for text in [*texts, choice["recommended"] or ""])
+        if not right or not all(number is None or isinstance(number, int | float) for number in numbers):
+            raise TypeError("texts and numbers are needed")
+        all(row["refused"] for row in choice["rows"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
+    return choice
 
 
 def _title(comparison: Comparison) -> str:
@@ -596,7 +646,8 @@ def _markdown(comparison: Comparison, rows: list[Row], picture: bool) -> str:
         f"Evaluated in {place} every {protocol.eval_every_updates:,} updates: {protocol.eval_episodes} episodes of "
         "each seed, from the same starts for all."
         if scored
-        else f"No environment is known for {protocol.dataset}: these are training losses only."
+        else f"No environment is known for {protocol.dataset}: "
+        + ("these are training losses only." if comparison.choice is None else "values are estimated from the data.")
     )
     parts = [
         f"# {_title(comparison)}",

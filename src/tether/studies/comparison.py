@@ -55,6 +55,9 @@ class Row:
     best_update: int | None = None
     seed_scores: tuple[float, ...] = ()  # the last ones, of the seeds that did not diverge, each a mean over episodes
     losses: dict[str, float] = dataclasses.field(default_factory=dict)  # the last ones, means over seeds
+    value: float | None = None  # where there is no environment: of its best seed, as `tether choose` estimates it
+    value_low: float | None = None  # of the 90 % interval
+    value_high: float | None = None
     updates_per_second: float | None = None  # as in result.json: of all seeds side by side
     total_seconds: float | None = None  # compiling, training and evaluating all seeds
     gflop_per_update: float | None = None  # of the last phase, one seed
@@ -148,8 +151,14 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def best_first(rows: Sequence[Row]) -> list[Row]:
-    """Rows sorted by the score at the last evaluation; those without one last, in the order they were named."""
-    return sorted(rows, key=lambda row: -row.last.iqm if row.last else float("inf"))
+    """Rows by the score at the last evaluation, or by value; those without one last, in the order they were named."""
+
+    def order(row: Row) -> float:
+        if row.last:
+            return -row.last.iqm
+        return float("inf") if row.value is None else -row.value
+
+    return sorted(rows, key=order)
 
 
 NUMBERS = ("updates/s", "total s", "GFLOP/update", "act ms")
@@ -157,7 +166,7 @@ NUMBERS = ("updates/s", "total s", "GFLOP/update", "act ms")
 
 def columns(scored: bool) -> list[str]:
     """The heads of the table."""
-    result = ["last score", "over seeds", "best score"] if scored else ["last losses"]
+    result = ["last score", "over seeds", "best score"] if scored else ["value", "last losses"]
     return ["algorithm", "family", "paper", "settings", *result, *NUMBERS, ""]
 
 
@@ -168,7 +177,8 @@ def cells(row: Row, scored: bool) -> list[str]:
         best = f"{row.best} at {row.best_update:,}" if row.best else "-"
         result = [str(row.last or "-"), "-" if mean is None else interval_text(mean, low, high), best]
     else:
-        result = [", ".join(f"{name} {value:.3g}" for name, value in row.losses.items()) or "-"]
+        value = "-" if row.value is None else interval_text(row.value, row.value_low, row.value_high)
+        result = [value, ", ".join(f"{name} {value:.3g}" for name, value in row.losses.items()) or "-"]
     numbers = row.updates_per_second, row.total_seconds, row.gflop_per_update, row.act_ms
     cost = ["-" if number is None else three_digits(number) for number in numbers]
     return [row.algorithm, row.family, row.paper or "-", row.settings, *result, *cost, _status(row)]
@@ -216,7 +226,11 @@ def legend(scored: bool, score_name: str) -> list[str]:
         "over seeds: plain mean at the last evaluation [95 % interval by Student's t over the seeds' means], which is "
         "as wide as few seeds make it."
     )
-    losses = "last losses: of the last log interval, means over seeds. They do not compare between algorithms."
+    losses = (
+        "value: of the best seed that passes the gates of `tether choose` [90 % interval], discounted return from the "
+        "log's first states by fitted Q evaluation. last losses: of the last log interval, means over seeds. They do "
+        "not compare between algorithms."
+    )
     return [
         score if scored else losses,
         "updates/s: of all seeds side by side, compilation and evaluation left out. total s: with them, all seeds.",
