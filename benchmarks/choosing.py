@@ -432,18 +432,18 @@ def abstentions(folder: Path) -> Iterator[str]:
         choice = json.loads((place / "choice.json").read_text())
         passing = {row["name"] for row in choice["rows"] if not row["refused"]}
         returns, names = np.array([each["return"] for each in truth.values()]), list(truth)
-        ranking = rank(Values(saved["first"], np.zeros(1), 0.0))
+        ranking = rank(Values(saved["first"], np.zeros(1), 0.0), known=choice["behaviour"])
         for size in (3, 4):
             for few in itertools.combinations([i for i, name in enumerate(names) if name in passing], size):
                 among = np.isin(np.arange(len(ranking.value)), few)
-                fitted = choice["behaviour_fitted"]
-                recommended, _ = verdict(ranking, among, [*names, "log"], choice["behaviour"], fitted)
+                recommended, _ = verdict(ranking, among, [*names, "log"], None)
                 chosen = few[int(np.argmax(ranking.value[list(few)]))]
-                lost = (returns[list(few)].max() - returns[chosen]) / np.ptp(returns)
+                lost = (returns[list(few)].max() - returns[chosen]) / np.ptp(returns[list(few)])
                 answered[recommended is not None].append(float(lost))
     for ranked, lost in answered.items():
         words = "recommended" if ranked else "abstained"
-        yield f"{words}: {len(lost)} choices of 3 or 4, mean regret of the highest {np.mean(lost) if lost else 0:.3f}"
+        mean = np.mean(lost) if lost else np.nan
+        yield f"{words}: {len(lost)} choices among 3 or 4, mean regret of the highest value, of their range: {mean:.3f}"
 
 
 def main() -> None:

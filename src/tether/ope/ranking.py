@@ -42,8 +42,8 @@ class Ranking(NamedTuple):
 def rank(values: Values, scale: float = 1.0, seed: int = 0, known: float | None = None) -> Ranking:
     """What the values of `fit_values`, times `scale`, say of the candidates.
 
-    known: the true value of the last one, the log's own policy. By how much it is missed all values may be wrong, and
-    all alike: it widens intervals and leaves differences as they are.
+    known: the true value of the last one, the log's own policy. By as much as it is missed each of the others may be
+    wrong, too, beside what the ensemble knows.
     """
     first = values.first * scale
     members, candidates, episodes = first.shape
@@ -58,7 +58,7 @@ def rank(values: Values, scale: float = 1.0, seed: int = 0, known: float | None 
     if episodes > 1:
         draws += random.normal(size=(DRAWS, episodes)) @ (states - value[:, None]).T / episodes
     if known is not None:
-        draws += (value[-1] - known) * random.normal(size=(DRAWS, 1))
+        draws += (value[-1] - known) * random.normal(size=draws.shape)
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     spread = own.std(axis=0, ddof=1) if members > 1 else np.zeros(candidates)
     return Ranking(value, low, high, spread, draws)

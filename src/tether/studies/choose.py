@@ -34,7 +34,7 @@ __all__ = ["Choice", "Judged", "answer_line", "choice_table", "choose", "choose_
 
 MOST_ROWS = 100_000
 MOST_OFF = 0.1  # of a policy's decisions off the support: more, and it has left the log within ten steps
-LEAST_GAIN = 0.5  # by how much values must lessen the regret of a blind choice
+MOST_REGRET = 0.25  # of a choice by values, as a part of that of a blind choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +255,8 @@ def judge(
         among[[places[name] for name in passing]] = True
         best = ranking.best(among)
         rows = [dataclasses.replace(r, best=float(best[places[r.name]])) if r.name in passing else r for r in rows]
-        recommended, reason = verdict(ranking, among, list(places), behaviour, fitted)
+        miss = None if behaviour is None or fitted is None else fitted - behaviour
+        recommended, reason = verdict(ranking, among, list(places), miss)
     rows.sort(key=lambda row: (bool(row.refused), row.value is None, -(row.value or 0.0)))
     return Choice(tuple(rows), recommended, reason, where, evidence.discount, behaviour, fitted, settings)
 
@@ -285,10 +286,11 @@ def _gates(row: Judged, evidence: Evidence) -> list[str]:
     return found
 
 
-def verdict(
-    ranking: Ranking, among: np.ndarray, names: list[str], behaviour: float | None, fitted: float | None
-) -> tuple[str | None, str]:
-    """(recommendation, reason)."""
+def verdict(ranking: Ranking, among: np.ndarray, names: Sequence[str], miss: float | None) -> tuple[str | None, str]:
+    """(recommendation, reason).
+
+    among: which pass the gates, bool (candidates,). miss: by how much the log's own policy is missed, for the reason.
+    """
     passing = np.flatnonzero(among)
     if not np.isfinite(ranking.value[passing]).all():
         return None, "fitted Q evaluation diverged"
@@ -296,19 +298,11 @@ def verdict(
     draws = ranking.draws[:, passing]
     regret = float(np.mean(draws.max(axis=1) - ranking.draws[:, leader]))
     blind = float(np.mean(draws.max(axis=1) - draws.mean(axis=1)))
-    if len(passing) > 1 and regret > LEAST_GAIN * blind:
-        return None, (
-            f"their values differ by less than they are known to: the highest would lose {regret:.3g} on average, a "
-            f"blind choice {blind:.3g}"
-        )
-    if behaviour is not None and fitted is not None:
-        miss, width = abs(fitted - behaviour), float(np.ptp(ranking.value[passing])) if len(passing) > 1 else 0.0
-        if miss > max(width, 0.1 * abs(behaviour)):
-            return None, (
-                f"fitted values give the policy that wrote the log {fitted:.3g}, which earned {behaviour:.3g}: they "
-                f"are further off than the candidates are apart ({width:.3g})"
-            )
-    return names[leader], f"expected to lose {regret:.3g} to the best of them, where a blind choice loses {blind:.3g}"
+    words = f"expected to lose {regret:.3g} to the best of them, where a blind choice loses {blind:.3g}"
+    if len(passing) == 1 or regret <= MOST_REGRET * blind:
+        return names[leader], words
+    missed = "" if miss is None else f"; what the log itself earned is missed by {abs(miss):.3g}"
+    return None, f"the highest value is {words}: they differ by too little for how well they are known{missed}"
 
 
 # --- for people ---------------------------------------------------------------------------------------------
