@@ -33,10 +33,13 @@ def log_volume(module: DeployedPolicy) -> Scalar:
 @jax.jit
 def _log_densities(module: DeployedPolicy, observations: Array, actions: Array) -> Array:
     scale = jnp.where(module.action_scale > 0, module.action_scale, 1.0)
-    own = (actions - module.action_offset) / scale
     actor = module.policy.actor  # pyright: ignore[reportAttributeAccessIssue]
-    normalised = jax.vmap(module.normalise)(observations)
-    return jax.vmap(actor.log_density_of)(normalised, own) - log_volume(module)
+
+    def one(observation: Array, action: Array) -> Array:
+        own = (action - module.action_offset) / scale
+        return actor.log_density_of(module.normalise(observation), own) - log_volume(module)
+
+    return jax.vmap(one)(observations, actions)
 
 
 def log_density(
