@@ -182,6 +182,7 @@ def test_what_goes_wrong_is_told_and_asked_for_again():
         ({"chunk_size_threshold": 1.5}, "from 0 to 1"),
         ({"underrun": "safe"}, "safe action"),
         ({"ticks_per_action": 0}, "at least 1"),
+        ({"actions_per_chunk": 1.5}, "a whole number"),
         ({"patience_seconds": float("nan")}, "more than 0"),
     ):
         with pytest.raises(InputError, match=message):
@@ -257,6 +258,52 @@ def test_chunks_over_a_wire(server: Any, tmp_path: Path):
             assert message in content["error"]
     with ChunkPlayer(client.chunk, patience_seconds=0.3) as player, pytest.raises((OSError, InputError)):
         player.act(OBSERVATIONS[0])  # the server has gone
+
+
+def test_a_rule_decides_in_the_place_of_a_chunk_and_the_dead_disturb_nobody(server: Any):
+    import socket
+
+    from test_runtime_server import running
+
+    from tether_runtime.client import Client
+
+    rules = {"on": ("not_finite=safe", "missing=hold"), "safe_action": (0.5, 1.0)}
+    body = b'{"observation": [1, 2, 3], "chunk": true}'
+    with running(f"chunk={EXPORTS / 'chunk-numpy'}", **rules) as address, Client(address, "chunk") as client:
+        found = client.chunk([1.0, float("nan"), 0.0], episode="a")
+        assert (found.actions.tolist(), found.fallback) == ([[0.5, 1.0]], "safe")
+        last = client.chunk(OBSERVATIONS[0], episode="a").actions[0]
+        found = client.chunk([1.0], episode="a")
+        assert (found.actions.tolist(), found.fallback) == ([pytest.approx(last)], "hold")
+        host, port = address.removeprefix("http://").split(":")
+        for cut in (20, 60, len(body) + 80):  # within the head, within the body, before the answer
+            with socket.create_connection((host, int(port)), 5) as wire:
+                text = f"POST /act HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+                wire.sendall(text[:cut])
+        assert client.chunk(OBSERVATIONS[0]).actions.shape == (4, 2)
+
+
+def test_a_player_outlives_its_server():
+    """It goes away between two chunks and comes back; a wall clock that jumps has no part in it."""
+    for package in ("starlette", "uvicorn", "websockets", "msgpack", "prometheus_client"):
+        pytest.importorskip(package)
+    from test_runtime_server import running
+
+    from tether_runtime.client import Client
+
+    clients: list[Client] = []
+    with ChunkPlayer(lambda seen: clients[-1].chunk(seen, seed=1), chunk_size_threshold=0.0) as player:
+        places = [running(f"chunk={EXPORTS / 'chunk-numpy'}") for _ in range(2)]
+        with places[0] as address, Client(address, "chunk", seconds=1.0) as client:
+            clients.append(client)
+            first = [player.act(OBSERVATIONS[0]) for _ in range(4)]
+        waiting: list[np.ndarray] = []
+        thread = threading.Thread(target=lambda: waiting.append(player.act(OBSERVATIONS[0])))
+        thread.start()  # asks a server that is not there
+        with places[1] as address, Client(address, "chunk", seconds=1.0) as client:
+            clients.append(client)
+            thread.join(10)
+        assert waiting[0] == pytest.approx(first[0])
 
 
 def test_a_stream_with_chunks_keeps_its_memory(server: Any):

@@ -125,12 +125,11 @@ class ChunkPlayer:
         patience_seconds: after so long without one, waiting and holding end with the error; a safe action goes on.
         Raises InputError for what makes no sense.
         """
-        if actions_per_chunk is not None and actions_per_chunk < 1:
-            raise InputError(f"actions_per_chunk {actions_per_chunk}: at least 1")
+        for name, count in (("actions_per_chunk", actions_per_chunk), ("ticks_per_action", ticks_per_action)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise InputError(f"{name} {count!r}: a whole number of at least 1")
         if not 0.0 <= chunk_size_threshold <= 1.0:
             raise InputError(f"chunk_size_threshold {chunk_size_threshold}: a share of a chunk, from 0 to 1")
-        if ticks_per_action < 1:
-            raise InputError(f"ticks_per_action {ticks_per_action}: at least 1")
         if underrun not in UNDERRUNS:
             raise InputError(f"underrun {underrun!r}: it may be {', '.join(UNDERRUNS)}")
         if (underrun == "safe") != (safe_action is not None):

@@ -49,6 +49,9 @@ class Policy:
         self.action_size: int = document["action"]["size"]
         self.columns: Columns | None = document["observation"].get("columns")
         self.action_columns: Columns | None = document["action"].get("columns")
+        framing = document.get("framing") or {}  # of exports before there were chunks
+        self.chunk_size = int(framing.get("chunk", 1))  # actions that one decision plans
+        self.history = int(framing.get("history", 1))  # observations that one decision sees
         self._threads = threads
         self._graphs: dict[int, Graph] = {}  # number in export.json -> loaded
         self._milliseconds: dict[int, float] = {}  # candidates -> of one decision
@@ -65,16 +68,6 @@ class Policy:
     def candidates(self) -> list[int]:
         """The numbers of candidates that it can choose among; empty where it draws none, or was exported with one."""
         return [graph["candidates"] for graph in self.document["graphs"] if graph["candidates"] is not None]
-
-    @property
-    def chunk_size(self) -> int:
-        """Actions that one decision plans; 1 of policies without chunks."""
-        return self.document.get("framing", {}).get("chunk", 1)
-
-    @property
-    def history(self) -> int:
-        """Observations that one decision sees."""
-        return self.document.get("framing", {}).get("history", 1)
 
     @property
     def has_density(self) -> bool:
@@ -220,7 +213,10 @@ class Policy:
     def check_chunks(self) -> None:
         """Raises InputError where decisions are single actions."""
         if "chunk" not in self.graph(0).extras:
-            raise InputError(f"{self.algorithm}: this policy gives single actions; `tether train --chunk` makes chunks")
+            raise InputError(
+                f"{self.algorithm}: this policy gives single actions; `tether train --chunk` makes chunks (an export "
+                "that is older than they are has to be made again)"
+            )
 
     def with_log_density(
         self, observation: Any, *, seed: int | None = None, noise: Sequence[Array] | None = None
