@@ -44,38 +44,28 @@ class Program:
         self._inputs: list[int] = document["inputs"]
         self._outputs: list[int] = document["outputs"]
         left_to_users = _left_to_users(document["steps"], values, set(self._outputs))
-        self._steps: list[_Step] = []
+        steps_left: list[_Step] = []
         for name, inputs, outputs, parameters in document["steps"]:
             if name not in OPERATIONS:
                 raise InputError(f"{steps}: operation {name!r} is not known here; a newer tether-runtime may know it")
-            operation = OPERATIONS["unsqueeze" if outputs[0] in left_to_users else name]
+            step = _Step(OPERATIONS["unsqueeze" if outputs[0] in left_to_users else name], inputs, outputs, parameters)
             if not _sized(parameters) and all(number in values for number in inputs):  # once, and not in every run
                 with np.errstate(all="ignore"):
-                    found = operation(*(values[number] for number in inputs), **parameters)
+                    found = step.operation(*(values[number] for number in inputs), **parameters)
                 values.update(zip(outputs, found if len(outputs) > 1 else [found]))
             else:
-                self._steps.append(_Step(operation, inputs, outputs, parameters))
-        self._start: list[Any] = [None] * (
-            1 + max([*values, *self._inputs, *(n for s in self._steps for n in s.outputs)])
-        )
-        for number, value in values.items():
-            self._start[number] = value
-        self._last_use = {number: index for index, step in enumerate(self._steps) for number in step.inputs}
-        self._kept = {*values, *self._outputs}
-        self._ready: tuple[int, list[Any]] = (0, [])  # batch size and what `_prepared` made for it
+                steps_left.append(step)
+        self._steps = _prepared(steps_left, {*values, *self._outputs})
+        count = 1 + max([*values, *self._inputs, *(number for step in steps_left for number in step.outputs)])
+        self._start: list[Any] = [values.get(number) for number in range(count)]
 
     def run(self, inputs: list[Array]) -> list[Array]:
         """The outputs, for inputs with a leading batch axis."""
-        batch, steps = self._ready
-        if batch != len(inputs[0]):
-            batch = len(inputs[0])
-            steps = self._prepared(batch)
-            self._ready = batch, steps
-        values = self._start.copy()
+        values = [*self._start, len(inputs[0])]
         for number, array in zip(self._inputs, inputs):
             values[number] = array
         with np.errstate(all="ignore"):  # as JAX and ONNX Runtime: what overflows becomes infinite without a word
-            for operation, arguments, outputs, free in steps:
+            for operation, arguments, outputs, free in self._steps:
                 if type(outputs) is int:
                     values[outputs] = operation(*arguments(values))
                 else:
@@ -85,18 +75,27 @@ class Program:
                     values[number] = None
         return [values[number] for number in self._outputs]
 
-    def _prepared(self, batch: int) -> list[Any]:
-        """What `run` goes through, with little left to do for each step: a policy has hundreds."""
-        prepared = []
-        for index, (operation, inputs, outputs, parameters) in enumerate(self._steps):
-            if parameters:
-                sized = {name: _sizes(value, batch) for name, value in parameters.items()}
-                operation = functools.partial(operation, **sized)
-            one = slice(inputs[0], inputs[0] + 1) if inputs else slice(0)  # itemgetter gives no tuple of one or none
-            arguments = operator.itemgetter(*inputs) if len(inputs) > 1 else operator.itemgetter(one)
-            free = [n for n in set(inputs) if self._last_use[n] == index and n not in self._kept]
-            prepared.append((operation, arguments, outputs[0] if len(outputs) == 1 else outputs, free))
-        return prepared
+
+def _prepared(steps: list[_Step], kept: set[int]) -> list[tuple[Operation, Callable[..., Any], Any, list[int]]]:
+    """Of each step the operation, what takes its inputs out of all values, its output or outputs, and the values that
+    nobody needs after it: little is left to do in a run, in which a policy has hundreds of steps."""
+    last_use = {number: index for index, step in enumerate(steps) for number in step.inputs}
+    prepared = []
+    for index, (operation, inputs, outputs, parameters) in enumerate(steps):
+        free = [number for number in set(inputs) if last_use[number] == index and number not in kept]
+        if _sized(parameters):  # the size of the batch is the last value
+            operation, inputs = functools.partial(_run_sized, operation, parameters), [-1, *inputs]
+        elif parameters:
+            operation = functools.partial(operation, **parameters)
+        one = slice(inputs[0], inputs[0] + 1 or None) if inputs else slice(0)  # itemgetter gives no tuple of one
+        arguments = operator.itemgetter(*inputs) if len(inputs) > 1 else operator.itemgetter(one)
+        prepared.append((operation, arguments, outputs[0] if len(outputs) == 1 else outputs, free))
+    return prepared
+
+
+def _run_sized(operation: Operation, parameters: dict[str, Any], batch: int, *inputs: Array) -> Any:
+    """An operation with the size of the batch in its parameters."""
+    return operation(*inputs, **{name: _sizes(value, batch) for name, value in parameters.items()})
 
 
 def _in_one_block(arrays: dict[int, Array]) -> dict[int, Array]:
@@ -162,7 +161,8 @@ def _broadcast(value: Array, shape: list[int], axes: list[int]) -> Array:
     full = [1] * len(shape)
     for axis, size in zip(axes, value.shape):
         full[axis] = size
-    return np.broadcast_to(value.reshape(full), shape)
+    value = value.reshape(full)
+    return value if full == shape else np.broadcast_to(value, shape)  # NumPy's takes microseconds
 
 
 def _unsqueeze(value: Array, shape: list[int], axes: list[int]) -> Array:
