@@ -118,6 +118,7 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_finite_state():
     assert np.isfinite(np.asarray(trained.state.eta)).all()
 
 
+@pytest.mark.long
 def test_bandit_command_prints_scores_and_draws(tmp_path, capsys):
     out = tmp_path / "picture.png"
     words = [

@@ -56,6 +56,7 @@ def test_a_run_begins_anew(tmp_path: Path, left: Callable[[Path], None]) -> None
         pass
 
 
+@pytest.mark.long
 def test_a_job_a_comparison_and_a_collection_begin_anew(tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
     how = "updates = 1\nbatch_size = 16\nenvironment = 'none'\n[set]\nhidden_sizes = [8]\n"

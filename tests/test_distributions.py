@@ -137,9 +137,7 @@ def test_where_there_is_no_loss_for_them_distributions_are_refused(tmp_path: Pat
 SERVED = ["dtql", "dac", "iql", "td3-bc", "rebrac", "fql", "cql"]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in ("dtql", "dac") else pytest.mark.long) for n in SERVED]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "iql" else pytest.mark.long) for n in SERVED])
 @pytest.mark.parametrize("network", ["hl-gauss=-2,6", "quantile"])
 def test_their_gradients_reach_the_critics(name: str, network: str) -> None:
     """Every weight of every distribution moves in an update."""

@@ -293,6 +293,7 @@ def test_presets_ask_for_the_returns_of_the_paper() -> None:
 # --- a run ---
 
 
+@pytest.mark.long
 def test_a_run_from_data_to_policy(tmp_path: Path) -> None:
     """The command line trains it on windows, evaluates it with its memory, resumes it and saves what acts."""
     arguments = ["--updates", "4", "--batch-size", "4", "--eval-every-updates", "2", "--eval-episodes", "2", "--quiet"]

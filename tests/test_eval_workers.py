@@ -309,6 +309,7 @@ def test_workers_leave_the_run_of_none(tmp_path: Path) -> None:
     arguments = ["train", "dtql", *OPTIONS, "--seeds", "2", "--eval-workers", "2", data_file(), "--out", out]
     code, _, progress = tether(*arguments)
     assert code == 0
+    assert rows(out / "evaluations.jsonl") == rows(finished_run() / "evaluations.jsonl")
     assert outcome(out) == outcome(finished_run())
     assert [line.split()[1] for line in progress.splitlines() if line.startswith("update ")] == ["100", "200", "250"]
     result = json.loads((out / "result.json").read_text())
@@ -385,6 +386,7 @@ def files(folder: Path) -> dict[str, str]:
     return {name: digest(folder / name) for name in [*names, "checkpoints/train-000000250/state.safetensors"]}
 
 
+@pytest.mark.long
 def test_when_answers_come_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: type[LatePool]
 ) -> None:
@@ -451,6 +453,7 @@ def test_evaluations_that_are_not_in_are_played_after_resuming(
     assert held[0]["evaluated"] == 200  # the one at the end was not asked for: the queue is full
     monkeypatch.undo()
     resume(out, quiet=True, eval_workers=workers)
+    assert rows(out / "evaluations.jsonl") == rows(finished_run() / "evaluations.jsonl")
     assert outcome(out) == outcome(finished_run())
 
 
@@ -469,6 +472,7 @@ def test_killed_again_and_again(tmp_path: Path, attempt: int) -> None:
         if (out / "config.json").exists():
             arguments = ["resume", out]
     assert tether(*arguments, "--quiet")[0] == 0
+    assert rows(out / "evaluations.jsonl") == rows(finished_run() / "evaluations.jsonl")
     assert outcome(out) == outcome(finished_run())
 
 

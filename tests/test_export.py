@@ -387,6 +387,7 @@ def test_the_command_line(dtql: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no such column" in text
 
 
+@pytest.mark.long
 def test_what_was_exported_plays_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ten steps of Hopper: the same starts, the same noise, the same returns."""
     make = rollout.make_environment

@@ -39,7 +39,10 @@ def test_the_formula_of_cloning_by_hand() -> None:
     assert (work.forward, work.weights, work.inputs) == (forward, forward, forward - first)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+SLOW = ("bdpo", "bdpo-unimodal", "qgpo", "dtql-kl", "onestep", "edp", "idql")  # to trace
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SLOW else ()) for n in ALGORITHMS])
 def test_nothing_is_computed_that_need_not_be(name: str) -> None:
     """Gradients of weights are those of the networks that train in the phase, to the last operation: none of a frozen
     one. All in all no more than 5 % is beyond the formula (asked are 20 %)."""

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from tether.machine.deprecation import renamed_keywords
 from tether.machine.keywords import explain_keywords
 from tether.presets.recipes import TrainRequest
 from tether.runs.curves import read_curves
+from tether.studies import compare as studies_compare
 from tether.studies import start
 from tether.studies.sweep.spec import spec_text
 
@@ -248,7 +250,9 @@ def test_find_preset_is_what_the_command_line_takes() -> None:
 SMALL = {"hidden_sizes": (8, 8)}
 
 
-def test_compare_from_python_on_data_in_memory(tmp_path: Path) -> None:
+def test_compare_from_python_on_data_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = functools.partial(studies_compare.choose, updates=20)  # the ranking has tests of its own
+    monkeypatch.setattr(studies_compare, "choose", quick)
     data, out = Dataset.from_arrays(**columns(rows=120)), tmp_path / "both"
     arguments: dict[str, Any] = {"seeds": 2, "updates": 3, "batch_size": 8, "environment": "none", "quiet": True}
     special = {"hyperparameters": SMALL | {"td3-bc": {"q_weight": 1.5}}}

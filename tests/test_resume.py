@@ -102,6 +102,7 @@ def newest_checkpoint(folder: Path) -> Path:
 # --- SIGKILL ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_sigkill_in_the_middle_of_writing(tmp_path: Path) -> None:
     """Killed while writing the second checkpoint, and halfway through a row."""
     out = tmp_path / "run"

@@ -61,9 +61,9 @@ def test_files_of_a_run() -> None:
         "result.json",
         *(f"{folder}/{name}" for folder in checkpoints for name in ("state.safetensors", "manifest.json")),
         *(
-            f"{folder}/policy.{ending}"
+            f"{folder}/{name}"
             for folder in ("policy", "policies/lane-0", "policies/lane-1")
-            for ending in ("json", "safetensors")
+            for name in ("policy.json", "policy.safetensors", "trust.safetensors")
         ),
     }
     assert (finished_run() / "curve.png").read_bytes().startswith(b"\x89PNG\r\n")

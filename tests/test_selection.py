@@ -39,7 +39,7 @@ def offset(critic: QEnsemble, head: int, by: float) -> QEnsemble:
 
 @pytest.mark.parametrize("ensemble_size", [1, 2, 3])
 @pytest.mark.parametrize("by", [-30.0, -3.0, 0.0, 3.0])  # -30: no certificate, everything is evaluated
-@pytest.mark.parametrize("candidates", [64, CANDIDATES])
+@pytest.mark.parametrize("candidates", [64, pytest.param(CANDIDATES, marks=pytest.mark.long)])
 def test_shortlist_changes_no_choice(ensemble_size, by, candidates):
     critic = QEnsemble(jax.random.key(0), 3, 2, (16,), ensemble_size=ensemble_size)
     critic = offset(critic, ensemble_size - 1, by)

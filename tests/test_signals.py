@@ -99,7 +99,7 @@ def test_a_stopped_import_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     log, out = tmp_path / "log.csv", tmp_path / "out"
     log.write_text("s,a,r\n1,0.5,1\n2,-0.5,0\n")
     out.mkdir()
-    monkeypatch.setattr(importing, "rows_of", lambda *_: send(signal.SIGTERM) or [])
+    monkeypatch.setattr(importing, "rows_of", lambda *_, **__: send(signal.SIGTERM) or [])
     words = ["--observation", "s", "--action", "a", "--reward", "r", "--episode", "none", "--out", out / "set.hdf5"]
     assert tether("data", "import", log, *words) == (143, "", "tether: stopped by SIGTERM\n")
     assert os.listdir(out) == []

@@ -184,6 +184,7 @@ def test_ifql_acts_by_its_best_sample() -> None:
 # --- diffusion cloning ---
 
 
+@pytest.mark.long
 def test_diffusion_cloning_is_dql_without_its_critic() -> None:
     """Equal noise, equal loss, equal gradient (eta = 0 equals Diffusion-BC)."""
     dql, cloning = DQL(**SIZES, diffusion_steps=3, q_weight=0.0), DiffusionBC(**SIZES, diffusion_steps=3)

@@ -90,6 +90,7 @@ def choices(policies: Any) -> Array:
 # --- the critic ---
 
 
+@pytest.mark.long
 def test_values_of_a_two_step_problem() -> None:
     """first -> second -> end with reward 1 on the last step: V(second) = 1, V(first) = gamma.
 

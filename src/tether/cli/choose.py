@@ -17,8 +17,9 @@ __all__ = ["Choose"]
 class Choose:
     """Say which of several policies to deploy, from logged data alone: no simulator is needed.
 
-    Every lane of a run is a candidate, as its newest checkpoint has it; so is a checkpoint in a run folder, or a policy
-    folder. Ends with 0 where one is recommended, with 1 where they cannot be ranked.
+    Candidates: every lane of a run, a checkpoint in a run folder, a policy folder.
+
+    Ends with 0 where one is recommended, with 1 where they cannot be ranked.
 
     Examples:
       tether choose runs/first runs/second --data held-out.hdf5

@@ -18,10 +18,11 @@ __all__ = ["Report"]
 class Report:
     """Make a page of a study or of any runs, or of what a policy would do beside what was logged.
 
-    Of runs: verdicts, scores, curves, aggregates, costs, protocol. With --data, of a policy: its actions beside those
-    of the log, the largest disagreements, sensitivity, decisions that are foreign to the data.
+    Of runs: verdicts, scores, curves, aggregates, costs, protocol.
 
-    One self-contained HTML file; the tables also for LaTeX and Markdown, the figures as SVG and PDF.
+    With --data, of a policy: its actions beside the log's, disagreements, sensitivity, trust.
+
+    One self-contained HTML file; the tables also for LaTeX and Markdown, figures as SVG and PDF.
 
     Examples:
       tether report reproduce/dac-table-1

@@ -277,7 +277,8 @@ def prepare(
     )
     columns = change.columns(view, dataset, table, rows)
     held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
-    record = {"rows": file_rows, "filter": filtered, "holdout": cut, "transitions": columns.rows}
+    record = {"rows": file_rows, "filter": filtered, "holdout": cut}
+    record |= {"transitions": columns.rows if view.framing.changes_data else len(rows)}
     record |= {"reward_transform": {"name": reward_transform, **numbers}}
     record |= {"observation_transform": {"name": observation_transform}}
     rewards = change.rewards(dataset)
@@ -339,7 +340,7 @@ class _Change(NamedTuple):
         decisions, begins = framed(steps, view.framing, view.discount)
         table, rows = raw_table(view, decisions)
         made = build(view, decisions, rows, table, decisions.rewards)
-        if made.return_to_go is None:
+        if getattr(made, "return_to_go", None) is None:
             return made
         # What is paid after the last whole decision of an episode belongs to the returns, too.
         returns = step_returns(steps, steps.rewards, view.discount)
