@@ -86,18 +86,16 @@ def train(
     """Train `algorithm`, such as `DTQL(expectile=0.9)`, on `dataset` and leave a run folder.
 
     dataset: a `Dataset`, or a source such as a bundled name or a path (`tether.load_dataset`).
-    seeds: how many lanes, seeds 0, 1, ...; or the seeds themselves.
-    sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
+    seeds: how many lanes, or the seeds. sweep: numeric hyper-parameter -> values; lanes are the product with the seeds.
     data_filter: which episodes to train on, such as "top=0.1" (`tether.data.filters`).
-    holdout: episodes that are not trained on: a fraction such as 0.1, or "mask=NAME"; losses on them are in the metrics
-        as "validation/NAME" (docs/callbacks.md).
+    holdout: episodes not to train on: a fraction such as 0.1, or "mask=NAME"; losses on them are "validation/NAME".
     continuous: as of `tether.load_dataset`, of a source.
     framing: what one decision sees and gives, such as `Framing(chunk=5)` or `Framing(history=4)` (docs/framing.md).
     environment: task (`tether tasks`) or gymnasium id to evaluate in, or "none"; by default what the data say.
     horizon: steps after which evaluated episodes are cut; needed for an environment without a time limit.
     out: the run folder; must not exist, or be empty. Default `runs/<algorithm>-<dataset>-<time>`.
-    quiet: no progress on stderr. notes: kept in config.json for readers.
-    lanes: exactly these, in the place of `seeds` and `sweep`.
+    quiet: no progress on stderr. notes: for readers of config.json.
+    lanes: in the place of `seeds` and `sweep`.
     callbacks: hear of the run while it trains, and may end it, such as `EarlyStopping()` (docs/callbacks.md).
     logger: one name or several of tensorboard, wandb, mlflow, trackio, and loggers of your own.
     Raises InputError for bad input, before anything is written; Interrupted (a KeyboardInterrupt) after Ctrl-C, SIGTERM

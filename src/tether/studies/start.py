@@ -40,9 +40,8 @@ def compare(
     cost: Literal["compute", "time"] = "compute",
     quiet: bool = False,
 ) -> Comparison:
-    """Several algorithms on the same data, seeds and evaluation episodes: one table, one picture (docs/compare.md).
-
-    The same call with the same `out` keeps what is finished and goes on with what was stopped.
+    """Several algorithms on the same data, seeds and evaluation episodes: one table, one picture (docs/compare.md). The
+    same call with the same `out` keeps what is finished and goes on with what was stopped.
 
     Args:
         algorithms: names (`tether algorithms`), or classes that are registered. dataset: as of `tether.train`.
