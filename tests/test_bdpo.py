@@ -337,6 +337,7 @@ def test_without_a_difference_there_is_no_penalty():
     assert value[1] == 0
 
 
+@pytest.mark.long
 def test_sorted_steps_give_the_value_that_any_order_gives():
     """Q is evaluated for the rows with n = 1 and V for the others: the same numbers as both for all."""
     algorithm, rows = BDPO(**TINY, samples=3), 13

@@ -110,6 +110,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_policy_with_a_number_is_saved_and_loaded(whole: Path) -> None:
     action = load_policy(whole)(np.zeros(11, np.float32))
     assert np.abs(action).max() <= 1.0

@@ -19,6 +19,8 @@ SMALL = {  # the constants that a tutorial states, and their values here
     "comparison.py": {"UPDATES, SEEDS, EPISODES": "4, 2, 1"},
 }
 
+SLOW = ("comparison.py",)
+
 
 def small(name: str) -> str:
     """The source with small numbers, and small networks where an algorithm is made."""
@@ -51,7 +53,7 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.usefixtures("short_episodes", "registered_nothing_else")
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SLOW else ()) for n in SMALL])
 def test_examples_run(name, tmp_path, monkeypatch, capsys):
     if not set(re.findall(r"tether\.(\w+)\(", small(name))) <= set(tether.__all__):
         pytest.skip("uses names that are not public yet")

@@ -85,7 +85,7 @@ def test_at_rest_an_algorithm_moves_no_rate_is_forgotten(name: str) -> None:
     assert all(float(rate) == 0 for rate in rates.values()), rates
 
 
-@pytest.mark.parametrize("name", ["dtql", "iql", "td3-bc"])
+@pytest.mark.parametrize("name", [pytest.param("dtql", marks=pytest.mark.long), "iql", "td3-bc"])
 def test_an_update_at_rest_changes_no_parameter(name: str) -> None:
     small: dict[str, Any] = {"hidden_sizes": (8,)}
     algorithm = ALGORITHMS[name]()

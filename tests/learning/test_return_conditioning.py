@@ -64,6 +64,7 @@ def play(algorithm: DT, state: Any, targets: Array) -> Array:
     return jax.vmap(one_target)(targets)
 
 
+@pytest.mark.long
 def test_it_returns_what_it_is_asked_for() -> None:
     actions = np.asarray(play(*trained(), jnp.asarray(TARGETS)))
     np.testing.assert_allclose(actions.sum(axis=1), TARGETS, atol=0.1)
