@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tether.algorithms import DT
 from tether.data import Dataset, Source, View, prepare
