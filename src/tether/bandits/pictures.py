@@ -161,8 +161,8 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
         axes.scatter(*inside.T, s=5, c=SAMPLE_COLOURS[index], alpha=0.6, linewidths=0, label=label)
     outside = [float(np.mean(~(np.abs(samples) <= half).all(axis=1))) for samples in panel.samples]
     if max(outside, default=0.0) >= 0.01:
-        shares = " and ".join(f"{share:.0%}" for share in outside)
-        axes.set_xlabel(f"{shares} of the samples are outside: on the edge", fontsize=7)
+        shares = ", ".join(f"{share:.0%}" for share in outside)
+        axes.set_xlabel(f"outside, on the edge: {shares}", fontsize=7)
     axes.set_title(panel.title, fontsize=8)
     axes.set_xlim(-half, half)
     axes.set_ylim(-half, half)
