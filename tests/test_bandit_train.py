@@ -253,7 +253,7 @@ def test_a_panel_says_how_many_samples_left_it():
     _, axes = new_panels(1, 2)
     draw_panel(axes[0, 0], Panel(problem, "policy", data, [samples]))
     draw_panel(axes[0, 1], Panel(problem, "policy", data, [np.zeros((10, 2), np.float32)]))
-    assert axes[0, 0].get_xlabel().startswith("30%")
+    assert axes[0, 0].get_xlabel() == "outside, on the edge: 30%"
     assert axes[0, 1].get_xlabel() == ""
     drawn = np.asarray(axes[0, 0].collections[-1].get_offsets())
     assert len(drawn) == 10
