@@ -31,6 +31,9 @@ class Painted(gymnasium.Wrapper):
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose episodes have 40 steps and need no graphics."""
+    folder = copy_run(
+        tmp_path / "run"
+    )  # before anything is patched: it may be made here, for all tests of this process
     make = rollout.make_environment
 
     def short(task: Any) -> Any:
@@ -39,7 +42,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(rollout, "make_environment", short)
     monkeypatch.setattr(video, "make_environment", short)
-    return copy_run(tmp_path / "run")
+    return folder
 
 
 def test_a_film_and_its_sheet(run: Path, tmp_path: Path):
