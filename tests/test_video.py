@@ -31,9 +31,7 @@ class Painted(gymnasium.Wrapper):
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose episodes have 40 steps and need no graphics."""
-    folder = copy_run(
-        tmp_path / "run"
-    )  # before anything is patched: it may be made here, for all tests of this process
+    folder = copy_run(tmp_path / "run")  # before episodes are cut: it may be made here, for other tests too
     make = rollout.make_environment
 
     def short(task: Any) -> Any:
