@@ -23,7 +23,7 @@ from tether.export.folder import CHECKED_DECISIONS, DType, Exported, Format, wri
 from tether.machine.deprecation import renamed_keywords
 from tether.machine.files import atomic_write_json
 from tether.machine.keywords import explain_function
-from tether.machine.reading import parse_json, read_bytes
+from tether.machine.reading import read_json
 from tether.machine.signals import StopSignals
 from tether.networks.factories import value_range, with_range
 from tether.policies.folder import load_policy
@@ -418,7 +418,7 @@ def _finish(
                 write_report(run, report)
             together("finished")
             if run.primary:
-                run.callbacks.end(report.status, parse_json(read_bytes(plan.folder / "result.json")))
+                run.callbacks.end(report.status, read_json(plan.folder / "result.json"))
     return report
 
 

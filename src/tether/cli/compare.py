@@ -130,7 +130,6 @@ class Compare:
             raise InputError(f"--preset {self.preset} and --preset-less exclude each other")
         from tether.data import Framing
 
-        framed = {field.name: getattr(self, field.name) for field in dataclasses.fields(Framing)}
         return Request(
             source=data,
             algorithms=tuple(name.strip() for name in algorithms.split(",") if name.strip()),
@@ -148,6 +147,6 @@ class Compare:
             eval_every_updates=self.eval_every_updates,
             eval_episodes=self.eval_episodes,
             precision=self.precision,
-            framing=Framing(**framed),
+            framing=Framing.of(self),
             command=" ".join(["tether", *sys.argv[1:]]),
         )

@@ -66,6 +66,11 @@ class Framing:
         if self.history_actions and self.history == 1:
             raise InputError("history_actions: there are none between 1 observation; give a history of 2 or more")
 
+    @classmethod
+    def of(cls, options: Any) -> "Framing":
+        """What `options` say, which have entries of these names among others. Raises InputError."""
+        return cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls)})
+
     @property
     def steps(self) -> int:
         """Steps from one decision to the next in the data."""

@@ -71,7 +71,7 @@ class TrainRequest:
     @property
     def framing(self) -> Framing:
         """What one decision sees and gives. Raises InputError."""
-        return Framing(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Framing)})
+        return Framing.of(self)
 
     def resolve(self) -> tuple[Any, dict[str, Any], str | None]:
         """The algorithm, the other arguments of `tether.train` that concern neither lanes nor folders, and the name of

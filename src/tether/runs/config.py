@@ -21,7 +21,7 @@ from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of, ta
 from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
-from tether.machine.reading import parse_json, read_bytes
+from tether.machine.reading import read_json
 from tether.runs.document import CONFIG_FORMAT, DataRecord, RunDocument, read_config
 from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options, Plan
@@ -200,7 +200,7 @@ def _place(plan: Plan) -> dict[str, Any]:
 def note_data(plan: Plan) -> str | None:
     """Write where the data lie now into config.json -> that place, None where it is the same or they are in memory."""
     path, source = plan.folder / "config.json", plan.prepared.source
-    config = parse_json(read_bytes(path))
+    config = read_json(path)
     now = findable(plan.prepared.record["source"])
     together("read where the data were")  # nobody reads what the first has written
     if config["data"].get("in_memory") or source is None or source.in_memory or config["data"]["source"] == now:
@@ -214,7 +214,7 @@ def note_data(plan: Plan) -> str | None:
 def note_environment(plan: Plan) -> None:
     """Write the environment into config.json, where the run had none."""
     path = plan.folder / "config.json"
-    config = parse_json(read_bytes(path))
+    config = read_json(path)
     added = plan.task is not None and config["environment"] == NO_ENVIRONMENT
     together("read the environment")  # nobody reads what the first has written
     if added and is_primary():
@@ -232,7 +232,7 @@ def note_length(run: Run) -> None:
     together("read config.json")  # nobody reads what the first has written
     if is_primary():
         path = plan.folder / "config.json"
-        atomic_write_json(path, parse_json(read_bytes(path)) | _length(plan))
+        atomic_write_json(path, read_json(path) | _length(plan))
 
 
 def check_rewards(name: str, algorithm: Any, where: str, no_rewards: str) -> None:

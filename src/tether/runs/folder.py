@@ -8,7 +8,7 @@ from typing import Any
 from tether.errors import InputError
 from tether.machine.files import LOCK, atomic_write_json, lasting
 from tether.machine.locks import Busy, only_writer
-from tether.machine.reading import parse_json, read_bytes
+from tether.machine.reading import read_json
 from tether.runs.config import versions
 from tether.training.devices import any_process, is_primary
 
@@ -79,7 +79,7 @@ def _make(folder: Path) -> None:
 
 def changed_versions(folder: Path) -> str:
     """What decides numbers and is another version than when the run in `folder` began, in words; empty: nothing."""
-    before = parse_json(read_bytes(folder / "config.json")).get("versions", {})
+    before = read_json(folder / "config.json").get("versions", {})
     changed = {name: now for name, now in versions().items() if before.get(name, now) != now}
     words = ", ".join(f"{name} {before[name]} is now {now}" for name, now in changed.items())
     return f"{words}: numbers may differ in their last bits from those of a run that was not stopped" if words else ""

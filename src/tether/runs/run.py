@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from tether.evaluation.rollout import Episodes
 from tether.machine.memory import USABLE, Memory, device_limit, human_bytes, measure, release_freed_memory, tree_bytes
-from tether.machine.reading import parse_json, read_bytes
+from tether.machine.reading import read_json
 from tether.machine.signals import Interrupted, StopSignals
 from tether.machine.start import Compilations, compilations, since_start
 from tether.policies.deployed import DeployedPolicy, deploy
@@ -319,7 +319,7 @@ class Run:
         pending, records = self.queue.pending, self.records
         return RunInfo(
             folder=self.plan.folder,
-            config=parse_json(read_bytes(self.plan.folder / "config.json")),
+            config=read_json(self.plan.folder / "config.json"),
             phases=tuple(self.plan.phases()),
             resumed=self.resumed,
             metrics=records.metrics.read(),
