@@ -29,7 +29,8 @@ HAND_WRITTEN = ("dtql", "dtql-kl", "dac", "bdpo", "bdpo-unimodal")
 TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
 CHECKS = ROOT / "src" / "tether" / "algorithms" / "checks.json"
 EQUATIONS = (  # the files that hold algorithms to their equations
-    *("baselines", "bdpo", "bdpo_unimodal", "dac", "dt", "dtql", "dtql_kl", "in_sample", "qgpo", "sfbc", "soft_actors"),
+    *("baselines", "bdpo", "bdpo_unimodal", "dac", "dt", "dtql", "dtql_kl", "in_sample", "online_algorithms", "qgpo"),
+    *("sfbc", "soft_actors"),
 )
 BOOKKEEPING = ("test_every_baseline_has_an_answer",)  # names all algorithms and tests none
 TRAINING = re.compile(r"\brun_updates\(|\blax\.(scan|fori_loop)\(")  # a test of equations that learns its answer

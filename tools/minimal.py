@@ -317,6 +317,13 @@ def ifql(a: Any, spec: Spec, rows: int) -> Passes:
     return {"train": [*in_sample_critic(a, spec, rows), velocity_network(spec, a.hidden_sizes, timed=True).train(rows)]}
 
 
+def best_of_n(a: Any, spec: Spec, rows: int) -> Passes:
+    q, flow = q_network(spec, a.hidden_sizes), velocity_network(spec, a.hidden_sizes, timed=True)
+    drawn = rows * a.next_candidates
+    critic = [flow.forward(drawn * a.flow_steps), q.forward(drawn), q.forward(rows), q.train(rows)]
+    return {"train": [*critic, flow.train(rows)]}
+
+
 def iql(a: Any, spec: Spec, rows: int) -> Passes:
     """V before its update at s, and after it at s and s'."""
     q, v = q_network(spec, a.hidden_sizes), v_network(spec, a.hidden_sizes)
@@ -426,6 +433,7 @@ MINIMAL: dict[str, Callable[[Any, Spec, int], Passes]] = {
     "sfbc": sfbc,
     "fql": fql,
     "ifql": ifql,
+    "best-of-n": best_of_n,
     "iql": iql,
     "sql": iql,
     "eql": iql,

@@ -284,6 +284,16 @@ CASES: dict[str, Case] = {
         targets=(("target_critic", "critic.q", "target_rate"),),
         lagging=True,
     ),
+    "best-of-n": Case(
+        sizes={"hidden_sizes": (8,), "flow_steps": 2, "candidates": 8, "next_candidates": 2},
+        variants={"mean": {}, "min": {"aggregation": "min"}},
+        changes={
+            "train": {"critic", "target_critic", "critic_optimiser", "flow", "flow_optimiser"},
+        },
+        swept="discount",
+        targets=(("target_critic", "critic", "target_rate"),),
+        lagging=True,
+    ),
     "iql": Case(
         sizes={"hidden_sizes": (8,)},
         variants={"main": {"train_updates": 20}},

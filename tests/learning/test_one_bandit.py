@@ -129,6 +129,7 @@ ANSWERS: dict[str, Answer] = {
     ),
     "fql": Answer(on_the_good_side, FAST | CRITIC | {"distillation_weight": 1.0}),
     "ifql": Answer(in_the_good_cluster, FAST | CRITIC),
+    "best-of-n": Answer(in_the_good_cluster, FAST | CRITIC | {"candidates": 16, "next_candidates": 1}),
 }
 
 

@@ -7,6 +7,7 @@ from tether.algorithms.bcq import BCQ
 from tether.algorithms.bdpo import BDPO
 from tether.algorithms.bdpo_unimodal import BDPOUnimodal
 from tether.algorithms.bear import BEAR
+from tether.algorithms.best_of_n import BestOfN
 from tether.algorithms.brac import BRACP, BRACV
 from tether.algorithms.cql import CQL
 from tether.algorithms.dac import DAC
@@ -65,6 +66,7 @@ __all__ = [
     "XQL",
     "Algorithm",
     "BDPOUnimodal",
+    "BestOfN",
     "DiffusionBC",
     "Onestep",
     "Phase",

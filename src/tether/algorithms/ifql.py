@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Network, Phase, acting_field, network_field
@@ -24,12 +23,13 @@ from tether.algorithms.iql import InSampleCritic, init_critic, update_critic
 from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import clip_actions, polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step
-from tether.diffusion.flow import euler_flow, flow_loss
+from tether.diffusion.flow import flow_loss
 from tether.networks import QEnsemble, VelocityNetwork, glorot_uniform
 from tether.policies.acting import BestOfSamples
-from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
+from tether.policies.samplers import FlowSampler
+from tether.types import Array, Int, Metrics, PRNGKey, Spec, Transition
 
-__all__ = ["IFQL", "FlowSampler", "IFQLState"]
+__all__ = ["IFQL", "IFQLState"]
 
 
 class IFQLState(NamedTuple):
@@ -40,26 +40,6 @@ class IFQLState(NamedTuple):
     actor: VelocityNetwork
     critic_optimiser: optax.OptState
     actor_optimiser: optax.OptState
-
-
-class FlowSampler(eqx.Module):
-    """A velocity network as a sampler of actions."""
-
-    network: VelocityNetwork
-    flow_steps: int = eqx.field(static=True)
-
-    @property
-    def max_action(self) -> float:
-        """Of the actions it draws."""
-        return self.network.max_action
-
-    def sample(
-        self, observation: Float[Array, " observation"], key: PRNGKey, count: int
-    ) -> Float[Array, "{count} action"]:
-        """`count` independent Euler flows."""
-        noise = jax.random.normal(key, (count, self.network.action_size), jnp.float32)
-        bound = self.network.max_action
-        return jax.vmap(lambda z: euler_flow(self.network, z, observation, self.flow_steps, bound))(noise)
 
 
 class IFQL(eqx.Module):

@@ -16,6 +16,7 @@ from tether.algorithms.bcq import BCQ
 from tether.algorithms.bdpo import BDPO
 from tether.algorithms.bdpo_unimodal import BDPOUnimodal
 from tether.algorithms.bear import BEAR
+from tether.algorithms.best_of_n import BestOfN
 from tether.algorithms.brac import BRACP, BRACV
 from tether.algorithms.callables import callables_of, how_to_import, is_callable, read_callable, spelling
 from tether.algorithms.cql import CQL
@@ -86,6 +87,7 @@ ALGORITHMS: Registry[type] = registry("algorithm").provide(
         "sfbc": SfBC,
         "fql": FQL,
         "ifql": IFQL,
+        "best-of-n": BestOfN,
         # in-sample and weighted regression
         "iql": IQL,
         "sql": SQL,
@@ -132,6 +134,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "sfbc",
         "fql",
         "ifql",
+        "best-of-n",
     ),
     "in-sample and weighted regression": (
         "iql",

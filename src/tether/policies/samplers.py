@@ -1,4 +1,4 @@
-"""What the policies with a diffusion model share: the model as a sampler of actions."""
+"""What the policies with a diffusion model or a flow share: the model as a sampler of actions."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from tether.diffusion import vp, vp_sde
-from tether.networks import NoiseNetwork
+from tether.diffusion.flow import euler_flow
+from tether.networks import NoiseNetwork, VelocityNetwork
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["Draw", "NoiseSampler", "SDESampler", "ancestral_sampler"]
+__all__ = ["Draw", "FlowSampler", "NoiseSampler", "SDESampler", "ancestral_sampler"]
 
 
 Draw = Callable[[NoiseNetwork, Array, PRNGKey], Array]
@@ -49,6 +50,26 @@ class NoiseSampler(eqx.Module):
         make = vp.vp_schedule if self.schedule == "vp" else vp.linear_schedule
         draw = ancestral_sampler(make(self.diffusion_steps, variance=self.variance), self.clip_denoised)
         return jax.vmap(draw, in_axes=(None, None, 0))(self.network, observation, jax.random.split(key, count))
+
+
+class FlowSampler(eqx.Module):
+    """A velocity network as a sampler of actions."""
+
+    network: VelocityNetwork
+    flow_steps: int = eqx.field(static=True)
+
+    @property
+    def max_action(self) -> float:
+        """Of the actions it draws."""
+        return self.network.max_action
+
+    def sample(
+        self, observation: Float[Array, " observation"], key: PRNGKey, count: int
+    ) -> Float[Array, "{count} action"]:
+        """`count` independent Euler flows."""
+        noise = jax.random.normal(key, (count, self.network.action_size), jnp.float32)
+        bound = self.network.max_action
+        return jax.vmap(lambda z: euler_flow(self.network, z, observation, self.flow_steps, bound))(noise)
 
 
 class SDESampler(eqx.Module):
