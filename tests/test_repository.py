@@ -88,7 +88,7 @@ def test_the_lowest_versions_are_those_of_the_project() -> None:
     lines = lowest.lowest(["robotics"])
     (equinox,) = [text for text in PROJECT["dependencies"] if text.startswith("equinox")]
     assert equinox.replace(">=", "==") in lines
-    assert "mujoco<4" in lines
+    assert "mujoco<3.12" in lines
     assert not [line for line in lines if "[" in line]
 
 
@@ -99,6 +99,12 @@ def test_the_cheapest_tests_are_the_fast_tier() -> None:
     assert fast_tier.collapsed(slow, set(costs)) == ["a.py::x[2]", "b.py"]
     slow, _ = fast_tier.choose(costs, 2.0)
     assert fast_tier.collapsed(slow, set(costs)) == ["a.py::x[2]", "a.py::y", "b.py"]
+
+
+def test_groups_that_cost_most_for_each_test_are_left_out() -> None:
+    rows = [{"test": f"a::{i}", "group": "a", "seconds": 1.0} for i in range(3)]
+    rows += [{"test": "b::x", "group": "b", "seconds": 2.0}, {"test": "c::x", "group": "c", "seconds": 0.1}]
+    assert fast_tier.choose_groups(rows, 3.5) == ({"b::x"}, 3.1)
 
 
 def test_what_is_called_slow_exists() -> None:

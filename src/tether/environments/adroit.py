@@ -15,7 +15,7 @@ import numpy as np
 from tether.environments.robotics import make_robotics
 from tether.errors import unknown
 
-__all__ = ["Adroit"]
+__all__ = ["Adroit", "make_adroit"]
 
 PEN_HEIGHT = 26  # where in pen's observation
 DROPPED = 0.075  # metres
@@ -49,3 +49,8 @@ class Adroit(gymnasium.Wrapper):
         if self.hand == "pen":
             terminated = terminated or bool(observation[PEN_HEIGHT] < DROPPED)
         return observation, float(reward), terminated, truncated, info
+
+
+def make_adroit(hand: str) -> Adroit:
+    """`Adroit`, for gymnasium."""
+    return Adroit(hand)

@@ -23,7 +23,7 @@ from tether.errors import unknown
 
 mujoco: Any = mujoco_bindings  # C bindings, which type checkers do not see
 
-__all__ = ["GOALS", "Kitchen"]
+__all__ = ["GOALS", "Kitchen", "make_kitchen"]
 
 GOALS: dict[str, tuple[int, tuple[float, ...]]] = {  # task -> first place among the 30 positions, values there
     "bottom burner": (11, (-0.88, -0.01)),
@@ -110,3 +110,8 @@ def _twin(original: Any) -> Any:
     twin = object.__new__(type(original))
     twin.__dict__.update(original.__dict__)
     return twin
+
+
+def make_kitchen(tasks: Sequence[str]) -> Kitchen:
+    """`Kitchen`, for gymnasium."""
+    return Kitchen(tasks)
