@@ -11,7 +11,6 @@ the run to answer.
 """
 
 import contextlib
-import dataclasses
 import functools
 import importlib
 import json
@@ -101,12 +100,10 @@ def _play(request: dict[str, Any], arrays: bytes, answer: Answer) -> dict[str, A
 def _skeleton(request: dict[str, Any]) -> Any:
     """The structure of the policies without arrays, leading axis `lanes`."""
     import jax
-    import numpy as np
 
     from tether.algorithms.registry import make_algorithm
-    from tether.data import Framing, Normaliser
-    from tether.policies.deployed import deploy
-    from tether.policies.framed import framed_policy
+    from tether.data import Framing
+    from tether.policies.framed import untrained_policy
     from tether.training.lanes import Lane, stack_lanes
     from tether.types import Spec
 
@@ -117,12 +114,10 @@ def _skeleton(request: dict[str, Any]) -> Any:
         importlib.import_module(module)
     spec, algorithm = Spec(*request["spec"]), make_algorithm(cls, request["hyperparameters"], callables)
     lanes, framing = len(request["keys"]), Framing(**request["framing"])
-    zeros = np.zeros(spec.observation_size, np.float32)
+    low, high = tuple(request["low"]), tuple(request["high"])
 
     def build(algorithm: Any, key: Any) -> Any:
-        acts = framed_policy(algorithm.policy(algorithm.init(framing.decision(spec), key)), framing, spec)
-        policy = deploy(acts, spec, Normaliser(zeros, zeros))
-        return dataclasses.replace(policy, action_low=tuple(request["low"]), action_high=tuple(request["high"]))
+        return untrained_policy(algorithm, spec, framing, low, high, key)
 
     stacked = stack_lanes(algorithm, [Lane(0, {})] * lanes)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lanes))

@@ -11,6 +11,7 @@ memory is made to act in a golden episode instead.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import shutil
@@ -23,19 +24,18 @@ import numpy as np
 
 from tether._version import __version__
 from tether.algorithms.registry import hyperparameters_of, name_of, origin_of, recover_algorithm
-from tether.data import Normaliser
 from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
 from tether.machine.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
 from tether.machine.reading import one_line, read_bytes
-from tether.policies.deployed import DeployedPolicy, deploy
+from tether.policies.deployed import DeployedPolicy
 from tether.policies.document import PolicyDocument, document_hash, read_document
-from tether.policies.framed import framed_policy
+from tether.policies.framed import untrained_policy
 from tether.policies.golden import golden_episode, golden_pairs, verify_golden_pairs
 from tether.policies.loaded import DOCUMENT, LoadedPolicy
 from tether.trust import Calibrated, Support
-from tether.types import Float, PRNGKey, Spec
+from tether.types import Float, Spec
 
 __all__ = ["load_policy", "save_policy", "write_folder"]
 
@@ -219,13 +219,7 @@ def _algorithm_of(document: dict[str, Any], path: Path, given: Any) -> Any:
 def _skeleton(algorithm: Any, document: PolicyDocument, path: Path) -> DeployedPolicy:
     """The policy's structure, without arrays."""
     spec, framing, (low, high) = document.sizes, document.framing, document.bounds
-    zeros = np.zeros(spec.observation_size, np.float32)
-
-    def build(key: PRNGKey) -> DeployedPolicy:
-        acts = framed_policy(algorithm.policy(algorithm.init(framing.decision(spec), key)), framing, spec)
-        policy = deploy(acts, spec, Normaliser(zeros, zeros))
-        return dataclasses.replace(policy, action_low=low, action_high=high)
-
+    build = functools.partial(untrained_policy, algorithm, spec, framing, low, high)
     try:
         return eqx.filter_eval_shape(build, jax.random.key(0))  # the key's value is never looked at
     except (ValueError, TypeError, ArithmeticError, MemoryError) as error:  # of sizes that JAX does not count to

@@ -5,18 +5,22 @@ What is remembered between steps is the memory that policies may have anyway (`P
 policy folders and exports serve these as they serve others.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tether.algorithms.interface import Policy, PolicyWithMemory
+from tether.algorithms.interface import Algorithm, Policy, PolicyWithMemory
+from tether.data import Normaliser
 from tether.data.framing import Framing
 from tether.errors import InputError
+from tether.policies.deployed import DeployedPolicy, deploy
 from tether.types import Array, Float, Int, PRNGKey, Spec
 
-__all__ = ["FramedMemory", "FramedPolicy", "framed_policy"]
+__all__ = ["FramedMemory", "FramedPolicy", "framed_policy", "untrained_policy"]
 
 
 class FramedMemory(eqx.Module):
@@ -102,3 +106,13 @@ def framed_policy(policy: Policy | PolicyWithMemory, framing: Framing, spec: Spe
     if isinstance(policy, PolicyWithMemory):
         raise InputError(f"{framing}: this policy has a memory of its own, which knows steps and no decisions")
     return FramedPolicy(policy, framing, spec)
+
+
+def untrained_policy(
+    algorithm: Algorithm, spec: Spec, framing: Framing, low: tuple[float, ...], high: tuple[float, ...], key: PRNGKey
+) -> DeployedPolicy:
+    """What `algorithm` deploys before any update, for actions from `low` to `high`. Under `jax.eval_shape` it is the
+    structure of the trained one, into which readers of policy folders and evaluation workers put the arrays."""
+    policy = framed_policy(algorithm.policy(algorithm.init(framing.decision(spec), key)), framing, spec)
+    zeros = np.zeros(spec.observation_size, np.float32)
+    return dataclasses.replace(deploy(policy, spec, Normaliser(zeros, zeros)), action_low=low, action_high=high)
