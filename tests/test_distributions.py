@@ -134,7 +134,7 @@ def test_where_there_is_no_loss_for_them_distributions_are_refused(tmp_path: Pat
             tether.train(algorithm, _one_step(), environment="none", out=tmp_path / "run", quiet=True)
 
 
-SERVED = ["dtql", "dac", "iql", "td3-bc", "rebrac", "fql", "best-of-n", "cql"]
+SERVED = ["dtql", "dac", "iql", "td3-bc", "rebrac", "fql", "best-of-n", "cql", "cal-ql"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "iql" else pytest.mark.long) for n in SERVED])
@@ -144,7 +144,7 @@ def test_their_gradients_reach_the_critics(name: str, network: str) -> None:
     algorithm = ALGORITHMS[name](critic_network=network, hidden_sizes=(8, 8))
     state = algorithm.init(Spec(2, 1), jax.random.key(0))
     rows = jax.random.normal(jax.random.key(1), (16, 2))
-    columns: dict[str, Any] = {"next_action": jnp.zeros((16, 1))} if name == "rebrac" else {}
+    columns: dict[str, Any] = {"next_action": jnp.zeros((16, 1)), "return_to_go": rows[:, 0]}
     batch = Transition(rows, jnp.tanh(rows[:, :1]), rows[:, 0], rows + 0.1, jnp.zeros(16), **columns)
     after, _ = algorithm.phases()[-1].update(state, batch, jax.random.key(2), jnp.zeros((), jnp.int32))
 

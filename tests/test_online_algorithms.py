@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tether.algorithms import BestOfN
+from tether.algorithms import BestOfN, CalQL
+from tether.algorithms.cal_ql import calibrated
+from tether.algorithms.cql import Proposals, conservative_gap
 from tether.networks import QEnsemble
 from tether.policies.samplers import FlowSampler
 from tether.types import Array, Spec, Transition
 
 SPEC, ROWS = Spec(observation_size=3, action_size=2), 16
 SIZES: dict[str, Any] = {"hidden_sizes": (8,)}
+BOTH_SIZES: dict[str, Any] = SIZES | {"actor_hidden_sizes": (8,)}
 
 
 def batch(**changes: Any) -> Transition:
@@ -78,3 +81,40 @@ def test_the_policy_is_the_greatest_of_n_draws(candidates: int, mean: float) -> 
     state = algorithm.init(Spec(1, 1, max_action=10.0), jax.random.key(0))
     state = state._replace(flow=without_velocity(state.flow), critic=LinearQ((1.0,), (1.0,)))
     assert float(draws(algorithm.policy(state), 20_000).mean()) == pytest.approx(mean, abs=0.03)
+
+
+# --- Cal-QL ---
+
+
+def test_returns_that_bind_nowhere_leave_cql() -> None:
+    """To the last bit."""
+    algorithm = CalQL(**BOTH_SIZES, proposals=3)
+    state, rows, key = algorithm.init(SPEC, jax.random.key(0)), batch(), jax.random.key(1)
+    update, step = jax.jit(algorithm.update), jnp.zeros((), jnp.int32)
+    low, _ = update(state, rows._replace(return_to_go=jnp.full(ROWS, -1e9)), key, step)
+    plain, _ = jax.jit(algorithm.conservative.update)(state, rows, key, step)
+    assert all(bool((a == b).all()) for a, b in zip(jax.tree.leaves(low), jax.tree.leaves(plain), strict=True))
+    other, _ = update(state, rows._replace(return_to_go=jnp.full(ROWS, 1.0)), key, step)
+    assert any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True))
+
+
+def test_the_calibrated_gap_by_hand() -> None:
+    """Uniform proposals count as they are, the policy's as the row's return where Q is lower: then none is pushed."""
+    generator, critic = np.random.default_rng(0), LinearQ((2.0, -1.0), (0.5, 1.0))
+    actions, density = generator.uniform(-1, 1, (ROWS, 5, 2)), generator.normal(size=(ROWS, 5))
+    returns, rows, no_q = generator.normal(size=ROWS), batch(), jnp.zeros((ROWS, 2))
+    proposals = Proposals(jnp.asarray(actions, jnp.float32), jnp.asarray(density, jnp.float32))
+    bounded = calibrated(proposals, jnp.asarray(returns, jnp.float32), uniform=2)
+    q = actions @ np.asarray(critic.slopes).T + [0.0, 1.0]
+    q[:, 2:] = np.maximum(q[:, 2:], returns[:, None, None])
+    expected = np.log(np.exp(q - density[..., None]).sum(axis=1)).mean(axis=0)
+    np.testing.assert_allclose(conservative_gap(critic, rows.observation, no_q, bounded), expected, rtol=1e-5)
+
+    def gap(actions: Array) -> Array:
+        return conservative_gap(critic, rows.observation, no_q, bounded._replace(actions=actions)).sum()
+
+    binds = (q[:, 2:] == returns[:, None, None]).all(axis=-1)
+    pushed = np.abs(np.asarray(jax.grad(gap)(proposals.actions))).sum(axis=-1) > 0
+    assert pushed[:, :2].all()
+    np.testing.assert_array_equal(pushed[:, 2:], ~binds)
+    assert 0.1 < binds.mean() < 0.9

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tether.algorithms import ALGORITHMS
-from tether.data import Dataset, Source, Trajectories, View, prepare, view_of
-from tether.data.views import returns_to_go
+from tether.data import Dataset, Framing, Source, Trajectories, View, prepare, view_of
+from tether.data.views import returns_to_go, step_returns
 from tether.errors import InputError
 
 # Episodes: rows 0-2 (terminal), 3-6 (time-out), 7 (both at once), 8-9 (no flag: partial).
@@ -145,6 +145,27 @@ def test_returns_end_with_a_terminal_row_though_recording_goes_on() -> None:
         last = following[0] if following else ROWS - 1
         assert value == REWARDS[row : last + 1].sum()
         assert end == (row == last or row + 1 not in kept)
+
+
+def test_failures_that_were_cut_go_on_forever() -> None:
+    """Rewards all equal and no terminal row: r / (1 - discount). Whatever else happened counts what was paid."""
+    rewards = np.asarray([-1, -1, -1, -1, -1, 0, -1, -1, -2, -2], np.float32)
+    terminals, timeouts = np.zeros(10, bool), np.isin(np.arange(10), [2, 5, 9])
+    terminals[7] = True
+    arrays = np.zeros((10, 1)), np.zeros((10, 1)), rewards, terminals
+    data = Dataset.from_arrays(*arrays, timeouts=timeouts)
+
+    class Calibrated:
+        view, discount, endless_failures = "returns", 0.5, True
+
+    view = view_of(Calibrated())
+    assert view == View("returns", discount=0.5, endless=True)
+    expected = np.asarray([-2.0, -2.0, -2.0, -1.5, -1.0, 0.0, -1.5, -1.0, -4.0, -4.0])
+    np.testing.assert_allclose(step_returns(data, rewards, 0.5, endless=True), expected)
+    np.testing.assert_allclose(step_returns(data, rewards, 0.5)[[0, 1, 2, 8]], [-1.75, -1.5, -1.0, -3.0])
+    for framing, kept in ((Framing(), [0, 1, 3, 4, 6, 7, 8]), (Framing(history=2), [0, 1, 3, 4, 6, 7, 8])):
+        table = prepare(data, view=view_of(Calibrated(), framing)).transitions
+        np.testing.assert_allclose(np.sort(table.return_to_go), np.sort(expected[kept]))
 
 
 def test_trajectory_ends_are_the_last_rows_that_are_left() -> None:

@@ -448,6 +448,7 @@ MINIMAL: dict[str, Callable[[Any, Spec, int], Passes]] = {
     "brac-p": brac,
     "brac-v": brac_v,
     "cql": cql,
+    "cal-ql": cql,
     "rem": rem,
     "sac": sac,
 }

@@ -473,6 +473,26 @@ CASES: dict[str, Case] = {
         unread=frozenset(["penalty_target"]),
         deterministic=frozenset(["lagrange", "main"]),
     ),
+    "cal-ql": Case(
+        sizes={"hidden_sizes": (8,), "actor_hidden_sizes": (8,), "proposals": 2},
+        variants={"lagrange": {}, "main": {"lagrange": False, "max_q_backup": False, "gap_floor": -200.0}},
+        changes={
+            "train": {
+                "critic",
+                "target_critic",
+                "critic_optimiser",
+                "actor",
+                "actor_optimiser",
+                "log_entropy_weight",
+                "entropy_optimiser",
+                "multiplier",  # without leaves but in the Lagrange form
+            },
+        },
+        swept="penalty_weight",
+        structural=frozenset({"gap_floor", "discount"}),
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["lagrange", "main"]),
+    ),
     "rem": Case(
         sizes={"hidden_sizes": (8,), "head_count": 3, "actor_update_interval": 1, "target_noise": 1.0},
         variants={"main": {}},

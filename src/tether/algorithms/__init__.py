@@ -9,6 +9,7 @@ from tether.algorithms.bdpo_unimodal import BDPOUnimodal
 from tether.algorithms.bear import BEAR
 from tether.algorithms.best_of_n import BestOfN
 from tether.algorithms.brac import BRACP, BRACV
+from tether.algorithms.cal_ql import CalQL
 from tether.algorithms.cql import CQL
 from tether.algorithms.dac import DAC
 from tether.algorithms.diffusion_bc import DiffusionBC
@@ -67,6 +68,7 @@ __all__ = [
     "Algorithm",
     "BDPOUnimodal",
     "BestOfN",
+    "CalQL",
     "DiffusionBC",
     "Onestep",
     "Phase",

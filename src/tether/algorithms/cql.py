@@ -35,7 +35,7 @@ from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Update
 from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
 from tether.algorithms.shared.losses import grad_in_parts, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
-from tether.networks import GaussianActor, QEnsemble, glorot_uniform, orthogonal, torch_uniform
+from tether.networks import GaussianActor, Initialiser, QEnsemble, glorot_uniform, orthogonal, torch_uniform
 from tether.policies.acting import Mode
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -72,6 +72,7 @@ class Proposals(NamedTuple):
 
     actions: Float[Array, "batch proposals action"]
     log_density: Float[Array, "batch proposals"]
+    least_value: Float[Array, "batch proposals"] | None = None  # what each counts as at least (Cal-QL)
 
 
 def small_actor_layer(key: PRNGKey, in_features: int, out_features: int) -> tuple[Array, Array]:
@@ -93,12 +94,14 @@ def conservative_gap(
     gradient.
     """
 
-    def row(observation: Array, q: Array, others: Array, log_density: Array) -> Float[Array, " ensemble"]:
-        q_of_others = jax.vmap(critic, in_axes=(None, 0))(observation, others)
-        gap = jax.nn.logsumexp(q_of_others - log_density[:, None], axis=0) - q
+    def row(observation: Array, q: Array, others: Proposals) -> Float[Array, " ensemble"]:
+        q_of_others = jax.vmap(critic, in_axes=(None, 0))(observation, others.actions)
+        if others.least_value is not None:
+            q_of_others = jnp.maximum(q_of_others, others.least_value[:, None])
+        gap = jax.nn.logsumexp(q_of_others - others.log_density[:, None], axis=0) - q
         return gap if floor is None else jnp.maximum(gap, floor)
 
-    return jax.vmap(row)(observation, q, *proposals).mean(axis=0)
+    return jax.vmap(row)(observation, q, proposals).mean(axis=0)
 
 
 class CQL(eqx.Module):
@@ -125,8 +128,8 @@ class CQL(eqx.Module):
     def __check_init__(self):
         check_ranges(self)
 
-    def init(self, spec: Spec, key: PRNGKey) -> CQLState:
-        """Fresh networks, multipliers 1; the target starts as a copy."""
+    def init(self, spec: Spec, key: PRNGKey, actor_layer: Initialiser = torch_uniform) -> CQLState:
+        """Fresh networks, multipliers 1; the target starts as a copy. actor_layer: the start of its hidden ones."""
         critic_key, actor_key = jax.random.split(key)
         sizes = spec.observation_size, spec.action_size
         critic = QEnsemble(
@@ -144,7 +147,7 @@ class CQL(eqx.Module):
             *sizes,
             self.actor_hidden_sizes,
             spec.max_action,
-            initialiser=torch_uniform,
+            initialiser=actor_layer,
             last_initialiser=small_actor_layer,
             log_std_range=LOG_STD_RANGE,
             network=self.actor_network,
@@ -165,7 +168,13 @@ class CQL(eqx.Module):
         target_key, proposal_key, actor_key = jax.random.split(key, 3)
         target = self.critic_target(state, batch, target_key)
         proposals = self.propose(state.actor, batch, proposal_key)
-        state, actor_metrics = self._update_actor(state, batch, actor_key)
+        return self.learn(state, batch, target, proposals, actor_key)
+
+    def learn(
+        self, state: CQLState, batch: Transition, target: Array, proposals: Proposals, key: PRNGKey
+    ) -> tuple[CQLState, Metrics]:
+        """One update towards a given target, pushed down at given proposals."""
+        state, actor_metrics = self._update_actor(state, batch, key)
         state, critic_metrics = self._update_critic(state, batch, target, proposals)
         target_critic = polyak(state.target_critic, state.critic, self.target_rate)
         return state._replace(target_critic=target_critic), critic_metrics | actor_metrics

@@ -18,6 +18,7 @@ from tether.algorithms.bdpo_unimodal import BDPOUnimodal
 from tether.algorithms.bear import BEAR
 from tether.algorithms.best_of_n import BestOfN
 from tether.algorithms.brac import BRACP, BRACV
+from tether.algorithms.cal_ql import CalQL
 from tether.algorithms.callables import callables_of, how_to_import, is_callable, read_callable, spelling
 from tether.algorithms.cql import CQL
 from tether.algorithms.dac import DAC
@@ -105,6 +106,7 @@ ALGORITHMS: Registry[type] = registry("algorithm").provide(
         "brac-v": BRACV,
         # conservative and ensembles
         "cql": CQL,
+        "cal-ql": CalQL,
         "rem": REM,
         "sac": SAC,
     },
@@ -155,6 +157,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
     "conservative and ensembles": (
         "cql",
+        "cal-ql",
         "rem",
         "sac",
     ),

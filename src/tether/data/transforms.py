@@ -343,7 +343,7 @@ class _Change(NamedTuple):
         if getattr(made, "return_to_go", None) is None:
             return made
         # What is paid after the last whole decision of an episode belongs to the returns, too.
-        returns = step_returns(steps, steps.rewards, view.discount)
+        returns = step_returns(steps, steps.rewards, view.discount, view.endless)
         return made._replace(return_to_go=returns[begins[rows]].astype(np.float32))
 
 

@@ -4,7 +4,8 @@ An algorithm declares its view by a class attribute, `view: ClassVar[str] = "sar
 
     transitions   `Transition`: the table of `Dataset.transitions`
     sarsa         and `next_action`, the data's own
-    returns       and `return_to_go`, discounted by the algorithm's static field `discount`, and `trajectory_end`
+    returns       and `return_to_go`, discounted by the algorithm's static field `discount`, and `trajectory_end`; its
+                  static field `endless_failures`, where it has one, is `View.endless`
     trajectories  `Trajectories`, of which minibatches are windows of `context_length` (a static field) steps
 
 What a view makes speaks two words, and training needs no others: `rows`, from which indices are drawn, and
@@ -45,6 +46,7 @@ class View(NamedTuple):
 
     name: str = "transitions"
     discount: float = 1.0  # of return_to_go, and of the rewards within a decision; from one step to the next
+    endless: bool = False  # of return_to_go: what was cut while all its rewards were equal pays the same forever
     steps: int = 1  # of a window
     own: Any = None  # what a view that somebody registered needs beside
     framing: Framing = ONE_STEP  # of the decisions that rows become before the view sees them
@@ -174,6 +176,10 @@ def _returns_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> 
     return dataset.transitions_and_rows(keep_timeouts)
 
 
+def _returns_view(algorithm: Any) -> View:
+    return View(discount=algorithm.discount, endless=getattr(algorithm, "endless_failures", False))
+
+
 WORDS = {"sarsa": "next actions", "returns": "returns", "trajectories": "trajectories"}
 
 
@@ -189,15 +195,28 @@ def _refuse_single_rows(view: View, dataset: Dataset) -> None:
 
 
 def _returns(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Transition:
-    returns, ends = step_returns(dataset, rewards, view.discount), _ends(dataset)
+    returns, ends = step_returns(dataset, rewards, view.discount, view.endless), _ends(dataset)
     episode = np.searchsorted(ends, rows, side="right")
     last = np.append(episode[1:] != episode[:-1], True)  # of the rows that are left of an episode
     return table._replace(return_to_go=returns[rows].astype(np.float32), trajectory_end=last.astype(np.float32))
 
 
-def step_returns(dataset: Dataset, rewards: Float[np.ndarray, " rows"], discount: float) -> Float[np.ndarray, " rows"]:
-    """The discounted return from each row of the data on, float64."""
-    return returns_to_go(rewards, _ends(dataset), discount)
+def step_returns(
+    dataset: Dataset, rewards: Float[np.ndarray, " rows"], discount: float, endless: bool = False
+) -> Float[np.ndarray, " rows"]:
+    """The discounted return from each row of the data on, float64.
+
+    endless: a trajectory that no terminal row ends, all of whose rewards are r, is worth r / (1 - discount) everywhere.
+    What was recorded of a failure is worth more than failing on.
+    """
+    ends = _ends(dataset)
+    returns = returns_to_go(rewards, ends, discount)
+    if not endless or discount == 1.0:
+        return returns
+    starts = np.append(0, ends[:-1])
+    same = np.minimum.reduceat(rewards, starts) == np.maximum.reduceat(rewards, starts)
+    goes_on = np.repeat(same & ~dataset.terminals[ends - 1], ends - starts)
+    return np.where(goes_on, rewards.astype(np.float64) / (1.0 - discount), returns)
 
 
 def _ends(dataset: Dataset) -> Int[np.ndarray, " trajectories"]:
@@ -232,7 +251,7 @@ VIEWS: Registry[ViewKind] = registry("view").provide(
     {
         "transitions": ViewKind(_transitions),
         "sarsa": ViewKind(_sarsa, _sarsa_table),
-        "returns": ViewKind(_returns, _returns_table, describe=lambda algorithm: View(discount=algorithm.discount)),
+        "returns": ViewKind(_returns, _returns_table, _returns_view),
         "trajectories": ViewKind(
             _trajectories, _trajectories_table, lambda algorithm: View(steps=algorithm.context_length)
         ),
