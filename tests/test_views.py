@@ -165,7 +165,7 @@ def test_failures_that_were_cut_go_on_forever() -> None:
     np.testing.assert_allclose(step_returns(data, rewards, 0.5)[[0, 1, 2, 8]], [-1.75, -1.5, -1.0, -3.0])
     for framing, kept in ((Framing(), [0, 1, 3, 4, 6, 7, 8]), (Framing(history=2), [0, 1, 3, 4, 6, 7, 8])):
         table = prepare(data, view=view_of(Calibrated(), framing)).transitions
-        np.testing.assert_allclose(np.sort(table.return_to_go), np.sort(expected[kept]))
+        np.testing.assert_allclose(np.sort(np.asarray(table.return_to_go)), np.sort(expected[kept]))
 
 
 def test_trajectory_ends_are_the_last_rows_that_are_left() -> None:

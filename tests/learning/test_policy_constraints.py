@@ -134,7 +134,7 @@ def test_calibrated_values_solve_their_equation() -> None:
 
     def improve(q: np.ndarray, calibrated: bool = True) -> np.ndarray:
         returns = grid[:, None] if calibrated else np.full((401, 1), -np.inf)
-        total = np.trapezoid(np.exp(q) + 2.0 * np.exp(np.maximum(q, returns)), grid, axis=1)
+        total = np.asarray(np.trapezoid(np.exp(q) + 2.0 * np.exp(np.maximum(q, returns)), grid, axis=1))
         pushed = np.trapezoid((1.0 + 2.0 * (q > returns)) / total[:, None], grid, axis=0) / 2.0
         return grid + weight / 2 * (1.0 - np.exp(q) * pushed / 0.5)
 
