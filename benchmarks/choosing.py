@@ -280,7 +280,8 @@ class Judged(NamedTuple):
 
 def decided(place: Path) -> Judged:
     """The candidates' decisions on a set's data, sampled once and kept in decisions.npz, which the peer reads."""
-    from tether.ope.evidence import Decisions, decisions_of, evidence_of, value_scale
+    from tether.ope.decisions import Decisions, decisions_of
+    from tether.ope.evidence import evidence_of, value_scale
     from tether.runs.candidates import read_candidates
 
     data, found = data_of(place), []
@@ -309,13 +310,13 @@ ROW_COLUMNS = ("observation", "action", "reward", "next_observation", "terminal"
 def judge(folder: Path, name: str, **changes: Any) -> Any:
     """What `tether choose` answers for a set, in FOLDER/NAME/choice.json."""
     from tether.machine.files import atomic_write_json
-    from tether.ope.evidence import evaluation_data
+    from tether.ope.decisions import evaluation_data
     from tether.ope.fitted_q import FittedQ, fit_values
     from tether.studies.choose import judge as answer
 
     place = folder / name
     found, evidence, decisions = decided(place)
-    data, scale = evaluation_data(evidence, decisions)
+    data, scale = evaluation_data(evidence, list(decisions.values()))
     how, started = FittedQ(discount=DISCOUNT, **changes), time.perf_counter()
     values = fit_values(how, data)
     seconds = time.perf_counter() - started
@@ -328,7 +329,7 @@ def judge(folder: Path, name: str, **changes: Any) -> Any:
 
 def cost(folder: Path, name: str) -> None:
     """Seconds of fitted Q evaluation of 12 policies and of one, compilation left out."""
-    from tether.ope.evidence import evaluation_data
+    from tether.ope.decisions import evaluation_data
     from tether.ope.fitted_q import FittedQ, fit_values
 
     _, evidence, decisions = decided(folder / name)
@@ -337,7 +338,7 @@ def cost(folder: Path, name: str) -> None:
     seconds: dict[int, list[float]] = {1: [], len(decisions): []}
     for _ in range(3):
         for asked in (some, decisions):
-            data, _ = evaluation_data(evidence, asked)
+            data, _ = evaluation_data(evidence, list(asked.values()))
             fit_values(how := FittedQ(updates=2048), data)  # compiled, unless it is already
             started = time.perf_counter()
             fit_values(how, data)

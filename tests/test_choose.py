@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from make_data import tether as run_command
 
 import tether
 from tether.data import Normaliser
+from tether.data.framing import Framing
 from tether.errors import InputError
-from tether.ope.evidence import decisions_of, evidence_of
+from tether.ope.decisions import decisions_of
+from tether.ope.evidence import evidence_of
 from tether.ope.fitted_q import FittedQ, Values
 from tether.ope.own_critic import find_critic
 from tether.ope.ranking import rank
 from tether.ope.support import Support
 from tether.policies.deployed import DeployedPolicy, deploy
+from tether.policies.framed import framed_policy
 from tether.runs.candidates import Candidate, read_candidates
 from tether.studies.choose import answer_line, choose_among, verdict
 from tether.types import Spec
@@ -109,6 +113,107 @@ def test_decisions_are_in_the_units_of_the_data() -> None:
         decisions_of(deploy(Proportional(jnp.float32(1)), Spec(2, 1), two, DATA.schema), evidence, DATA)
 
 
+def test_what_lies_outside_of_the_datas_box_stays_outside() -> None:
+    """A log of another range, and one action that never changes."""
+    box: dict[str, Any] = {"action_low": [-0.5, 5.0], "action_high": [0.5, 5.0]}
+    narrow = np.stack([np.clip(3 * DATA.actions[:, 0], -0.5, 0.5), np.full(len(DATA), 5.0)], axis=1)
+    log = tether.Dataset.from_arrays(DATA.observations, narrow, DATA.rewards, timeouts=DATA.timeouts, **box)
+
+    class Two(Proportional):
+        def __call__(self, observation: Any, key: Any) -> Any:
+            return jnp.append(super().__call__(observation, key), 0.0)
+
+    none, schema = Normaliser(np.zeros(1, np.float32), np.ones(1, np.float32)), log.schema
+    assert schema is not None
+    wide = schema._replace(box=schema.box._replace(low=(-3.0, 5.0), high=(3.0, 5.0)))
+    evidence = evidence_of(log, DISCOUNT, 100)
+    found = decisions_of(deploy(Two(jnp.float32(0.6)), Spec(1, 2), none, wide), evidence, log).following
+    np.testing.assert_allclose(found[:, 0], -0.6 * evidence.rows.next_observation[:, 0] / 0.5, rtol=1e-5, atol=1e-6)
+    assert np.abs(found[:, 0]).max() > 1
+    assert not found[:, 1].any()
+
+
+def test_a_log_that_names_no_range_has_the_policys() -> None:
+    plain = dataclasses.replace(DATA, schema=None)
+    evidence = evidence_of(plain, DISCOUNT, 100)
+    one, other = (decisions_of(policy(0.6), evidence, data).following for data in (plain, DATA))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+# --- with a memory ------------------------------------------------------------------------------------------
+
+
+class Remembering(eqx.Module):
+    """u = 0.5 u_before - gain x + what was paid before; the first of an episode remembers nothing."""
+
+    gain: Any
+
+    def initial_memory(self) -> Any:
+        return jnp.zeros(1), jnp.zeros((), jnp.int32)
+
+    def __call__(self, observation: Any, key: Any, memory: Any, reward: Any) -> Any:
+        action = jnp.clip(0.5 * memory[0] - self.gain * observation + 0.01 * reward, -1.0, 1.0)
+        return action, (action, memory[1] + 1)
+
+
+class Corrected(Remembering):
+    """And can be told better."""
+
+    def corrected(self, memory: Any, action: Any) -> Any:
+        return action, memory[1]
+
+
+def without(inner: Any) -> DeployedPolicy:
+    return deploy(inner, Spec(1, 1), Normaliser(np.zeros(1, np.float32), np.ones(1, np.float32)), DATA.schema)
+
+
+def test_a_memory_is_of_what_was_done() -> None:
+    """Of episodes of many lengths, as many as take several calls."""
+    cuts = np.isin(np.arange(len(DATA)), np.random.default_rng(1).permutation(len(DATA))[:90])
+    data = DATA.replace(timeouts=DATA.timeouts | cuts)
+    evidence = evidence_of(data, DISCOUNT, 700)
+    found = decisions_of(without(Corrected(jnp.float32(0.1))), evidence, data)
+    starts = data.episode_bounds().starts
+    at = starts[evidence.episode] + evidence.step + 1
+    x, u, paid = data.observations[:, 0], data.actions[:, 0], data.rewards
+    expected = np.clip(0.5 * u[at - 1] - 0.1 * x[at] + 0.01 * paid[at - 1], -1, 1)
+    np.testing.assert_allclose(found.following[:, 0], expected, atol=1e-5)
+    at = (starts[evidence.episode] + evidence.step)[evidence.places]
+    before = np.where(np.isin(at, starts), 0, 0.5 * u[at - 1] + 0.01 * paid[at - 1])
+    np.testing.assert_allclose(found.there[:, 0], np.clip(before - 0.1 * x[at], -1, 1), atol=1e-5)
+    np.testing.assert_allclose(found.first[:, 2], np.clip(-0.1 * evidence.first_observation, -1, 1), atol=1e-5)
+    with pytest.raises(InputError, match="cannot be told what was done"):
+        decisions_of(without(Remembering(jnp.float32(0.1))), evidence, data)
+
+
+def test_histories_are_the_logs() -> None:
+    framing, evidence = Framing(history=2, history_actions=True), evidence_of(DATA, DISCOUNT, 10**6)
+
+    class Sum(eqx.Module):
+        def __call__(self, seen: Any, key: Any) -> Any:
+            return seen[:1] * 0.1 + 0.01 * seen[1:2] + 0.5 * seen[2:]
+
+    found = decisions_of(without(framed_policy(Sum(), framing, Spec(1, 1))), evidence, DATA).following[:, 0]
+    rows = evidence.rows
+    expected = 0.1 * rows.observation + 0.01 * rows.next_observation + 0.5 * rows.action
+    np.testing.assert_allclose(found, expected[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("made", [Framing(history=3, history_actions=True, chunk=2), "dt"])
+def test_a_memory_told_what_it_did_stays_the_same(made: Any) -> None:
+    if made == "dt":
+        algorithm = tether.DT(width=8, block_count=1, context_length=3, episode_length=9)
+        inner: Any = algorithm.policy(algorithm.init(Spec(2, 1), jax.random.key(0)))
+    else:
+        inner = framed_policy(lambda seen, key: jnp.tanh(seen[:2]), made, Spec(2, 1))
+    memory, act = inner.initial_memory(), jax.jit(inner.__call__)
+    for step in range(5):
+        action, memory = act(jnp.full(2, 0.1 * step), jax.random.key(step), memory, jnp.float32(step))
+        told, other = inner.corrected(memory, action), inner.corrected(memory, action + 1)
+        assert jax.tree.all(jax.tree.map(np.array_equal, told, memory))
+        assert not jax.tree.all(jax.tree.map(np.array_equal, other, memory))
+
+
 def test_support_is_measured_by_the_logs_own_decisions() -> None:
     evidence = evidence_of(DATA, DISCOUNT, 10**6)
     support, own = Support(evidence), np.asarray(evidence.rows.action)[evidence.places]
@@ -172,11 +277,29 @@ def test_the_best_policy_that_passes_the_gates_is_recommended() -> None:
     assert answer_line(none.recommended, none.reason) == "cannot rank these: no candidate passes the gates"
 
 
+def test_what_is_wrong_with_one_concerns_no_other() -> None:
+    """Networks share their layers: what is not finite would reach all."""
+    few = dataclasses.replace(HOW, updates=256)
+    schema = DATA.schema
+    assert schema is not None
+    renamed = dataclasses.replace(candidate(0.6, "renamed"), schema=schema._replace(observation={"y": (0, 1)}))
+    log = dataclasses.replace(DATA, schema=schema._replace(observation={"x": (0, 1)}))
+    asked = [candidate(0.9), candidate(0.9, "twin"), candidate(float("nan"), "broken"), renamed]
+    choice = choose_among(asked, log, few, quiet=True)
+    rows = {row.name: row for row in choice.rows}
+    assert "decisions are not finite" in rows["broken"].refused[0]
+    assert "observation number 0 is 'x'; the policy takes 'y'" in rows["renamed"].refused[0]
+    assert rows["twin"].same_as == "gain 0.9"
+    assert rows["twin"].value == rows["gain 0.9"].value
+    assert (choice.recommended, rows["twin"].best) == ("gain 0.9", 1.0)
+    assert choice.reason.startswith("the only one to choose; worth more than the log's own policy with a probability")
+
+
 def test_what_cannot_be_told_apart_is_not_ranked() -> None:
     random, everybody = np.random.default_rng(0), np.ones(3, bool)
     names, apart = ["one", "two", "three"], np.array([1.0, 2.0, 3.0])
     noise = rank(values_of(random.normal(size=(5, 3, 1)) + np.ones((1, 1, 30))))
-    recommended, reason = verdict(noise, everybody, names, -2.0)
+    recommended, reason = verdict(noise, everybody, names, float(noise.value[-1]) - 2)
     assert recommended is None
     assert "differ by too little for how well they are known; what the log itself earned is missed by 2" in reason
     first = random.normal(0, 0.1, (5, 4, 30)) + np.append(apart, 2.0)[None, :, None]

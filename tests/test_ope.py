@@ -1,5 +1,7 @@
 """Off-policy evaluation against values that are known."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -123,3 +125,93 @@ def test_sequences_by_hand() -> None:
 def test_ratios_that_are_none(ratio: float) -> None:
     with pytest.raises(InputError, match="importance ratios"):
         importance_sampling(np.full((2, 1), ratio), np.ones((2, 1)), np.ones((2, 1), bool))
+
+
+# --- sequences whose values are known ------------------------------------------------------------------------
+
+
+def two_states(episodes: int, steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two states, two actions: action 1 moves to the other state, and ends the episode from state 1 with 1 in 4; paid
+    1 for action 0 in state 0 and 3 for action 1 in state 1. Logged evenly -> (state, action, valid)."""
+    random = np.random.default_rng(seed)
+    state, action = np.zeros((2, episodes, steps), int)
+    valid, now, there = np.zeros((episodes, steps), bool), np.zeros(episodes, int), np.ones(episodes, bool)
+    for t in range(steps):
+        state[:, t], valid[:, t] = now, there
+        action[:, t] = random.integers(0, 2, episodes)
+        there = there & ~((now == 1) & (action[:, t] == 1) & (random.random(episodes) < 0.25))
+        now = np.where(action[:, t] == 1, 1 - now, now)
+    return state, action, valid
+
+
+POLICY = np.array([[0.3, 0.7], [0.4, 0.6]])  # of the actions in each state
+PAID = np.array([[1.0, 0.0], [0.0, 3.0]])
+STAYS, MOVES = np.eye(2), np.array([[0.0, 1.0], [0.75, 0.0]])
+
+
+def exact(steps: int, discount: float) -> tuple[np.ndarray, np.ndarray]:
+    """(Q (steps, state, action), V (steps, state)), by backward induction."""
+    q, v = np.zeros((steps, 2, 2)), np.zeros((steps + 1, 2))
+    for t in reversed(range(steps)):
+        q[t] = PAID + discount * np.stack([STAYS @ v[t + 1], MOVES @ v[t + 1]], axis=1)
+        v[t] = (POLICY * q[t]).sum(axis=1)
+    return q, v[:-1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_values_of_a_small_process(weighted: bool) -> None:
+    steps, discount = 4, 0.9
+    state, action, valid = two_states(20_000, steps)
+    ratio, reward = POLICY[state, action] / 0.5, PAID[state, action]
+    q, v = exact(steps, discount)
+    found = importance_sampling(ratio, reward, valid, discount, weighted=weighted)
+    assert abs(found.value - v[0, 0]) < 4 * found.standard_error < 0.2
+    time = np.arange(steps)
+    right = q[time, state, action], v[time, state]
+    model = doubly_robust(ratio, reward, valid, *right, discount, weighted=weighted)
+    assert abs(model.value - v[0, 0]) < 4 * model.standard_error
+    assert model.standard_error < 0.8 * found.standard_error
+    other = q[time, 1 - state]  # a wrong model, whose v is the mean of its q
+    of_it = other[np.arange(len(state))[:, None], time, action], (POLICY[state] * other).sum(axis=2)
+    wrong = doubly_robust(ratio, reward, valid, *of_it, discount, weighted=weighted)
+    assert abs(wrong.value - v[0, 0]) < 4 * wrong.standard_error
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_standard_errors_are_those_of_repetitions(weighted: bool) -> None:
+    found = []
+    for seed in range(200):
+        state, action, valid = two_states(60, 3, seed)
+        found.append(
+            importance_sampling(POLICY[state, action] / 0.5, PAID[state, action], valid, 0.9, weighted=weighted)
+        )
+    spread = np.std([each.value for each in found])
+    assert np.mean([each.standard_error for each in found]) == pytest.approx(spread, rel=0.15)
+
+
+def test_long_episodes_do_not_overflow_and_padding_is_not_read() -> None:
+    ratio = np.full((3, 3000), 2.0, np.float32)
+    ratio[1] = 0.0  # an episode that the policy cannot have lived
+    reward, valid = np.ones((3, 3000), np.float32), np.ones((3, 3000), bool)
+    valid[2, 10:], ratio[2, 10:], reward[2, 10:] = False, np.nan, np.nan
+    found = importance_sampling(ratio, reward, valid, 0.5)
+    assert found.value == pytest.approx(2 - 0.5 * (2 - 2 * (1 - 2.0**-10)), abs=1e-2)
+    assert found.effective_episodes == pytest.approx(1.0)
+    none = importance_sampling(np.zeros((2, 1)), np.ones((2, 1)), np.ones((2, 1), bool))
+    assert (none.value, none.effective_episodes) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"valid": np.ones(3, bool)}, r"bool of shape \(3,\)"),
+        ({"valid": np.array([[True, False, True]])}, "padding comes last"),
+        ({"reward": np.ones((1, 2))}, r"reward: of shape \(1, 2\)"),
+        ({"reward": np.full((1, 3), np.nan)}, "reward: holds numbers"),
+        ({"discount": 1.5}, "discount 1.5"),
+    ],
+)
+def test_what_is_no_log(changed: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"ratio": np.ones((1, 3)), "reward": np.ones((1, 3)), "valid": np.ones((1, 3), bool)}
+    with pytest.raises(InputError, match=message):
+        importance_sampling(**arguments | changed)

@@ -137,6 +137,11 @@ class DTPolicy(eqx.Module):
         action = self.model(returns, observations, actions, times)[now]
         return action, DTMemory(returns, observations, actions.at[now].set(action), memory.step + 1, asked)
 
+    def corrected(self, memory: DTMemory, action: Float[Array, " action"]) -> DTMemory:
+        """The memory had `action` been taken in the last step."""
+        last = jnp.minimum(memory.step, self.context_length) - 1
+        return memory._replace(action=memory.action.at[last].set(action))
+
 
 def cloning_loss(model: SequenceModel, batch: Windows, return_scale: Hyperparameter, how: Dropout | None) -> Scalar:
     """Mean of (a^ - a)^2 over the coordinates of the steps that are real."""

@@ -100,6 +100,16 @@ class PolicyWithMemory(Protocol):
 
 
 @runtime_checkable
+class CorrectedMemory(PolicyWithMemory, Protocol):
+    """A memory that can be told what was done in the place of what its policy decided: by somebody else, whose log it
+    is led along (`tether choose`)."""
+
+    def corrected(self, memory: Any, action: Float[Array, " action"]) -> Any:
+        """What a call returned, as it were had the policy's action been this one."""
+        ...
+
+
+@runtime_checkable
 class Algorithm(Protocol):
     """What the trainer asks of an algorithm. State: a NamedTuple or Module whose leaves are arrays.
 

@@ -25,6 +25,7 @@ __all__ = [
     "ActionBox",
     "Layout",
     "Schema",
+    "check_order",
     "column_names",
     "inner_float32",
     "join",
@@ -177,6 +178,22 @@ def column_names(layout: Layout | None, kind: str, size: int) -> list[str]:
         for name, (start, stop) in layout.items()
         for index in range(stop - start)
     ]
+
+
+def check_order(where: str, given: Schema | None, wanted: Schema | None) -> None:
+    """Raises InputError where two schemas of the same sizes name their numbers otherwise; one that names none may be
+    anything."""
+    if given is None or wanted is None:
+        return
+    for kind in ("observation", "action"):
+        size = size_of(getattr(wanted, kind))
+        named, names = (column_names(getattr(each, kind), kind, size) for each in (given, wanted))
+        if named != names and column_names(None, kind, size) not in (named, names):
+            first = next(i for i in range(size) if named[i] != names[i])
+            raise InputError(
+                f"{where}: {kind} number {first} is {named[first]!r}; the policy takes {names[first]!r} there: import "
+                "the log with the columns in the same order"
+            )
 
 
 def summary(layout: Layout) -> str:

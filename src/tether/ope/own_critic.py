@@ -9,7 +9,8 @@ import numpy as np
 
 from tether.data import Normaliser
 from tether.networks.critics import QEnsemble
-from tether.ope.evidence import Decisions, Evidence
+from tether.ope.decisions import Decisions
+from tether.ope.evidence import Evidence
 from tether.types import Array
 
 __all__ = ["find_critic", "own_value"]

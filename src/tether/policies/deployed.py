@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from tether.algorithms.interface import Policy, PolicyWithMemory
+from tether.algorithms.interface import CorrectedMemory, Policy, PolicyWithMemory
 from tether.data import Normaliser
 from tether.data.schema import ActionBox, Schema, inner_float32, unit_box
 from tether.types import Array, Float, Key, PRNGKey, Spec
@@ -52,6 +52,14 @@ class DeployedPolicy(eqx.Module):
         else:
             action = self.policy(observation, key)
         return self.in_units(action), memory
+
+    def corrected(self, memory: Any, action: Float[Array, " action"]) -> Any:
+        """The memory that `step` returned, had `action`, in the robot's units, been carried out; of a policy whose
+        memory can be told so."""
+        if not isinstance(self.policy, CorrectedMemory):
+            return memory
+        scale = jnp.where(self.action_scale > 0, self.action_scale, 1.0)
+        return self.policy.corrected(memory, (action - self.action_offset) / scale)
 
     def normalise(self, observation: Float[Array, " observation"]) -> Float[Array, " observation"]:
         """An observation as the robot gives it, as the networks see it."""

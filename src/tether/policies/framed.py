@@ -61,6 +61,12 @@ class FramedPolicy(eqx.Module):
         plan = decide() if planned is None else jax.lax.cond(self._is_due(memory), decide, lambda: planned)
         return self._carry_out(plan, observation, memory)
 
+    def corrected(self, memory: FramedMemory, action: Float[Array, " action"]) -> FramedMemory:
+        """The memory had `action` been carried out in the last step; what is planned stays planned."""
+        actions = memory.actions
+        corrected = None if actions is None else actions.at[-1].set(action)
+        return FramedMemory(memory.observations, corrected, memory.planned, memory.steps)
+
     def decide(
         self, observation: Float[Array, " observation"], key: PRNGKey, memory: FramedMemory
     ) -> Float[Array, "chunk action"]:

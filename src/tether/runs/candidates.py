@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from tether.data import Dataset, Normaliser
+from tether.data.schema import Schema
 from tether.errors import InputError
 from tether.policies.deployed import DeployedPolicy
 from tether.policies.folder import load_policy
@@ -35,6 +36,7 @@ class Candidate:
     seed: int | None = None
     update: int | None = None  # of the last phase
     policy: DeployedPolicy | None = None  # None: its lane diverged
+    schema: Schema | None = None  # of what it takes and gives
     state: Any = None  # of the algorithm; None where only the policy is there
     normaliser: Normaliser | None = None  # of the state's networks
     reward_factor: float | None = 1.0  # by which training saw rewards; None: not by a factor alone
@@ -86,6 +88,7 @@ def read_candidates(path: Path, data: Callable[[Path], Dataset]) -> list[Candida
                 seed=lane.seed,
                 update=run.updates,
                 policy=None if index in run.frozen else _lane(policies, index),
+                schema=plan.prepared.schema,
                 state=_lane(states, index),
                 normaliser=plan.prepared.normaliser,
                 reward_factor=_factor(plan.prepared.record["reward_transform"]),
@@ -108,7 +111,8 @@ def _of_policy(path: Path) -> Candidate:
     name = f"{resolved.parent.name}/{resolved.name}"
     numbers: dict[str, Any] = {key: n for key in ("lane", "seed", "update") if isinstance(n := own.get(key), int)}
     algorithm = loaded.document["algorithm"]
-    return Candidate(name, path, algorithm, policy=loaded.module, discount=_discount(loaded.algorithm, {}), **numbers)
+    about = {"schema": loaded.schema, "discount": _discount(loaded.algorithm, {})}
+    return Candidate(name, path, algorithm, policy=loaded.module, **about, **numbers)
 
 
 def _discount(algorithm: Any, swept: Any) -> float | None:

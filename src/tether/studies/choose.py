@@ -17,9 +17,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tether.data import Dataset, Downloads, load_dataset
+from tether.data.schema import check_order
 from tether.errors import InputError
 from tether.machine.keywords import explain_function
-from tether.ope.evidence import Decisions, Evidence, decisions_of, evaluation_data, evidence_of
+from tether.ope.decisions import Decisions, decisions_of, evaluation_data
+from tether.ope.evidence import Evidence, evidence_of
 from tether.ope.fitted_q import FittedQ, Values, fit_values
 from tether.ope.own_critic import find_critic, own_value
 from tether.ope.ranking import Ranking, rank
@@ -51,6 +53,7 @@ class Judged:
     low: float | None = None  # of the 90 % interval
     high: float | None = None
     best: float = 0.0  # probability of being the best of those that pass the gates
+    same_as: str | None = None  # an earlier row that decides alike everywhere, to the last bit
     disagreement: float | None = None  # standard deviation of the value over the ensemble
     off_support: float | None = None  # share of its decisions that are unlike what the log has seen done
     own_critic: float | None = None  # what the critic that it was trained with says of it
@@ -139,7 +142,7 @@ def choose_among(
     with Display(quiet) as display:
         evidence = evidence_of(data, float(how.discount), rows, seed)
         decisions, refused = _decide(found, evidence, data, display, seed)
-        values, scale = _evaluate(how, evidence, decisions, display, seed) if decisions else (None, 1.0)
+        values, scale = _evaluate(how, evidence, _different(decisions), display, seed) if decisions else (None, 1.0)
     settings = {"members": how.members, "updates": how.updates, "rows": len(evidence.episode), "seed": seed}
     return judge(found, evidence, decisions, refused, values, scale, data.source.location, settings)
 
@@ -202,6 +205,7 @@ def _decide(
             continue
         display.begin(f"decisions of {candidate.name} ({number}/{len(found)})", 0, len(evidence.episode), "rows")
         try:
+            check_order(data.source.location, data.schema, candidate.schema)
             decisions[candidate.name] = decisions_of(
                 candidate.policy, evidence, data, seed=seed, on_rows=lambda done, rows: display.advance(done)
             )
@@ -210,10 +214,19 @@ def _decide(
     return decisions, refused
 
 
+def _different(decisions: dict[str, Decisions]) -> dict[str, Decisions]:
+    """Without those that decide as one before them does: networks would tell them apart by chance."""
+    found: dict[str, Decisions] = {}
+    for name, own in decisions.items():
+        if not any(own.same(other) for other in found.values()):
+            found[name] = own
+    return found
+
+
 def _evaluate(
     how: FittedQ, evidence: Evidence, decisions: dict[str, Decisions], display: Display, seed: int
 ) -> tuple[Values, float]:
-    data, scale = evaluation_data(evidence, decisions)
+    data, scale = evaluation_data(evidence, list(decisions.values()))
     display.begin("fitted Q evaluation", 0, how.updates, "updates of each member")
     return fit_values(how, data, seed, lambda done, updates: display.advance(done)), scale
 
@@ -232,9 +245,10 @@ def judge(
     settings: dict[str, Any],
 ) -> Choice:
     """From values to an answer; everything that takes long is done."""
-    support, rows, places = Support(evidence), [], {name: index for index, name in enumerate(decisions)}
+    support, rows, names = Support(evidence), [], list(_different(decisions))
+    places = {name: next(i for i, n in enumerate(names) if own.same(decisions[n])) for name, own in decisions.items()}
     behaviour = float(evidence.returns.mean()) if len(evidence.returns) else None
-    fits_log = values is not None and values.first.shape[1] > len(decisions)
+    fits_log = values is not None and values.first.shape[1] > len(names)
     ranking = None if values is None else rank(values, scale, known=behaviour if fits_log else None)
     for candidate in found:
         shared = ("name", "folder", "algorithm", "lane", "seed", "update", "losses")
@@ -244,7 +258,8 @@ def judge(
             row = _with_value(row, ranking, places[candidate.name])
             off = support.off(decisions[candidate.name].there)
             own = _own(candidate, evidence, decisions[candidate.name])
-            row = dataclasses.replace(row, off_support=off, own_critic=own)
+            same = names[places[row.name]] if names[places[row.name]] != row.name else None
+            row = dataclasses.replace(row, off_support=off, own_critic=own, same_as=same)
             faults += _gates(row, evidence)
         rows.append(dataclasses.replace(row, refused=tuple(faults)))
     fitted = float(ranking.value[-1]) if ranking is not None and fits_log else None
@@ -255,8 +270,8 @@ def judge(
         among[[places[name] for name in passing]] = True
         best = ranking.best(among)
         rows = [dataclasses.replace(r, best=float(best[places[r.name]])) if r.name in passing else r for r in rows]
-        miss = None if behaviour is None or fitted is None else fitted - behaviour
-        recommended, reason = verdict(ranking, among, list(places), miss)
+        shown = [next((name for name in passing if places[name] == place), "") for place in range(len(names))]
+        recommended, reason = verdict(ranking, among, shown, behaviour if fits_log else None)
     rows.sort(key=lambda row: (bool(row.refused), row.value is None, -(row.value or 0.0)))
     return Choice(tuple(rows), recommended, reason, where, evidence.discount, behaviour, fitted, settings)
 
@@ -270,6 +285,8 @@ def _own(candidate: Candidate, evidence: Evidence, decisions: Decisions) -> floa
     """What the critic of the candidate's training says, in the data's rewards."""
     critic = find_critic(candidate.state)
     if critic is None or candidate.normaliser is None or candidate.reward_factor is None:
+        return None
+    if candidate.policy is None or candidate.policy.has_memory:  # it judges decisions of other sizes
         return None
     return own_value(critic, candidate.normaliser, evidence, decisions) / candidate.reward_factor
 
@@ -286,10 +303,13 @@ def _gates(row: Judged, evidence: Evidence) -> list[str]:
     return found
 
 
-def verdict(ranking: Ranking, among: np.ndarray, names: Sequence[str], miss: float | None) -> tuple[str | None, str]:
+def verdict(
+    ranking: Ranking, among: np.ndarray, names: Sequence[str], behaviour: float | None
+) -> tuple[str | None, str]:
     """(recommendation, reason).
 
-    among: which pass the gates, bool (candidates,). miss: by how much the log's own policy is missed, for the reason.
+    among: which pass the gates, bool (candidates,). behaviour: the true value of the last one, the log's own policy;
+    None where the ranking has none.
     """
     passing = np.flatnonzero(among)
     if not np.isfinite(ranking.value[passing]).all():
@@ -299,10 +319,13 @@ def verdict(ranking: Ranking, among: np.ndarray, names: Sequence[str], miss: flo
     regret = float(np.mean(draws.max(axis=1) - ranking.draws[:, leader]))
     blind = float(np.mean(draws.max(axis=1) - draws.mean(axis=1)))
     words = f"expected to lose {regret:.3g} to the best of them, where a blind choice loses {blind:.3g}"
-    if len(passing) == 1 or regret <= MOST_REGRET * blind:
-        return names[leader], words
-    missed = "" if miss is None else f"; what the log itself earned is missed by {abs(miss):.3g}"
-    return None, f"the highest value is {words}: they differ by too little for how well they are known{missed}"
+    if len(passing) > 1 and regret > MOST_REGRET * blind:
+        off = 0.0 if behaviour is None else abs(float(ranking.value[-1]) - behaviour)
+        missed = "" if behaviour is None else f"; what the log itself earned is missed by {off:.3g}"
+        return None, f"the highest value is {words}: they differ by too little for how well they are known{missed}"
+    words = words if len(passing) > 1 else "the only one to choose"
+    beside = f"; worth more than the log's own policy with a probability of {ranking.above(leader, -1):.0%}"
+    return names[leader], words + ("" if behaviour is None else beside)
 
 
 # --- for people ---------------------------------------------------------------------------------------------
@@ -329,7 +352,7 @@ def choice_table(choice: Choice) -> Table:
         numbers = _text(row.value), interval, f"{row.best:.0%}", _text(row.disagreement, 2)
         style = "bold" if row.name == choice.recommended else ""
         off = "-" if row.off_support is None else f"{row.off_support:.0%}"
-        gates = "; ".join(row.refused) or "pass"
+        gates = "; ".join(row.refused) or "pass" + ("" if row.same_as is None else f", decides as {row.same_as}")
         table.add_row(row.name, *numbers, off, _text(row.own_critic), losses, gates, style=style)
     if choice.behaviour is not None:
         table.add_row("the log itself, as recorded", _text(choice.behaviour))

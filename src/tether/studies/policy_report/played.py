@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.data import Dataset
-from tether.data.schema import Schema, column_names
+from tether.data.schema import Schema, check_order, column_names
 from tether.errors import InputError
 from tether.policies.deployed import step_each
 from tether.policies.folder import load_policy
@@ -144,15 +144,7 @@ def check_columns(policy: LoadedPolicy, dataset: Dataset) -> None:
         found = getattr(dataset, f"{kind}s").shape[1]
         if found != size:
             raise InputError(f"{where}: {kind}s of {found} numbers; the policy takes {size}")
-        if policy.schema is None or dataset.schema is None:
-            continue
-        wanted, named = (column_names(getattr(each, kind), kind, size) for each in (policy.schema, dataset.schema))
-        if wanted != named:
-            first = next(i for i in range(size) if wanted[i] != named[i])
-            raise InputError(
-                f"{where}: {kind} number {first} is {named[first]!r}; the policy takes {wanted[first]!r} there: import "
-                "the log with the columns in the same order"
-            )
+    check_order(where, dataset.schema, policy.schema)
 
 
 def choose_stretches(dataset: Dataset, most_rows: int) -> tuple[Stretch, ...]:
