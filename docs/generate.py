@@ -43,6 +43,7 @@ FIELD = re.compile(r"^    (\w+): [^=]+= (.+?)(?:  # (.*))?$")
 PUBLIC = {
     "Train and evaluate": (
         "train",
+        "finetune",
         "resume",
         "evaluate",
         "load_policy",

@@ -68,6 +68,7 @@ __all__ = [
     "evaluate",
     "export_policy",
     "find_preset",
+    "finetune",
     "load_dataset",
     "load_policy",
     "register",
@@ -95,6 +96,7 @@ _HOMES = {
     "evaluate": "tether.api",
     "export_policy": "tether.api",
     "find_preset": "tether.presets.recipes",
+    "finetune": "tether.api",
     "load_dataset": "tether.data",
     "load_policy": "tether.policies.folder",
     "register": "tether.machine.registry",
@@ -143,7 +145,7 @@ if TYPE_CHECKING:
         ReBRAC,
         SfBC,
     )
-    from tether.api import evaluate, export_policy, resume, train
+    from tether.api import evaluate, export_policy, finetune, resume, train
     from tether.data import Dataset, Framing, load_dataset
     from tether.errors import InputError
     from tether.machine.registry import register

@@ -1,4 +1,4 @@
-"""What Python code calls: `train`, `resume`, `evaluate`. The command line calls these, too."""
+"""What Python code calls: `train`, `finetune`, `resume`, `evaluate`. The command line calls these, too."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -43,8 +43,10 @@ from tether.runs.config import (
 )
 from tether.runs.exported import rollout_exported
 from tether.runs.film import film
+from tether.runs.finetuning import make_run
 from tether.runs.folder import changed_versions, new_folder, open_folder
 from tether.runs.loggers import find_loggers, make_loggers
+from tether.runs.parent import FinetuneRequest, plan_finetuning
 from tether.runs.plan import Options, Plan
 from tether.runs.policies import save_lane_policy
 from tether.runs.records import Display
@@ -54,7 +56,7 @@ from tether.runs.run import Run
 from tether.training.devices import is_primary, together
 from tether.training.lanes import Lane, make_lanes
 
-__all__ = ["evaluate", "export_policy", "resume", "train"]
+__all__ = ["evaluate", "export_policy", "finetune", "resume", "train"]
 
 SEEDS_END = 2**31
 
@@ -177,6 +179,71 @@ def resume(
         return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=new_length, repair=repair)
 
 
+@explain_function
+def finetune(
+    run: str | Path,
+    *,
+    env_steps: int,
+    online_fraction: float = 0.5,
+    warmup_env_steps: int = 0,
+    updates_per_step: int = 1,
+    exploration_noise: float | None = None,
+    replay_capacity: int | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    eval_every_env_steps: int | None = None,
+    eval_episodes: int | None = None,
+    dataset: str | Dataset | None = None,
+    algorithm: Algorithm | type | None = None,
+    environment: str | None = None,
+    horizon: int | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    notes: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: str | Sequence[str] = (),
+) -> Report:
+    """Go on training the policies of `run` in their environment and leave another run folder (docs/finetune.md).
+
+    env_steps: of each lane's environment; 0 only evaluates.
+    online_fraction: which part of each minibatch is drawn from what the lane has collected, the rest from the data;
+        0.5 is symmetric sampling, 1 leaves the data out.
+    warmup_env_steps: of these, so many are collected before the first update.
+    updates_per_step: updates for each step after that.
+    exploration_noise: standard deviation of Gaussian noise on actions in [-1, 1]. None: the policy's own randomness,
+        0.1 where it has none.
+    replay_capacity: rows that are kept of each lane, the newest; None: all.
+    hyperparameters: those that are not as in the run, such as {"expectile": 0.9}; acting ones, too.
+    batch_size, eval_episodes: where they are not as in the run.
+    eval_every_env_steps: None: a tenth of the steps that are trained on. The run's own policy is evaluated first.
+    dataset, algorithm: as of `resume`. environment, horizon: for a run that has none, likewise.
+    out: the new run folder; must not exist, or be empty. Default `runs/finetune-<algorithm>-<dataset>-<time>`.
+    quiet, notes, callbacks, logger: as of `train`.
+    The run itself is not changed. The new one is resumed, evaluated, plotted and exported as any other.
+    Raises InputError where the run has no environment, no checkpoint of its last phase or an algorithm that nothing can
+    be added to, otherwise as `train`.
+    """
+    loggers = find_loggers(logger)
+    check_callbacks(callbacks)
+    request = FinetuneRequest(
+        env_steps=env_steps,
+        online_fraction=online_fraction,
+        warmup_env_steps=warmup_env_steps,
+        updates_per_step=updates_per_step,
+        exploration_noise=exploration_noise,
+        replay_capacity=replay_capacity,
+        hyperparameters=hyperparameters or {},
+        batch_size=batch_size,
+        eval_every_env_steps=eval_every_env_steps,
+        eval_episodes=eval_episodes,
+        environment=environment,
+        horizon=horizon,
+    )
+    plan = plan_finetuning(Path(run), request, out, quiet, dataset, algorithm)
+    with new_folder(plan.folder, config_of(plan) | {"notes": dict(notes or {})}):
+        return _finish(plan, quiet, callbacks, loggers)
+
+
 def _lanes(algorithm: Any, seeds: Any, sweep: Any, lanes: Sequence[Lane] | None, framing: Framing) -> Sequence[Lane]:
     """The lanes that are given, or the product of seeds and swept values. Raises InputError."""
     if lanes is None:
@@ -289,7 +356,7 @@ def evaluate(
     if plan.task is None:
         raise InputError(f"{folder}: its config.json names no environment, so nothing can be evaluated")
     with Display(quiet) as display:
-        run = Run(plan, display)
+        run = make_run(plan, display)
         if not run.restore():
             raise InputError(f"{folder}: holds no checkpoint yet; train on with: tether resume {folder}")
         if not run.alive.any():
@@ -390,7 +457,7 @@ def _finish(
             display.message(f"training without evaluation: {why_not}")
         for warning in filter(None, warnings):
             display.warn(warning)
-        run = Run(plan, display, stop, [*callbacks, *make_loggers(plan.folder, loggers, display.warn)])
+        run = make_run(plan, display, stop, [*callbacks, *make_loggers(plan.folder, loggers, display.warn)])
         if resumed:
             if changed := changed_versions(plan.folder):
                 display.warn(changed)

@@ -24,6 +24,7 @@ from tether.cli.compare import Compare
 from tether.cli.data import DATA_VERBS, Data
 from tether.cli.evaluate import Evaluate
 from tether.cli.export import Export
+from tether.cli.finetune import Finetune
 from tether.cli.lists import Algorithms, Tasks
 from tether.cli.parts import fail
 from tether.cli.plot import Plot
@@ -40,6 +41,7 @@ from tether.machine.plugins import load_plugins, take_plugin_words
 
 COMMANDS: dict[str, type] = {
     "train": Train,
+    "finetune": Finetune,
     "resume": Resume,
     "evaluate": Evaluate,
     "export": Export,
@@ -72,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = parse(_without_plugins(words))
     # Not Bench, which reports what compiling costs.
     dry = getattr(command, "dry_run", False)  # which writes nothing
-    cached = Train | Resume | Evaluate | Export | Serve | Compare | Choose | Sweep | Reproduce | Bandit | Data
+    cached = (
+        Train | Finetune | Resume | Evaluate | Export | Serve | Compare | Choose | Sweep | Reproduce | Bandit | Data
+    )
     if isinstance(command, cached) and not dry:
         from tether.machine.cache import use_compilation_cache
         from tether.machine.start import note_command

@@ -216,7 +216,10 @@ class _Steps:
         acted = []
         if self.framing.history_actions:
             none = np.float32(0)
-            acted = [np.where((at - steps >= start)[:, None], data.actions[at - steps], none) for steps in back]
+            acted = [
+                np.where((at - steps >= start)[:, None], data.actions[np.maximum(at - steps, 0)], none)
+                for steps in back
+            ]
         return np.concatenate([*seen, latest, *acted], axis=1)
 
     def actions(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows chunk_actions"]:

@@ -20,11 +20,12 @@ from tether.data.source import Source
 from tether.data.views import Trajectories, View, build, raw_table, step_returns
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
-from tether.types import Bool, Float, Spec, Transition
+from tether.types import Bool, Float, Int, Spec, Transition
 
 __all__ = [
     "OBSERVATION_TRANSFORMS",
     "REWARD_TRANSFORMS",
+    "Change",
     "Normaliser",
     "Prepared",
     "no_rewards",
@@ -57,6 +58,57 @@ class Normaliser(NamedTuple):
         return (x - self.mean) / self.std
 
 
+class Change(NamedTuple):
+    """What is done to every table before a view makes columns of it; None where a quantity is left as it is.
+    The numbers are those of the data that are trained on, whichever episodes are given."""
+
+    view: View = View()
+    reward: Callable[[Rewards], Rewards] | None = None
+    observation: "Normaliser | None" = None
+
+    def rewards(self, dataset: Dataset) -> Rewards:
+        """Of every row of the file."""
+        return dataset.rewards if self.reward is None else self.reward(dataset.rewards.astype(np.float64))
+
+    def columns(self, dataset: Dataset, table: Transition, rows: Any) -> Any:
+        """What training reads of `table`, the view's own of `dataset`; where decisions are framed, of these."""
+        if self.view.framing.changes_data:
+            return self.decisions(dataset)[0]
+        changed: dict[str, Any] = {}
+        rewards = self.rewards(dataset)
+        if self.reward is not None:
+            changed["reward"] = rewards[rows].astype(np.float32)
+        if self.observation is not None:
+            changed["observation"] = self.observation.normalise(np.asarray(table.observation))
+            changed["next_observation"] = self.observation.normalise(np.asarray(table.next_observation))
+        return build(self.view, dataset, rows, table._replace(**changed), rewards)
+
+    def decisions(self, dataset: Dataset) -> tuple[Any, Int[np.ndarray, " decisions"]]:
+        """What the view makes of the decisions in `dataset`, and the row that each begins at."""
+        view = self.view
+        changed: dict[str, Any] = {"rewards": self.rewards(dataset)}
+        for name in ("observations", "next_observations"):
+            if self.observation is not None and (column := getattr(dataset, name)) is not None:
+                changed[name] = self.observation.normalise(column)
+        steps = dataclasses.replace(dataset, **changed)
+        decisions, begins = framed(steps, view.framing, view.discount)
+        table, rows = raw_table(view, decisions)
+        made, begins = build(view, decisions, rows, table, decisions.rewards), begins[rows]
+        if getattr(made, "return_to_go", None) is None:
+            return made, begins
+        # What is paid after the last whole decision of an episode belongs to the returns, too.
+        returns = step_returns(steps, steps.rewards, view.discount, view.endless)
+        return made._replace(return_to_go=returns[begins].astype(np.float32)), begins
+
+    def rows_of(self, dataset: Dataset) -> tuple[Any, Int[np.ndarray, " rows"]]:
+        """What training reads of other episodes, and the row of `dataset` that each entry begins at. Raises InputError
+        where they are too short for any."""
+        if self.view.framing.changes_data:
+            return self.decisions(dataset)
+        table, rows = raw_table(self.view, dataset)
+        return self.columns(dataset, table, rows), rows
+
+
 class Prepared(NamedTuple):
     """What training needs of a data set: the view's float32 NumPy columns, sizes, normaliser, record of it."""
 
@@ -70,6 +122,7 @@ class Prepared(NamedTuple):
     held_out: Any = None  # as `transitions`, of the episodes that are held out; None where none are
     decisions: Decisions | None = None  # of which the trust in a policy is made; None where they are too few
     framing: Framing = ONE_STEP  # of the decisions that `transitions` are; `spec` is that of a step
+    change: Change = Change()  # by which `transitions` were made
 
     @property
     def decision(self) -> Spec:
@@ -272,11 +325,11 @@ def prepare(
     observation = np.asarray(table.observation)
     transform, numbers = _checked_rewards(fit_rewards(table), reward_transform)
     normaliser = _checked(fit_observations(observation), observation_transform, observation.shape[1])
-    change = _Change(
-        None if reward_transform == "none" else transform, None if observation_transform == "none" else normaliser
+    change = Change(
+        view, None if reward_transform == "none" else transform, None if observation_transform == "none" else normaliser
     )
-    columns = change.columns(view, dataset, table, rows)
-    held = None if held_out is None else change.columns(view, held_out, *raw_table(view, held_out, keep_timeouts))
+    columns = change.columns(dataset, table, rows)
+    held = None if held_out is None else change.columns(held_out, *raw_table(view, held_out, keep_timeouts))
     record = {"rows": file_rows, "filter": filtered, "holdout": cut}
     record |= {"transitions": columns.rows if view.framing.changes_data else len(rows)}
     record |= {"reward_transform": {"name": reward_transform, **numbers}}
@@ -289,7 +342,7 @@ def prepare(
     about = dataset.schema, dataset.source, no_rewards(dataset, rewards)
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     decisions = sample_decisions(dataset, held_out)
-    return Prepared(columns, spec, normaliser, record, *about, held, decisions, view.framing)
+    return Prepared(columns, spec, normaliser, record, *about, held, decisions, view.framing, change)
 
 
 def _described(dataset: Dataset, view: View, rewards: Rewards, normaliser: Normaliser) -> dict[str, Any]:
@@ -305,46 +358,6 @@ def _described(dataset: Dataset, view: View, rewards: Rewards, normaliser: Norma
         "normaliser": {"mean": normaliser.mean.tolist(), "std": normaliser.std.tolist()},
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
     }
-
-
-class _Change(NamedTuple):
-    """What is done to every table; None where a quantity is left as it is."""
-
-    reward: Callable[[Rewards], Rewards] | None
-    observation: Normaliser | None
-
-    def rewards(self, dataset: Dataset) -> Rewards:
-        """Of every row of the file."""
-        return dataset.rewards if self.reward is None else self.reward(dataset.rewards.astype(np.float64))
-
-    def columns(self, view: View, dataset: Dataset, table: Transition, rows: Any) -> Any:
-        """What training reads of `table`, the view's own of `dataset`; where decisions are framed, of these."""
-        if view.framing.changes_data:
-            return self.decisions(view, dataset)
-        changed: dict[str, Any] = {}
-        rewards = self.rewards(dataset)
-        if self.reward is not None:
-            changed["reward"] = rewards[rows].astype(np.float32)
-        if self.observation is not None:
-            changed["observation"] = self.observation.normalise(np.asarray(table.observation))
-            changed["next_observation"] = self.observation.normalise(np.asarray(table.next_observation))
-        return build(view, dataset, rows, table._replace(**changed), rewards)
-
-    def decisions(self, view: View, dataset: Dataset) -> Any:
-        """What the view makes of the decisions in `dataset`."""
-        changed: dict[str, Any] = {"rewards": self.rewards(dataset)}
-        for name in ("observations", "next_observations"):
-            if self.observation is not None and (column := getattr(dataset, name)) is not None:
-                changed[name] = self.observation.normalise(column)
-        steps = dataclasses.replace(dataset, **changed)
-        decisions, begins = framed(steps, view.framing, view.discount)
-        table, rows = raw_table(view, decisions)
-        made = build(view, decisions, rows, table, decisions.rewards)
-        if getattr(made, "return_to_go", None) is None:
-            return made
-        # What is paid after the last whole decision of an episode belongs to the returns, too.
-        returns = step_returns(steps, steps.rewards, view.discount, view.endless)
-        return made._replace(return_to_go=returns[begins[rows]].astype(np.float32))
 
 
 def _refuse_transform(name: str, dataset: Dataset, view: View) -> None:

@@ -26,7 +26,16 @@ from tether.types import Array, Bool, Float, Int, Key
 if TYPE_CHECKING:
     import gymnasium  # imported where an environment is made: training and policies work without any simulator
 
-__all__ = ["FIRST_EVALUATION_SEED", "Actor", "Episodes", "episode_keys", "rollout", "seconds_per_step"]
+__all__ = [
+    "FIRST_EVALUATION_SEED",
+    "Actor",
+    "Episodes",
+    "LaneActor",
+    "episode_keys",
+    "one_number",
+    "rollout",
+    "seconds_per_step",
+]
 
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
 
@@ -74,7 +83,7 @@ def rollout(
         seeds = np.tile(FIRST_EVALUATION_SEED + numbers, lanes).tolist()
         starts = [env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)]
         observations = np.stack(starts).astype(np.float32)
-        actor = actor or _Actor(policies, keys, numbers, device)
+        actor = actor or LaneActor(policies, keys, numbers, device)
         rewards = np.zeros(len(environments), np.float32)
         returns = np.zeros(len(environments))
         lengths = np.zeros(len(environments), np.int64)
@@ -85,7 +94,7 @@ def rollout(
             actions = actor.act(seen[0], seen[1], seen[2], step).reshape(len(environments), -1)
             for i in np.flatnonzero(running):
                 observation, reward, terminated, truncated, info = environments[i].step(actions[i])
-                reward = _one_number(reward, task)
+                reward = one_number(reward, task)
                 observations[i], rewards[i] = observation, reward
                 lengths[i] += 1
                 if not task.success_is_return:
@@ -98,7 +107,7 @@ def rollout(
     return Episodes(returns.reshape(lanes, episodes), lengths.reshape(lanes, episodes))
 
 
-def _one_number(reward: Any, task: Task) -> float:
+def one_number(reward: Any, task: Task) -> float:
     """Environments that people write give arrays of one number, too."""
     if isinstance(reward, float):
         return reward
@@ -113,7 +122,7 @@ def seconds_per_step(
 ) -> float:
     """How long one step of so many episodes of every lane waits for its actions on `device`: the fastest of a few
     calls, the way of observations and actions to and from the device included, compilation not."""
-    actor = _Actor(policies, keys, np.arange(episodes), device)
+    actor = LaneActor(policies, keys, np.arange(episodes), device)
     observations = np.zeros((len(keys), episodes, policies.observation_mean.shape[-1]), np.float32)
     rewards, seconds = np.zeros((len(keys), episodes), np.float32), []
     for step in range(1 + calls):
@@ -134,20 +143,29 @@ class Actor(Protocol):
         ...
 
 
-class _Actor:
+class LaneActor:
     """The policies of some lanes, acting in some episodes each."""
 
     def __init__(self, policies: DeployedPolicy, keys: Any, numbers: np.ndarray, device: Any):
         self._device = device
         self._policies = jax.device_put(policies, device)
         self._keys = jax.device_put(episode_keys(keys, numbers), device)
-        self._memories = jax.device_put(_initial_memories(self._policies, len(numbers)), device)
+        self._fresh = self.memories = jax.device_put(_initial_memories(self._policies, len(numbers)), device)
         self._batched = next(iter(self._keys.devices())).platform != "cpu"
 
     def act(self, observations: np.ndarray, rewards: np.ndarray, running: np.ndarray, step: int) -> np.ndarray:
-        seen = observations, self._memories, rewards, running
-        actions, self._memories = _act(self._policies, *seen, self._keys, np.int32(step), batched=self._batched)
+        """As of `Actor`."""
+        seen = observations, self.memories, rewards, running
+        actions, self.memories = _act(self._policies, *seen, self._keys, np.int32(step), batched=self._batched)
         return np.asarray(actions)
+
+    def follow(self, policies: DeployedPolicy) -> None:
+        """Act by other policies of the same form from here on."""
+        self._policies = jax.device_put(policies, self._device)
+
+    def forget(self, lane: int) -> None:
+        """Begin the episodes of a lane anew."""
+        self.memories = jax.tree.map(lambda kept, new: kept.at[lane].set(new[lane]), self.memories, self._fresh)
 
 
 @jax.jit

@@ -19,8 +19,8 @@ from tether.runs.alarms import alarms_of, reachable_values
 from tether.runs.callbacks import VALIDATION
 from tether.runs.config import restored_plan
 from tether.runs.document import read_config
+from tether.runs.finetuning import make_run
 from tether.runs.records import Display, metric_log
-from tether.runs.run import Run
 
 __all__ = ["Candidate", "find_run", "read_candidates"]
 
@@ -67,7 +67,7 @@ def read_candidates(path: Path, data: Callable[[Path], Dataset]) -> list[Candida
         return [_of_policy(path)]
     folder, checkpoint = find_run(path)
     plan = restored_plan(folder, True, dataset=data(folder))
-    run = Run(plan, Display(True))
+    run = make_run(plan, Display(True))
     if not run.restore(checkpoint):
         raise InputError(f"{folder}: holds no checkpoint yet; train on with: tether resume {folder}")
     _, document = read_config(folder)

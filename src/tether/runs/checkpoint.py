@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
@@ -30,18 +30,36 @@ from tether.machine.files import (
     describe_arrays,
     encode_arrays,
     fsync_directory,
+    sha256_file,
     to_json,
     write_synced,
 )
 from tether.machine.reading import parse_json, read_bytes
 
-__all__ = ["CheckpointError", "DamagedCheckpoint", "load_checkpoint", "load_latest", "save_checkpoint"]
+__all__ = [
+    "STATE",
+    "CheckpointError",
+    "DamagedCheckpoint",
+    "Found",
+    "find_latest",
+    "load_checkpoint",
+    "load_latest",
+    "save_checkpoint",
+]
 
 FORMAT_VERSION = 1
 STATE = "state.safetensors"
 MANIFEST = "manifest.json"
 REPLACED = ".old"
 BLANK = "0" * 64  # stands in for the manifest's own checksum while that is computed
+
+
+class Found(NamedTuple):
+    """A checkpoint whose bytes are those of its manifest."""
+
+    path: Path
+    notes: dict[str, Any]  # the caller's
+    sha256: str  # of its state
 
 
 class CheckpointError(RuntimeError):
@@ -120,6 +138,24 @@ def load_checkpoint(path: Path, like: Any) -> tuple[PyTree, dict[str, Any]]:
         return decode_arrays(data, like(run) if inspect.isfunction(like) else like, str(state)), run
     except InputError as error:
         raise DamagedCheckpoint(str(error)) from error
+
+
+def find_latest(directory: Path) -> Found | None:
+    """The newest valid checkpoint, without reading its arrays; None where there is none at all. Raises:
+    DamagedCheckpoint with all reasons where none is valid."""
+    reasons = []
+    for path in _newest_first(directory):
+        try:
+            document = _read_manifest(path / MANIFEST)
+            notes, sha256 = document["run"], document["files"][STATE]["sha256"]
+            if sha256_file(path / STATE) == sha256:
+                return Found(path, notes, sha256)
+            reasons.append(f"{path / STATE}: altered: its SHA-256 is not the manifest's")
+        except (CheckpointError, OSError, KeyError, TypeError) as error:
+            reasons.append(str(error))
+    if reasons:
+        raise DamagedCheckpoint("; ".join([f"no valid checkpoint in {directory}", *reasons]))
+    return None
 
 
 def load_latest(directory: Path, like: Any, on_refused: Callable[[str], None]) -> tuple[PyTree, dict[str, Any], Path]:

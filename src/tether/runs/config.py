@@ -86,6 +86,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
             "in_memory": source is not None and source.in_memory,
         },
         **_place(plan),
+        **({} if plan.finetuning is None else {"finetuning": dataclasses.asdict(plan.finetuning)}),
         "versions": versions(),
         "commit": commit(),
         "device": str(jax.devices()[0].device_kind),
@@ -127,7 +128,8 @@ def restored_plan(
     transforms = record.reward_transform.name, record.observation_transform.name
     episodes: dict[str, Any] = {"data_filter": record.filter.name, "holdout": record.holdout.name}
     prepared = prepare(data, *transforms, view=view_of(algorithm, record.framing), **episodes)
-    return make_plan(folder, document.algorithm, algorithm, lanes, options, data, prepared, task, limits)
+    plan = make_plan(folder, document.algorithm, algorithm, lanes, options, data, prepared, task, limits)
+    return dataclasses.replace(plan, finetuning=document.finetuning)
 
 
 def _restored_place(

@@ -13,7 +13,7 @@ from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import ActionBox
 from tether.errors import InputError
 from tether.machine.reading import as_document, read_json
-from tether.runs.plan import Options
+from tether.runs.plan import Finetuning, Options
 from tether.training.lanes import Lane
 
 __all__ = ["CONFIG_FORMAT", "DataRecord", "RunDocument", "read_config"]
@@ -77,6 +77,7 @@ class RunDocument(msgspec.Struct):
     environment: str
     horizon: Annotated[int, msgspec.Meta(ge=1)] | None = None
     environment_actions: ActionLimits | None = None
+    finetuning: Finetuning | None = None
     algorithm_class: str | None = None
     algorithm_distribution: str | None = None
 

@@ -35,7 +35,7 @@ from tether.runs.records import Display
 from tether.runs.timeline import TRAINING, Timeline
 from tether.types import PRNGKey
 
-__all__ = ["QUEUE", "Evaluations", "How", "Requested", "evaluation_key", "evaluation_keys"]
+__all__ = ["QUEUE", "Evaluations", "How", "Requested", "evaluation_key", "evaluation_keys", "processor"]
 
 QUEUE = 2  # so many evaluations may be not applied while training goes on
 EVALUATION_STREAM = 1_000  # folded into a lane's key for rollouts; phases take 0, 1, ... for their updates
@@ -281,13 +281,13 @@ class Evaluations:
         elif wanted != "auto":
             self.device = wanted
         else:
-            accelerator, processor = jax.local_devices()[0], _processor()
-            if processor is None:
+            accelerator, cpu = jax.local_devices()[0], processor()
+            if cpu is None:
                 self.device = "accelerator"
                 return
             part, episodes = _own_share(len(keys)), self._plan.options.eval_episodes
             some = jax.tree.map(lambda leaf: leaf[part], policies())
-            devices = {"cpu": processor, "accelerator": accelerator}
+            devices = {"cpu": cpu, "accelerator": accelerator}
             measured = [seconds_per_step(some, episodes, keys[part], device) for device in devices.values()]
             if jax.process_count() > 1:  # all do as the first
                 measured = multihost_utils.broadcast_one_to_all(np.asarray(measured))
@@ -298,7 +298,7 @@ class Evaluations:
 
     def _jax_device(self) -> Any:
         """The device as JAX knows it; None: the default one."""
-        return _processor() if self.device == "cpu" and jax.default_backend() != "cpu" else None
+        return processor() if self.device == "cpu" and jax.default_backend() != "cpu" else None
 
     def _note(self, process: str, what: str, start: float, end: float, update: int | None) -> None:
         """Add a bar to the timeline; any thread may call it."""
@@ -335,7 +335,7 @@ def evaluation_key(seed: int, update: int, episode: int) -> PRNGKey:
     return jax.random.fold_in(evaluation_keys(lane_key[None], update)[0], episode)
 
 
-def _processor() -> Any:
+def processor() -> Any:
     """The CPU as a device of JAX; None where JAX was told to leave it out (JAX_PLATFORMS)."""
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -12,12 +12,12 @@ from tether.data.schema import ActionBox
 from tether.environments import Task
 from tether.errors import unknown
 from tether.machine.keywords import explain_keywords
-from tether.ranges import COUNTED, between, check_ranges
+from tether.ranges import COUNTED, at_least, between, check_ranges
 from tether.training.lanes import Lane
 from tether.training.precision import PRECISIONS
 from tether.trust import Calibrated, calibrate
 
-__all__ = ["EVAL_DEVICES", "Options", "Plan"]
+__all__ = ["EVAL_DEVICES", "Finetuning", "Options", "Parent", "Plan"]
 
 EVAL_DEVICES = ("auto", "cpu", "accelerator")
 Positive = Annotated[int, between(1, COUNTED)]
@@ -48,6 +48,41 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parent:
+    """The run that another one goes on from, which it leaves as it is."""
+
+    folder: str
+    checkpoint: str  # its name
+    update: int  # of the last phase, where that checkpoint was written
+    sha256: str  # of the checkpoint's state
+
+
+@explain_keywords
+@dataclasses.dataclass(frozen=True)
+class Finetuning:
+    """How a run goes on in its environment (docs/finetune.md). Updates here are those since the parent's."""
+
+    parent: Parent
+    online_fraction: Annotated[float, between(0, 1)] = 0.5  # of the rows of a minibatch: those collected by the lane
+    warmup_env_steps: Annotated[int, between(0, COUNTED)] = 0  # before the first update
+    updates_per_step: Positive = 1
+    exploration_noise: Annotated[float, at_least(0)] | None = None  # None: the policy's own (`policies/exploring.py`)
+    replay_capacity: Positive | None = None  # rows of each lane; None: all that the run collects
+
+    def __post_init__(self) -> None:
+        """Raises InputError for values that no run can have."""
+        check_ranges(self)
+
+    def steps_for(self, updates: int) -> int:
+        """Environment steps of a lane that must be there for so many updates."""
+        return self.warmup_env_steps + -(-updates // self.updates_per_step) if updates else 0
+
+    def updates_after(self, steps: int) -> int:
+        """Updates that so many environment steps of a lane are worth."""
+        return max(0, steps - self.warmup_env_steps) * self.updates_per_step
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """All that a run is made of; nothing here changes while it trains."""
 
@@ -61,6 +96,7 @@ class Plan:
     limits: ActionBox | None  # of the actions of its environment
     behaviour_returns: np.ndarray  # (episodes,) of the data's own episodes; none where no rewards were recorded
     observations: np.ndarray  # (rows, observation): some raw ones, for golden pairs
+    finetuning: Finetuning | None = None  # None: it learns from the data alone
 
     @functools.cached_property
     def trust(self) -> Calibrated | None:

@@ -328,6 +328,7 @@ def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, A
         "last": dataclasses.asdict(summary) if summary else None,
         "best": {"update": report.best_update, **dataclasses.asdict(report.best)} if report.best else None,
         "updates": report.updates,
+        **run.own_record(),
         "alarms": [alarm._asdict() for alarm in alarms_of(run.records.metrics.read(), run.reachable)],
         "updates_per_second": report.updates_per_second,
         "compile_seconds": run.seconds["compile"],

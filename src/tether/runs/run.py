@@ -77,7 +77,7 @@ class Run:
         self.callbacks = Callbacks([self.records, display, *callbacks] if self.primary else [])
         self.timeline = Timeline(timeline_log(plan.folder, write=self.primary))
         self.queue = Evaluations(plan, self.callbacks, display, self.timeline)
-        devices = choose_devices(len(plan.lanes))
+        devices = choose_devices(len(plan.lanes) if plan.finetuning is None else 1)
         stacked = stack_lanes(plan.prepared.framing.discounted(plan.algorithm), plan.lanes)
         self._stacked = stacked
         self.groups = LaneGroups(
@@ -88,6 +88,7 @@ class Run:
         held_out = plan.prepared.held_out
         self._held_out = None if held_out is None else minibatches(held_out.rows, plan.options.batch_size)
         self.position = Position(0, 0)
+        self._first_update = 0  # of the last phase: from there on intervals are counted
         self.resumed = False
         self._stop_reason: str | None = None  # of a callback
         self.evaluated = -1  # updates of the last phase that were done when an evaluation was last requested
@@ -130,7 +131,7 @@ class Run:
         Raises: Interrupted when a stop was asked for, after writing a checkpoint; CheckpointError; OSError.
         """
         if not self.groups.initialised:
-            self.groups.init(self.plan.prepared.decision)
+            self._begin()
         try:
             self._note_stop(self.callbacks.start(self._info()) if self.primary else None)
             self._go_on_evaluating()
@@ -144,6 +145,10 @@ class Run:
             self.queue.close()
         self._count_seconds()
         self.timeline.write()
+
+    def _begin(self) -> None:
+        """Go to where nothing is trained yet."""
+        self.groups.init(self.plan.prepared.decision)
 
     def _first_group_size(self, stacked: Any, devices: int) -> int:
         """How many lanes to begin with at once: those chosen, else all whose states fit on the devices, which is
@@ -184,8 +189,12 @@ class Run:
                 self._evaluate()
             if self._ended() and not self.queue.missing:
                 self._apply(0)
-            if due or self._ended() or self.position.update % self.plan.options.checkpoint_every_updates == 0:
+            if due or self._ended() or self._is_multiple(self.plan.options.checkpoint_every_updates):
                 self.save()
+
+    def _is_multiple(self, interval: int) -> bool:
+        """Whether what happens after every `interval` updates happens now."""
+        return (self.position.update - self._first_update) % interval == 0
 
     def _derive(self) -> None:
         """Make the columns that the phase trains on beside the data's, if it has any."""
@@ -281,7 +290,7 @@ class Run:
         """`count` updates of all lanes; a lane whose numbers turn non-finite is frozen and named."""
         started = time.perf_counter()
         (phase, before), alive = self.position, self.alive
-        sums, first_nonfinite = self.groups.run(alive, self._data, before, count, **self._how())
+        sums, first_nonfinite = self._update(alive, count)
         ended = time.perf_counter()
         self._note_first_update(ended - started, count)
         self.seconds["train"] += ended - started
@@ -296,6 +305,10 @@ class Run:
             self._freeze(lane, where, f"it stays as it was at update {before}")
         self.display.advance(self.position.update, count / (ended - started))
 
+    def _update(self, alive: np.ndarray, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """`count` updates -> as of `LaneGroups.run`."""
+        return self.groups.run(alive, self._data, self.position.update, count, **self._how())
+
     def _freeze(self, lane: int, where: Frozen, consequence: str) -> None:
         self.frozen[lane] = where
         name = self.plan.lanes[lane].name
@@ -304,10 +317,11 @@ class Run:
     def _next_stop(self) -> int:
         """The next update of the phase at which a row, an evaluation or a checkpoint is due."""
         options, (phase, done) = self.plan.options, self.position
+        since = done - self._first_update
         steps = [options.log_every_updates, options.checkpoint_every_updates]
         if self._evaluates() or self._held_out is not None:
             steps.append(options.eval_every_updates)
-        return min([self.plan.phases()[phase][1], *(done - done % step + step for step in steps)])
+        return min([self.plan.phases()[phase][1], *(done - since % step + step for step in steps)])
 
     def _ended(self) -> bool:
         """Whether the phase is over: all updates are done, no lane is left, or a callback asked to stop."""
@@ -357,13 +371,14 @@ class Run:
         """A row of means since the last row for each lane that was alive then, and of what was held out."""
         phase, done = self.position
         validates = self._validation_due()
-        if not (done % self.plan.options.log_every_updates == 0 or validates or self._ended()):
+        if not (self._is_multiple(self.plan.options.log_every_updates) or validates or self._ended()):
             return
         name = self.plan.phases()[phase][0]
         means = {metric: sums / np.maximum(self._summed, 1) for metric, sums in self._sums.items()}
         rows = []
         if validates:
             means |= self._validate(means)
+        means |= self._own_metrics()
         for lane in np.flatnonzero(self._summed).tolist():
             values = {metric: _number_or_none(mean[lane]) for metric, mean in means.items()}
             alarm = {"alarm": 1} if strange_metrics(values, self.reachable[lane]) else {}
@@ -373,11 +388,15 @@ class Run:
         self._raise_alarms(rows)
         self._sums, self._summed = {}, np.zeros_like(self._summed)
 
+    def _own_metrics(self) -> dict[str, np.ndarray]:
+        """Metric -> (lanes,) that no update gives, NaN where a lane has none."""
+        return {}
+
     def _validation_due(self) -> bool:
         """Whether the losses on held-out episodes are to be looked at: where evaluations are, in every phase."""
         if self._held_out is None or not self.alive.any():
             return False
-        return self.position.update % self.plan.options.eval_every_updates == 0 or self._ended()
+        return self._is_multiple(self.plan.options.eval_every_updates) or self._ended()
 
     def _validate(self, means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """validation/METRIC -> (lanes,), NaN for lanes that are frozen. means: the same metrics of training."""
@@ -459,7 +478,7 @@ class Run:
         done = self.position.update
         if not self._evaluates() or done == 0 or done == self.evaluated or not self.alive.any():
             return False
-        return done % self.plan.options.eval_every_updates == 0 or self._ended()
+        return self._is_multiple(self.plan.options.eval_every_updates) or self._ended()
 
     def _evaluate(self) -> None:
         """Request an evaluation of all living lanes, after applying the one that is due."""
@@ -519,6 +538,10 @@ class Run:
             "evaluation_wait_share": waited / wall if wall else 0.0,
         }
 
+    def own_record(self) -> dict[str, Any]:
+        """For result.json: what a kind of run has beside the others."""
+        return {}
+
     # --- checkpoints ---
 
     def save(self) -> None:
@@ -538,9 +561,11 @@ class Run:
             "seconds": self.seconds,
             "updates_timed": self.updates_timed,
             "memory": {name: list(memory) for name, memory in self.memory.items()},
+            **self._own_notes(),
         }
         name = f"{phases[phase][0]}-{update:09d}"
         arrays = {"state": self.groups.state(), "keys": self.groups.keys, "evaluations": self.queue.arrays()}
+        arrays |= self._own_arrays()
         if self.primary:
             notes["logs"] = self._marks = self.records.marks()
             path = save_checkpoint(self.plan.folder / "checkpoints", name, arrays, notes)
@@ -562,22 +587,13 @@ class Run:
         folder = self.plan.folder / "checkpoints"
         if checkpoint is None and (not folder.exists() or all(path.name[0] == "." for path in folder.iterdir())):
             return False
-        shapes = self.groups.state_shapes(self.plan.prepared.decision)
-        # NumPy arrays that take no memory: all lanes at once may be too many for the device.
-        state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
-
-        def like(notes: dict[str, Any]) -> dict[str, Any]:
-            missing = {str(update): len(lanes) for update, lanes, lost, *_ in _queued(notes) if lost is None}
-            policies = {update: self._policy_shapes(state, count) for update, count in missing.items()}
-            return {"state": state, "keys": self.groups.keys, "evaluations": policies}
-
         refused: list[str] = []  # shown only where another one is used, else they are in the error
         if checkpoint is None:
-            arrays, notes, used = load_latest(folder, like, refused.append)
+            arrays, notes, used = load_latest(folder, self._stored_shapes(), refused.append)
             for reason in refused:
                 self.display.warn(f"{reason}; going on from {used.name}")
         else:
-            arrays, notes = load_checkpoint(checkpoint, like)
+            arrays, notes = load_checkpoint(checkpoint, self._stored_shapes())
         self.groups.put(arrays["state"], arrays["keys"])
         self.position = Position(*notes["position"])
         self.evaluated = notes["evaluated"]
@@ -593,8 +609,38 @@ class Run:
         self.memory = {name: Memory(*numbers) for name, numbers in notes.get("memory", {}).items()}
         self.timeline.began -= self.seconds["wall"]
         self._marks = notes.get("logs")
+        self._restore_own(notes, arrays)
         self.resumed = True
         return True
+
+    def _stored_shapes(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """A function of a checkpoint's notes that gives the structure of its arrays."""
+        shapes = self.groups.state_shapes(self.plan.prepared.decision)
+        # NumPy arrays that take no memory: all lanes at once may be too many for the device.
+        state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+
+        def like(notes: dict[str, Any]) -> dict[str, Any]:
+            missing = {str(update): len(lanes) for update, lanes, lost, *_ in _queued(notes) if lost is None}
+            policies = {update: self._policy_shapes(state, count) for update, count in missing.items()}
+            own = self._own_shapes(notes, state)
+            return {"state": state, "keys": self.groups.keys, "evaluations": policies, **own}
+
+        return like
+
+    # What a kind of run keeps in checkpoints beside that.
+
+    def _own_notes(self) -> dict[str, Any]:
+        return {}
+
+    def _own_arrays(self) -> dict[str, Any]:
+        return {}
+
+    def _own_shapes(self, notes: dict[str, Any], state: Any) -> dict[str, Any]:
+        """The structure of `_own_arrays` in a checkpoint with these notes; state: that of all lanes."""
+        return {}
+
+    def _restore_own(self, notes: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Go to where such a checkpoint was written."""
 
     def _policy_shapes(self, state: Any, count: int) -> DeployedPolicy:
         """What `_snapshot` gives for so many lanes, as arrays that take no memory; `state`: that of all lanes, so."""

@@ -1,4 +1,5 @@
-"""What `tether train`, `compare` and `sweep` would do, without doing it: nothing is trained, downloaded or written."""
+"""What `tether train`, `finetune`, `compare` and `sweep` would do, without doing it: nothing is trained, downloaded or
+written."""
 
 import dataclasses
 import functools
@@ -27,14 +28,16 @@ from tether.environments.ids import find_environment, import_environment
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.machine.memory import device_limit, free_memory, human_bytes, tree_bytes
+from tether.machine.reading import read_json
 from tether.presets.recipes import TrainRequest
 from tether.runs.config import check_counts, fresh_folder
+from tether.runs.parent import FinetuneRequest, plan_finetuning
 from tether.runs.plan import Options
 from tether.studies.compare import Request, plan_comparison
 from tether.training.lanes import Lane, make_lanes
 from tether.types import Spec
 
-__all__ = ["describe_comparison", "describe_sweep", "describe_training"]
+__all__ = ["describe_comparison", "describe_finetuning", "describe_sweep", "describe_training"]
 
 TRANSFORMS = ("reward_transform", "observation_transform", "data_filter")
 PROCESS_BYTES = 1_000_000_000  # about what Python, JAX and its compiler take beside the arrays
@@ -113,6 +116,41 @@ def describe_training(
             "estimated by": forecast_basis(found.forecast, rate),
             "memory": _memory_words(found, data),
             "folder": str(folder),
+        }
+    )
+
+
+def describe_finetuning(run: Path, request: FinetuneRequest, out: Path | None, dataset: str | None) -> Table:
+    """The run that `tether finetune` would make. Raises InputError for all that it would refuse."""
+    plan = plan_finetuning(run, request, out, True, dataset)
+    if plan.folder.exists():
+        raise InputError(f"{plan.folder}: exists already; name another with --out, or continue it: tether resume")
+    finetuning, options, task = plan.finetuning, plan.options, plan.task
+    assert finetuning is not None
+    assert task is not None
+    parent, updates = finetuning.parent, finetuning.updates_after(request.env_steps)
+    online = round(finetuning.online_fraction * options.batch_size)
+    noise, evaluations = finetuning.exploration_noise, 1 + -(-updates // options.eval_every_updates)
+    try:
+        rate = float(read_json(run / "result.json")["updates_per_second"])
+    except (OSError, InputError, KeyError, TypeError, ValueError):  # it is not finished
+        rate = 0.0
+    row = tree_bytes(plan.prepared.transitions) / plan.prepared.transitions.rows
+    rows = min(request.env_steps, finetuning.replay_capacity or request.env_steps)
+    return _table(
+        {
+            "goes on from": f"{run}, update {parent.update:,}",
+            "algorithm": f"{plan.algorithm_name} on {plan.prepared.record['dataset']}",
+            "lanes": _lanes_words(plan.lanes),
+            "environment": f"{task.name}, {task.evaluated_in}: {request.env_steps:,} steps of each lane",
+            "updates": f"{updates:,}, {finetuning.updates_per_step} after each step"
+            + (f" behind the first {finetuning.warmup_env_steps:,}" if finetuning.warmup_env_steps else ""),
+            "minibatches": f"{options.batch_size}, {online} of them collected",
+            "exploration": "the policy's own" if noise is None else f"Gaussian noise of {noise:g}",
+            "evaluations": f"{evaluations} times {options.eval_episodes} episodes a lane",
+            "time": f"at least {duration(updates / rate)}, as fast as the run was" if rate else "not known",
+            "memory": f"about {human_bytes(len(plan.lanes) * rows * row)} for what is collected",
+            "folder": str(plan.folder),
         }
     )
 

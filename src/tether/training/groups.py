@@ -35,6 +35,7 @@ class Group:
     state: Any = None  # with large ensembles stacked (`networks.stack_heads`), inside this module alone
     derived: Any = None  # columns that the current phase made of the data
     held_out_derived: Any = None  # the same of the episodes that are held out
+    replay: Any = None  # what the lanes have collected themselves (`training/replay.py`)
 
     @property
     def size(self) -> int:
@@ -159,6 +160,17 @@ class LaneGroups:
         index = np.asarray(lanes)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (algorithm, state))
 
+    @property
+    def replay(self) -> Any:
+        """What the lanes have collected themselves: of lanes that are one group on one device, None of others."""
+        return self.groups[0].replay
+
+    @replay.setter
+    def replay(self, replay: Any) -> None:
+        assert len(self.groups) == 1
+        assert self.devices.mesh is None
+        self.groups[0].replay = replay
+
     # --- training ---
 
     def derive(self, data: Any, phase: int, on_piece: Callable[[int, int], None]) -> None:
@@ -195,18 +207,22 @@ class LaneGroups:
         """Compile the program that all groups share. Running it later compiles no more. `how`: as of `run`."""
         group = self.groups[0]
         arguments = self.arguments(group, np.ones(self.count, bool), data, 0, 0)
-        derived = self._fetch(group.derived)
-        if self.devices.mesh is None and (kept := self._kept_updates(group, (arguments, derived), how)) is not None:
+        own = self._own(group)
+        if self.devices.mesh is None and (kept := self._kept_updates(group, (arguments, own), how)) is not None:
             self._kept = {_name(how, group): kept}  # that of the phase before is not needed any more
             return kept
-        return run_updates.lower(*arguments, **how, derived=derived, mesh=self.devices.mesh).compile()
+        return run_updates.lower(*arguments, **how, **own, mesh=self.devices.mesh).compile()
+
+    def _own(self, group: Group) -> dict[str, Any]:
+        """The arguments of `run_updates` that hold rows of each lane's own."""
+        return {"derived": self._fetch(group.derived), "replay": group.replay}
 
     def _kept_updates(self, group: Group, arguments: Any, how: dict[str, Any]) -> KeptProgram | None:
         """`run_updates` without tracing it, where it was traced before."""
 
         def function(arguments: Any) -> Any:
-            positional, derived = arguments
-            progress = run_updates(*positional, **how, derived=derived)
+            positional, own = arguments
+            progress = run_updates(*positional, **how, **own)
             return (progress.state, progress.first_nonfinite), progress.metric_sums
 
         # An update gives a state of the structure that it takes.
@@ -220,11 +236,11 @@ class LaneGroups:
 
     def _run_group(self, group: Group, arguments: Any, how: dict[str, Any]) -> Progress:
         """`run_updates` by the program that was compiled for it."""
-        derived = self._fetch(group.derived)
+        own = self._own(group)
         if (kept := self._kept.get(_name(how, group))) is not None:
-            (state, first), sums = kept((arguments, derived))
+            (state, first), sums = kept((arguments, own))
             return Progress(state, sums, first)
-        return run_updates(*arguments, **how, derived=derived, mesh=self.devices.mesh)
+        return run_updates(*arguments, **how, **own, mesh=self.devices.mesh)
 
     def run(
         self, alive: np.ndarray, data: Any, start: int, count: int, **how: Any

@@ -10,12 +10,14 @@ from jax.sharding import Mesh, PartitionSpec
 
 from tether.networks import stack_heads, unstack_heads
 from tether.training.precision import at_precision
+from tether.training.replay import Replay
 from tether.types import Array, Bool, Int, Key, Spec
 
 __all__ = ["NEVER", "Progress", "init_lanes", "run_updates"]
 
 NEVER = jnp.iinfo(jnp.int32).max
 """`first_nonfinite` of a lane whose numbers all stayed finite."""
+REPLAY_STREAM = 1  # folded into the key of a minibatch for the rows that are the lane's own
 
 
 class Progress(NamedTuple):
@@ -61,6 +63,7 @@ def run_updates(
     sequential: bool,
     precision: str = "float32",
     derived: Any = None,
+    replay: Replay | None = None,
     mesh: Mesh | None = None,
 ) -> Progress:
     """Runs updates start .. start+count-1 of a phase for all lanes; one compilation serves every stretch.
@@ -73,18 +76,20 @@ def run_updates(
     batched matmuls of this size are slower than plain ones. `precision`: that of the updates' matmuls
     (`training/precision.py`). `data` is what the algorithm's view made
     (`tether.data.views`): its `rows` are drawn, its `take` turns them into a minibatch. `derived`: each lane's own
-    column of that name (`training/derive.py`), leading axes `lanes` and rows, where the phase has one. `mesh`: devices
-    over which the lanes are spread, along its one axis; each then runs this program on its own lanes.
+    column of that name (`training/derive.py`), leading axes `lanes` and rows, where the phase has one. `replay`: what
+    each lane has collected itself, of which a part of its minibatches is. `mesh`: devices over which the lanes are
+    spread, along its one axis; each then runs this program on its own lanes.
     """
 
     def one_lane(lane: Any, data: Any, start: Int[Array, ""], count: Int[Array, ""]) -> Progress:
-        algorithm, given, key, alive, derived = lane
+        algorithm, given, key, alive, derived, replay = lane
         state = stack_heads(given)
         columns = data if derived is None else data._replace(derived=derived)
         # Where lanes take turns, one that is not alive costs nothing.
         todo = jnp.where(alive, count, 0) if sequential else count
         new, sums, first = _run_lane(
-            algorithm, state, jax.random.fold_in(key, phase), columns, start, todo, phase, batch_size, precision
+            *(algorithm, state, jax.random.fold_in(key, phase), columns, replay, start, todo),
+            *(phase, batch_size, precision),
         )
         first = jnp.where(_all_finite(new), first, jnp.minimum(first, start + count - 1))
         keep = alive & (first == NEVER)
@@ -97,7 +102,7 @@ def run_updates(
             return jax.lax.map(lambda lane: one_lane(lane, *shared), lanes)
         return jax.vmap(lambda lane: one_lane(lane, *shared))(lanes)
 
-    lanes = (algorithm, state, keys, alive, derived)
+    lanes = (algorithm, state, keys, alive, derived, replay)
     return _on_each_device(lanes_of_one_device, mesh, (lanes,), (data, start, count))
 
 
@@ -111,11 +116,12 @@ def _on_each_device(function: Any, mesh: Mesh | None, lanes: tuple[Any, ...], sh
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)(*lanes, *shared)
 
 
-def _run_lane(algorithm, state, key, data, start, count, phase, batch_size, precision):
+def _run_lane(algorithm, state, key, data, replay, start, count, phase, batch_size, precision):
     """The update loop of one lane -> (state, metric sums, first non-finite update)."""
 
     def step(i, state):
-        return _one_update(algorithm, state, key, data, i, phase=phase, batch_size=batch_size, precision=precision)
+        how = {"phase": phase, "batch_size": batch_size, "precision": precision}
+        return _one_update(algorithm, state, key, data, replay, i, **how)
 
     def body(i, carry):
         state, sums, first = carry
@@ -130,12 +136,15 @@ def _run_lane(algorithm, state, key, data, start, count, phase, batch_size, prec
 
 # Compiled as a part of its caller; a function of its own so that it is traced once, for its result and its shapes.
 @functools.partial(jax.jit, static_argnames=("phase", "batch_size", "precision"), inline=True)
-def _one_update(algorithm, state, key, data, i, *, phase, batch_size, precision):
+def _one_update(algorithm, state, key, data, replay, i, *, phase, batch_size, precision):
     """Update number i on a minibatch of its own -> (state, metrics)."""
     index_key, update_key = jax.random.split(jax.random.fold_in(key, i))
     indices = jax.random.randint(index_key, (batch_size,), 0, data.rows, jnp.int32)
+    batch = data.take(indices)
+    if replay is not None:
+        batch = replay.mixed_into(batch, jax.random.fold_in(index_key, REPLAY_STREAM))
     update = at_precision(algorithm.phases()[phase].update, precision)
-    return update(state, data.take(indices), update_key, i)
+    return update(state, batch, update_key, i)
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:
