@@ -24,12 +24,13 @@ __all__ = ["Finetune"]
 class Finetune:
     """Go on training a run's policies in their environment, on what they collect and on the data.
 
-    Every lane collects in an environment of its own, into a replay of its own. DIR is left as it is: a new run folder
-    begins where DIR's newest checkpoint is, and is resumed, evaluated, plotted and exported as any run.
+    DIR is left as it is; a new run folder goes on from its newest checkpoint.
+
+    Every lane collects in an environment of its own, into a replay of its own.
 
     Examples:
       tether finetune runs/iql-hopper-medium-20260101-120000 --env-steps 50000
-      tether finetune runs/NAME --env-steps 50000 --online-fraction 1 --warmup-env-steps 5000     (WSRL)
+      tether finetune runs/NAME --env-steps 50000 --online-fraction 1 --warmup-env-steps 5000
       tether finetune runs/NAME --env-steps 20000 --exploration-noise 0.1 --set candidates=32
     """
 
