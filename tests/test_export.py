@@ -193,20 +193,31 @@ def test_no_loop_call_or_key_is_left_in_a_graph():
         assert not any(array.dtype.kind == "f" and array.dtype != np.float32 for array in written.constants.values())
 
 
-def test_of_a_shortcut_the_exact_way_is_exported():
-    """DTQL with many candidates looks at a short list first; a graph has neither the list nor the choice of the way."""
-    case = CASES["dtql"]
-    algorithm = make_algorithm(ALGORITHMS["dtql"], {**case.sizes, "candidates": 300})
+def test_a_batch_takes_a_shortcut_where_it_is_right_for_all(tmp_path: Path):
+    """DTQL with many candidates looks at a short list first. With one large Gumbel number the list has the winner; with
+    none of note all candidates must be looked at, by one decision of the batch and so by all."""
+    algorithm = make_algorithm(ALGORITHMS["dtql"], {**CASES["dtql"].sizes, "candidates": 300})
     policy = algorithm.policy(jax.jit(algorithm.init, static_argnums=0)(SPEC, jax.random.key(1)))
     module = deploy(policy, SPEC, Normaliser(np.zeros(5, np.float32), np.ones(5, np.float32)), SCHEMA)
-    graph = Graph(module)
+    save_policy(tmp_path / "p", module, algorithm=algorithm, spec=SPEC, observations=OBSERVATIONS, notes={})
+    graph, seen = Graph(module), OBSERVATIONS[:4]
     one = batched(graph)
-    written = program(one.function, one.inputs.values())
-    assert "top_k" not in {step[0] for step in written.document["steps"]}
-    keys = jax.vmap(jax.random.key)(np.arange(16))
-    wanted = act_each(module, OBSERVATIONS[:16], keys)
-    found = jax.jit(one.function)(OBSERVATIONS[:16], *jax.vmap(graph.noise)(keys))[0]
-    assert found == pytest.approx(np.asarray(wanted), abs=2e-5)
+    steps = program(one.function, one.inputs.values()).document["steps"]
+    (choice,) = [how["branches"] for name, *_, how in steps if name == "cond"]
+    exact, short = [sum(name == "dot_general" for name, *_ in branch["steps"]) for branch in choice]
+    assert (exact > 0, short) == (True, 0)
+    normal, gumbel = jax.vmap(graph.noise)(jax.random.split(jax.random.key(0), 4))
+    clear = jnp.zeros_like(gumbel).at[jnp.arange(4), jnp.array([299, 0, 7, 150])].set(50.0)
+    unclear = clear.at[2].set(0.0)
+    for name in ("numpy", "onnx"):
+        write_export(load_policy(tmp_path / "p"), tmp_path / name, format=name, rows=8)
+        exported = tether_runtime.load(tmp_path / name).graph(0)
+        for noise in (clear, unclear):
+            wanted = jnp.stack(
+                [graph.act(*row)[0] for row in zip(jnp.asarray(seen), zip(normal, noise, strict=True), strict=True)]
+            )
+            (found,) = exported.run([seen, np.asarray(normal), np.asarray(noise)])
+            assert found == pytest.approx(np.asarray(wanted), abs=2e-5), name
 
 
 class Shuffled:

@@ -71,5 +71,5 @@ def make_graph(folder: Path, document: dict[str, Any], number: int, threads: int
     entry = document["graphs"][number]
     path = folder / entry["file"]
     onnx = document["format"] == "onnx"
-    engine: Engine = _OnnxEngine(path, threads) if onnx else Program(path, path.with_suffix(".npz"))
+    engine: Engine = _OnnxEngine(path, threads) if onnx else Program.load(path, path.with_suffix(".npz"))
     return Graph(engine, entry, len(document["memory"]))

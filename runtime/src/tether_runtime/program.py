@@ -2,7 +2,9 @@
 
 A step is [operation, inputs, outputs, parameters]; inputs and outputs are numbers of values. The first values are the
 program's inputs, the next its constants. A size "b" in a parameter is that of the batch. Operations are those of
-StableHLO (https://openxla.org/stablehlo/spec) that policies use, under JAX's names for them.
+StableHLO (https://openxla.org/stablehlo/spec) that policies use, under JAX's names for them. The one that chooses,
+"cond", has branches of steps and outputs, which use the same numbers; its first input is the branch's number, the
+others are all that the branches take from outside.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,17 +39,19 @@ class _Step(NamedTuple):
 class Program:
     """A program that is ready to run."""
 
-    def __init__(self, steps: Path, constants: Path):
-        document = json.loads(steps.read_text(encoding="utf-8"))
-        with np.load(constants, allow_pickle=False) as arrays:
-            values = _in_one_block({int(name): arrays[name] for name in arrays.files})
+    def __init__(self, document: dict[str, Any], values: dict[int, Array], path: Path):
+        """document: inputs, outputs and steps; values: the constants; path: where both are from, for messages."""
         self._inputs: list[int] = document["inputs"]
         self._outputs: list[int] = document["outputs"]
         left_to_users = _left_to_users(document["steps"], values, set(self._outputs))
         steps_left: list[_Step] = []
         for name, inputs, outputs, parameters in document["steps"]:
+            if name == "cond":
+                branches = [Program({**branch, "inputs": inputs[1:]}, {}, path) for branch in parameters["branches"]]
+                steps_left.append(_Step(functools.partial(_choose, branches), inputs, outputs, {"batch": [BATCH]}))
+                continue
             if name not in OPERATIONS:
-                raise InputError(f"{steps}: operation {name!r} is not known here; a newer tether-runtime may know it")
+                raise InputError(f"{path}: operation {name!r} is not known here; a newer tether-runtime may know it")
             step = _Step(OPERATIONS["unsqueeze" if outputs[0] in left_to_users else name], inputs, outputs, parameters)
             if not _sized(parameters) and all(number in values for number in inputs):  # once, and not in every run
                 with np.errstate(all="ignore"):
@@ -59,21 +63,37 @@ class Program:
         count = 1 + max([*values, *self._inputs, *(number for step in steps_left for number in step.outputs)])
         self._start: list[Any] = [values.get(number) for number in range(count)]
 
+    @classmethod
+    def load(cls, steps: Path, constants: Path) -> Program:
+        """The program of two files. Raises InputError for an operation that is not known."""
+        document = json.loads(steps.read_text(encoding="utf-8"))
+        with np.load(constants, allow_pickle=False) as arrays:
+            values = _in_one_block({int(name): arrays[name] for name in arrays.files})
+        return cls(document, values, steps)
+
     def run(self, inputs: list[Array]) -> list[Array]:
         """The outputs, for inputs with a leading batch axis."""
-        values = [*self._start, len(inputs[0])]
+        with np.errstate(all="ignore"):  # as JAX and ONNX Runtime: what overflows becomes infinite without a word
+            return self._run(inputs, len(inputs[0]))
+
+    def _run(self, inputs: Sequence[Array], batch: int) -> list[Array]:
+        values = [*self._start, batch]
         for number, array in zip(self._inputs, inputs):
             values[number] = array
-        with np.errstate(all="ignore"):  # as JAX and ONNX Runtime: what overflows becomes infinite without a word
-            for operation, arguments, outputs, free in self._steps:
-                if type(outputs) is int:
-                    values[outputs] = operation(*arguments(values))
-                else:
-                    for number, value in zip(outputs, operation(*arguments(values))):
-                        values[number] = value
-                for number in free:
-                    values[number] = None
+        for operation, arguments, outputs, free in self._steps:
+            if type(outputs) is int:
+                values[outputs] = operation(*arguments(values))
+            else:
+                for number, value in zip(outputs, operation(*arguments(values))):
+                    values[number] = value
+            for number in free:
+                values[number] = None
         return [values[number] for number in self._outputs]
+
+
+def _choose(branches: list[Program], which: Array, *inputs: Array, batch: list[int]) -> Any:
+    found = branches[int(which)]._run(inputs, *batch)
+    return found if len(found) > 1 else found[0]
 
 
 def _prepared(steps: list[_Step], kept: set[int]) -> list[tuple[Operation, Callable[..., Any], Any, list[int]]]:

@@ -241,8 +241,8 @@ class _Interpreter:
 
     def _cond(self, branches: Sequence[ClosedJaxpr], which: Any, *inputs: Any, name: str) -> Sequence[Any]:
         """Both branches and a choice: one of many decisions has no other way."""
-        if name == SHORTCUT:  # its other branch is right in any case
-            return self.run(branches[0].jaxpr, branches[0].consts, inputs, name)
+        if name == SHORTCUT and not any(value is UNKNOWN for value in (which, *inputs)):
+            return self._shortcut(branches, which, inputs, name)
         each = [self.run(branch.jaxpr, branch.consts, inputs, name) for branch in branches]
         if which is UNKNOWN:  # what they draw is known all the same
             return [UNKNOWN] * len(branches[0].jaxpr.outvars)
@@ -252,6 +252,26 @@ class _Interpreter:
             else jax.lax.select_n(which if len(branches) > 2 else which.astype(bool), *map(self._cast, values))
             for values in zip(*each, strict=True)
         ]
+
+    def _shortcut(self, branches: Sequence[ClosedJaxpr], holds: Any, inputs: Sequence[Any], name: str) -> Sequence[Any]:
+        """The short way where it is right for all decisions of a batch, else the exact one, which is right for any."""
+
+        def way(branch: ClosedJaxpr) -> Callable[..., list[Any]]:
+            return lambda *values: self.run(branch.jaxpr, branch.consts, values, name)
+
+        exact, short = map(way, branches)
+
+        @jax.custom_batching.custom_vmap
+        def choose(holds: Array, *values: Any) -> list[Any]:
+            return jax.lax.cond(holds != 0, short, exact, *values)
+
+        @choose.def_vmap
+        def choose_for_all(size: Any, batched: list[bool], holds: Array, *values: Any) -> Any:
+            axes = tuple(0 if each else None for each in batched[1:])
+            found = jax.lax.cond((holds != 0).all(), *(jax.vmap(each, axes) for each in (short, exact)), *values)
+            return found, [True] * len(found)
+
+        return choose(holds, *inputs)
 
 
 def _is_standard(law: Law, inputs: Sequence[Any]) -> bool:

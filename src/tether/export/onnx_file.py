@@ -157,11 +157,33 @@ class _Writer:
             self._elementwise(name, inputs, outputs[0], how)
         elif name == "broadcast_in_dim":
             self._broadcast(inputs[0], outputs[0], how)
+        elif name == "cond":
+            self._choice(inputs[0], outputs, how["branches"])
         elif name in RULES:
             made = RULES[name](self, inputs, outputs, how)
             self._names.update(zip(outputs, [made] if isinstance(made, str) else made, strict=True))
         else:
             raise InputError(f"format onnx: no rule for the operation {name!r}; try --format numpy or stablehlo")
+
+    def _choice(self, which: int, outputs: list[int], branches: list[dict[str, Any]]) -> None:
+        """An If; its branches see all values before it, and nobody after it sees theirs."""
+        exact, short = (self._branch(outputs, branch) for branch in branches)
+        how = {"then_branch": short, "else_branch": exact}
+        made = self.node("If", [self.cast(self.full(which), bool)], count=len(outputs), **how)
+        self._names.update(zip(outputs, [made] if isinstance(made, str) else made, strict=True))
+
+    def _branch(self, outputs: list[int], branch: dict[str, Any]) -> "onnx.GraphProto":
+        from onnx import helper
+
+        nodes, kept, expanded = self.nodes, dict(self._kept), dict(self._expanded)
+        self.nodes = []
+        for name, given, made, how in branch["steps"]:
+            self.step(name, given, made, how)
+        ends = [self.node("Identity", [self.full(number)]) for number in branch["outputs"]]
+        kinds = [_described(name, *self.program.types[number]) for name, number in zip(ends, outputs, strict=True)]
+        graph = helper.make_graph(self.nodes, self._name("g"), [], kinds)
+        self.nodes, self._kept, self._expanded = nodes, kept, expanded
+        return graph
 
     def _elementwise(self, name: str, inputs: list[int], output: int, how: dict[str, Any]) -> None:
         shapes = [self._shapes.get(number, self.shape(number)) for number in inputs]

@@ -86,11 +86,32 @@ class _Writer:
                 outputs = [self._number(atom) for atom in called.jaxpr.outvars]
             elif equation.primitive.name in SAME:
                 outputs = inputs
+            elif equation.primitive.name == "cond":
+                outputs = [self._next(variable.aval) for variable in equation.outvars]
+                steps.append(self._choice(inputs, outputs, equation.params["branches"]))
             else:
                 outputs = [self._next(variable.aval) for variable in equation.outvars]
                 steps.append([*_step(equation, inputs, outputs)])
             self.numbers.update(zip(equation.outvars, outputs, strict=True))
         return steps
+
+    def _choice(self, inputs: list[int], outputs: list[int], branches: Sequence[Any]) -> list[Any]:
+        """A step whose branches have steps and outputs of their own; its inputs are what it chooses by, a number from
+        0, and all that the branches take from outside."""
+        if len(branches) != 2:
+            raise InputError("no rule for a choice among more than two ways in ONNX and NumPy; --format stablehlo")
+        which, *given = inputs
+        written, taken = [], {which: None}  # in order, each once
+        for branch in branches:
+            self.numbers.update(zip(branch.jaxpr.invars, given, strict=True))
+            self.numbers.update(zip(branch.jaxpr.constvars, map(self._constant, branch.consts), strict=True))
+            steps = self._steps(branch.jaxpr)
+            ends = [self._number(atom) for atom in branch.jaxpr.outvars]
+            own = {number for step in steps for number in step[2]}
+            taken |= dict.fromkeys(number for step in steps for number in step[1] if number not in own)
+            taken |= dict.fromkeys(number for number in ends if number not in own)
+            written.append({"steps": steps, "outputs": ends})
+        return ["cond", list(taken), outputs, {"branches": written}]
 
     def _number(self, atom: Any) -> int:
         kind: Any = atom.aval

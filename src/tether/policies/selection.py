@@ -91,8 +91,9 @@ def sample_by_min_q(
 
 
 def shortcut(holds: Bool[Array, ""], short: Callable[[], Array], exact: Callable[[], Array]) -> Array:
-    """`short()` where that is known to be right, else `exact()`, which always is: exported policies compute that alone
-    (`export/graph.py` knows this function by its name)."""
+    """`short()` where that is known to be right, else `exact()`, which always is. A batch of decisions may take the
+    short way only where it is right for all of them: `export/graph.py` sees to it, and knows this function by its name.
+    """
 
     @jax.jit
     def shortcut(holds: Array) -> Array:
