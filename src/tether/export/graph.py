@@ -180,6 +180,8 @@ class _Interpreter:
             return [self.draw(law, equation.outvars[0].aval.shape, lambda: drawn()[0])]
         if kind == "stack" and not any(value is UNKNOWN for value in inputs):  # few converters know it yet
             return [_stacked([*map(self._cast, inputs)], parameters["axis"])]
+        if kind == "select_n" and isinstance(inputs[0], np.ndarray | np.generic | bool) and np.ndim(inputs[0]) == 0:
+            return [inputs[1 + int(inputs[0])]]  # as that of jnp.var, whether there is anything to take a mean of
         if kind == "scan":
             return self._scan(parameters, inputs, name)
         if kind == "cond":

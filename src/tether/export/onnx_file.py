@@ -7,7 +7,7 @@ where ONNX does so by itself. A policy needs some fifty operations.
 Broadcasts are left to the operation that uses the value, wherever ONNX broadcasts, too; others expand it first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,15 +47,23 @@ def onnx_model(
     ]
     for name, number in zip(outputs, program.document["outputs"], strict=True):
         writer.node("Identity", [writer.full(number)], name)
-    graph = helper.make_graph(
-        writer.nodes, notes["algorithm"], ends[: len(inputs)], ends[len(inputs) :], writer.initialisers
-    )
+    used = set(_read(writer.nodes))  # ONNX Runtime warns of others
+    constants = [array for array in writer.initialisers if array.name in used]
+    graph = helper.make_graph(writer.nodes, notes["algorithm"], ends[: len(inputs)], ends[len(inputs) :], constants)
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tether"
     )
     helper.set_model_props(model, notes)
     checker.check_model(model, full_check=True)
     return model
+
+
+def _read(nodes: Iterable[Any]) -> Iterator[str]:
+    """The names of all values that these nodes, and those of their branches, take."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read(attribute.g.node)
 
 
 def _described(name: str, shape: Shape, dtype: np.dtype) -> Any:
