@@ -176,7 +176,7 @@ class _Writer:
     def _choice(self, which: int, outputs: list[int], branches: list[dict[str, Any]]) -> None:
         """An If; its branches see all values before it, and nobody after it sees theirs."""
         exact, short = (self._branch(outputs, branch) for branch in branches)
-        how = {"then_branch": short, "else_branch": exact}
+        how: dict[str, Any] = {"then_branch": short, "else_branch": exact}
         made = self.node("If", [self.cast(self.full(which), bool)], count=len(outputs), **how)
         self._names.update(zip(outputs, [made] if isinstance(made, str) else made, strict=True))
 
