@@ -22,7 +22,7 @@ __all__ = ["Agreement", "Sample", "check", "golden_sample", "sample_inputs", "to
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2}  # of half an action's range
 LAST_BITS = {"float32": 2e-6, "float16": 4e-3}  # relative change of an observation that only rounds otherwise
-MOST_ILL_CONDITIONED = {"float32": 0.05, "float16": 0.1}  # share of the rows; untrained, IDQL of its default size has 0.025
+MOST_ILL_CONDITIONED = {"float32": 0.05, "float16": 0.1}  # of the rows; IDQL of its default size has 0.025, untrained
 MOVES = 4.0  # a runtime rounds at every operation, the observation is disturbed once
 LOAD_FACTOR = 10.0  # another machine rounds otherwise than this one: the golden pairs are allowed so much more there
 DISTURBANCES = 16
