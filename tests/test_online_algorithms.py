@@ -1,5 +1,6 @@
 """Equations of the methods that are made for fine-tuning, each against what it says by hand."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -8,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tether.algorithms import BestOfN, CalQL
+from tether.algorithms import RLPD, BestOfN, CalQL
 from tether.algorithms.cal_ql import calibrated
 from tether.algorithms.cql import Proposals, conservative_gap
-from tether.networks import QEnsemble
+from tether.algorithms.rlpd import mean_actor_loss
+from tether.algorithms.sac import soft_q_target
+from tether.errors import InputError
+from tether.networks import QEnsemble, stack_heads
 from tether.policies.samplers import FlowSampler
 from tether.types import Array, Spec, Transition
 
@@ -118,3 +122,75 @@ def test_the_calibrated_gap_by_hand() -> None:
     assert pushed[:, :2].all()
     np.testing.assert_array_equal(pushed[:, 2:], ~binds)
     assert 0.1 < binds.mean() < 0.9
+
+
+# --- RLPD ---
+
+
+class FourHeads(QEnsemble):
+    """Of which head i says i^2 a."""
+
+    def __init__(self):
+        self.heads = tuple(jnp.asarray(i, jnp.float32) for i in range(4))
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        numbers = jnp.stack(self.heads) if isinstance(self.heads, tuple) else self.heads
+        return numbers**2 * action[0]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_subset_is_the_heads_asked_for(stacked: bool) -> None:
+    critic = QEnsemble(jax.random.key(0), 3, 2, (8,), ensemble_size=5)
+    rows = batch()
+    every = jax.vmap(critic)(rows.observation, rows.action)
+    chosen = jax.jit(lambda ensemble, i: jax.vmap(ensemble.subset(i))(rows.observation, rows.action))
+    few = chosen(stack_heads(critic) if stacked else critic, jnp.asarray([3, 1]))
+    np.testing.assert_allclose(few, every[:, [3, 1]], rtol=1e-5, atol=1e-6)
+
+
+def test_targets_are_the_least_of_two_different_heads() -> None:
+    """y of head i is i^2: the least of two of four is 0, 1 or 4, half, a third and a sixth of the time."""
+    algorithm = RLPD(**SIZES, ensemble_size=4, entropy_backup=False, discount=1.0)
+    state = algorithm.init(Spec(3, 2), jax.random.key(0))
+    last = jnp.asarray([20.0, 0.0, 0.0, 0.0])  # a' is 1 in the first coordinate
+    actor = eqx.tree_at(lambda a: a.network.layers[-1].bias, without_velocity(state.actor), last)
+    state = state._replace(target_critic=FourHeads(), actor=actor)
+    row = jax.tree.map(lambda column: column[:1], batch(reward=jnp.zeros(ROWS), terminal=jnp.zeros(ROWS)))
+    target = jax.jit(jax.vmap(lambda key: algorithm.critic_target(state, row, key)[0]))
+    y = np.asarray(target(jax.random.split(jax.random.key(1), 3000))).round(4)
+    values, counts = np.unique(y, return_counts=True)
+    np.testing.assert_array_equal(values, [0.0, 1.0, 4.0])
+    np.testing.assert_allclose(counts / 3000, [1 / 2, 1 / 3, 1 / 6], atol=0.04)
+
+
+def test_all_of_two_heads_are_the_target_of_sac() -> None:
+    algorithm, rows, key = RLPD(**SIZES, ensemble_size=2, target_heads=2), batch(), jax.random.key(1)
+    state = algorithm.init(SPEC, jax.random.key(0))
+    state = state._replace(log_entropy_weight=jnp.asarray(-0.7))
+    soft = soft_q_target(state, rows, 0.99, jnp.exp(jnp.asarray(-0.7)), jax.random.split(key)[1])
+    np.testing.assert_allclose(algorithm.critic_target(state, rows, key), soft, rtol=1e-6)
+    hard = dataclasses.replace(algorithm, entropy_backup=False).critic_target(state, rows, key)
+    assert (np.abs(hard - soft)[rows.terminal == 0] > 1e-3).all()
+
+
+def test_the_actor_climbs_the_mean_of_the_heads_in_the_last_of_g_updates() -> None:
+    algorithm, rows = RLPD(**SIZES, ensemble_size=3, actor_update_interval=3), batch()
+    state, key = algorithm.init(SPEC, jax.random.key(0)), jax.random.key(1)
+    loss, log_density = mean_actor_loss(state.actor, LinearQ((1.0, 0.0), (3.0, 2.0)), rows, jnp.asarray(0.5), key)
+    law = jax.vmap(state.actor)(rows.observation)
+    noise = jax.random.normal(key, rows.action.shape)
+    expected = 0.5 * law.log_density_of_noise(noise) - law.transform(noise) @ jnp.asarray([2.0, 1.0]) - 0.5
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(log_density, law.log_density_of_noise(noise).mean(), rtol=1e-6)
+    update, moved = jax.jit(algorithm.update), []
+    for step in range(4):
+        after, _ = update(state, rows, key, jnp.asarray(step, jnp.int32))
+        leaves = zip(jax.tree.leaves(after.actor), jax.tree.leaves(state.actor), strict=True)
+        moved.append(any(bool((a != b).any()) for a, b in leaves))
+        state = after
+    assert moved == [False, False, True, False]
+
+
+def test_more_heads_in_the_target_than_there_are_are_refused() -> None:
+    with pytest.raises(InputError, match="target_heads 3: there are 2"):
+        RLPD(ensemble_size=2, target_heads=3)

@@ -416,6 +416,13 @@ def sac(a: Any, spec: Spec, rows: int) -> Passes:
     }
 
 
+def rlpd(a: Any, spec: Spec, rows: int) -> Passes:
+    q, actor = q_network(spec, a.hidden_sizes, a.ensemble_size), actor_network(spec, a.hidden_sizes, 2)
+    target = [actor.forward(rows), q_network(spec, a.hidden_sizes, a.target_heads).forward(rows)]
+    delayed = [work.times(1 / a.actor_update_interval) for work in (actor.train(rows), q.slope(rows))]
+    return {"train": [*target, q.train(rows), *delayed]}
+
+
 MINIMAL: dict[str, Callable[[Any, Spec, int], Passes]] = {
     "dtql": dtql,
     "dtql-kl": dtql_kl,
@@ -451,6 +458,7 @@ MINIMAL: dict[str, Callable[[Any, Spec, int], Passes]] = {
     "cal-ql": cql,
     "rem": rem,
     "sac": sac,
+    "rlpd": rlpd,
 }
 """Formulas for the default structure of each algorithm."""
 

@@ -521,4 +521,17 @@ CASES: dict[str, Case] = {
         targets=(("target_critic", "critic", "target_rate"),),
         deterministic=frozenset(["main"]),
     ),
+    "rlpd": Case(
+        sizes={"hidden_sizes": (8,), "ensemble_size": 3, "actor_update_interval": 1},
+        variants={"soft": {}, "hard": {"entropy_backup": False, "target_heads": 1}},
+        changes={
+            "train": {
+                *("critic", "target_critic", "critic_optimiser", "actor", "actor_optimiser"),
+                *("log_entropy_weight", "entropy_optimiser"),
+            },
+        },
+        swept="learning_rate",
+        targets=(("target_critic", "critic", "target_rate"),),
+        deterministic=frozenset(["hard", "soft"]),
+    ),
 }

@@ -83,11 +83,14 @@ def test_q_and_cloning_balance(name: str, settings: dict[str, Any], weight: floa
 
 
 @pytest.mark.long
-def test_soft_optimum_has_the_entropy_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"), [("sac", {}), ("rlpd", {"actor_update_interval": 1, "entropy_target": -1.0})]
+)
+def test_soft_optimum_has_the_entropy_asked_for(name: str, settings: dict[str, Any]) -> None:
     """A policy as narrow as an entropy of -1 sits on the best action: normal with log s = -1 - log(2 pi e) / 2."""
     action = uniform()
     data = bandit(action, -8.0 * (action[:, 0] - 0.3) ** 2)
-    algorithm, state = train("sac", data, {"learning_rate": 1e-2})
+    algorithm, state = train(name, data, {"learning_rate": 1e-2} | settings)
     draws = jax.vmap(lambda key: algorithm.behaviour(state)(ONE, key))(jax.random.split(jax.random.key(0), 4096))
     assert float(algorithm.policy(state)(ONE, jax.random.key(0))[0]) == pytest.approx(0.3, abs=0.04)
     assert float(draws.mean()) == pytest.approx(0.3, abs=0.04)

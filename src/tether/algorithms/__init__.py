@@ -29,6 +29,7 @@ from tether.algorithms.qgpo import QGPO
 from tether.algorithms.rebrac import ReBRAC
 from tether.algorithms.registry import ALGORITHMS, FAMILIES
 from tether.algorithms.rem import REM
+from tether.algorithms.rlpd import RLPD
 from tether.algorithms.sac import SAC
 from tether.algorithms.sfbc import SfBC
 from tether.algorithms.srpo import SRPO
@@ -60,6 +61,7 @@ __all__ = [
     "IQL",
     "QGPO",
     "REM",
+    "RLPD",
     "SAC",
     "SQL",
     "SRPO",

@@ -37,6 +37,7 @@ from tether.algorithms.onestep import Onestep
 from tether.algorithms.qgpo import QGPO
 from tether.algorithms.rebrac import ReBRAC
 from tether.algorithms.rem import REM
+from tether.algorithms.rlpd import RLPD
 from tether.algorithms.sac import SAC
 from tether.algorithms.sfbc import SfBC
 from tether.algorithms.srpo import SRPO
@@ -109,6 +110,7 @@ ALGORITHMS: Registry[type] = registry("algorithm").provide(
         "cal-ql": CalQL,
         "rem": REM,
         "sac": SAC,
+        "rlpd": RLPD,
     },
     prepare=functools.partial(explain_keywords, what="hyper-parameter"),
 )
@@ -160,6 +162,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "cal-ql",
         "rem",
         "sac",
+        "rlpd",
     ),
 }
 """What keeps the policy near the data -> the algorithms that do it so."""

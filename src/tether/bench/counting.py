@@ -34,7 +34,7 @@ __all__ = [
 ROWS = 50_000  # synthetic transitions; enough that minibatches do not sit in the cache
 EPISODE_STEPS = 1000
 FIRST_UPDATE = 100_000  # past every warm-up, so that delayed updates are in the time and in the count
-COUNTED_UPDATES = 10  # a whole number of every algorithm's update intervals
+COUNTED_UPDATES = 20  # a whole number of every algorithm's update intervals
 
 
 def single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> Any:

@@ -98,6 +98,13 @@ class QEnsemble(eqx.Module):
         q = self(observation, action)
         return jnp.sum(jnp.where(jnp.arange(len(q)) == jnp.argmin(q), q, 0.0))
 
+    def subset(self, indices: Int[Array, " subset"]) -> "QEnsemble":
+        """An ensemble of these heads, which may be drawn within a compiled program."""
+        heads = self.heads
+        if isinstance(heads, tuple):
+            heads = jax.tree.map(lambda *leaves: jnp.stack(leaves), *heads)
+        return _with_heads(self, jax.tree.map(lambda leaf: leaf[indices], heads))
+
     def first(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
         """The first head alone."""
         head = self.heads[0] if isinstance(self.heads, tuple) else jax.tree.map(lambda leaf: leaf[0], self.heads)
