@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ os.environ.setdefault(
 )
 # Each worker of `make test` has a core of its own: NumPy's threads of all of them would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Begun with nohup, the tests and all that they begin would not hear SIGHUP, which some of them send.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What one test has compiled no other compiles again, in whichever process: pytest starts the workers, they the rest.
 # TETHER_TEST_PROGRAMS names a folder that keeps the programs for the next time, too.
 if "PYTEST_XDIST_WORKER" not in os.environ:
