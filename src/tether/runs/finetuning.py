@@ -185,7 +185,7 @@ class FinetuningRun(Run):
             self.display.note(f"collecting, step {self.collector.steps:,} of {self.finetuning.warmup_env_steps:,}")
             assert self._actor is not None
             self._actor.follow(self._collecting_policies())
-            self._insert(self._collect(self._steps_ahead(0)))
+            self.groups.replay = insert_rows(self.groups.replay, self._collect(self._steps_ahead(0)))
             if self.stop.number is not None:
                 self._interrupt()
         if self.alive.any():
@@ -209,21 +209,17 @@ class FinetuningRun(Run):
         # A thread, as some backends compute what they are asked for one after the other, by thread.
         with ThreadPoolExecutor(1) as device:
             updating = device.submit(super()._update, alive, count)
-            collected = self._collect(steps)
+            rows = self._collect(steps)
             outcome = updating.result()
-        self._insert(collected)
+        self.groups.replay = insert_rows(self.groups.replay, rows)
         return outcome
 
-    def _collect(self, count: int) -> list[list[Step]]:
-        """`count` steps of the environments of all living lanes."""
+    def _collect(self, count: int) -> list[Any]:
+        """`count` steps of the environments of all living lanes -> by lane the rows of these, and of those before that
+        have waited for them, None where there are none. A lane with a step that is not finite is frozen."""
         assert self._actor is not None
-        return self.collector.collect(self._actor, count, self.alive)
-
-    def _insert(self, steps: list[list[Step]]) -> None:
-        """Rows of these steps, and of those before that have waited for them, into the replay. A lane with a step that
-        is not finite is frozen."""
         rows = []
-        for lane, own in enumerate(steps):
+        for lane, own in enumerate(self.collector.collect(self._actor, count, self.alive)):
             if own and not own[-1].is_finite:
                 where = Frozen(self.plan.phases()[-1][0], self.position.update)
                 self._freeze(lane, where, "its environment gave a number that is not finite")
@@ -232,7 +228,7 @@ class FinetuningRun(Run):
             parts.append(self._episodes[lane].new_rows(over=False))
             parts = [part for part in parts if part is not None]
             rows.append(jax.tree.map(lambda *columns: np.concatenate(columns), *parts) if parts else None)
-        self.groups.replay = insert_rows(self.groups.replay, rows)
+        return rows
 
     def _live_through(self, lane: int, step: Step) -> list[Any]:
         """Take note of a step -> the rows of its episode, where it ends with it."""
