@@ -134,7 +134,7 @@ def test_where_there_is_no_loss_for_them_distributions_are_refused(tmp_path: Pat
             tether.train(algorithm, _one_step(), environment="none", out=tmp_path / "run", quiet=True)
 
 
-SERVED = ["dtql", "dac", "iql", "td3-bc", "rebrac", "fql", "best-of-n", "cql", "cal-ql", "rlpd"]
+SERVED = ["dtql", "dac", "iql", "td3-bc", "rebrac", "fql", "best-of-n", "dsrl", "cql", "cal-ql", "rlpd"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "iql" else pytest.mark.long) for n in SERVED])

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from tether.algorithms import RLPD, BestOfN, CalQL
+from tether.algorithms import DSRL, RLPD, BestOfN, CalQL
 from tether.algorithms.cal_ql import calibrated
 from tether.algorithms.cql import Proposals, conservative_gap
+from tether.algorithms.dsrl import noise_critic_loss
 from tether.algorithms.rlpd import mean_actor_loss
 from tether.algorithms.sac import soft_q_target
 from tether.errors import InputError
@@ -194,3 +196,49 @@ def test_the_actor_climbs_the_mean_of_the_heads_in_the_last_of_g_updates() -> No
 def test_more_heads_in_the_target_than_there_are_are_refused() -> None:
     with pytest.raises(InputError, match="target_heads 3: there are 2"):
         RLPD(ensemble_size=2, target_heads=3)
+
+
+# --- DSRL ---
+
+
+def steered_by(mean: list[float], log_std: list[float], **settings: Any) -> tuple[DSRL, Any]:
+    """DSRL whose flow stands still and whose actor has one law in every state."""
+    algorithm = DSRL(**SIZES, behaviour_hidden_sizes=(8,), flow_steps=2, **settings)
+    state = algorithm.init(SPEC, jax.random.key(0))
+    last = jnp.asarray(mean + log_std, jnp.float32)
+    actor = eqx.tree_at(lambda a: a.network.layers[-1].bias, without_velocity(state.actor), last)
+    return algorithm, state._replace(flow=without_velocity(state.flow), actor=actor)
+
+
+def test_the_target_of_dsrl_by_hand() -> None:
+    """y = r + gamma (1 - d) (min_i Q_i(s', b tanh(...)) - alpha log pi), as the flow leaves the noise as it is."""
+    mean, std, slopes = np.asarray([0.3, -0.5]), np.asarray([0.5, 0.2]), ((2.0, -1.0), (0.5, 1.0))
+    algorithm, state = steered_by(mean.tolist(), np.log(std).tolist(), noise_bound=0.8, discount=0.9)
+    state = state._replace(target_critic=LinearQ(*slopes), log_entropy_weight=jnp.asarray(np.log(0.7), jnp.float32))
+    rows, key = batch(), jax.random.key(5)
+    before = mean + std * np.asarray(jax.random.normal(key, (ROWS, 2)))
+    q = 0.8 * np.tanh(before) @ np.asarray(slopes).T + [0.0, 1.0]
+    log_density = (scipy.stats.norm.logpdf(before, mean, std) - np.log1p(-(np.tanh(before) ** 2))).sum(axis=1)
+    expected = np.asarray(rows.reward) + 0.9 * (1 - np.asarray(rows.terminal)) * (q.min(axis=1) - 0.7 * log_density)
+    np.testing.assert_allclose(algorithm.critic_target(state, rows, key), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_values_of_noise_are_those_of_the_actions_it_leads_to() -> None:
+    """Q_i(s, w) = g.w for a flow that stands still, so Q^W_i(s, u) = b g.u has no loss; another bound has one."""
+    generator, bound = np.random.default_rng(0), 0.5
+    unit = jnp.asarray(generator.normal(size=(ROWS, 2)), jnp.float32)
+    slopes = np.asarray(((2.0, -1.0), (0.5, 1.0)))
+    values = jax.vmap(LinearQ(*slopes))(batch().observation, bound * unit)
+    right = noise_critic_loss(LinearQ(*(bound * slopes)), batch().observation, unit, values)
+    wrong = noise_critic_loss(LinearQ(*slopes), batch().observation, unit, values)
+    swapped = noise_critic_loss(LinearQ(*(bound * slopes)), batch().observation, unit, values[:, ::-1])
+    assert float(right) < 1e-10
+    assert float(wrong) > 0.1
+    assert float(swapped) > 0.1
+
+
+@pytest.mark.parametrize("bound", [0.2, 0.9])
+def test_noise_stays_in_its_box(bound: float) -> None:
+    algorithm, state = steered_by([0.0, 0.0], [1.0, 1.0], noise_bound=bound)
+    actions = np.asarray(eqx.filter_jit(algorithm.steered(state).sample)(jnp.zeros(3), jax.random.key(0), 1000))
+    assert 0.99 * bound < np.abs(actions).max() <= bound

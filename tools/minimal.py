@@ -423,6 +423,14 @@ def rlpd(a: Any, spec: Spec, rows: int) -> Passes:
     return {"train": [*target, q.train(rows), *delayed]}
 
 
+def dsrl(a: Any, spec: Spec, rows: int) -> Passes:
+    q, actor = q_network(spec, a.hidden_sizes, a.ensemble_size), actor_network(spec, a.hidden_sizes, 2)
+    flow = velocity_network(spec, a.behaviour_hidden_sizes, timed=True)
+    critic = [actor.forward(rows), flow.forward(rows * a.flow_steps), q.forward(rows), q.train(rows)]
+    noise = [flow.forward(rows * a.flow_steps), q.forward(rows), q.train(rows)]
+    return {"pretrain": [flow.train(rows)], "train": [*critic, *noise, actor.train(rows), q.slope(rows)]}
+
+
 MINIMAL: dict[str, Callable[[Any, Spec, int], Passes]] = {
     "dtql": dtql,
     "dtql-kl": dtql_kl,
@@ -441,6 +449,7 @@ MINIMAL: dict[str, Callable[[Any, Spec, int], Passes]] = {
     "fql": fql,
     "ifql": ifql,
     "best-of-n": best_of_n,
+    "dsrl": dsrl,
     "iql": iql,
     "sql": iql,
     "eql": iql,

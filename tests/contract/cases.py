@@ -294,6 +294,20 @@ CASES: dict[str, Case] = {
         targets=(("target_critic", "critic", "target_rate"),),
         lagging=True,
     ),
+    "dsrl": Case(
+        sizes={"hidden_sizes": (8,), "behaviour_hidden_sizes": (8,), "flow_steps": 2},
+        variants={"main": {}},
+        changes={
+            "pretrain": {"flow", "flow_optimiser"},
+            "train": {
+                *("critic", "target_critic", "critic_optimiser", "noise_critic", "noise_optimiser"),
+                *("actor", "actor_optimiser", "log_entropy_weight", "entropy_optimiser"),
+            },
+        },
+        swept="noise_bound",
+        targets=(("target_critic", "critic", "target_rate"),),
+        unread=frozenset({"behaviour_learning_rate"}),
+    ),
     "iql": Case(
         sizes={"hidden_sizes": (8,)},
         variants={"main": {"train_updates": 20}},

@@ -129,6 +129,13 @@ ANSWERS: dict[str, Answer] = {
     ),
     "fql": Answer(on_the_good_side, FAST | CRITIC | {"distillation_weight": 1.0}),
     "ifql": Answer(in_the_good_cluster, FAST | CRITIC),
+    "dsrl": Answer(
+        in_the_good_cluster,
+        FAST
+        | CRITIC
+        | {"learning_rate": 1e-2, "behaviour_learning_rate": 3e-3, "behaviour_hidden_sizes": (32, 32)}
+        | {"entropy_target": -1.0},  # narrow enough for the third of the noise that leads there
+    ),
     "best-of-n": Answer(in_the_good_cluster, FAST | CRITIC | {"candidates": 16, "next_candidates": 1}),
 }
 

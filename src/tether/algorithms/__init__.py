@@ -14,6 +14,7 @@ from tether.algorithms.cql import CQL
 from tether.algorithms.dac import DAC
 from tether.algorithms.diffusion_bc import DiffusionBC
 from tether.algorithms.dql import DQL
+from tether.algorithms.dsrl import DSRL
 from tether.algorithms.dt import DT
 from tether.algorithms.dtql import DTQL
 from tether.algorithms.dtql_kl import DTQLKL
@@ -49,6 +50,7 @@ __all__ = [
     "CQL",
     "DAC",
     "DQL",
+    "DSRL",
     "DT",
     "DTQL",
     "DTQLKL",

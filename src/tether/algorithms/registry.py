@@ -24,6 +24,7 @@ from tether.algorithms.cql import CQL
 from tether.algorithms.dac import DAC
 from tether.algorithms.diffusion_bc import DiffusionBC
 from tether.algorithms.dql import DQL
+from tether.algorithms.dsrl import DSRL
 from tether.algorithms.dt import DT
 from tether.algorithms.dtql import DTQL
 from tether.algorithms.dtql_kl import DTQLKL
@@ -90,6 +91,7 @@ ALGORITHMS: Registry[type] = registry("algorithm").provide(
         "fql": FQL,
         "ifql": IFQL,
         "best-of-n": BestOfN,
+        "dsrl": DSRL,
         # in-sample and weighted regression
         "iql": IQL,
         "sql": SQL,
@@ -139,6 +141,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "fql",
         "ifql",
         "best-of-n",
+        "dsrl",
     ),
     "in-sample and weighted regression": (
         "iql",

@@ -66,7 +66,7 @@ class GaussianActor(eqx.Module):
     """Tanh-Gaussian policy: ReLU layers, by default with orthogonal(1) weights and zero biases throughout.
 
     `squashed_log_std`: log_std runs smoothly through its range by a tanh (BRAC), instead of being clamped to it.
-    `mean_limit`: the mean before tanh is clamped to ± this (BEAR).
+    `mean_limit`: the mean before tanh is clamped to ± this (BEAR). `how`: of the MLP.
     """
 
     network: Layers
@@ -89,10 +89,11 @@ class GaussianActor(eqx.Module):
         squashed_log_std: bool = False,
         mean_limit: float | None = None,
         network: Network = "mlp",
+        **how: Any,
     ):
         sizes = (observation_size,), hidden_sizes, 2 * action_size
-        how = {"initialiser": initialiser or orthogonal(1.0), "last_initialiser": last_initialiser}
-        self.network = make_network(network, key, *sizes, activation=jax.nn.relu, **how)
+        how = {"activation": jax.nn.relu, "last_initialiser": last_initialiser} | how
+        self.network = make_network(network, key, *sizes, initialiser=initialiser or orthogonal(1.0), **how)
         self.max_action = max_action
         self.log_std_range = log_std_range
         self.squashed_log_std = squashed_log_std
