@@ -91,10 +91,67 @@ def test_laws_of_the_noise():
     assert {array.dtype for array in (normal, gumbel, uniform)} == {np.dtype(np.float32)}
 
 
-def test_noise_of_another_shape_is_refused():
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"noise": [np.zeros(8, np.float32)]}, "noise of shapes"),
+        ({"noise": [np.full((8, 2), np.nan), np.zeros(8)]}, "noise has entries that are not finite"),
+        ({"noise": "ab"}, "noise is no array of numbers"),
+        ({"noise": 5}, "a list of arrays"),
+        ({"seed": -1}, "seed -1: a whole number"),
+        ({"seed": 1.5}, r"seed 1\.5: a whole number"),
+        ({"budget_ms": float("nan")}, "budget_ms nan"),
+        ({"budget_ms": "2"}, "budget_ms '2'"),
+    ],
+)
+def test_what_a_decision_cannot_be_made_of_is_refused(question: dict[str, Any], message: str):
     policy = tether_runtime.load(EXPORTS / "dtql-numpy")
-    with pytest.raises(InputError, match="noise of shapes"):
-        policy(OBSERVATIONS[0], noise=[np.zeros(8, np.float32)])
+    with pytest.raises(InputError, match=message):
+        policy(OBSERVATIONS[0], **question)
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (["0.1", "0.2", "0.3"], "no array of numbers"),
+        ([0.1, "0.2", None], "no array of numbers"),
+        (np.array([1 + 1j, 2, 3]), "no array of numbers"),
+        (np.array(["2020-01-01"] * 3, "M8[s]"), "no array of numbers"),
+        ([1, 2, 10**400], "too large: not finite"),
+        ({"height": "0.1", "joint": [1, 2]}, "'height' is no array of numbers"),
+        ({"height": 10**400, "joint": [1, 2]}, "too large: not finite"),
+        ({"height": 1, "joint": [1, [2, 3]]}, "no array of numbers"),
+        ({f"k{index}": 1 for index in range(1000)}, r"no such entry as 'k3', \.\.\.; its entries"),
+    ],
+)
+def test_observations_that_are_no_numbers_are_refused_in_one_line(observation: Any, message: str):
+    with pytest.raises(InputError, match=message) as caught:
+        tether_runtime.load(EXPORTS / "bc-numpy")(observation)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["dt", "chunk"])
+@pytest.mark.parametrize("form", ["numpy", "onnx"])
+def test_a_memory_is_what_the_last_step_gave(name: str, form: str):
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    policy = tether_runtime.load(EXPORTS / f"{name}-{form}")
+    memory = policy.step(OBSERVATIONS[0], policy.initial_memory(), seed=1)[1]
+    wanted = policy.step(OBSERVATIONS[1], memory, seed=1)[0]
+    plain = [part.tolist() for part in memory]  # as it comes over a wire
+    assert np.array_equal(policy.step(OBSERVATIONS[1], plain, seed=1)[0], wanted)
+    for wrong in (
+        None,
+        memory[:1],
+        [np.zeros((2, 2), part.dtype) for part in memory],
+        [np.full(part.shape, np.nan) for part in memory],
+        ["a"] * len(memory),
+    ):
+        with pytest.raises(InputError, match="memory"):
+            policy.step(OBSERVATIONS[1], wrong)
+    with pytest.raises(InputError, match="memory of shape"):  # of one episode, for several
+        policy.step(OBSERVATIONS[:4], memory, np.zeros(4))
 
 
 def test_what_is_not_an_export_is_refused(tmp_path: Path):

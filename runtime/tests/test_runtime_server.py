@@ -127,6 +127,8 @@ def test_a_connection_keeps_the_memory(address: str):
         assert say(observation=OBSERVATIONS[0].tolist(), reset=True)["action"] == pytest.approx(first, abs=2e-5)
         wire.send(b"\xc1 no msgpack")
         assert msgpack.unpackb(wire.recv())["status"] == 400
+        wire.send("a text")
+        assert msgpack.unpackb(wire.recv()) == {"error": "the message is a text; msgpack is binary", "status": 400}
         assert say(observation=[1.0])["status"] == 422
         assert "action" in say(observation=OBSERVATIONS[0].tolist())
 
@@ -148,7 +150,12 @@ def test_a_connection_keeps_the_memory(address: str):
         ("/policies/dt/act", b'{"observation": [1, 2, 3], "memory": [1]}', 422, "memory"),
         ("/policies/dt/act", b'{"observation": [1, 2, 3], "reward": "x"}', 422, "reward 'x'"),
         ("/policies/nobody/act", b"{}", 404, "there are bc, dtql, dt"),
+        ("/act", b'{"observation": [1, 2, 3], "time": 1' + b"0" * 400 + b"}", 422, "time 1000"),
+        ("/act", b'{"observation": [1, 2, 1' + b"0" * 400 + b"]}", 422, "not finite"),
+        ("/act", b'{"observation": ["1", "2", "3"]}', 422, "no array of numbers"),
         ("/outcome", b"{}", 422, "episode"),
+        ("/outcome", b'{"episode": "a", "terminal": "false"}', 422, "terminal 'false'"),
+        ("/outcome", b'{"episode": "a", "rewart": 1}', 422, "no such entry"),
         ("/act", b'{"observation": [' + b"1," * 20_000 + b"1]}", 413, "20,000 bytes"),
     ],
 )
@@ -279,6 +286,24 @@ def test_fallbacks():
             Guard(policy, wrong)
     with pytest.raises(InputError, match="outside of"):
         Guard(policy, safe_action=[3.0, 1.0])
+    for last in ([0.0] * 5, [np.nan, 1.0]):  # of another policy, or none at all
+        assert guard.act({"height": 1.0}, last=np.float32(last)).fallback == "safe"
+    with pytest.raises(InputError, match="one at a time"):
+        guard.act(np.zeros((2, 3)))
+    with pytest.raises(InputError, match="margin nan"):
+        Guard(policy, margin=float("nan"))
+
+
+def test_several_processes_know_no_episodes_of_requests(tmp_path: Path):
+    """A question may come to another process than the one before: its reward would be another action's."""
+    options = Options((str(EXPORTS / "bc-numpy"),), log=str(tmp_path / "log.jsonl"))
+    server = make_server(options, several_processes=False)
+    server._several = True
+    with pytest.raises(InputError, match="several processes"):
+        server._check_episode("a")
+    server._check_episode(None)
+    server.log = None  # nothing is remembered then
+    server._check_episode("a")
 
 
 def test_decisions_are_logged_with_their_rewards(tmp_path: Path):
@@ -307,6 +332,13 @@ def test_decisions_are_logged_with_their_rewards(tmp_path: Path):
         ({"workers": 0}, "workers 0"),
         ({"on": ("late",)}, "TROUBLE=RULE"),
         ({"token_file": "nowhere"}, "nowhere: cannot be read"),
+        ({"tls_certificate": "nowhere.pem", "tls_key": "nowhere.pem"}, "nowhere.pem: no such file"),
+        ({"tls_certificate": __file__, "tls_key": __file__}, "no certificate and its key"),
+        ({"log": str(EXPORTS)}, "cannot be written"),
+        ({"rate": 0.0}, "rate 0"),
+        ({"body_seconds": float("nan")}, "body_seconds nan"),
+        ({"batch_wait_ms": -1.0}, "batch_wait_ms"),
+        ({"late_ms": -1.0}, "late_seconds"),
     ],
 )
 def test_bad_options_are_refused_before_anything_listens(options: dict[str, Any], message: str):

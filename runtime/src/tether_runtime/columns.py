@@ -9,11 +9,12 @@ import numpy as np
 
 from tether_runtime.errors import InputError
 
-__all__ = ["Columns", "column_names", "join", "split"]
+__all__ = ["SHOWN_NAMES", "Columns", "column_names", "join", "numbers", "split"]
 
 Columns = dict[str, list[int]]
 """Name -> [start, stop] of its numbers in the vector, in order and without gaps."""
 SHOWN_NAMES = 6
+SHOWN_LETTERS = 60
 
 
 def join(columns: Columns, values: Mapping[str, Any]) -> np.ndarray[Any, Any]:
@@ -23,14 +24,18 @@ def join(columns: Columns, values: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     ..., a text for the columns `name=text`.
     Raises InputError for names that are missing or too many, and for entries of another size.
     """
-    given = _by_column(columns, dict(_flat(values, "")))
+    try:
+        given = _by_column(columns, dict(_flat(values, "")))
+    except RecursionError:
+        raise InputError("observation: dictionaries too deep within each other") from None
     faults = [f"no {name!r}" for name in columns if name not in given]
-    faults += [f"no such entry as {name!r}" for name in given if name not in columns]
+    faults += [f"no such entry as {_short(name)}" for name in given if name not in columns]
     if faults:
-        raise InputError(f"observation: {', '.join(faults)}; its entries are {_summary(columns)}")
+        shown = faults[:SHOWN_NAMES] + ["..."] * (len(faults) > SHOWN_NAMES)
+        raise InputError(f"observation: {', '.join(shown)}; its entries are {_summary(columns)}")
     parts = []
     for name, (start, stop) in columns.items():
-        part = np.asarray(given[name], np.float32)
+        part = numbers(f"observation: {name!r}", given[name])
         if stop - start == 1 and (part.ndim == 0 or part.shape[-1] != 1):
             part = part[..., None]
         if part.ndim not in (1, 2) or part.shape[-1] != stop - start:
@@ -39,6 +44,36 @@ def join(columns: Columns, values: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if len({part.shape[:-1] for part in parts}) > 1:
         raise InputError("observation: its entries are batches of different sizes")
     return np.concatenate(parts, axis=-1)
+
+
+def numbers(what: str, value: Any, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
+    """An array of numbers; what is too large for `dtype` becomes infinite.
+
+    Raises InputError for texts, dates and complex numbers, lists of uneven lengths and what is no number at all.
+    """
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.asarray(value)
+            if array.dtype.kind not in "biufO" or any(isinstance(item, (str, bytes)) for item in _objects(array)):
+                raise InputError(f"{what} is no array of numbers: {_short(value)}")
+            if np.dtype(dtype).kind == "i" and not np.all(array.astype(float) % 1 == 0):
+                raise InputError(f"{what}: whole numbers are needed")
+            return array.astype(dtype, copy=False)
+    except OverflowError:
+        raise InputError(f"{what} has entries that are too large: not finite in {np.dtype(dtype).name}") from None
+    except InputError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{what} is no array of numbers: {error}") from None
+
+
+def _objects(array: np.ndarray[Any, Any]) -> Any:
+    return array.flat if array.dtype.kind == "O" else ()
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]} ..."
 
 
 def column_names(columns: Columns | None, kind: str, size: int) -> list[str]:
@@ -72,15 +107,18 @@ def _by_column(columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
     """Vectors and texts that stand for several columns, as those columns."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        numbers = [] if name in columns else [key for key in columns if key.startswith(f"{name}/")]
-        texts = [] if name in columns else [key for key in columns if key.startswith(f"{name}=")]
+        if name in columns:
+            found[name] = value
+            continue
+        parts = [key for key in columns if key.startswith(f"{name}/")]
+        texts = [key for key in columns if key.startswith(f"{name}=")]
         if texts and isinstance(value, str):
             choices = [key[len(name) + 1 :] for key in texts]
             if value not in choices:
                 raise InputError(f"observation: {name!r} is {value!r}; it may be {', '.join(choices)}")
             found.update({key: float(choice == value) for key, choice in zip(texts, choices)})
-        elif numbers and np.ndim(value) and np.shape(value)[-1] == len(numbers):
-            found.update({key: np.asarray(value)[..., index] for index, key in enumerate(numbers)})
+        elif parts and np.ndim(value) and np.shape(value)[-1] == len(parts):
+            found.update({key: np.asarray(value)[..., index] for index, key in enumerate(parts)})
         else:
             found[name] = value
     return found

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether_runtime.columns import numbers
 from tether_runtime.errors import InputError
 from tether_runtime.policy import Memory, Policy
 from tether_runtime.trust import FLAGGED
@@ -84,6 +85,9 @@ class Guard:
         self.safe_action = None if safe_action is None else self._checked_safe(safe_action)
         if self.safe_action is None and {"hold", "safe"} & set(self.rules.values()):
             raise InputError("a safe action is needed where a rule is hold or safe")
+        for what, value in (("late_seconds", late_seconds), ("margin", margin)):
+            if value is not None and not 0 <= value < np.inf:
+                raise InputError(f"{what} {value}: a number of at least 0")
         if flagged_share is not None and not 0 < flagged_share < 1:
             raise InputError(f"flagged share {flagged_share}: of the data's own decisions, between 0 and 1")
         if self.rules["foreign"] != "act" and (flagged_share is None or not policy.has_trust):
@@ -94,7 +98,7 @@ class Guard:
 
     def _checked_safe(self, action: Sequence[float]) -> Array:
         limits = self.policy.document["action"]
-        vector = np.asarray(action, np.float32)
+        vector = numbers("safe action", action)
         if vector.shape != (self.policy.action_size,) or not np.isfinite(vector).all():
             raise InputError(f"safe action {list(action)}: {self.policy.action_size} finite numbers are needed")
         if (vector < np.float32(limits["low"])).any() or (vector > np.float32(limits["high"])).any():
@@ -144,9 +148,10 @@ class Guard:
         rule = self.rules[checked.trouble]
         if rule == "refuse":
             raise InputError(checked.message)
-        action = last if rule == "hold" and last is not None else self.safe_action
-        assert action is not None
-        kind = "hold" if action is last else "safe"
+        kind, action = "safe", self.safe_action
+        assert action is not None  # which `__init__` saw to
+        if rule == "hold" and last is not None and np.shape(last) == (len(action),) and np.isfinite(last).all():
+            kind, action = "hold", last
         return Decision(np.array(action, np.float32), memory, checked.trouble, kind, checked.message)
 
     def after(self, checked: Checked, action: Array, memory: Memory, last: Array | None = None) -> Decision:
@@ -179,6 +184,8 @@ class Guard:
         Raises InputError where a rule is to refuse.
         """
         checked = self.check(observation, clock)
+        if checked.vector is not None and checked.vector.ndim != 1:
+            raise InputError("observation: one at a time, each has rules of its own")
         decided = self.instead(checked, memory, last)
         if decided is not None:
             return decided

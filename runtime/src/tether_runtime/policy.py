@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tether_runtime.columns import Columns, column_names, join
+from tether_runtime.columns import SHOWN_NAMES as SHOWN
+from tether_runtime.columns import Columns, column_names, join, numbers
 from tether_runtime.errors import InputError
 from tether_runtime.folder import DOCUMENT, read_document
 from tether_runtime.graphs import Graph, make_graph
@@ -55,7 +56,7 @@ class Policy:
         self._threads = threads
         self._graphs: dict[int, Graph] = {}  # number in export.json -> loaded
         self._milliseconds: dict[int, float] = {}  # candidates -> of one decision
-        self._random = generator(seed)
+        self._random = self._stream(seed)
         self._judge = self._read_judge()
         self.graph(0)
 
@@ -76,13 +77,21 @@ class Policy:
 
     def reseed(self, seed: int) -> None:
         """Start the stream anew that calls without a seed draw from."""
-        self._random = generator(seed)
+        self._random = self._stream(seed)
 
     def noise(self, count: int | None = None, seed: int | None = None) -> list[Array]:
         """Random numbers for one decision, or for `count` of them: what `noise` of a call takes."""
         lead = () if count is None else (count,)
-        stream = self._random if seed is None else generator(seed)
+        stream = self._stream(seed)
         return [draw(stream, kind["law"], (*lead, *kind["shape"])) for kind in self.document["graphs"][0]["noise"]]
+
+    def _stream(self, seed: int | None) -> np.random.Generator:
+        """What a call draws from. Raises InputError for what is no seed."""
+        if seed is None:
+            return self._random
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise InputError(f"seed {seed!r}: a whole number of at least 0")
+        return generator(int(seed))
 
     def initial_memory(self, count: int | None = None) -> Memory:
         """What `step` takes at the start of an episode; of `count` episodes where that is given."""
@@ -130,12 +139,27 @@ class Policy:
         Raises InputError as a call, and for rewards of another shape or not finite.
         """
         vector = self.vector(observation)
-        rewards = np.asarray(reward, np.float32)
+        rewards = numbers("reward", reward)
         if rewards.shape != vector.shape[:-1] or not np.isfinite(rewards).all():
             raise InputError(f"reward {reward}: one finite number for each of the observations {vector.shape}")
-        if len(memory) != len(self.document["memory"]):
-            raise InputError(f"memory of {len(memory)} arrays: give what initial_memory() or the last step gave")
-        return self._act(0, vector, seed, noise, memory, rewards)
+        return self._act(0, vector, seed, noise, self.checked_memory(memory, vector.shape[:-1]), rewards)
+
+    def checked_memory(self, memory: Any, lead: tuple[int, ...]) -> Memory:
+        """A memory as the graph takes it, for decisions of this batch shape; lists of numbers become arrays.
+
+        Raises InputError for another number of arrays, other shapes, and entries that are not finite.
+        """
+        parts, wanted = self.document["memory"], "give what initial_memory() or the last step gave"
+        if not isinstance(memory, (list, tuple)) or len(memory) != len(parts):
+            count = len(memory) if isinstance(memory, (list, tuple)) else "no"
+            raise InputError(f"memory of {count} arrays: {len(parts)} are needed; {wanted}")
+        found = [numbers("memory", array, part["dtype"]) for array, part in zip(memory, parts)]
+        for array, part in zip(found, parts):
+            if array.shape != (*lead, *part["shape"]):
+                raise InputError(f"memory of shape {array.shape}: {(*lead, *part['shape'])} is needed; {wanted}")
+            if not np.isfinite(array).all():
+                raise InputError(f"memory has entries that are not finite; {wanted}")
+        return found
 
     def decide(
         self,
@@ -234,20 +258,22 @@ class Policy:
 
     def vector(self, observation: Any) -> Array:
         """The observation as float32, checked for shape and finite numbers."""
-        try:
-            if isinstance(observation, Mapping) and self.columns is not None:
+        if isinstance(observation, Mapping) and self.columns is not None:
+            try:
                 observation = join(self.columns, observation)
-            with np.errstate(over="ignore"):  # becomes infinite, which is refused
-                vector = np.asarray(observation, np.float32)
-        except InputError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise InputError(f"observation is no array of numbers: {error}") from None
+            except InputError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise InputError(f"observation is no array of numbers: {error}") from None
+        vector = numbers("observation", observation)
         size = self.observation_size
         if vector.ndim not in (1, 2) or vector.shape[-1] != size or not vector.size:
             raise InputError(f"observation of shape {vector.shape}: this policy takes ({size},) or (batch, {size})")
         if not np.isfinite(vector).all():
-            raise InputError(f"observation has entries that are not finite: {vector}")
+            names = column_names(self.columns, "observation", size)
+            wrong = np.unique(np.argwhere(~np.isfinite(vector))[:, -1])
+            which = ", ".join(names[index] for index in wrong[:SHOWN])
+            raise InputError(f"observation has entries that are not finite: {which}{' ...' * (len(wrong) > SHOWN)}")
         return vector
 
     def milliseconds(self) -> dict[int, float]:
@@ -273,7 +299,11 @@ class Policy:
             if candidates not in self.candidates:
                 raise InputError(f"candidates {candidates}: exported with {self.candidates or 'no choice of them'}")
             return self.candidates.index(candidates)
-        if budget_ms is None or len(self.candidates) < 2:
+        if budget_ms is None:
+            return 0
+        if not isinstance(budget_ms, (int, float, np.number)) or budget_ms != budget_ms:
+            raise InputError(f"budget_ms {budget_ms!r}: a number")
+        if len(self.candidates) < 2:
             return 0
         times = self.milliseconds()
         fitting = [count for count in self.candidates if times[count] <= budget_ms] or [min(self.candidates)]
@@ -313,13 +343,10 @@ class Policy:
         graph = self.graph(number)
         lead = () if single else (len(observation),)
         if noise is None:
-            stream = self._random if seed is None else generator(seed)
+            stream = self._stream(seed)
             noise = [draw(stream, kind["law"], (*lead, *kind["shape"])) for kind in graph.noise]
         else:
-            noise = [np.asarray(array, np.float32) for array in noise]
-            wanted = [(*lead, *kind["shape"]) for kind in graph.noise]
-            if [array.shape for array in noise] != wanted:
-                raise InputError(f"noise of shapes {[array.shape for array in noise]}: this policy takes {wanted}")
+            noise = _checked_noise(noise, [(*lead, *kind["shape"]) for kind in graph.noise])
         inputs = [observation, *noise, *([*memory, reward] if self.has_memory else [])]
         outputs, extras = graph.run_with_extras([np.asarray(array)[None] for array in inputs] if single else inputs)
         if single:
@@ -344,6 +371,18 @@ def load(folder: str | os.PathLike[str], *, seed: int = 0, threads: int = 1) -> 
         raise
     except DAMAGE as error:  # entries of another kind than are written there
         raise InputError(f"{path / DOCUMENT}: altered: {type(error).__name__} {error}") from error
+
+
+def _checked_noise(noise: Any, shapes: list[tuple[int, ...]]) -> list[Array]:
+    try:
+        found = [numbers("noise", array) for array in noise]
+    except TypeError:
+        raise InputError("noise: a list of arrays is needed, as noise() gives them") from None
+    if [array.shape for array in found] != shapes:
+        raise InputError(f"noise of shapes {[array.shape for array in found]}: this policy takes {shapes}")
+    if not all(np.isfinite(array).all() for array in found):
+        raise InputError("noise has entries that are not finite")
+    return found
 
 
 def _verify_golden(policy: Policy, graph: Graph, path: Path) -> None:

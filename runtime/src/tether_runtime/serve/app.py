@@ -45,6 +45,8 @@ __all__ = ["Server"]
 PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 LOGGER = logging.getLogger("tether.serve")
 ASKED = {"observation", "seed", "candidates", "budget_ms", "time", "episode", "reward", "memory", "reset", "chunk"}
+OUTCOME = {"episode", "reward", "terminal"}
+MOST = float(np.finfo(np.float32).max)  # of a number beside the observation
 RELOAD_SECONDS = 1.0
 MOST_EPISODES = 10_000
 WEBSOCKET_SECONDS = 600.0  # without a word
@@ -66,7 +68,16 @@ class _Question(NamedTuple):
 class Server:
     """The application of one process."""
 
-    def __init__(self, store: Store, batcher: Batcher, limits: Limits, monitor: Monitor, log: DecisionLog | None):
+    def __init__(
+        self,
+        store: Store,
+        batcher: Batcher,
+        limits: Limits,
+        monitor: Monitor,
+        log: DecisionLog | None,
+        several_processes: bool = False,
+    ):
+        self._several = several_processes
         self.store, self.batcher, self.limits, self.monitor, self.log = store, batcher, limits, monitor, log
         self.ready = False
         self._last: dict[str, np.ndarray[Any, Any]] = {}  # episode -> its last action
@@ -124,7 +135,7 @@ class Server:
         self.limits.admit(request.url.path, request.headers, address)
 
     async def _refuse(self, request: Request, error: Exception) -> Response:
-        status = error.status if isinstance(error, Refused) else 503 if isinstance(error, Overloaded) else 422
+        status = _status(error)
         self.monitor.refused.labels(str(status)).inc()
         headers = {"connection": "close"} if status in (408, 413) else {}
         return JSONResponse({"error": str(error)}, status, headers)
@@ -157,11 +168,13 @@ class Server:
     async def _outcome(self, request: Request) -> Response:
         self._admit(request)
         content = await self._json(request)
-        episode, reward = content.get("episode"), _number(content, "reward")
+        _refuse_unknown(content, OUTCOME)
+        episode, reward, terminal = content.get("episode"), _number(content, "reward"), _flag(content, "terminal")
         if not isinstance(episode, str):
             raise InputError("episode: the name that the decisions had is needed")
+        self._check_episode(episode)
         self._last.pop(episode, None)
-        known = self.log is not None and self.log.ended(episode, reward, bool(content.get("terminal", False)))
+        known = self.log is not None and self.log.ended(episode, reward, terminal)
         return JSONResponse({"known": known})
 
     async def _stream(self, socket: WebSocket) -> None:
@@ -176,13 +189,18 @@ class Server:
         episode = _Episode()
         with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
             while True:
-                data = await asyncio.wait_for(socket.receive_bytes(), WEBSOCKET_SECONDS)
+                message = await asyncio.wait_for(socket.receive(), WEBSOCKET_SECONDS)
+                if message["type"] == "websocket.disconnect":
+                    return
+                data = message.get("bytes")
                 answer = await self._streamed(served_name, data, episode, socket)
                 await asyncio.wait_for(socket.send_bytes(msgpack.packb(answer) or b""), WEBSOCKET_SECONDS)
 
-    async def _streamed(self, name: str, data: bytes, episode: _Episode, socket: WebSocket) -> dict[str, Any]:
+    async def _streamed(self, name: str, data: bytes | None, episode: _Episode, socket: WebSocket) -> dict[str, Any]:
         started = time.perf_counter()
         try:
+            if data is None:
+                raise Refused(400, "the message is a text; msgpack is binary")
             if len(data) > self.limits.largest_body_bytes:
                 raise Refused(413, f"a message may have {self.limits.largest_body_bytes:,} bytes")
             self.limits.count(socket.client.host if socket.client else "")
@@ -194,7 +212,7 @@ class Server:
                 raise Refused(400, "the message is no map with names")
             answer = await self._answer(self._find(name), content, episode)
         except (Refused, InputError, Overloaded) as error:
-            status = error.status if isinstance(error, Refused) else 422
+            status = _status(error)
             self.monitor.refused.labels(str(status)).inc()
             return {"error": str(error), "status": status}
         self.monitor.seconds.labels(name).observe(time.perf_counter() - started)
@@ -202,11 +220,22 @@ class Server:
 
     # --- decisions
 
+    def _check_episode(self, episode: str | None) -> None:
+        """Raises InputError where another process may have had the episode's last action."""
+        holds = any("hold" in served.guard.rules.values() for served in self.store.served.values())
+        if self._several and episode is not None and (holds or self.log is not None):
+            raise InputError(
+                "episode: this server has several processes, and each knows its own connections' episodes alone: ask "
+                "over a websocket, or serve with --workers 1"
+            )
+
     async def _answer(self, served: Served, content: Mapping[str, Any], session: _Episode | None) -> dict[str, Any]:
         """The answer to one question, over whichever wire it came. Raises InputError, Refused, Overloaded."""
-        if session is not None and content.get("reset"):
+        if _flag(content, "reset") and session is not None:
             session.restart()
         question = _question(served, content, session)
+        if session is None:
+            self._check_episode(question.episode)
         last = session.last if session is not None else self._last.get(question.episode or "")
         checked = served.guard.check(question.observation, question.clock)
         if checked.vector is not None and checked.vector.ndim != 1:
@@ -332,9 +361,7 @@ class _Episode:
 
 def _question(served: Served, content: Mapping[str, Any], session: _Episode | None) -> _Question:
     """What was asked, checked but for the observation. Raises InputError."""
-    unknown = sorted(set(content) - ASKED)
-    if unknown:
-        raise InputError(f"{unknown[0]!r}: no such entry; there are {', '.join(sorted(ASKED))}")
+    _refuse_unknown(content, ASKED)
     if "observation" not in content:
         raise InputError("no observation")
     seed = content.get("seed")
@@ -349,16 +376,14 @@ def _question(served: Served, content: Mapping[str, Any], session: _Episode | No
     if candidates is not None and (isinstance(candidates, bool) or not isinstance(candidates, int)):
         raise InputError(f"candidates {candidates!r}: a whole number")
     policy = served.policy
-    chunk = content.get("chunk", False)
-    if not isinstance(chunk, bool):
-        raise InputError(f"chunk {chunk!r}: true or false")
+    chunk = _flag(content, "chunk")
     if chunk:
         policy.check_chunks()
     number = policy.number(candidates, _number(content, "budget_ms"))
     memory = content.get("memory") if session is None else session.memory
     if chunk and policy.history == 1:
         memory = None  # a chunk is decided here and now, whatever else is planned
-    given = list(policy.initial_memory()) if memory is None else _memory(served, memory)
+    given = list(policy.initial_memory() if memory is None else policy.checked_memory(memory, ()))
     clock, reward = _number(content, "time"), _number(content, "reward")
     return _Question(content["observation"], seed, number, clock, episode, reward, given, chunk)
 
@@ -372,20 +397,27 @@ def _number(content: Mapping[str, Any], name: str) -> float | None:
     value = content.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(float(value)):
-        raise InputError(f"{name} {value!r}: a finite number")
+    shown = repr(value)[:80]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST:
+        raise InputError(f"{name} {shown}: a finite number")
     return float(value)
 
 
-def _memory(served: Served, given: Any) -> list[np.ndarray[Any, Any]]:
-    parts = served.policy.document["memory"]
-    try:
-        memory = [np.asarray(array, part["dtype"]) for array, part in zip(given, parts)]
-    except (TypeError, ValueError, OverflowError):
-        raise InputError("memory: what the last answer gave is needed") from None
-    if [array.shape for array in memory] != [tuple(part["shape"]) for part in parts]:
-        raise InputError("memory: what the last answer gave is needed")
-    return memory
+def _flag(content: Mapping[str, Any], name: str) -> bool:
+    value = content.get(name, False)
+    if not isinstance(value, bool):
+        raise InputError(f"{name} {repr(value)[:80]}: true or false")
+    return value
+
+
+def _refuse_unknown(content: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise InputError(f"{unknown[0][:80]!r}: no such entry; there are {', '.join(sorted(known))}")
+
+
+def _status(error: Exception) -> int:
+    return error.status if isinstance(error, Refused) else 503 if isinstance(error, Overloaded) else 422
 
 
 def _about(served: Served) -> dict[str, Any]:

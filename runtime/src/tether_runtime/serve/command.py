@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import os
+import ssl
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from tether_runtime.fallback import TROUBLES, Guard
 __all__ = ["Options", "main", "serve"]
 
 OPTIONS = "TETHER_SERVE_OPTIONS"  # how a worker process hears of them
+POSITIVE = ("rate", "body_seconds")
 NUMBERS = ("rate", "late_ms", "margin", "flagged_share")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -115,9 +118,12 @@ def make_server(options: Options, several_processes: bool) -> Any:
 
     store = Store(parse_places(list(options.policies)), guard, options.threads)
     limits = Limits(_token(options), options.largest_body_bytes, options.body_seconds, options.rate)
-    log = None if options.log is None else DecisionLog(Path(options.log))
+    try:
+        log = None if options.log is None else DecisionLog(Path(options.log))
+    except OSError as error:
+        raise InputError(f"log {options.log}: cannot be written: {error.strerror or error}") from None
     batcher = Batcher(options.batch_wait_ms / 1e3, options.largest_batch)
-    return Server(store, batcher, limits, Monitor(several_processes), log)
+    return Server(store, batcher, limits, Monitor(several_processes), log, several_processes)
 
 
 def _rule(word: str) -> tuple[str, str]:
@@ -134,6 +140,10 @@ def _token(options: Options) -> str | None:
         token = Path(options.token_file).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise InputError(f"{options.token_file}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{options.token_file}: is no text; a token of ASCII characters is needed") from None
+    if not token.isascii() or not token.isprintable():
+        raise InputError(f"{options.token_file}: a token of one line of ASCII characters is needed")
     if len(token) < 16:
         raise InputError(f"{options.token_file}: a token of at least 16 characters is needed")
     return token
@@ -150,10 +160,32 @@ def _check(options: Options) -> None:
     for name in ("workers", "largest_batch", "threads", "largest_body_bytes", "most_connections"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} {getattr(options, name)}: at least 1")
+    for name in POSITIVE:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} {value}: a number above 0")
+    if not 0 <= options.batch_wait_ms < math.inf:
+        raise InputError(f"batch_wait_ms {options.batch_wait_ms}: a number of at least 0")
     if not 0 <= options.port < 65536:
         raise InputError(f"port {options.port}: from 0 to 65535")
     if options.workers > 1 and options.port == 0:
         raise InputError("port 0: several workers need one that is known")
+    if options.tls_certificate is not None and options.tls_key is not None:
+        _check_tls(options.tls_certificate, options.tls_key)
+
+
+def _check_tls(certificate: str, key: str) -> None:
+    for path in (certificate, key):
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file")
+
+    def no_password() -> str:  # nobody is there to be asked
+        raise InputError(f"{key}: is encrypted; give a key without a password")
+
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, no_password)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"TLS: {certificate} and {key}: no certificate and its key in PEM: {error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
