@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -12,10 +13,10 @@ from pathlib import Path
 # Tests compile hundreds of small programs and run each for moments. Without LLVM's optimisation, with XLA's older code
 # generator for fusions, and with one module of code per program in place of 32, that takes a third of the time. Set
 # before JAX starts; processes of the tests inherit it.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
+XLA_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # later ones have no other generator
+    XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
 # Each worker of `make test` has a core of its own: NumPy's threads of all of them would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Begun with nohup, the tests and all that they begin would not hear SIGHUP, which some of them send.
@@ -31,8 +32,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 SLOW = Path(__file__).with_name("slow.txt")
 LONG_SECONDS = 7200  # the limit of a test marked `long`; others have pyproject.toml's

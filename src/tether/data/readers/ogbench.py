@@ -57,7 +57,9 @@ def read_ogbench(name: str) -> Dataset:
         import gymnasium
         import ogbench
     except ImportError as error:
-        raise InputError(f"{source} needs the package ogbench: pip install 'tether-rl[ogbench]' ({error})") from None
+        raise InputError(
+            f"{source} needs the package ogbench: pip install 'tether-rl[ogbench]' (Python 3.11, 3.12; {error})"
+        ) from None
     environment_id, path = locate_ogbench(name)
     name = name.rpartition("/")[2]
     tasks = sorted(known for known in gymnasium.registry if f"-{SINGLETASK}-" in known)
