@@ -150,6 +150,10 @@ def test_a_noisy_actor_says_how_likely_its_action_is(name: str):
     assert said[~clipped] == pytest.approx(found[~clipped], abs=1e-2)  # tanh is inverted where it is flat
     ratio = importance_ratios(module, OBSERVATIONS[:16][~clipped], actions[~clipped], said[~clipped])
     assert ratio == pytest.approx(1.0, abs=1e-2)
+    far = 3.0 * OBSERVATIONS[:16]  # there tanh presses actions against the box; a policy is as likely as itself
+    pressed, _, extras = act(far, keys)
+    said = np.asarray(extras["log_density"])
+    assert importance_ratios(module, far, np.asarray(pressed), said) == pytest.approx(1.0, abs=0.05)
     with pytest.raises(InputError, match="2 of 2 rows have none"):
         importance_ratios(module, OBSERVATIONS[:2], actions[:2], np.full(2, np.nan))
 
@@ -161,6 +165,22 @@ def test_a_clipped_normal_s_density_adds_up_to_one():
     of = jax.jit(jax.vmap(lambda action: actor.log_density_of(jnp.ones(2), action)))
     total = np.exp(of(inside)).sum() * 0.001 + np.exp(of(jnp.asarray([[-1.0], [1.0]]))).sum()
     assert total == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"rows": 0}, "decisions 0: at least 1"),
+        ({"format": "tflite"}, "format 'tflite': there are onnx, numpy, stablehlo"),
+        ({"dtype": "float64"}, "dtype 'float64': there are float32, float16"),
+        ({"candidates": ["4"]}, "candidates '4': whole numbers"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(tmp_path: Path, how: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        export_folder._check_asked(
+            tmp_path / "export", **{"format": "onnx", "dtype": "float32", "candidates": (), "rows": 1, **how}
+        )
 
 
 def test_of_a_policy_without_a_density_none_is_exported(tmp_path: Path):

@@ -23,7 +23,7 @@ from tether.export.batched import Batched, batched
 from tether.export.graph import Graph
 from tether.export.onnx_file import OPSET, onnx_model
 from tether.export.program import program
-from tether.export.verify import LOAD_FACTOR, Agreement, Run, check, golden_sample, sample_inputs, tolerances
+from tether.export.verify import LOAD_FACTOR, TOLERANCE, Agreement, Run, check, golden_sample, sample_inputs, tolerances
 from tether.machine.files import to_json
 from tether.machine.reading import parse_json, read_bytes
 from tether.policies.acting import Sampled
@@ -75,12 +75,7 @@ def write_export(
     """
     folder = Path(folder)
     policy = _noisy(policy) if noise else policy
-    if folder.exists() and not (folder / DOCUMENT).is_file():
-        raise InputError(f"{folder}: exists and holds no {DOCUMENT}; name another folder")
-    if format != "onnx" and dtype != "float32":
-        raise InputError(f"dtype {dtype}: format {format} computes in float32; onnx takes float16, too")
-    if len(set(candidates)) < len(candidates):
-        raise InputError(f"candidates {list(candidates)}: each may be named once")
+    _check_asked(folder, format, dtype, candidates, rows)
     own = policy.document["hyperparameters"].get("candidates")
     counts: tuple[int | None, ...] = tuple(candidates) or (own,)
     acting = [policy if count == own else policy.with_acting(candidates=count) for count in counts]
@@ -111,6 +106,23 @@ def write_export(
     document["verified"] = [each._asdict() for each in agreements]
     write_folder(folder, _complete(document, files))
     return Exported(folder, counts, tuple(agreements), sum(map(len, files.values())))
+
+
+def _check_asked(folder: Path, format: str, dtype: str, candidates: Sequence[Any], rows: int) -> None:
+    """Raises InputError for what nothing can be written of."""
+    if folder.exists() and not (folder / DOCUMENT).is_file():
+        raise InputError(f"{folder}: exists and holds no {DOCUMENT}; name another folder")
+    for name, value, known in (("format", format, tuple(WRITERS)), ("dtype", dtype, tuple(TOLERANCE))):
+        if value not in known:
+            raise InputError(f"{name} {value!r}: there are {', '.join(known)}")
+    if format != "onnx" and dtype != "float32":
+        raise InputError(f"dtype {dtype}: format {format} computes in float32; onnx takes float16, too")
+    if rows < 1:
+        raise InputError(f"decisions {rows}: at least 1 is compared with JAX")
+    if wrong := [count for count in candidates if isinstance(count, str)]:
+        raise InputError(f"candidates {wrong[0]!r}: whole numbers are needed")
+    if len(set(candidates)) < len(candidates):
+        raise InputError(f"candidates {list(candidates)}: each may be named once")
 
 
 def _noisy(policy: LoadedPolicy) -> LoadedPolicy:

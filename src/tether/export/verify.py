@@ -18,7 +18,7 @@ from tether.export.graph import Graph
 from tether.policies.deployed import DeployedPolicy, step_each
 from tether.policies.loaded import LoadedPolicy
 
-__all__ = ["Agreement", "Sample", "check", "golden_sample", "sample_inputs", "tolerances"]
+__all__ = ["LOAD_FACTOR", "TOLERANCE", "Agreement", "Sample", "check", "golden_sample", "sample_inputs", "tolerances"]
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2}  # of half an action's range
 LAST_BITS = {"float32": 2e-6, "float16": 4e-3}  # relative change of an observation that only rounds otherwise

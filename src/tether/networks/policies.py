@@ -16,6 +16,7 @@ from tether.types import Array, Float, PRNGKey, Scalar
 __all__ = ["DeterministicActor", "FreeGaussianActor", "GaussianActor", "ImplicitActor", "TanhGaussian"]
 
 LOG_STD_RANGE = (-5.0, 2.0)
+END = 1e-4  # of the box: within this of its end, float32 tells little of what tanh was taken of
 IMPLICIT_NOISE_LEVEL = 2.5  # scale of the input noise and the time input alike, as in the authors' code
 
 
@@ -55,6 +56,17 @@ class TanhGaussian(eqx.Module):
         before_tanh = jnp.arctanh(inside)
         normal = jax.scipy.stats.norm.logpdf(before_tanh, self.mean, jnp.exp(self.log_std))
         return jnp.sum(normal - self._log_slope(before_tanh), axis=-1)
+
+    def log_density_in_box(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:
+        """log density of an action as float32 holds it: a coordinate within `END` of the box's end, where tanh cannot
+        be inverted, stands for all that lies there, and counts with the probability of that."""
+        action = action / self.max_action
+        inside = jnp.clip(action, -1.0 + END, 1.0 - END)
+        before_tanh, std = 0.5 * (jnp.log1p(inside) - jnp.log1p(-inside)), jnp.exp(self.log_std)
+        normal = jax.scipy.stats.norm.logpdf(before_tanh, self.mean, std)
+        beyond = jax.scipy.special.ndtr((jnp.sign(action) * self.mean - jnp.abs(before_tanh)) / std)
+        at_end = jnp.log(jnp.maximum(beyond, jnp.finfo(jnp.float32).tiny))
+        return jnp.where(jnp.abs(action) < 1.0 - END, normal - self._log_slope(before_tanh), at_end).sum(axis=-1)
 
     def _log_slope(self, before_tanh: Float[Array, "*draws action"]) -> Float[Array, "*draws action"]:
         """log d(max_action tanh u)/du, without overflow."""
@@ -126,11 +138,12 @@ class GaussianActor(eqx.Module):
         """The action of `sample` and its log density."""
         law = self(observation)
         noise = jax.random.normal(key, (1, law.mean.shape[0]), jnp.float32)[0]
-        return law.transform(noise), law.log_density_of_noise(noise)
+        action = law.transform(noise)
+        return action, law.log_density_in_box(action)
 
     def log_density_of(self, observation: Float[Array, " observation"], action: Float[Array, " action"]) -> Scalar:
-        """log density of an action that `sample` may give."""
-        return self(observation).log_density(action)
+        """log density of an action that `sample` may give (`TanhGaussian.log_density_in_box`)."""
+        return self(observation).log_density_in_box(action)
 
 
 class DeterministicActor(eqx.Module):
