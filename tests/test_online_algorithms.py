@@ -240,5 +240,6 @@ def test_values_of_noise_are_those_of_the_actions_it_leads_to() -> None:
 @pytest.mark.parametrize("bound", [0.2, 0.9])
 def test_noise_stays_in_its_box(bound: float) -> None:
     algorithm, state = steered_by([0.0, 0.0], [1.0, 1.0], noise_bound=bound)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(algorithm.policy(state)))  # as folders need it
     actions = np.asarray(eqx.filter_jit(algorithm.steered(state).sample)(jnp.zeros(3), jax.random.key(0), 1000))
     assert 0.99 * bound < np.abs(actions).max() <= bound

@@ -150,8 +150,10 @@ def test_targets() -> None:
     assert len(find_cells("corl-locomotion")) == 72
     percent = find_cells("corl-locomotion/hopper-medium-v2/10% BC")[0]
     assert (percent.algorithm, percent.options["data_filter"]) == ("bc", "top=0.1")
-    tasks = [cell.task for cell in find_cells("ogbench-qc/scene-play")]
-    assert tasks == [f"scene-play-singletask-task{i}-v0" for i in range(1, 6)]
+    for method, algorithm in (("FQL", "fql"), ("BFN", "best-of-n")):
+        cells = [cell for cell in find_cells("ogbench-qc/scene-play") if cell.method == method]
+        assert [cell.task for cell in cells] == [f"scene-play-singletask-task{i}-v0" for i in range(1, 6)]
+        assert {(cell.algorithm, cell.obstacle) for cell in cells} == {(algorithm, "")}
     scene, cube = find_cells("ogbench-qc/scene-play")[0], find_cells("ogbench-qc/cube-double-play")[0]
     assert scene.options == {"preset": "scene-play-singletask-v0", "reward_transform": "sparse"}
     assert "reward_transform" not in cube.options
@@ -164,7 +166,7 @@ def test_targets() -> None:
 
 
 def test_what_cannot_be_run_says_why() -> None:
-    assert find_cells("ogbench-qc/scene-play-singletask-task1-v0/BFN")[0].obstacle == "tether has no algorithm BFN"
+    assert find_cells("ogbench-qc/scene-play-singletask-task1-v0/QC")[0].obstacle == "tether has no algorithm QC"
     assert "no preset of iql" in find_cells("ogbench-qc/scene-play-singletask-task1-v0/IQL")[0].obstacle
     assert "nothing here is trained for" in find_cells("dtql-table-7/hopper-medium-v2")[0].obstacle
     with pytest.raises(InputError, match="nothing of it can be run"):

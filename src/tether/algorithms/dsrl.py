@@ -62,7 +62,7 @@ class SteeredFlow(eqx.Module):
 
     flow: VelocityNetwork
     actor: GaussianActor
-    noise_bound: Hyperparameter  # b
+    noise_bound: Float[Array, ""]  # b
     flow_steps: int = eqx.field(static=True)
 
     @property
@@ -169,7 +169,8 @@ class DSRL(eqx.Module):
 
     def steered(self, state: DSRLState) -> SteeredFlow:
         """The flow and its actor."""
-        return SteeredFlow(state.flow, state.actor, self.noise_bound, self.flow_steps)
+        bound = jnp.asarray(self.noise_bound, jnp.float32)
+        return SteeredFlow(state.flow, state.actor, bound, self.flow_steps)
 
     def critic_target(self, state: DSRLState, batch: Transition, key: PRNGKey) -> Float[Array, " batch"]:
         """y, from one noise of the actor per next state."""

@@ -29,6 +29,7 @@ METHODS = {
     "diffusion-ql": "dql",
     "diff-ql": "dql",
     "idql-a": "idql",
+    "bfn": "best-of-n",
 }
 FILTERS = {"10% BC": "top=0.1"}
 
