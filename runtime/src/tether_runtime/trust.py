@@ -79,6 +79,6 @@ def read_support(path: Path) -> Support:
     for layers in LAYERS:
         count = sum(name.startswith(f"{layers}_") for name in found)
         found[layers] = tuple(found.pop(f"{layers}_{layer}") for layer in range(count))
-    if set(found) != set(Support._fields):
+    if not set(Support._fields) - set(Support._field_defaults) <= set(found) <= set(Support._fields):
         raise InputError(f"{path}: altered: other entries than an export's")
     return Support(**found)

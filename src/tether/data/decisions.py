@@ -17,8 +17,8 @@ __all__ = ["CALIBRATION", "FITTING", "SCALING", "Decisions", "sample_decisions"]
 
 FITTING, SCALING, CALIBRATION = 0, 1, 2
 """What a decision is for: to be looked up and fitted, to tell the size of scores, to be counted against."""
-SCALING_SHARE, CALIBRATION_SHARE = 0.2, 0.25  # of the pieces; those fitted are the rest
-MOST_ROWS = (50_000, 4096, 10_000)  # of each part
+SCALING_SHARE, CALIBRATION_SHARE = 0.13, 0.32  # of the pieces; those fitted are the rest
+MOST_ROWS = (100_000, 4096, 10_000)  # of each part
 FEWEST_EPISODES = 40  # of fewer, each is cut into stretches
 STRETCHES = 200  # into so many, all together
 SEED = 0  # the same data give the same parts in every run

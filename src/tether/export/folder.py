@@ -240,6 +240,8 @@ def _arrays(support: Support) -> dict[str, np.ndarray]:
     """By name; those of layers are numbered."""
     found: dict[str, np.ndarray] = {}
     for name, value in support._asdict().items():
+        if value is None:
+            continue
         found |= {f"{name}_{i}": layer for i, layer in enumerate(value)} if isinstance(value, tuple) else {name: value}
     return found
 

@@ -18,9 +18,10 @@ from tether.types import Spec
 
 __all__ = ["READABLE", "PolicyDocument", "document_hash", "read_document"]
 
-READABLE = (1, 2, 3, 4)
+READABLE = (1, 2, 3, 4, 5)
 # 1 had neither `action_range` nor `schema`: its actions are those of [-1, 1]. 2 had no `low` and `high` in the former:
 # its actions reach from offset - scale to offset + scale. 3 had no `trust`.
+# 4 had neither a density nor relations in it.
 
 Number = Annotated[float, msgspec.Meta(ge=-3.4e38, le=3.4e38)]  # of float32
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -71,6 +72,8 @@ class Trust(msgspec.Struct):
     pieces: Size  # episodes that they are from, or stretches of episodes
     stretch_rows: Size | None  # None: episodes
     held_out: bool  # from training
+    density: bool = False  # whether the network gives one, beside the expected action
+    relations: bool = False  # whether it is known what columns are by the others
     flagged_in_pieces: list[Number]  # share of the decisions of a piece: of the least, median and most flagged one
 
 

@@ -35,11 +35,12 @@ from tether.policies.framed import untrained_policy
 from tether.policies.golden import golden_episode, golden_pairs, verify_golden_pairs
 from tether.policies.loaded import DOCUMENT, LoadedPolicy
 from tether.trust import Calibrated, Support
+from tether.trust.support import PLAIN, SATURATING
 from tether.types import Float, Spec
 
 __all__ = ["load_policy", "save_policy", "write_folder"]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 ARRAYS = "policy.safetensors"
 TRUST = "trust.safetensors"
 
@@ -103,6 +104,8 @@ def _describe(trust: Calibrated, data: bytes) -> dict[str, Any]:
         "sha256": hashlib.sha256(data).hexdigest(),
         "references": len(support.observations),
         "hidden_sizes": [len(bias) for bias in support.biases[:-1]],
+        "density": support.action_scale is not None,
+        "relations": support.relations is not None,
         "calibrated": len(support.calibration),
         "pieces": trust.pieces,
         "stretch_rows": trust.stretch_rows,
@@ -184,7 +187,8 @@ def _support(path: Path, document: PolicyDocument) -> Support | None:
     stated, (states, actions) = document.trust, document.sizes[:2]
     if stated is None:
         return None
-    sizes, references = (states, *stated.hidden_sizes, actions), stated.references
+    outputs = actions + ((PLAIN + SATURATING) * (1 + 2 * actions) if stated.density else 0)
+    sizes, references = (states, *stated.hidden_sizes, outputs), stated.references
     like = Support(
         *(_zeros(states) for _ in range(4)),
         observations=_zeros(references, states),
@@ -197,8 +201,11 @@ def _support(path: Path, document: PolicyDocument) -> Support | None:
         own_distance=_zeros(references),
         own_action=_zeros(references),
         column_limits=_zeros(states),
-        limits=_zeros(3),
+        limits=_zeros(4 if stated.density else 3),
         calibration=_zeros(stated.calibrated),
+        relations=_zeros(states, states) if stated.relations else None,
+        relation_limits=_zeros(states) if stated.relations else None,
+        action_scale=_zeros(actions) if stated.density else None,
     )
     return decode_arrays(_verified(path, stated.sha256), like, str(path))
 

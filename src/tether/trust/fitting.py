@@ -5,15 +5,30 @@ from typing import NamedTuple
 import numpy as np
 
 from tether.data.decisions import CALIBRATION, FITTING, SCALING, Decisions
-from tether.trust.behaviour import fit_behaviour
-from tether.trust.support import FARTHEST, NEIGHBOURS, Support, nearest, residual, score, standardise, threshold
+from tether.trust.behaviour import fit_behaviour, has_density
+from tether.trust.support import (
+    FARTHEST,
+    NEIGHBOURS,
+    Support,
+    behaviour,
+    nearest,
+    off_limits,
+    parts_of,
+    residual,
+    score,
+    standardise,
+    threshold,
+)
 
 __all__ = ["Calibrated", "calibrate"]
 
 MOST_REFERENCES = 2048
 MOST_NUMBERS = 2_000_000  # of all references together: 8 MB
-MOST_UPDATES = 4000  # of the regression
-COLUMN_SHARE, SCORE_SHARE = 1e-3, 5e-3  # of the scaling decisions exceed the limits of a column, and of a score
+MOST_UPDATES = 7000  # of the network
+MOST_RELATED = 512  # columns that are related to each other: a matrix of as many numbers squared is kept
+RIDGE = 0.01  # variances; how surely a column is made of the others
+COLUMN_SHARE = 1e-3  # of the scaling decisions exceed the limit of a column
+SCORE_SHARES = (1.5e-3, 5e-4, 8e-3)  # of columns, combination and action: actions are the hardest to tell apart
 SMALLEST = 0.01  # deviations
 FLAGGED = 0.01
 SEED = 0
@@ -37,7 +52,7 @@ def calibrate(decisions: Decisions, most_updates: int = MOST_UPDATES) -> Calibra
     fitting, scaling, calibrating = (decisions.of(part) for part in (FITTING, SCALING, CALIBRATION))
     support, references = _with_states(fitting)
     support = _with_actions(support, fitting, references, min(most_updates, MOST_UPDATES))
-    support = _with_limits(_with_own(support), scaling)
+    support = _with_limits(_with_own(_with_relations(support, fitting)), scaling)
     total = score(support, calibrating.observation, calibrating.action).total
     support = support._replace(calibration=np.sort(total))
     flagged, rows = (np.bincount(calibrating.piece, w) for w in (total > threshold(support, FLAGGED), None))
@@ -81,9 +96,11 @@ def _with_actions(support: Support, fitting: Decisions, references: np.ndarray, 
     """The regression of actions on observations, and what it leaves at the references, which it has not seen."""
     states = standardise(support, fitting.observation).clip(-FARTHEST, FARTHEST)
     others = np.setdiff1d(np.arange(len(states)), references)
-    weights, biases = fit_behaviour(states[others], fitting.action[others], updates)
-    support = support._replace(weights=weights, biases=biases)
-    left = residual(support, states[references], fitting.action[references])
+    deviation = np.maximum(fitting.action.std(axis=0), SMALLEST).astype(np.float32)
+    scale = deviation if has_density(len(others), updates) else None
+    weights, biases = fit_behaviour(states[others], fitting.action[others], updates, scale)
+    support = support._replace(weights=weights, biases=biases, action_scale=scale)
+    left = residual(behaviour(support, states[references]), fitting.action[references])
     whitening = _whitening(left.astype(np.float64)).astype(np.float32)
     return support._replace(actions=fitting.action[references], residuals=left @ whitening, whitening=whitening)
 
@@ -94,6 +111,18 @@ def _whitening(residuals: np.ndarray) -> np.ndarray:
     covariance = residuals.T @ residuals / len(residuals) + 1e-8 * np.eye(size)
     values, vectors = np.linalg.eigh(covariance)
     return vectors / np.sqrt(np.maximum(values, 1e-8))
+
+
+def _with_relations(support: Support, fitting: Decisions) -> Support:
+    """What each column is by the others, linearly: the inverse of their covariance says it of all at once."""
+    if fitting.observation.shape[1] > MOST_RELATED:
+        return support
+    states = standardise(support, fitting.observation).clip(-FARTHEST, FARTHEST).astype(np.float64)
+    precision = np.linalg.inv(states.T @ states / len(states) + RIDGE * np.eye(states.shape[1]))
+    return support._replace(
+        relations=(precision / np.diag(precision)).astype(np.float32),
+        relation_limits=np.ones(states.shape[1], np.float32),
+    )
 
 
 def _with_own(support: Support) -> Support:
@@ -114,9 +143,21 @@ def _with_own(support: Support) -> Support:
 
 def _with_limits(support: Support, scaling: Decisions) -> Support:
     """What few of the scaling decisions exceed, so that columns, combination and action are flagged alike."""
-    scores = score(support, scaling.observation, scaling.action)
-    columns = np.maximum(np.quantile(scores.columns, 1 - COLUMN_SHARE, axis=0), SMALLEST)
-    support = support._replace(column_limits=columns.astype(np.float32))
-    worst = (scores.columns / columns).max(axis=1)
-    parts = [np.quantile(part, 1 - SCORE_SHARE) for part in (worst, scores.combination, scores.action)]
-    return support._replace(limits=np.maximum(parts, 1e-6).astype(np.float32))
+    parts = parts_of(support, scaling.observation, scaling.action)
+
+    def limits(columns: np.ndarray) -> np.ndarray:
+        return np.maximum(np.quantile(columns, 1 - COLUMN_SHARE, axis=0), SMALLEST).astype(np.float32)
+
+    related = None if parts.related is None else limits(parts.related)
+    support = support._replace(column_limits=limits(parts.columns), relation_limits=related)
+    worst = off_limits(support, parts).max(axis=1)
+    scores = worst, parts.combination, parts.action
+    each = [max(np.quantile(part, 1 - share), 1e-6) for part, share in zip(scores, SCORE_SHARES, strict=True)]
+    if parts.surprise is None:
+        return support._replace(limits=np.float32(each))
+    support = support._replace(limits=np.float32([*each, np.quantile(parts.surprise, 1 - SCORE_SHARES[2])]))
+    # Fewer decisions exceed both limits of actions than one, so both are lowered until as many do.
+    both = float(np.quantile(score(support, scaling.observation, scaling.action).action, 1 - SCORE_SHARES[2]))
+    columns, combination, action, surprise = support.limits
+    surprise += scaling.action.shape[1] * np.log(both)
+    return support._replace(limits=np.float32([columns, combination, action * both, surprise]))
