@@ -261,7 +261,7 @@ def test_an_honest_rewrite_is_accepted(folder: Path) -> None:
         (lambda d: d.pop("golden"), "required field `golden`"),
         (lambda d: d.update(algorithm="dtqm"), "unknown algorithm 'dtqm'; did you mean dtql"),
         (lambda d: d.update(algorithm=["dtql"]), "altered|unknown"),
-        (lambda d: d.update(format_version=5), "format 5; this version of tether reads 1, 2, 3, 4"),
+        (lambda d: d.update(format_version=6), "format 6; this version of tether reads 1, 2, 3, 4, 5"),
         (lambda d: d.pop("trust"), "no trust in it"),
         (lambda d: d["trust"].update(references=129), "trust.safetensors: array"),
         (lambda d: d["trust"].update(hidden_sizes=[10**7] * 11), "hidden_sizes"),

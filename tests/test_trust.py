@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from make_data import columns, finished_run
@@ -12,9 +13,11 @@ from tether import InputError, load_policy
 from tether.data import Dataset
 from tether.data.decisions import CALIBRATION, FITTING, SCALING, Decisions, sample_decisions
 from tether.data.schema import ActionBox, Schema, layout_of
+from tether.policies.document import document_hash
+from tether.policies.folder import save_policy
 from tether.policies.loaded import LoadedPolicy
 from tether.policies.trusted import Judge
-from tether.trust import Calibrated, behaviour, calibrate, reasons, score, threshold, trust_of
+from tether.trust import Calibrated, behaviour, calibrate, reasons, score, support, threshold, trust_of
 
 OBSERVATION = columns()["observations"][7]
 
@@ -63,11 +66,11 @@ def test_parts_share_no_episode() -> None:
         part: {episode[each.tobytes()] for each in decisions.of(part).observation}
         for part in (FITTING, SCALING, CALIBRATION)
     }
-    assert {part: len(numbers) for part, numbers in found.items()} == {FITTING: 33, SCALING: 12, CALIBRATION: 15}
+    assert {part: len(numbers) for part, numbers in found.items()} == {FITTING: 33, SCALING: 8, CALIBRATION: 19}
     assert len(set.union(*found.values())) == 60
     assert (decisions.stretch_rows, decisions.held_out) == (None, False)
     calibrating = decisions.of(CALIBRATION)
-    assert len(np.unique(calibrating.piece)) == 15
+    assert len(np.unique(calibrating.piece)) == 19
     assert len(decisions.observation) == len(data)
 
 
@@ -84,7 +87,7 @@ def test_few_episodes_are_cut_into_stretches() -> None:
     decisions = sample_decisions(reactor(2, steps=500))
     assert decisions is not None
     assert decisions.stretch_rows == 5
-    assert len(np.unique(decisions.of(CALIBRATION).piece)) == 50
+    assert len(np.unique(decisions.of(CALIBRATION).piece)) == 64
     assert sample_decisions(reactor(1, steps=2)) is None  # three parts need three pieces
 
 
@@ -112,19 +115,19 @@ def test_a_hundredth_of_new_decisions_is_flagged(judged: Calibrated) -> None:
 
 
 def test_foreign_decisions_are_found(judged: Calibrated) -> None:
-    new, support, limit = reactor(20, seed=9), judged.support, threshold(judged.support, 0.01)
+    new, made, limit = reactor(20, seed=9), judged.support, threshold(judged.support, 0.01)
     for column in (0, 1):
         moved = new.observations.copy()
-        moved[:, column] += 5 * support.observation_scale[column]
-        assert np.mean(score(support, moved, new.actions).total > limit) > 0.95
+        moved[:, column] += 5 * made.observation_scale[column]
+        assert np.mean(score(made, moved, new.actions).total > limit) > 0.95
     between = new.actions.copy()
     between[:, 0] = np.tanh(0.3 * (new.observations[:, 0] - 20)) * 0.3  # the mean of the two modes: never done
-    assert np.mean(score(support, new.observations, between).action > limit) > 0.95
+    assert np.mean(score(made, new.observations, between).action > limit) > 0.95
     # Each column alone has been seen often, together they have not.
     twisted = new.observations.copy()
     twisted[:, 1] = 6 - twisted[:, 1]
     off = np.abs(twisted[:, 1] - new.observations[:, 1]) > 0.2
-    assert np.mean(score(support, twisted[off], new.actions[off]).total > limit) > 0.95
+    assert np.mean(score(made, twisted[off], new.actions[off]).total > limit) > 0.95
 
 
 def test_network_is_fitted_where_rows_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +142,63 @@ def test_network_is_fitted_where_rows_are_many(monkeypatch: pytest.MonkeyPatch) 
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
         hidden = np.maximum(hidden @ weight.T + bias, 0)
     assert np.mean((hidden @ weights[-1].T + biases[-1] - actions) ** 2) < 0.1 * np.var(actions)
+
+
+# --- the density of actions, and what columns are by others ----------------------------------------------------
+
+
+def test_both_forms_of_the_density_are_one_and_it_is_a_density() -> None:
+    random, size, count = np.random.default_rng(0), 2, support.PLAIN + support.SATURATING
+    given = random.normal(size=(50, size + count * (1 + 2 * size))).astype(np.float32)
+    action, scale = random.uniform(-1, 1, (50, size)).astype(np.float32), np.float32([0.3, 0.7])
+    action[0] = 1.0
+    ours = support.log_density(given, action, scale)
+    theirs = behaviour.log_density(*map(jnp.asarray, (given, action, scale)))
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+    grid = np.linspace(-1, 1, 20_001)[1:-1, None].astype(np.float32)
+    one = np.float32([0.0] + [-9] * 4 + [9, 9] + [0.2] * count + [0.1] * count)  # of tanh alone
+    density = np.exp(support.log_density(np.tile(one, (len(grid), 1)), grid, np.ones(1, np.float32)))
+    assert density.sum() * 1e-4 / np.sqrt(2 * np.pi) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_a_density_is_fitted_where_rows_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FEWEST_ROWS", 1000), ("FEWEST_OF_DENSITY", 400), ("HIDDEN_SIZES", (32, 32))):
+        monkeypatch.setattr(behaviour, name, value)
+    decisions = sample_decisions(reactor(300))
+    assert decisions is not None
+    made = calibrate(decisions, most_updates=500).support
+    assert made.action_scale is not None
+    new, limit = reactor(100, seed=9), threshold(made, 0.01)
+    assert np.mean(score(made, new.observations, new.actions).total > limit) == pytest.approx(0.01, abs=0.006)
+    between = new.actions.copy()
+    between[:, 0] = np.tanh(0.3 * (new.observations[:, 0] - 20)) * 0.3  # the mean of the two modes: never done
+    assert np.mean(score(made, new.observations, between).action > limit) > 0.95
+
+
+def related(rows: int, seed: int) -> np.ndarray:
+    """Eleven columns that nothing ties to each other, and their sum: no neighbour is near enough to know it."""
+    columns = np.random.default_rng(seed).normal(size=(rows, 11))
+    return np.hstack([columns, columns.sum(axis=1, keepdims=True)]).astype(np.float32)
+
+
+def test_a_column_that_the_others_contradict_is_found() -> None:
+    ends = np.arange(4000) % 20 == 19
+    log = {"observations": related(4000, 0), "actions": np.zeros((4000, 1)), "rewards": np.zeros(4000)}
+    data = Dataset.from_arrays(**log, terminals=np.zeros(4000, bool), timeouts=ends)
+    decisions = sample_decisions(data)
+    assert decisions is not None
+    made, new, still = calibrate(decisions, most_updates=0).support, related(500, 1), np.zeros((500, 1), np.float32)
+    moved = new + 3 * np.eye(12, dtype=np.float32)[11]  # its deviation is 3.3
+    flagged = [np.mean(score(made, rows, still).total > threshold(made, 0.01)) for rows in (new, moved)]
+    assert flagged[0] < 0.03
+    assert flagged[1] > 0.99
+    usual = np.zeros((1, 12), np.float32)
+    usual[0, 11] = 2.0
+    names = [f"x{j}" for j in range(12)], ["u"]
+    scores = score(made, usual, still[:1])
+    assert reasons(made, usual, still[:1], scores, 0.01, names, lambda a: a)[0][0].endswith(" by the other columns")
+    before = made._replace(relations=None, relation_limits=None)
+    assert np.mean(score(before, moved, still).total > threshold(made, 0.01)) < 0.5  # a folder of format 4
 
 
 # --- words --------------------------------------------------------------------------------------------------
@@ -232,7 +292,36 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"trust\.safetensors: cannot be read"):
         load_policy(folder)
     stated = json.loads((folder / "policy.json").read_text())["trust"]
-    assert (stated["pieces"], stated["stretch_rows"], stated["held_out"]) == (50, 2, False)
+    assert (stated["pieces"], stated["stretch_rows"], stated["held_out"]) == (64, 2, False)
+
+
+@pytest.mark.parametrize("density", [False, True])
+def test_folders_hold_what_they_were_given(
+    policy: LoadedPolicy, density: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A density where there is one; and one of format 4, which knew neither that nor relations, is still read."""
+    for name, value in (("FEWEST_ROWS", 100), ("FEWEST_OF_DENSITY", 1), ("FEWEST_UPDATES", 1), ("HIDDEN_SIZES", (8,))):
+        monkeypatch.setattr(behaviour, name, value if density else 10**9)
+    log = {name: columns()[name] for name in ("observations", "actions", "rewards", "terminals")}
+    data = Dataset.from_arrays(**log, timeouts=np.arange(len(log["rewards"])) % 5 == 4)
+    decisions = sample_decisions(data)
+    assert decisions is not None
+    made = calibrate(decisions, 2)
+    assert (made.support.action_scale is not None) == density
+    if not density:
+        made = made._replace(support=made.support._replace(relations=None, relation_limits=None))
+    about = {"algorithm": policy.algorithm, "spec": policy.spec, "observations": data.observations[:8], "notes": {}}
+    save_policy(tmp_path / "policy", policy.module, **about, trust=made)
+    if not density:
+        document = json.loads((tmp_path / "policy" / "policy.json").read_text())
+        del document["trust"]["density"], document["trust"]["relations"], document["document_sha256"]
+        document |= {"format_version": 4}
+        document["document_sha256"] = document_hash(document)
+        (tmp_path / "policy" / "policy.json").write_text(json.dumps(document))
+    loaded = load_policy(tmp_path / "policy")
+    actions = data.actions[:50]
+    expected = trust_of(made.support, score(made.support, data.observations[:50], actions).total)
+    np.testing.assert_array_equal(loaded.trust(data.observations[:50], actions).trust, expected)
 
 
 def test_the_sample_is_of_what_is_trained_on() -> None:

@@ -499,7 +499,9 @@ def _save_policies(run: Run, report: Report) -> None:
     for folder, lane in folders.items():
         policy = run.policy(lane)
         if run.primary:
-            save_lane_policy(plan, folder, policy, lane, update=run.updates, score=report.lane_scores.get(lane))
+            save_lane_policy(
+                plan, folder, policy, lane, run.display, update=run.updates, score=report.lane_scores.get(lane)
+            )
 
 
 # --- plans and config.json ----------------------------------------------------------------------------------

@@ -188,8 +188,8 @@ def residual(given: Array, action: Array) -> Array:
 
 
 def log_density(given: Array, action: Array, scale: Array) -> Array:
-    """(batch,) log p(a|s) of a mixture of Gaussians, of some the tanh; given: behind the expected action a logit, means
-    and log standard deviations for each, in units of `scale`."""
+    """(batch,) log p(a|s), but for a constant, of a mixture of Gaussians, of some the tanh; given: behind the expected
+    action a logit, means and log standard deviations for each, in units of `scale`."""
     count, size = PLAIN + SATURATING, action.shape[1]
     logits, given = given[:, size : size + count], given[:, size + count :]
     means, logs = np.split(given.reshape(len(given), 2, count, size), 2, axis=1)

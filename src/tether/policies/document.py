@@ -72,9 +72,9 @@ class Trust(msgspec.Struct):
     pieces: Size  # episodes that they are from, or stretches of episodes
     stretch_rows: Size | None  # None: episodes
     held_out: bool  # from training
+    flagged_in_pieces: list[Number]  # share of the decisions of a piece: of the least, median and most flagged one
     density: bool = False  # whether the network gives one, beside the expected action
     relations: bool = False  # whether it is known what columns are by the others
-    flagged_in_pieces: list[Number]  # share of the decisions of a piece: of the least, median and most flagged one
 
 
 class PolicyDocument(msgspec.Struct):

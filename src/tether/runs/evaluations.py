@@ -244,7 +244,7 @@ class Evaluations:
         requested, policies = self._told
         index = requested.lanes.index(lane)
         policy = jax.tree.map(lambda leaf: leaf[index], policies)
-        save_lane_policy(self._plan, folder, policy, lane, **{"update": requested.update} | notes)
+        save_lane_policy(self._plan, folder, policy, lane, self._display, **{"update": requested.update} | notes)
         return True
 
     # --- checkpoints ---

@@ -31,7 +31,7 @@ def rollout_exported(run: Run, format: Format, episodes: int, on_step: Callable[
         for lane in lanes.tolist():
             policy = run.policy(lane)
             folder = Path(scratch) / f"lane-{lane}"
-            save_lane_policy(plan, folder / "policy", policy, lane)
+            save_lane_policy(plan, folder / "policy", policy, lane, run.display)
             loaded = load_policy(folder / "policy", algorithm=plan.algorithm)
             write_export(loaded, folder / "export", format=format, rows=CHECKED_DECISIONS)
             policies.append(policy)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from tether.data import Prepared
+from tether.data.decisions import FITTING
 from tether.data.schema import ActionBox
 from tether.environments import Task
 from tether.errors import unknown
@@ -15,7 +16,7 @@ from tether.machine.keywords import explain_keywords
 from tether.ranges import COUNTED, at_least, between, check_ranges
 from tether.training.lanes import Lane
 from tether.training.precision import PRECISIONS
-from tether.trust import Calibrated, calibrate
+from tether.trust import Calibrated, calibrate, has_density
 
 __all__ = ["EVAL_DEVICES", "Finetuning", "Options", "Parent", "Plan"]
 
@@ -103,8 +104,18 @@ class Plan:
         """What the decisions of its policies are judged by: of the data alone, made when the first policy is saved."""
         if self.prepared.decisions is None:
             return None
-        updates = sum(count for _, count in self.phases())  # what judges a run takes no more of them than the run
-        return calibrate(self.prepared.decisions, updates)
+        return calibrate(self.prepared.decisions, self._updates)
+
+    @property
+    def trust_takes_long(self) -> bool:
+        """Whether `trust` is still to be made, and worth a word."""
+        decisions = None if "trust" in self.__dict__ else self.prepared.decisions
+        return decisions is not None and has_density(int((decisions.part == FITTING).sum()), self._updates)
+
+    @property
+    def _updates(self) -> int:
+        """Of all phases: what judges a run takes no more of them than the run."""
+        return sum(count for _, count in self.phases())
 
     def phases(self) -> list[tuple[str, int]]:
         """(name, updates) in order."""

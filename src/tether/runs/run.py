@@ -348,7 +348,9 @@ class Run:
             return self.queue.save_policy(folder, lane, **notes)
         if lane in self.frozen or jax.process_count() > 1:  # all would have to come here
             return False
-        save_lane_policy(self.plan, folder, self.policy(lane), lane, **{"update": self.position.update} | notes)
+        save_lane_policy(
+            self.plan, folder, self.policy(lane), lane, self.display, **{"update": self.position.update} | notes
+        )
         return True
 
     def _note_stop(self, reason: str | None) -> None:

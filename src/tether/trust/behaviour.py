@@ -75,7 +75,7 @@ def _fit(network: MLP, states: Array, actions: Array, scale: Array | None, key: 
         error = given[:, : action.shape[1]] - action
         if scale is None:
             return jnp.mean(error**2)
-        return jnp.mean(jnp.sum((error / scale) ** 2, axis=1) - log_density(given, action, scale))
+        return jnp.mean(jnp.sum((error / scale[None]) ** 2, axis=1) - log_density(given, action, scale))
 
     def update(i: Array, carry: tuple[MLP, Any]) -> tuple[MLP, Any]:
         rows = jax.random.randint(jax.random.fold_in(key, i), (BATCH_SIZE,), 0, len(states), jnp.int32)
@@ -92,7 +92,7 @@ def log_density(given: Array, action: Array, scale: Array) -> Float[Array, " bat
     means, logs = (part.reshape(-1, count, size) for part in (means, logs))
     logs = jnp.clip(logs, np.log(NARROWEST), np.log(WIDEST))
     inner = jnp.clip(action, INNERMOST - 1.0, 1.0 - INNERMOST)
-    places = jnp.stack([action] * PLAIN + [jnp.arctanh(inner)] * SATURATING, axis=1) / scale
+    places = jnp.stack([action] * PLAIN + [jnp.arctanh(inner)] * SATURATING, axis=1) / scale[None, None]
     volume = jnp.sum(jnp.log1p(-inner * inner), axis=1, keepdims=True)
     volumes = jnp.concatenate([jnp.zeros_like(volume)] * PLAIN + [volume] * SATURATING, axis=1)
     each = logits - volumes - jnp.sum(0.5 * ((places - means) / jnp.exp(logs)) ** 2 + logs, axis=2)

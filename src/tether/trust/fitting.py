@@ -97,7 +97,7 @@ def _with_actions(support: Support, fitting: Decisions, references: np.ndarray, 
     states = standardise(support, fitting.observation).clip(-FARTHEST, FARTHEST)
     others = np.setdiff1d(np.arange(len(states)), references)
     deviation = np.maximum(fitting.action.std(axis=0), SMALLEST).astype(np.float32)
-    scale = deviation if has_density(len(others), updates) else None
+    scale = deviation if has_density(len(states), updates) else None
     weights, biases = fit_behaviour(states[others], fitting.action[others], updates, scale)
     support = support._replace(weights=weights, biases=biases, action_scale=scale)
     left = residual(behaviour(support, states[references]), fitting.action[references])
@@ -154,10 +154,10 @@ def _with_limits(support: Support, scaling: Decisions) -> Support:
     scores = worst, parts.combination, parts.action
     each = [max(np.quantile(part, 1 - share), 1e-6) for part, share in zip(scores, SCORE_SHARES, strict=True)]
     if parts.surprise is None:
-        return support._replace(limits=np.float32(each))
-    support = support._replace(limits=np.float32([*each, np.quantile(parts.surprise, 1 - SCORE_SHARES[2])]))
+        return support._replace(limits=np.array(each, np.float32))
+    support = support._replace(limits=np.array([*each, np.quantile(parts.surprise, 1 - SCORE_SHARES[2])], np.float32))
     # Fewer decisions exceed both limits of actions than one, so both are lowered until as many do.
     both = float(np.quantile(score(support, scaling.observation, scaling.action).action, 1 - SCORE_SHARES[2]))
     columns, combination, action, surprise = support.limits
     surprise += scaling.action.shape[1] * np.log(both)
-    return support._replace(limits=np.float32([columns, combination, action * both, surprise]))
+    return support._replace(limits=np.array([columns, combination, action * both, surprise], np.float32))
