@@ -457,6 +457,11 @@ def test_the_c_example_acts(dtql: Path, tmp_path: Path):
 
     wanted = tether_runtime.load(exported.folder)(OBSERVATIONS[:8])
     assert run(exported.folder / "policy.onnx") == pytest.approx(wanted, abs=1e-5)
+    for wrong, message in (("1 2 3 4", "5 numbers"), ("1 2 3 4 5 6", "there is more"), ("1 2 3 4 nan", "not finite")):
+        words = [act, exported.folder / "policy.onnx"]
+        done = subprocess.run(words, input=f"{wrong}\n1 2 3 4 5\n", capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr
     one, other = (run(dtql / "onnx" / "policy.onnx", seed) for seed in ("1", "2"))
     assert one.shape == (8, 3)
     assert np.all((np.abs(one) <= [2.0, 1.0, 9.0]) & (one != other))

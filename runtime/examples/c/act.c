@@ -90,6 +90,36 @@ static Input describe(OrtSession *session, OrtModelMetadata *metadata, OrtAlloca
     return input;
 }
 
+/* A character of this line that is no space; its end, and that of the input, too. */
+static int next_character(void) {
+    int c;
+    do c = getchar();
+    while (c == ' ' || c == '\t' || c == '\r');
+    return c;
+}
+
+/* The next line that is not empty: 1, or 0 at the end of the input, or -1 where it is no observation. */
+static int read_observation(float *numbers, size_t size) {
+    int c;
+    do c = next_character();
+    while (c == '\n');
+    if (c == EOF) return 0;
+    for (size_t i = 0; i < size; i++, c = next_character()) {
+        ungetc(c, stdin);
+        if (c == '\n' || c == EOF || scanf("%f", &numbers[i]) != 1) {
+            fprintf(stderr, "observation: a line of %zu numbers is needed; entry %zu is none\n", size, i);
+            return -1;
+        }
+        if (!isfinite(numbers[i])) {
+            fprintf(stderr, "observation: entry %zu is not finite\n", i);
+            return -1;
+        }
+    }
+    if (c == '\n' || c == EOF) return 1;
+    fprintf(stderr, "observation: a line of %zu numbers is needed; there is more\n", size);
+    return -1;
+}
+
 int main(int count, char **words) {
     if (count < 2) {
         fprintf(stderr, "usage: act MODEL.onnx [SEED] < observations\n");
@@ -132,13 +162,9 @@ int main(int count, char **words) {
 
     const char *outputs[] = {"action"};
     for (;;) {
-        for (size_t i = 0; i < inputs[0].size; i++) { /* the observation is the first input */
-            if (scanf("%f", &inputs[0].numbers[i]) != 1) goto end;
-            if (!isfinite(inputs[0].numbers[i])) {
-                fprintf(stderr, "observation: entry %zu is not finite\n", i);
-                return 1;
-            }
-        }
+        int found = read_observation(inputs[0].numbers, inputs[0].size); /* the observation is the first input */
+        if (found < 0) return 1;
+        if (found == 0) break;
         for (size_t i = 1; i < input_count; i++)
             for (size_t j = 0; j < inputs[i].size; j++) inputs[i].numbers[j] = draw(inputs[i].law);
         OrtValue *action = NULL;
@@ -154,7 +180,6 @@ int main(int count, char **words) {
         ort->ReleaseTensorTypeAndShapeInfo(shape);
         ort->ReleaseValue(action);
     }
-end:
     ort->ReleaseMemoryInfo(memory);
     ort->ReleaseModelMetadata(metadata);
     ort->ReleaseSession(session);

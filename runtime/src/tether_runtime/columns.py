@@ -53,6 +53,8 @@ def numbers(what: str, value: Any, dtype: Any = np.float32) -> np.ndarray[Any, A
     """
     try:
         with np.errstate(over="ignore", invalid="ignore"):
+            if not isinstance(value, np.ndarray):
+                np.asarray(value, dtype)  # of uneven lengths NumPy before 1.24 makes objects otherwise, with a warning
             array = np.asarray(value)
             if array.dtype.kind not in "biufO" or any(isinstance(item, (str, bytes)) for item in _objects(array)):
                 raise InputError(f"{what} is no array of numbers: {_short(value)}")
