@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ import tether_runtime  # noqa: E402
 from tether_runtime import InputError  # noqa: E402
 from tether_runtime.client import Client  # noqa: E402
 from tether_runtime.fallback import Guard  # noqa: E402
+from tether_runtime.folder import document_hash  # noqa: E402
 from tether_runtime.serve.command import Options, make_server, serve  # noqa: E402
 
 EXPORTS = Path(__file__).parent / "exports"
@@ -245,7 +247,7 @@ def test_a_new_version_takes_its_place_as_a_whole(tmp_path: Path):
             thread.join()
         for folder in (tmp_path / "old", place):
             policy = tether_runtime.load(folder)
-            version = policy.document["files"]["policy.json"][:12]
+            version = document_hash(policy.document)[:12]
             by_version[version] = policy(OBSERVATIONS[0], seed=1)
         assert {answer["version"] for answer in answers} == set(by_version)
         for answer in answers:
@@ -256,6 +258,38 @@ def test_a_new_version_takes_its_place_as_a_whole(tmp_path: Path):
         assert status == 409
         assert "altered" in content["error"]
         assert ask(address, "/act", b'{"observation": [1, 2, 3]}')[0] == 200
+        (place / "export.json").unlink()
+        assert ask(address, "/policies/walker@1/reload", b"")[0] == 409
+
+
+def test_other_weights_are_another_version(tmp_path: Path):
+    """Of NumPy's form the list of operations is the same, whatever was trained."""
+    from tether_runtime.serve.store import Store
+
+    one, two = EXPORTS / "bc-numpy", tmp_path / "two"
+    shutil.copytree(one, two)
+    with np.load(one / "policy.npz") as arrays:
+        changed = {name: array * np.float32(1 + 1e-6) if array.ndim == 2 else array for name, array in arrays.items()}
+    np.savez(two / "policy.npz", **changed)
+    document = json.loads((two / "export.json").read_text())
+    document["files"]["policy.npz"] = hashlib.sha256((two / "policy.npz").read_bytes()).hexdigest()
+    del document["document_sha256"]
+    (two / "export.json").write_text(json.dumps({**document, "document_sha256": document_hash(document)}))
+    store = Store({"one": one, "two": two}, Guard)
+    assert store.served["one"].version != store.served["two"].version
+
+
+def test_a_command_that_is_ended_leaves_nothing_behind(tmp_path: Path):
+    command = [sys.executable, "-c", "import sys; from tether_runtime.serve.command import main; sys.exit(main())"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    server = subprocess.Popen([*command, f"bc={EXPORTS / 'bc-numpy'}", "--port", "0"], env=environment)
+    deadline = time.time() + 60
+    while not list(tmp_path.iterdir()):  # its scratch folder
+        assert time.time() < deadline
+        time.sleep(0.05)
+    server.terminate()
+    assert server.wait(15) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_fallbacks():

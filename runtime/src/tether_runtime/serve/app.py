@@ -34,6 +34,7 @@ from tether_runtime.columns import split
 from tether_runtime.decisions import DecisionLog
 from tether_runtime.errors import InputError
 from tether_runtime.fallback import Decision
+from tether_runtime.folder import DOCUMENT
 from tether_runtime.noise import draw, generator
 from tether_runtime.serve.batching import Batcher, Overloaded
 from tether_runtime.serve.limits import Limits, Refused
@@ -340,8 +341,11 @@ class Server:
 
     async def _reload(self, request: Request) -> Response:
         self._admit(request)
-        name = self._find(request.path_params["name"]).name
+        served = self._find(request.path_params["name"])
+        name, folder = served.name, served.folder
         wrong = dict(await self._refresh()).get(name)
+        if wrong is None and not (folder / DOCUMENT).is_file():
+            wrong = f"{folder / DOCUMENT}: is not there"
         if wrong is not None:
             raise Refused(409, wrong)
         return JSONResponse(_about(self.store.served[name]))

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import signal
 import ssl
 import sys
 import tempfile
@@ -200,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, **several)
     given = vars(parser.parse_args(arguments))
     logging.basicConfig(format="tether-serve: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # which uvicorn sends on when it has ended; files are cleared
     try:
         return serve(_options(given))
     except InputError as error:

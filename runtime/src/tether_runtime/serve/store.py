@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple
 
 from tether_runtime.errors import InputError
 from tether_runtime.fallback import Guard
-from tether_runtime.folder import DOCUMENT
+from tether_runtime.folder import DOCUMENT, document_hash
 from tether_runtime.policy import Policy, load
 
 __all__ = ["Served", "Store", "parse_places"]
@@ -24,11 +24,7 @@ class Served(NamedTuple):
     guard: Guard
     stamp: tuple[int, int]  # of export.json
     loaded_at: float  # seconds since 1970
-
-    @property
-    def version(self) -> str:
-        """The first digits of the export's own hash."""
-        return self.policy.document["files"][self.policy.document["graphs"][0]["file"]][:12]
+    version: str  # the first digits of the export's own hash, in which those of all its files are
 
 
 def parse_places(words: list[str]) -> dict[str, Path]:
@@ -86,7 +82,8 @@ class Store:
         for number in range(len(policy.document["graphs"])):  # now, not while somebody waits
             policy.graph(number)
         policy.milliseconds()
-        return Served(name, folder, policy, self._guard(policy), stamp or (0, 0), time.time())
+        version = document_hash(policy.document)[:12]
+        return Served(name, folder, policy, self._guard(policy), stamp or (0, 0), time.time(), version)
 
 
 def _stamp(folder: Path) -> Any:
