@@ -20,8 +20,10 @@ from tether.ope.decisions import decisions_of
 from tether.ope.evidence import evidence_of
 from tether.ope.fitted_q import FittedQ, Values
 from tether.ope.own_critic import find_critic
+from tether.ope.propensities import by_propensities
 from tether.ope.ranking import rank
 from tether.ope.support import Support
+from tether.policies.acting import Sampled
 from tether.policies.deployed import DeployedPolicy, deploy
 from tether.policies.framed import framed_policy
 from tether.runs.candidates import Candidate, read_candidates
@@ -212,6 +214,54 @@ def test_a_memory_told_what_it_did_stays_the_same(made: Any) -> None:
         told, other = inner.corrected(memory, action), inner.corrected(memory, action + 1)
         assert jax.tree.all(jax.tree.map(np.array_equal, told, memory))
         assert not jax.tree.all(jax.tree.map(np.array_equal, other, memory))
+
+
+class Noisy(eqx.Module):
+    """u = -gain x and noise of deviation 0.5, in units of the plant."""
+
+    gain: Any
+    max_action: float = eqx.field(static=True, default=1.0)
+
+    def sample(self, observation: Any, key: Any, count: int) -> Any:
+        return self.mode(observation)[None] + 0.5 / HIGH * jax.random.normal(key, (count, 1))
+
+    def mode(self, observation: Any) -> Any:
+        return -self.gain * observation / HIGH
+
+    def sample_with_log_density(self, observation: Any, key: Any) -> Any:
+        action = self.sample(observation, key, 1)[0]
+        return action, self.log_density_of(observation, action)
+
+    def log_density_of(self, observation: Any, action: Any) -> Any:
+        return jnp.sum(jax.scipy.stats.norm.logpdf(action, self.mode(observation), 0.5 / HIGH))
+
+
+def test_importance_sampling_where_the_log_has_propensities(tmp_path: Path) -> None:
+    x, u = DATA.observations[:, 0], HIGH * DATA.actions[:, 0]
+    densities = -0.5 * ((u + 0.4 * x) / 0.5) ** 2 - np.log(0.5 * np.sqrt(2 * np.pi))
+    densities[:25] = np.nan  # nobody knows how likely these were: the episode is left out
+    DATA.replace(log_densities=densities).to_hdf5(tmp_path / "plant.hdf5")
+    log = tether.load_dataset(str(tmp_path / "plant.hdf5"))
+    evidence = evidence_of(log, DISCOUNT, 10**6)
+    own, better = (by_propensities(without(Sampled(Noisy(jnp.float32(gain)))), log, evidence) for gain in (0.4, 0.5))
+    assert own is not None
+    assert better is not None
+    assert own.value == pytest.approx(evidence.returns[1:].mean(), rel=1e-4)
+    assert own.effective_episodes == pytest.approx(59, rel=1e-3)
+    # Of the noise's variance, each step pays (0.1 + 0.5^2 / (1 - 0.8 (0.9 - 0.5 gain)^2) 0.8) 0.25 more.
+    closed = 1 / (1 - DISCOUNT * 0.65**2)
+    noise = 0.25 * (0.1 + DISCOUNT * 0.25 * closed * (1 + 0.1 * 0.25)) / (1 - DISCOUNT)
+    assert abs(better.value - (true_value(0.5) - noise)) < 3 * better.standard_error
+    assert by_propensities(policy(0.5), log, evidence) is None
+    assert by_propensities(without(Sampled(Noisy(jnp.float32(0.4)))), DATA, evidence) is None
+    few = dataclasses.replace(HOW, updates=64, members=2)
+    found = [candidate(0.4), Candidate("noisy", Path("nowhere"), "p", policy=without(Sampled(Noisy(jnp.float32(0.4)))))]
+    choice = choose_among(found, log, few, quiet=True)
+    rows = {row.name: row.importance for row in choice.rows}
+    assert rows["gain 0.4"] is None
+    assert rows["noisy"] is not None
+    assert rows["noisy"]["low"] < rows["noisy"]["value"] < rows["noisy"]["high"]
+    assert "59.0 episodes" in " ".join(str(choice).split())
 
 
 def test_support_is_measured_by_the_logs_own_decisions() -> None:

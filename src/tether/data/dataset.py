@@ -80,6 +80,8 @@ class Dataset:
             are missing: then flags end pieces of it, whose returns are not those of episodes. None: what flags end are
             the episodes.
         continuous: actions of whole numbers are levels; otherwise such as can be choices are refused (docs/data.md).
+        log_densities: (N,) float32, the logarithm of the density that whoever acted gave to the action, in the robot's
+            units; NaN where that is not known. Training does not read them, importance sampling does (`tether.ope`).
 
     Raises:
         InputError: no rows; columns of unequal length or wrong rank; not numbers; NaN or infinity; flags
@@ -107,6 +109,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     recorded_episodes: np.ndarray | None = None
     continuous: bool = False
+    log_densities: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         where = self.source.location
@@ -137,6 +140,9 @@ class Dataset:
         if self.recorded_episodes is not None:
             numbers = column_of(where, "recorded_episodes", self.recorded_episodes, rows).astype(np.int64)
             object.__setattr__(self, "recorded_episodes", _read_only(numbers))
+        if self.log_densities is not None:
+            densities = column_of(where, "log_densities", self.log_densities, rows).astype(np.float32)
+            object.__setattr__(self, "log_densities", _read_only(densities))
         masks = {key: flags_of(where, f"mask {key}", mask, rows) for key, mask in self.masks.items()}
         object.__setattr__(self, "masks", {key: _read_only(mask) for key, mask in masks.items()})
         if self.source.digest is None:

@@ -158,6 +158,7 @@ def framed(dataset: Dataset, framing: Framing, discount: float) -> Framed:
         schema=Schema(*names, unit_box(spec.action_size)),
         masks={},
         recorded_episodes=None,
+        log_densities=None,
     )
     return Framed(frames, rows)
 

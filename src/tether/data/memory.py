@@ -18,7 +18,7 @@ from tether.data.choices import IN_PYTHON, refuse_choices
 from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.hdf5 import as_scalar, new_hdf5
 from tether.data.logs.tables import natural
-from tether.data.schema import COLLECT_KEY, LAYOUT_KEY, MASKS_KEY, RECORDED_KEY, SCHEMA_KEY, ActionBox
+from tether.data.schema import COLLECT_KEY, DENSITY_KEY, LAYOUT_KEY, MASKS_KEY, RECORDED_KEY, SCHEMA_KEY, ActionBox
 from tether.data.source import ACTION_TOLERANCE, COLUMNS, Bound, Names, Source, flags_of
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
@@ -511,6 +511,8 @@ def write_hdf5(data: Any, path: Path) -> Path:
             file[f"{MASKS_KEY}/{key}"] = mask
         if data.recorded_episodes is not None:
             file[RECORDED_KEY] = data.recorded_episodes
+        if data.log_densities is not None:
+            file[DENSITY_KEY] = data.log_densities
         for key, value in data.metadata.items():
             file.attrs[key] = value
         rules = ("exact_next_observations", "terminals_end_episodes", *(("continuous",) if data.continuous else ()))

@@ -16,6 +16,7 @@ from tether.types import Float
 
 __all__ = [
     "COLLECT_KEY",
+    "DENSITY_KEY",
     "IMPORT_KEY",
     "LAYOUT_KEY",
     "MASKS_KEY",
@@ -44,8 +45,9 @@ COLLECT_KEY = "metadata/collect"
 LAYOUT_KEY = "metadata/layout"
 MASKS_KEY = "masks"
 RECORDED_KEY = "metadata/recorded_episodes"
-"""Where an HDF5 data set of tether's keeps its schema, how it was imported or collected, and which of `Dataset`'s rules
-its rows follow, as JSON."""
+DENSITY_KEY = "infos/log_density"
+"""Where an HDF5 data set of tether's keeps its schema, how it was imported or collected, which of `Dataset`'s rules its
+rows follow, as JSON; and how likely its actions were."""
 SHOWN_NAMES = 6
 
 

@@ -8,8 +8,10 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,12 @@ from tether.data.schema import check_order
 from tether.errors import InputError
 from tether.machine.keywords import explain_function
 from tether.ope.decisions import Decisions, decisions_of, evaluation_data
+from tether.ope.estimators import Estimate
 from tether.ope.evidence import Evidence, evidence_of
 from tether.ope.fitted_q import FittedQ, Values, fit_values
 from tether.ope.own_critic import find_critic, own_value
-from tether.ope.ranking import Ranking, rank
+from tether.ope.propensities import by_propensities
+from tether.ope.ranking import CONFIDENCE, Ranking, rank
 from tether.ope.support import Support
 from tether.runs.arms import as_text
 from tether.runs.candidates import Candidate, read_candidates
@@ -57,6 +61,7 @@ class Judged:
     disagreement: float | None = None  # standard deviation of the value over the ensemble
     off_support: float | None = None  # share of its decisions that are unlike what the log has seen done
     own_critic: float | None = None  # what the critic that it was trained with says of it
+    importance: dict[str, float] | None = None  # value, low, high, effective_episodes, where the log has densities
     losses: dict[str, float] = dataclasses.field(default_factory=dict)  # on held-out episodes, as trained
     refused: tuple[str, ...] = ()  # by which gates
 
@@ -143,8 +148,9 @@ def choose_among(
         evidence = evidence_of(data, float(how.discount), rows, seed)
         decisions, refused = _decide(found, evidence, data, display, seed)
         values, scale = _evaluate(how, evidence, _different(decisions), display, seed) if decisions else (None, 1.0)
+        weighed = {c.name: by_propensities(c.policy, data, evidence) for c in found if c.name in decisions and c.policy}
     settings = {"members": how.members, "updates": how.updates, "rows": len(evidence.episode), "seed": seed}
-    return judge(found, evidence, decisions, refused, values, scale, data.source.location, settings)
+    return judge(found, evidence, decisions, refused, values, scale, data.source.location, settings, weighed)
 
 
 def _read(paths: Sequence[Path], given: str | Dataset | None) -> tuple[Dataset, list[Candidate]]:
@@ -243,6 +249,7 @@ def judge(
     scale: float,
     where: str,
     settings: dict[str, Any],
+    weighed: Mapping[str, Estimate | None] = MappingProxyType({}),
 ) -> Choice:
     """From values to an answer; everything that takes long is done."""
     support, rows, names = Support(evidence), [], list(_different(decisions))
@@ -259,7 +266,8 @@ def judge(
             off = support.off(decisions[candidate.name].there)
             own = _own(candidate, evidence, decisions[candidate.name])
             same = names[places[row.name]] if names[places[row.name]] != row.name else None
-            row = dataclasses.replace(row, off_support=off, own_critic=own, same_as=same)
+            importance = _importance(weighed.get(row.name))
+            row = dataclasses.replace(row, off_support=off, own_critic=own, same_as=same, importance=importance)
             faults += _gates(row, evidence)
         rows.append(dataclasses.replace(row, refused=tuple(faults)))
     fitted = float(ranking.value[-1]) if ranking is not None and fits_log else None
@@ -279,6 +287,15 @@ def judge(
 def _with_value(row: Judged, ranking: Ranking, place: int) -> Judged:
     numbers = {"value": ranking.value, "low": ranking.low, "high": ranking.high, "disagreement": ranking.spread}
     return dataclasses.replace(row, **{name: float(array[place]) for name, array in numbers.items()})
+
+
+def _importance(found: Estimate | None) -> dict[str, float] | None:
+    if found is None:
+        return None
+    low, high = (
+        found.value + sign * NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * found.standard_error for sign in (-1, 1)
+    )
+    return {"value": found.value, "low": low, "high": high, "effective_episodes": found.effective_episodes}
 
 
 def _own(candidate: Candidate, evidence: Evidence, decisions: Decisions) -> float | None:
@@ -344,6 +361,9 @@ def choice_table(choice: Choice) -> Table:
     table.add_column("candidate", no_wrap=False, overflow="fold")
     for column in ("value", "90 % interval", "best", "disagree", "off support", "own critic"):
         table.add_column(column, justify="right")
+    weighed = any(row.importance is not None for row in choice.rows)
+    if weighed:
+        table.add_column("by propensities", overflow="fold")
     table.add_column("held-out losses", overflow="fold")
     table.add_column("gates", overflow="fold")
     for row in choice.rows:
@@ -353,12 +373,20 @@ def choice_table(choice: Choice) -> Table:
         style = "bold" if row.name == choice.recommended else ""
         off = "-" if row.off_support is None else f"{row.off_support:.0%}"
         gates = "; ".join(row.refused) or "pass" + ("" if row.same_as is None else f", decides as {row.same_as}")
-        table.add_row(row.name, *numbers, off, _text(row.own_critic), losses, gates, style=style)
+        cells = [off, _text(row.own_critic), *([_weighed(row.importance)] if weighed else []), losses, gates]
+        table.add_row(row.name, *numbers, *cells, style=style)
     if choice.behaviour is not None:
         table.add_row("the log itself, as recorded", _text(choice.behaviour))
     if choice.behaviour_fitted is not None:
         table.add_row("the log itself, by fitted values", _text(choice.behaviour_fitted))
     return table
+
+
+def _weighed(importance: dict[str, float] | None) -> str:
+    if importance is None:
+        return "-"
+    interval = f" [{importance['low']:.4g}, {importance['high']:.4g}]" if "low" in importance else ""
+    return f"{importance['value']:.4g}{interval}, {importance['effective_episodes']:.1f} episodes"
 
 
 def answer_line(recommended: str | None, reason: str) -> str:

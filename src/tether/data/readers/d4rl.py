@@ -16,7 +16,16 @@ from tether.data.choices import levels_box
 from tether.data.dataset import Dataset
 from tether.data.entries import schema_of
 from tether.data.hdf5 import as_scalar, open_hdf5, read_array
-from tether.data.schema import COLLECT_KEY, IMPORT_KEY, LAYOUT_KEY, MASKS_KEY, RECORDED_KEY, SCHEMA_KEY, Schema
+from tether.data.schema import (
+    COLLECT_KEY,
+    DENSITY_KEY,
+    IMPORT_KEY,
+    LAYOUT_KEY,
+    MASKS_KEY,
+    RECORDED_KEY,
+    SCHEMA_KEY,
+    Schema,
+)
 from tether.data.source import FileDigest, Source, follows
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
@@ -63,6 +72,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None, conti
         optional = {k: read_array(file, k, path) for k in named if k in file}
         masks = _masks(file, path) if rules else {}
         recorded = read_array(file, RECORDED_KEY, path) if RECORDED_KEY in file else None
+        densities = read_array(file, DENSITY_KEY, path) if DENSITY_KEY in file else None
         metadata = scalar_metadata(file)
         schema = read_schema(file, path)
         recorded_in = _recorded_in(file, (columns["observations"].shape[-1], columns["actions"].shape[-1]))
@@ -84,6 +94,7 @@ def read_d4rl_hdf5(path: str | Path, max_episode_steps: int | None = None, conti
         masks=masks,
         has_rewards="rewards" in optional,
         recorded_episodes=recorded,
+        log_densities=densities,
         **{"continuous": continuous, **rules},
     )
     dataset = dataset if "timeouts" in optional else _with_timeouts(dataset, max_episode_steps)
