@@ -78,6 +78,14 @@ def test_observations_by_name():
             policy(wrong)
 
 
+def test_whole_numbers_stay_whole():
+    from tether_runtime.program import OPERATIONS
+
+    quotient = OPERATIONS["div"](np.array([7, -7], np.int32), np.array([2, 2], np.int32))
+    assert (quotient.tolist(), quotient.dtype) == ([3, -3], np.int32)
+    assert OPERATIONS["reduce_sum"](np.ones((2, 3), np.int32), axes=[1]).dtype == np.int32
+
+
 def test_laws_of_the_noise():
     from tether_runtime.noise import draw, generator
 

@@ -155,13 +155,17 @@ def test_a_connection_keeps_the_memory(address: str):
         ("/act", b'{"observation": [1, 2, 3], "time": 1' + b"0" * 400 + b"}", 422, "time 1000"),
         ("/act", b'{"observation": [1, 2, 1' + b"0" * 400 + b"]}", 422, "not finite"),
         ("/act", b'{"observation": ["1", "2", "3"]}', 422, "no array of numbers"),
+        ("/nowhere", b"{}", 404, "POST /nowhere: Not Found"),
+        ("/act", None, 405, "GET /act: Method Not Allowed"),
         ("/outcome", b"{}", 422, "episode"),
         ("/outcome", b'{"episode": "a", "terminal": "false"}', 422, "terminal 'false'"),
         ("/outcome", b'{"episode": "a", "rewart": 1}', 422, "no such entry"),
         ("/act", b'{"observation": [' + b"1," * 20_000 + b"1]}", 413, "20,000 bytes"),
     ],
 )
-def test_what_is_wrong_is_answered_with_one_line(address: str, path: str, body: bytes, status: int, message: str):
+def test_what_is_wrong_is_answered_with_one_line(
+    address: str, path: str, body: bytes | None, status: int, message: str
+):
     found, content = ask(address, path, body)
     assert found == status
     assert message in content["error"]
@@ -356,6 +360,13 @@ def test_decisions_are_logged_with_their_rewards(tmp_path: Path):
     assert own[1]["observation"]["height"] == pytest.approx(float(OBSERVATIONS[1][0]))
     assert set(own[1]["action"]) == {"hip", "knee"}
     assert [(row["reward"], row["truncated"]) for row in rows if row["episode"] == "b"] == [(None, True)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_stops_no_robot():
+    with running(f"bc={EXPORTS / 'bc-numpy'}", log="/dev/full") as address, Client(address) as client:
+        assert client.act(OBSERVATIONS[0]).shape == (2,)
+        assert client.act(OBSERVATIONS[0]).shape == (2,)
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,11 @@ class DecisionLog:
     def close(self) -> None:
         """Write what waits, without rewards."""
         with self._lock:
-            for episode in list(self._open):
-                self._finish(episode, None, False, truncated=True)
-            os.close(self._file)
+            try:
+                for episode in list(self._open):
+                    self._finish(episode, None, False, truncated=True)
+            finally:
+                os.close(self._file)
 
     def _finish(self, episode: str, reward: float | None, terminal: bool, truncated: bool = False) -> int:
         """Write the episode's waiting row -> the number of the next one."""

@@ -292,6 +292,13 @@ def _clamp(low: Array, value: Array, high: Array) -> Array:
     return np.minimum(np.maximum(value, low), high)
 
 
+def _divide(left: Array, right: Array) -> Array:
+    """Of whole numbers the quotient without its fraction, as XLA and ONNX have it."""
+    if left.dtype.kind == "f":
+        return np.divide(left, right)
+    return np.trunc(np.divide(left, right)).astype(left.dtype)
+
+
 def _integer_pow(value: Array, exponent: int) -> Array:
     return np.square(value) if exponent == 2 else value**exponent
 
@@ -302,6 +309,10 @@ def _each(function: Callable[[float], float]) -> Operation:
 
 def _along(reduce: Callable[..., Array]) -> Operation:
     return lambda value, axes: reduce(value, axis=tuple(axes))
+
+
+def _sum(value: Array, axis: tuple[int, ...]) -> Array:
+    return np.sum(value, axis=axis, dtype=value.dtype)  # NumPy's own choice for whole numbers is a wider one
 
 
 def _position(find: Callable[..., Array]) -> Operation:
@@ -324,7 +335,7 @@ OPERATIONS: dict[str, Operation] = {
     "scatter": _scatter,
     "dynamic_slice": _dynamic_slice,
     "convert_element_type": lambda value, dtype: value.astype(dtype),
-    "reduce_sum": _along(np.sum),
+    "reduce_sum": _along(_sum),
     "reduce_max": _along(np.max),
     "reduce_min": _along(np.min),
     "reduce_prod": _along(np.prod),
@@ -344,7 +355,7 @@ OPERATIONS: dict[str, Operation] = {
     "erf": _each(math.erf),
     "erfc": _each(math.erfc),
     "copy": lambda value: value,
-    **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "rem": np.fmod},
+    **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divide, "rem": np.fmod},
     **{"max": np.maximum, "min": np.minimum, "pow": np.power, "neg": np.negative, "abs": np.abs, "sign": np.sign},
     **{"exp": np.exp, "exp2": np.exp2, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt},
     **{"sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "atan2": np.arctan2, "floor": np.floor},
@@ -360,5 +371,5 @@ OPERATIONS: dict[str, Operation] = {
     },
 }
 BROADCASTING = frozenset(
-    {name for name, operation in OPERATIONS.items() if isinstance(operation, np.ufunc)} | {"select_n", "clamp"}
+    {name for name, operation in OPERATIONS.items() if isinstance(operation, np.ufunc)} | {"div", "select_n", "clamp"}
 )

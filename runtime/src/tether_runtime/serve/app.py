@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -97,7 +98,10 @@ class Server:
                 WebSocketRoute("/policies/{name}/stream", self._stream),
             ],
             lifespan=self._life,
-            exception_handlers={Refused: self._refuse, InputError: self._refuse, Overloaded: self._refuse},
+            exception_handlers={
+                **dict.fromkeys((Refused, InputError, Overloaded), self._refuse),
+                **dict.fromkeys((HTTPException, Exception), self._fail),
+            },
         )
 
     @contextlib.asynccontextmanager
@@ -140,6 +144,12 @@ class Server:
         self.monitor.refused.labels(str(status)).inc()
         headers = {"connection": "close"} if status in (408, 413) else {}
         return JSONResponse({"error": str(error)}, status, headers)
+
+    async def _fail(self, request: Request, error: Exception) -> Response:
+        """No such place or method; anything else is a fault of ours, which the server's own log has."""
+        if isinstance(error, HTTPException):
+            return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
+        return JSONResponse({"error": "a fault of the server's, see its log"}, 500)
 
     def _find(self, name: str | None) -> Served:
         served = self.store.get(name)
@@ -278,6 +288,7 @@ class Server:
             if not question.chunk or served.policy.history > 1:
                 session.memory = list(decision.memory)
         elif question.episode is not None:
+            self._last.pop(question.episode, None)  # the one that was asked for last goes last
             self._last[question.episode] = decision.action
             if len(self._last) > MOST_EPISODES:
                 self._last.pop(next(iter(self._last)))
@@ -312,9 +323,13 @@ class Server:
             row["trust"] = decision.trust
         row |= {name: answer[name] for name in ("log_density",) if name in answer}
         episode = question.episode or uuid.uuid4().hex
-        self.log.decided(episode, row, question.reward)
-        if question.episode is None:  # nobody will say what it earned
-            self.log.ended(episode, None, False)
+        try:
+            self.log.decided(episode, row, question.reward)
+            if question.episode is None:  # nobody will say what it earned
+                self.log.ended(episode, None, False)
+        except OSError as error:  # a full disk stops no robot
+            self.monitor.unlogged.inc()
+            LOGGER.error("%s: a decision is not logged: %s", self.log.path, error.strerror or error)
 
     # --- about the server
 

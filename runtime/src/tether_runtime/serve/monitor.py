@@ -39,6 +39,7 @@ class Monitor:
             **how,
         )
         self.refused = counter("tether_refused", "Requests refused", ["status"], **how)
+        self.unlogged = counter("tether_unlogged", "Decisions whose rows could not be written", **how)
         self.reloads = counter("tether_reloads", "Policies loaded anew", ["policy", "outcome"], **how)
         self.drift = gauge(
             "tether_observation_drift",
