@@ -19,7 +19,7 @@ from tether_runtime.graphs import Graph, make_graph
 from tether_runtime.noise import draw, generator
 from tether_runtime.trust import FLAGGED, Decision, Judge, Trust, read_support
 
-__all__ = ["Memory", "Policy", "load"]
+__all__ = ["DAMAGE", "Memory", "Policy", "load"]
 
 Array = np.ndarray
 Memory = Sequence[Array]

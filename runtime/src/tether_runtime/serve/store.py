@@ -10,7 +10,7 @@ from typing import Any, Callable, NamedTuple
 from tether_runtime.errors import InputError
 from tether_runtime.fallback import Guard
 from tether_runtime.folder import DOCUMENT, document_hash
-from tether_runtime.policy import Policy, load
+from tether_runtime.policy import DAMAGE, Policy, load
 
 __all__ = ["Served", "Store", "parse_places"]
 
@@ -79,11 +79,17 @@ class Store:
         folder = self._places[name]
         stamp = _stamp(folder)
         policy = load(folder, threads=self._threads)
-        for number in range(len(policy.document["graphs"])):  # now, not while somebody waits
-            policy.graph(number)
-        policy.milliseconds()
+        try:
+            for number in range(len(policy.document["graphs"])):  # now, not while somebody waits
+                policy.graph(number)
+            policy.milliseconds()
+            guard = self._guard(policy)
+        except InputError:
+            raise
+        except DAMAGE as error:  # entries of another kind than are written there
+            raise InputError(f"{folder / DOCUMENT}: altered: {type(error).__name__} {error}") from error
         version = document_hash(policy.document)[:12]
-        return Served(name, folder, policy, self._guard(policy), stamp or (0, 0), time.time(), version)
+        return Served(name, folder, policy, guard, stamp or (0, 0), time.time(), version)
 
 
 def _stamp(folder: Path) -> Any:
