@@ -21,6 +21,7 @@ from tether.bench.results import COSTS, add_rows, empty_figures
 from tether.bench.rounds import Timing, alternate
 from tether.bench.training import MATMUL, _rates
 from tether.errors import InputError
+from tether.machine.traces import scan_sizes
 
 SMALL = BenchOptions(8, 3, 2, (1, 2), 0.1, changes={"hidden_sizes": (8, 8)})
 
@@ -265,3 +266,15 @@ def test_what_looks_back_is_measured_on_windows_and_with_its_memory() -> None:
     block = 2 * (tokens * 2 * 8 * 8 + wanted * (2 * 8 * 8 + 2 * tokens * 8 + 8 * 8 * 8))
     assert 3 * 4 * block < train["matmul_flops_per_update"] < 2 * 3 * 4 * block
     assert act["milliseconds_p50"] > 0
+
+
+@pytest.mark.parametrize(("constants", "carried", "rows"), [(0, 1, 0), (2, 1, 3), (1, 3, 0), (0, 2, 1)])
+def test_what_a_scan_carries_is_told_by_shapes(constants: int, carried: int, rows: int) -> None:
+    def program(constants: list[Any], carry: list[Any], rows: list[Any]) -> Any:
+        total = sum(constants) + sum(carry)
+        return jax.lax.scan(lambda carry, row: ([one + total for one in carry], sum(row)), carry, rows, length=4)
+
+    numbers = jnp.arange(3.0)
+    given = [numbers] * constants, [numbers] * carried, [jnp.ones((4, 3))] * rows
+    (scan,) = [each for each in jax.make_jaxpr(program)(*given).eqns if each.primitive.name == "scan"]
+    assert scan_sizes(scan) == (1, carried)  # the sum of all is what every turn takes

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.data import Trajectories, View, view_of
+from tether.machine.traces import scan_sizes
 from tether.networks import stack_heads
 from tether.training.derive import derived_shapes
 from tether.types import Spec, Transition
@@ -141,7 +142,7 @@ def _constant(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
     """The first inputs of the programs in an equation, without what a loop carries: it changes from trip to trip."""
     if equation.primitive.name == "while":
         return ()
-    return inputs[: equation.params["num_consts"]] if equation.primitive.name == "scan" else inputs
+    return inputs[: scan_sizes(equation)[0]] if equation.primitive.name == "scan" else inputs
 
 
 def _makes_numbers(equation: Any, inputs: Sequence[Any]) -> bool:

@@ -26,6 +26,7 @@ from jax.extend.core import Literal as Number
 from tether.algorithms.interface import Policy, PolicyWithMemory
 from tether.errors import InputError
 from tether.export.program import evaluated
+from tether.machine.traces import scan_sizes
 from tether.policies.acting import Sampled
 from tether.policies.density import log_volume
 from tether.policies.deployed import DeployedPolicy
@@ -183,7 +184,7 @@ class _Interpreter:
         if kind == "select_n" and isinstance(inputs[0], np.ndarray | np.generic | bool) and np.ndim(inputs[0]) == 0:
             return [inputs[1 + int(inputs[0])]]  # as that of jnp.var, whether there is anything to take a mean of
         if kind == "scan":
-            return self._scan(parameters, inputs, name)
+            return self._scan(equation, inputs, name)
         if kind == "cond":
             return self._cond(parameters["branches"], *inputs, name=name)
         called = next((parameters[key] for key in CALLED if key in parameters), None)
@@ -219,9 +220,10 @@ class _Interpreter:
         is_float = isinstance(parameter, np.dtype | type) and parameter in (np.float32, np.dtype(np.float32))
         return np.dtype(self.dtype) if is_float else parameter
 
-    def _scan(self, how: dict[str, Any], inputs: list[Any], name: str) -> list[Any]:
+    def _scan(self, equation: Any, inputs: list[Any], name: str) -> list[Any]:
         """All turns one after the other."""
-        constants, carry, rows = _cut(inputs, how["num_consts"], how["num_carry"])
+        how = equation.params
+        constants, carry, rows = _cut(inputs, *scan_sizes(equation))
         turns = range(how["length"])
         stacked: list[list[Any]] = []
         for turn in reversed(turns) if how["reverse"] else turns:
