@@ -227,6 +227,13 @@ def test_reasons_name_columns_in_units(judged: Calibrated) -> None:
     assert valve == "valve 6: 5 to 5 in similar logged states"
 
 
+def test_sensors_may_say_anything(judged: Calibrated) -> None:
+    extreme = np.float32([[3e38, 3, 7], [20, -3e38, 7], [20, 3, 3e38]])
+    scores = score(judged.support, extreme, np.zeros((3, 2), np.float32))
+    assert np.isfinite(scores.total).all()
+    assert (trust_of(judged.support, scores.total) < 0.001).all()
+
+
 def test_every_flag_has_a_reason(judged: Calibrated) -> None:
     random = np.random.default_rng(3)
     observation = random.normal([20, 3, 7], [2, 0.5, 1e-7], (300, 3)).astype(np.float32)

@@ -48,6 +48,7 @@ __all__ = [
 
 Array = np.ndarray
 CLIP = 3.0
+MOST_DEVIATIONS = 1e9  # of a column
 FARTHEST = 10.0  # deviations of a column that the regression is shown
 NEIGHBOURS = 16
 NUMBERS_AT_ONCE = 2**18  # of distances: what a core's cache holds
@@ -151,7 +152,9 @@ def _unrelated(relations: Array, states: Array) -> Array:
 
 def standardise(support: Support, observation: Array) -> Array:
     """Observations as the log has them, in deviations of the columns."""
-    return ((observation - support.observation_mean) / support.observation_scale).astype(np.float32)
+    with np.errstate(over="ignore"):  # a sensor may say anything
+        states = (observation - support.observation_mean) / support.observation_scale
+    return np.clip(states, -MOST_DEVIATIONS, MOST_DEVIATIONS).astype(np.float32)
 
 
 def nearest(support: Support, states: Array) -> tuple[Array, Array]:
