@@ -334,7 +334,8 @@ class Server:
     # --- about the server
 
     async def _page(self, request: Request) -> Response:
-        return HTMLResponse(PAGE, headers={"content-security-policy": "default-src 'self' 'unsafe-inline'"})
+        policy = "default-src 'self' 'unsafe-inline'; img-src data:"  # the empty icon: browsers ask for one otherwise
+        return HTMLResponse(PAGE, headers={"content-security-policy": policy})
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "alive"})
