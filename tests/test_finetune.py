@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract.cases import CASES
 from make_data import SCRATCH, digest, rows, tether
 from safetensors.numpy import load_file
 
@@ -436,3 +437,29 @@ def test_what_cannot_go_on(tmp_path: Path) -> None:
     nowhere = Path(shutil.copytree(parent(), tmp_path / "nowhere"))
     (nowhere / "config.json").write_text(json.dumps(config | {"environment": "none"}))
     assert "names no environment" in refused(tmp_path, nowhere)
+
+
+# --- every algorithm ---
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_every_algorithm_goes_on_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Stopped in the middle, too: collected rows are in the replay, networks move, and nothing is not finite."""
+    algorithm = make_algorithm(name, CASES[name].sizes)
+    lengths = {field.name: 3 for field in dataclasses.fields(algorithm) if field.name.endswith("_updates")}
+    algorithm = dataclasses.replace(algorithm, **{key: lengths[key] for key in lengths if getattr(algorithm, key)})
+    how = {"options": dataclasses.replace(OPTIONS, eval_episodes=1), "environment": "TetherWalk-v0", "quiet": True}
+    folder = train(algorithm, data(), out=tmp_path / "offline", **how).folder
+    if name in ("dt", "awr", "sfbc", "qgpo"):
+        refused(tmp_path, folder, env_steps=30)
+        return
+    straight = tuned(folder, tmp_path / "straight", env_steps=50)
+    stopped = interrupted(folder, tmp_path / "stopped", monkeypatch, [3], True, env_steps=50)
+    assert outcome(stopped) == outcome(straight)
+    result = json.loads((straight / "result.json").read_text())
+    assert (result["status"], result["env_steps"]) == ("done", 50)
+    before, after = networks(folder), networks(straight)
+    assert any((before[key] != after[key]).any() for key in before)
+    kept = next(array for key, array in state(straight).items() if "replay" in key and "reward" in key)
+    assert kept.shape[1] > 20
