@@ -263,6 +263,7 @@ def test_killed_before_its_first_checkpoint(tmp_path: Path, monkeypatch: pytest.
     assert outcome(tmp_path / "stopped") == outcome(whole()[0])
 
 
+@pytest.mark.long
 def test_longer(tmp_path: Path) -> None:
     """A finished run takes more steps with `resume --updates`, replay and episodes as they were."""
     folder = tuned(parent(), tmp_path / "run", replay_capacity=70)

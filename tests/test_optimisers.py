@@ -39,8 +39,8 @@ def test_adam_is_adam() -> None:
 
 
 def test_cosine_decay() -> None:
-    factors = [cosine_decay(jnp.asarray(step, jnp.int32), 1000.0) for step in (0, 250, 500, 1000)]
-    np.testing.assert_allclose(factors, [1.0, 0.5 + 0.25 * 2**0.5, 0.5, 0.0], atol=1e-6)
+    factors = [cosine_decay(jnp.asarray(step, jnp.int32), 1000.0) for step in (0, 250, 500, 1000, 1500)]
+    np.testing.assert_allclose(factors, [1.0, 0.5 + 0.25 * 2**0.5, 0.5, 0.0, 0.0], atol=1e-6)
     assert jax.eval_shape(lambda step: cosine_decay(step, 10.0), jnp.int32(0)).dtype == jnp.float32
 
 

@@ -474,8 +474,10 @@ def _finish(
             if moved := note_data(plan):
                 display.message(f"data: at {moved} now")
             run.drop_later_rows()
-        elif slow := long_run_warning(plan.algorithm, plan.prepared.spec, plan.options.batch_size, lanes):
-            display.warn(slow)
+        elif plan.finetuning is None:
+            how_much = plan.algorithm, plan.prepared.spec, plan.options.batch_size, lanes
+            if slow := long_run_warning(*how_much):
+                display.warn(slow)
         with run.callbacks:
             run.execute()
             together("trained")

@@ -103,6 +103,13 @@ class FinetuningRun(Run):
         finally:
             self.collector.close()
 
+    def begin_collecting(self) -> None:
+        """Go to where the parent was, and take the first steps."""
+        self._begin()
+        self._derive()
+        assert self._actor is not None
+        self.groups.replay = insert_rows(self.groups.replay, self._collect(PIECE_STEPS))
+
     def _begin(self) -> None:
         """Go to where the parent was. Raises: InputError where its checkpoint is no longer there."""
         parent = self.finetuning.parent
@@ -201,14 +208,14 @@ class FinetuningRun(Run):
         ahead = min(wanted, self.all_env_steps) - self.collector.steps
         return ahead if count else min(ahead, PIECE_STEPS)
 
-    def _update(self, alive: np.ndarray, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def update_lanes(self, alive: np.ndarray, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The updates, and meanwhile the steps that the next ones need."""
         assert self._actor is not None
         self._actor.follow(self._collecting_policies())
         steps = self._steps_ahead(count)
         # A thread, as some backends compute what they are asked for one after the other, by thread.
         with ThreadPoolExecutor(1) as device:
-            updating = device.submit(super()._update, alive, count)
+            updating = device.submit(super().update_lanes, alive, count)
             rows = self._collect(steps)
             outcome = updating.result()
         self.groups.replay = insert_rows(self.groups.replay, rows)

@@ -290,7 +290,7 @@ class Run:
         """`count` updates of all lanes; a lane whose numbers turn non-finite is frozen and named."""
         started = time.perf_counter()
         (phase, before), alive = self.position, self.alive
-        sums, first_nonfinite = self._update(alive, count)
+        sums, first_nonfinite = self.update_lanes(alive, count)
         ended = time.perf_counter()
         self._note_first_update(ended - started, count)
         self.seconds["train"] += ended - started
@@ -305,7 +305,7 @@ class Run:
             self._freeze(lane, where, f"it stays as it was at update {before}")
         self.display.advance(self.position.update, count / (ended - started))
 
-    def _update(self, alive: np.ndarray, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def update_lanes(self, alive: np.ndarray, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """`count` updates -> as of `LaneGroups.run`."""
         return self.groups.run(alive, self._data, self.position.update, count, **self._how())
 

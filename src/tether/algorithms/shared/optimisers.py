@@ -67,8 +67,8 @@ def clipped_adam_step(
 
 
 def cosine_decay(step: Int[Array, ""], decay_updates: float | Scalar) -> Scalar:
-    """Factor ½ (1 + cos(pi step / decay_updates)): 1 at step 0, 0 at `decay_updates`."""
-    return 0.5 * (1.0 + jnp.cos(jnp.pi * step.astype(jnp.float32) / decay_updates))
+    """Factor ½ (1 + cos(pi step / decay_updates)): 1 at step 0, 0 from `decay_updates` on."""
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step.astype(jnp.float32) / decay_updates, 1.0)))
 
 
 def decay_factor(step: Int[Array, ""], decays: bool, decay_updates: int | None, train_updates: int) -> float | Scalar:
