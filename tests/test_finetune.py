@@ -196,12 +196,13 @@ def test_without_online_rows_it_is_training_on(tmp_path: Path) -> None:
 
 
 def test_a_lane_of_two_is_a_run_of_one(tmp_path: Path) -> None:
+    """But for the last bit: a product for two lanes may add up in another order (with JAX 0.12 it does)."""
     alone = tuned(parent(seeds=[1], name="seed-1"), tmp_path / "alone")
     pair, single = state(whole()[0]), state(alone)
     own = [name for name in single if "replay" in name]
     assert len(own) == 5
     for name in [*own, *networks(alone)]:
-        np.testing.assert_array_equal(pair[name][1], single[name][0], err_msg=name)
+        np.testing.assert_allclose(pair[name][1], single[name][0], 1e-4, 1e-5, err_msg=name)
 
 
 # --- interruptions ---

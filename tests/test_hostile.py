@@ -294,7 +294,7 @@ def test_columns_without_a_number(tmp_path: Path) -> None:
         ("9" * 5000, "no arithmetic"),
         ("v[True]", "there is no v[True]"),
         ("r" * 20_000, "10,000 are the most"),
-        ("-" * 5000 + "r", "no arithmetic"),
+        ("-" * 5000 + "r", "arithmetic"),  # too deep for Python's parser; from 3.13 on for ours
     ],
 )
 def test_expressions(text: str, words: str) -> None:
