@@ -191,6 +191,10 @@ class _Draws:
         return key
 
     @staticmethod
+    def choice(key: Array, a: Any, shape: Any, replace: bool) -> Array:
+        return key
+
+    @staticmethod
     def categorical(key: Array, logits: Array, axis: int = -1) -> Array:
         return jnp.argmax(logits + key, axis=axis)
 
