@@ -14,8 +14,8 @@ of the environment. There is no offline phase; what is trained on data alone ove
 As in the authors' code, weights start Glorot-uniform, of mean and log std as two layers, the target follows every step
 of the critic, and data actions are clipped to 1e-5 inside the box.
 
-Deviations. None known: their G is `--updates-per-step` and `actor_update_interval` here. tests/parity has the numbers of
-the authors' updates.
+Deviations. None known: their G is `--updates-per-step` and `actor_update_interval` here. tests/parity has the numbers
+of the authors' updates.
 """
 
 import equinox as eqx
