@@ -17,7 +17,7 @@ def save_lane_policy(
 ) -> None:
     """Write `policy`, that of `lane`, with notes that say where it is from, and `notes`. Raises: OSError."""
     if plan.trust_takes_long:
-        display.message("calibrating trust on the data's decisions, once for this run: some 10 to 20 s of a core")
+        display.message("calibrating trust on the data's decisions, once for this run: some 5 to 20 s of a core")
     where_from = {"dataset": plan.prepared.record["dataset"], "lane": lane, "seed": plan.lanes[lane].seed}
     save_policy(
         folder,

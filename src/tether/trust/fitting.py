@@ -24,7 +24,7 @@ __all__ = ["Calibrated", "calibrate"]
 
 MOST_REFERENCES = 2048
 MOST_NUMBERS = 2_000_000  # of all references together: 8 MB
-MOST_UPDATES = 7000  # of the network
+MOST_UPDATES = 8000  # of the network
 MOST_RELATED = 512  # columns that are related to each other: a matrix of as many numbers squared is kept
 RIDGE = 0.01  # variances; how surely a column is made of the others
 COLUMN_SHARE = 1e-3  # of the scaling decisions exceed the limit of a column
