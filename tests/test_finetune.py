@@ -22,6 +22,7 @@ from tether import AWAC, TD3BC, Dataset, Framing, InputError, Options, api, fine
 from tether.algorithms.registry import make_algorithm
 from tether.data import prepare, view_of
 from tether.data.growing import GrowingEpisode
+from tether.evaluation import collector
 from tether.evaluation.collector import Collector, episode_seed
 from tether.machine.signals import Interrupted
 from tether.policies.acting import Mode, Sampled
@@ -262,6 +263,24 @@ def test_killed_before_its_first_checkpoint(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "stopped" / "checkpoints").exists()
     resume(tmp_path / "stopped", dataset=data(), quiet=True)
     assert outcome(tmp_path / "stopped") == outcome(whole()[0])
+
+
+def test_an_environment_that_does_not_repeat_itself_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def collect(self: Collector, *arguments: Any) -> Any:
+        if self.steps > 25:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *arguments)
+
+    original, folder = Collector.collect, parent()
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "collect", collect)
+        with pytest.raises(Interrupted):
+            tuned(folder, tmp_path / "run")
+    monkeypatch.setattr(collector, "episode_seed", lambda seed, episode: 1000 + episode)  # as if it ignored its seed
+    resume(tmp_path / "run", dataset=data(), quiet=True)
+    assert "does not repeat an episode" in capsys.readouterr().err
 
 
 @pytest.mark.long
