@@ -203,7 +203,7 @@ def finetune(
     callbacks: Sequence[Callback] = (),
     logger: str | Sequence[str] = (),
 ) -> Report:
-    """Go on training the policies of `run` in their environment and leave another run folder (docs/finetune.md).
+    """Go on training the policies of `run` in their environment (docs/finetune.md) and leave another run folder.
 
     env_steps: of each lane's environment; 0 only evaluates.
     online_fraction: which part of each minibatch is drawn from what the lane has collected, the rest from the data;
@@ -216,10 +216,8 @@ def finetune(
     hyperparameters: those that are not as in the run, such as {"expectile": 0.9}; acting ones, too.
     batch_size, eval_episodes: where they are not as in the run.
     eval_every_env_steps: None: a tenth of the steps that are trained on. The run's own policy is evaluated first.
-    dataset, algorithm: as of `resume`. environment, horizon: for a run that has none, likewise.
+    dataset, algorithm, environment, horizon: as of `resume`. quiet, notes, callbacks, logger: as of `train`.
     out: the new run folder; must not exist, or be empty. Default `runs/finetune-<algorithm>-<dataset>-<time>`.
-    quiet, notes, callbacks, logger: as of `train`.
-    The run itself is not changed. The new one is resumed, evaluated, plotted and exported as any other.
     Raises InputError where the run has no environment, no checkpoint of its last phase or an algorithm that nothing can
     be added to, otherwise as `train`.
     """
