@@ -103,6 +103,22 @@ def test_an_update_at_rest_changes_no_parameter(name: str) -> None:
             jax.tree.map(np.testing.assert_array_equal, getattr(after, key), before)
 
 
+@pytest.mark.parametrize("step", [4, 5])
+def test_losses_of_delayed_updates_are_those_of_each_minibatch(step: int) -> None:
+    """TD3+BC's actor learns in every second update: of a single minibatch its losses were doubled, or 0."""
+    given = tether.TD3BC(hidden_sizes=(8,))
+    algorithm = at_rest(given)
+    assert given.actor_update_interval == 2
+    state = algorithm.init(tether.Spec(3, 2), jax.random.key(0))
+    columns = jax.random.normal(jax.random.key(1), (4, 10))
+    batch = tether.Transition(
+        columns[:, :3], jax.numpy.tanh(columns[:, 3:5]), columns[:, 5], columns[:, 6:9], 0 * columns[:, 9]
+    )
+    _, metrics = algorithm.phases()[-1].update(state, batch, jax.random.key(2), jax.numpy.int32(step))
+    expected = np.mean((np.asarray(jax.vmap(state.actor)(batch.observation)) - np.asarray(batch.action)) ** 2)
+    assert float(metrics["actor/cloning_loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_every_row_once_or_as_many_as_are_looked_at() -> None:
     few = minibatches(100, 32)
     assert few.shape == (4, 32)

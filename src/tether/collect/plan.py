@@ -228,7 +228,8 @@ class _Collection:
             best = max((row.get("score", row["return"]) for row in self._online.evaluations.read()), default=np.nan)
             return (
                 f"after {self._online.log.rows:,} steps the best evaluation is {best:.1f}; level {missing[0]:g} "
-                "was not reached; give more --steps (training goes on), or a lower --checkpoint-at in another folder"
+                "was not reached, so no data were written; give more --steps (training goes on), or a lower "
+                "--checkpoint-at in another folder"
             )
         return ""
 

@@ -3,9 +3,11 @@ result is thrown away.
 
 So every algorithm has validation losses, those of its metrics: denoising loss or likelihood, TD error, value. All
 rates are 0 while they are computed, so that a loss late in an update is that of the state that was given, not of one
-that has learnt from the held-out minibatch.
+that has learnt from the held-out minibatch. Nothing is delayed: every minibatch has the losses of an actor that learns
+in every second update only.
 """
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -35,15 +37,19 @@ def minibatches(rows: int, batch_size: int) -> Int[np.ndarray, "minibatches batc
 
 
 def at_rest(algorithm: Any) -> Any:
-    """`algorithm` with every rate 0: an update then changes no parameter. Rates are the fields named `...rate`."""
-    names = [
-        field.name
-        for field in dataclasses.fields(algorithm)
-        if field.name.endswith("rate") and not field.metadata.get("static", False)
-    ]
+    """`algorithm` with every rate 0: an update then changes no parameter. Rates are the fields named `...rate`.
+
+    Static fields named `...update_interval` are 1: few minibatches, of which those in a wrong turn say nothing, would
+    otherwise give the losses of a delayed update several times too large, or 0 (`update_when_due`)."""
+    fields = dataclasses.fields(algorithm)
+    names = [f.name for f in fields if f.name.endswith("rate") and not f.metadata.get("static", False)]
+    prompt = copy.copy(algorithm)
+    for field in fields:
+        if field.name.endswith("update_interval") and field.metadata.get("static", False):
+            object.__setattr__(prompt, field.name, 1)  # a module is frozen
     return eqx.tree_at(
         lambda module: [getattr(module, name) for name in names],
-        algorithm,
+        prompt,
         replace_fn=lambda rate: jnp.zeros_like(rate) if eqx.is_array(rate) else 0.0,
     )
 

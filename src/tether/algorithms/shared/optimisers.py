@@ -89,7 +89,8 @@ def update_when_due(
 ) -> tuple[State, Metrics]:
     """`update(state)` in every `interval`-th step from `warmup` on; else the state as it is and zeros for metrics.
 
-    Metrics are multiplied by `interval`, because rows average over all steps.
+    Metrics are multiplied by `interval`, because rows average over all steps. Keep it in a static field that is named
+    `...update_interval`: losses on held-out episodes are then those of every minibatch (`training/validation.py`).
     """
 
     def due(state: State) -> tuple[State, Metrics]:
