@@ -9,7 +9,8 @@
 It is made for minibatches of which half are old data and half new ones, and for G = 20 updates of the critic to a step
 of the environment. There is no offline phase; what is trained on data alone overestimates, as SAC does:
 
-    tether train rlpd DATA --updates 1          then          tether finetune RUN --updates-per-step 20
+    tether train rlpd DATA --updates 1
+    tether finetune RUN --env-steps 100000 --updates-per-step 20
 
 As in the authors' code, weights start Glorot-uniform, of mean and log std as two layers, the target follows every step
 of the critic, and data actions are clipped to 1e-5 inside the box.

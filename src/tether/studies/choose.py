@@ -233,7 +233,7 @@ def _evaluate(
     how: FittedQ, evidence: Evidence, decisions: dict[str, Decisions], display: Display, seed: int
 ) -> tuple[Values, float]:
     data, scale = evaluation_data(evidence, list(decisions.values()))
-    display.begin("fitted Q evaluation", 0, how.updates, "updates of each member")
+    display.begin("fitted Q evaluation", 0, how.updates, "updates of each network")
     return fit_values(how, data, seed, lambda done, updates: display.advance(done)), scale
 
 
@@ -316,7 +316,7 @@ def _gates(row: Judged, evidence: Evidence) -> list[str]:
     if not low <= row.value <= high:
         found.append(f"its value {row.value:.3g} is not one that rewards can add up to ({low:.3g} to {high:.3g})")
     if row.off_support > MOST_OFF:
-        found.append(f"{row.off_support:.0%} of its decisions are unlike any that were logged in such states")
+        found.append(f"{row.off_support:.1%} of its decisions are unlike any that were logged in such states")
     return found
 
 

@@ -146,9 +146,11 @@ def describe_finetuning(run: Path, request: FinetuneRequest, out: Path | None, d
             "updates": f"{updates:,}, {finetuning.updates_per_step} after each step"
             + (f" behind the first {finetuning.warmup_env_steps:,}" if finetuning.warmup_env_steps else ""),
             "minibatches": f"{options.batch_size}, {online} of them collected",
-            "exploration": "the policy's own" if noise is None else f"Gaussian noise of {noise:g}",
+            "exploration": "the policy's own, noise of 0.1 where it has none"
+            if noise is None
+            else f"Gaussian noise of {noise:g}",
             "evaluations": f"{evaluations} times {options.eval_episodes} episodes a lane",
-            "time": f"at least {duration(updates / rate)}, as fast as the run was" if rate else "not known",
+            "time": f"{duration(updates / rate)} or more, as fast as the run was" if rate else "not known",
             "memory": f"about {human_bytes(len(plan.lanes) * rows * row)} for what is collected",
             "folder": str(plan.folder),
         }
