@@ -256,6 +256,7 @@ def test_unknown_algorithm_is_refused_with_the_nearest_name() -> None:
         bench(["dtqll"], SMALL)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_no_shape_checks")
 def test_what_looks_back_is_measured_on_windows_and_with_its_memory() -> None:
     small = {"width": 8, "block_count": 1, "context_length": 3, "dropout": 0.0}

@@ -36,6 +36,7 @@ def blocks() -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 def test_the_page_can_be_followed(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     short = [(language, text.replace("--updates 20000", "--updates 60 --batch-size 32")) for language, text in blocks()]

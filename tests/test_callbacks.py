@@ -411,6 +411,7 @@ def test_the_best_policy_is_the_same_after_an_interruption(tmp_path: Path, playe
 # --- the page -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """docs/callbacks.md, with shorter training and episodes."""
     monkeypatch.chdir(tmp_path)

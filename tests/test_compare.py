@@ -182,6 +182,7 @@ def outcome(folder: Path, name: str) -> dict[str, str]:
     return {file: digest(folder / name / file) for file in files}
 
 
+@pytest.mark.long
 def test_ctrl_c_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, evaluate, calls = tmp_path / "out", Run._evaluate, []
 
@@ -235,6 +236,7 @@ def test_sigkill_and_on(tmp_path: Path) -> None:
         assert outcome(out, name) == outcome(finished(), name)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell when a process began")
 def test_each_start_counts_from_its_own_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "_began", 0.0)  # as in a process of the command's own

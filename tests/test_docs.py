@@ -57,6 +57,7 @@ def test_every_documented_command_parses():
         cli.parse(shlex.split(command)[1:])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_episodes")
 def test_readme_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

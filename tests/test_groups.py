@@ -95,6 +95,7 @@ def test_free_memory_is_known_here() -> None:
     assert 10**7 < (memory.free_memory() or 10**9) < 10**14
 
 
+@pytest.mark.long
 def test_lanes_that_do_not_fit_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device is made to say that it has room for one lane. Bit for bit the same, and the file says how."""
     phases = json.loads((finished_run() / "result.json").read_text())["memory"]["phases"]

@@ -172,7 +172,8 @@ def resumes(folder: Path, count: int) -> tuple[list[int], list[str]]:
     return [process.returncode for process in begun], errors
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long), pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [2, 4, 8])
 def test_of_several_resumes_one_goes_on(tmp_path: Path, count: int) -> None:
     run = copy_run(tmp_path / "run")
     for name in ("train-000000250", "train-000000200"):  # as if stopped before

@@ -172,6 +172,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (summary["status"], summary["final/score"]) == ("done", 12.5)
 
 
+@pytest.mark.long
 @theirs
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")

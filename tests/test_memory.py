@@ -474,6 +474,7 @@ def hopper(**changes: Any) -> Dataset:
     return Dataset.from_arrays(**columns(), name="hopper-medium").replace(**changes)
 
 
+@pytest.mark.long
 def test_training_in_memory_is_training_from_the_file_and_goes_on(tmp_path: Path) -> None:
     out, data = tmp_path / "run", hopper()
     report = train(algorithm(), data, seeds=2, options=SETTINGS, out=out, quiet=True)

@@ -90,7 +90,7 @@ def assert_same_policies(found: Path, expected: Path) -> None:
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "updates"), [("dtql", 400), ("awac", 100)])
+@pytest.mark.parametrize(("name", "updates"), [pytest.param("dtql", 400, marks=pytest.mark.long), ("awac", 100)])
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(tmp_path: Path, name: str, updates: int) -> None:
     run, whole = copied(f"stopped/{name}", tmp_path), OLD / "uninterrupted" / name
     report = package.resume(run, quiet=True, eval_workers=0)

@@ -167,6 +167,7 @@ def test_seconds_since_a_command_or_its_last_run_began(monkeypatch: pytest.Monke
     assert start.since_start() is None
 
 
+@pytest.mark.long
 def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
     """The `tether` command as users run it, twice: the second one finds every program on disk."""
     counts = tmp_path / "counts.json"

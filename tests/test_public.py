@@ -250,6 +250,7 @@ def test_find_preset_is_what_the_command_line_takes() -> None:
 SMALL = {"hidden_sizes": (8, 8)}
 
 
+@pytest.mark.long
 def test_compare_from_python_on_data_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = functools.partial(studies_compare.choose, updates=20)  # the ranking has tests of its own
     monkeypatch.setattr(studies_compare, "choose", quick)

@@ -147,6 +147,7 @@ def test_the_same_bytes_however_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
         made(tmp_path / "whole", episodes=3, seed=1)
 
 
+@pytest.mark.long
 def test_several_processes_and_a_stop(tmp_path: Path) -> None:
     """Two processes, stopped in the middle, and one that goes on: what one alone would have made."""
     name = "pointmaze-medium-stitch-v0"

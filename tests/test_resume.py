@@ -162,6 +162,7 @@ def test_sigkill_again_and_again(tmp_path: Path, attempt: int) -> None:
     assert outcome(out) == expected
 
 
+@pytest.mark.long
 def test_killed_before_the_first_checkpoint_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     _call_in_piece(monkeypatch, 2, _fail)
@@ -400,6 +401,7 @@ def test_resuming_a_finished_run_shows_it_again(tmp_path: Path, monkeypatch: pyt
     assert changed <= {"result.json"}
 
 
+@pytest.mark.long
 def test_a_finished_run_trained_on_is_the_longer_run(tmp_path: Path) -> None:
     folder, longer = copy_run(tmp_path / "run"), tmp_path / "longer"
     code, printed, _ = tether("resume", folder, "--updates", 300)

@@ -151,6 +151,7 @@ def test_policy_is_that_of_the_best_lane() -> None:
 # --- what the numbers depend on -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_cutting_into_pieces_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "PIECE_UPDATES", 33)
     paces = slow_training(monkeypatch, piece_seconds=(10.0, 100.0))

@@ -103,6 +103,7 @@ def test_planning_joins_the_best_parts_of_trajectories() -> None:
     np.testing.assert_allclose(planned, (raw - raw.mean()) / 0.1, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inverse_temperature", [0.0, 20.0])
 def test_value_is_the_soft_maximum_over_the_behaviours_actions(inverse_temperature: float) -> None:
     algorithm = SfBC(**TINY, inverse_temperature=inverse_temperature, support_actions=5)

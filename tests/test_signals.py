@@ -108,6 +108,7 @@ def test_a_stopped_import_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 # --- processes that a command begins ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_training_with_a_worker_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[subprocess.Popen] = []
     popen, run_piece = subprocess.Popen, Run._run_piece

@@ -113,6 +113,7 @@ def two_actions() -> Transition:
     return table(np.where(second[:, None], SECOND, FIRST), action, np.where(second, 2.0, 1.0) * (action > 0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("expectile", "value"), [(0.5, 0.5), (0.9, 0.9), (0.99, 0.99)])
 def test_value_is_the_expectile_over_actions(expectile: float, value: float) -> None:
     """tau = 0.5 and gamma = 0: E[r|s]. tau -> 1: the best action in the data. Between them, of {0, 1} with equal

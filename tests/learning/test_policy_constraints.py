@@ -59,6 +59,7 @@ SLOPE = np.array([0.5, -0.25])
 GENTLE = {"critic_learning_rate": 1e-3}  # the answer hangs on the critic's slope at one point
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "settings", "weight"),
     [
