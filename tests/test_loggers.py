@@ -161,7 +161,12 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = recall(tmp_path, "wandb")["run_id"]
     files = sorted((tmp_path / "wandb").glob(f"offline-run-*-{run_id}*/run-{run_id}.wandb"))
     assert len(files) == 2  # `wandb sync` puts them into one run
-    records = [record for path in files for record in wandb_records(path)]
+    until = time.monotonic() + 20.0
+    while True:  # wandb's own process writes the end of a file after `finish` has returned
+        records = [record for path in files for record in wandb_records(path)]
+        if sum(record.HasField("exit") for record in records) == 2 or time.monotonic() > until:
+            break
+        time.sleep(0.05)
     assert {record.run.run_id for record in records if record.HasField("run")} == {run_id}
     history = [values_of(record.history.item) for record in records if record.HasField("history")]
     summary: dict[str, Any] = {}

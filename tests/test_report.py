@@ -58,6 +58,7 @@ def run_of(
     return SimpleNamespace(
         plan=plan,
         records=SimpleNamespace(evaluations=evaluations, metrics=JsonLines(folder / "metrics.jsonl")),
+        own_record=dict,
         stopped_early=None,
         reachable=[None] * count,
         frozen=frozen,
