@@ -30,7 +30,7 @@ $(READY): pyproject.toml runtime/pyproject.toml constraints.txt
 demo: $(READY)   ## train DTQL on the bundled data and show how good the policy is (a few minutes on 2 cores)
 	$(BIN)/tether train
 
-test-fast: $(READY) ## run the tests that cost little (3 minutes on 2 cores)
+test-fast: $(READY) ## run the tests that cost little (a minute and a half on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS) -m 'not long and not slow'
 
 test: $(READY)   ## run the tests (13 minutes on 2 cores)

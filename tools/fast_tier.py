@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 
 SLOW = Path(__file__).resolve().parents[1] / "tests" / "slow.txt"
-SECONDS = 70.0
-TIER_SECONDS = 140.0
+SECONDS = 60.0
+TIER_SECONDS = 120.0
 HEAD = "# What `make test-fast` leaves out: files, tests, or single parameters. Written by tools/fast_tier.py.\n"
 
 
