@@ -33,7 +33,7 @@ demo: $(READY)   ## train DTQL on the bundled data and show how good the policy 
 test-fast: $(READY) ## run the tests that cost little (a minute and a half on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS) -m 'not long and not slow'
 
-test: $(READY)   ## run the tests (13 minutes on 2 cores)
+test: $(READY)   ## run the tests (11 minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS)
 
 # Environments of their own, beside the usual one. Extras that pin much (ray, loggers) are left out: their tests are skipped.
