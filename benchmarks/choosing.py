@@ -454,7 +454,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--rows", type=Path, default=None)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()  # sets may stand last
     if given.verb == "table":
         return table(given.out, given.rows)
     sets = given.sets or [name for name in SETS if name not in FILES or given.data is not None]

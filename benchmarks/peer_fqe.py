@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=10_000)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()  # sets may stand last
     places = [given.out / name for name in given.sets] or sorted(given.out.iterdir())
     for place in places:
         if not (place / "decisions.npz").exists() or (place / "peer.json").exists():
