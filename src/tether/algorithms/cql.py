@@ -32,7 +32,7 @@ import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
-from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
+from tether.algorithms.sac import LOG_STD_RANGE, soft_actor_step
 from tether.algorithms.shared.losses import grad_in_parts, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import GaussianActor, Initialiser, QEnsemble, glorot_uniform, orthogonal, torch_uniform
@@ -174,7 +174,7 @@ class CQL(eqx.Module):
         self, state: CQLState, batch: Transition, target: Array, proposals: Proposals, key: PRNGKey
     ) -> tuple[CQLState, Metrics]:
         """One update towards a given target, pushed down at given proposals."""
-        state, actor_metrics = self._update_actor(state, batch, key)
+        state, actor_metrics = soft_actor_step(self, state, state.critic, batch, key)
         state, critic_metrics = self._update_critic(state, batch, target, proposals)
         target_critic = polyak(state.target_critic, state.critic, self.target_rate)
         return state._replace(target_critic=target_critic), critic_metrics | actor_metrics
@@ -235,22 +235,3 @@ class CQL(eqx.Module):
             multiplier = Multiplier(*adam_step(multiplier.log_value, slope, multiplier.optimiser, rate))
             metrics["critic/multiplier"] = weight
         return state._replace(critic=critic, critic_optimiser=optimiser, multiplier=multiplier), metrics
-
-    def _update_actor(self, state: CQLState, batch: Transition, key: PRNGKey) -> tuple[CQLState, Metrics]:
-        weight = jnp.exp(state.log_entropy_weight)
-        grad = eqx.filter_value_and_grad(soft_actor_loss, has_aux=True)
-        (loss, log_density), gradients = grad(state.actor, state.critic, batch, weight, key)
-        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
-        log_weight, entropy_optimiser = entropy_weight_step(
-            state.log_entropy_weight,
-            log_density,
-            self.entropy_target * batch.action.shape[1],
-            state.entropy_optimiser,
-            self.learning_rate,
-        )
-        return state._replace(
-            actor=actor,
-            actor_optimiser=actor_optimiser,
-            log_entropy_weight=log_weight,
-            entropy_optimiser=entropy_optimiser,
-        ), {"actor/loss": loss, "actor/entropy": -log_density, "actor/entropy_weight": weight}

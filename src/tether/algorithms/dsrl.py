@@ -30,7 +30,7 @@ import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.ranges import Count, Fraction, NonNegative, Positive, Sizes, Updates, check_ranges
-from tether.algorithms.sac import LOG_STD_RANGE, entropy_weight_step, soft_actor_loss
+from tether.algorithms.sac import LOG_STD_RANGE, soft_actor_step
 from tether.algorithms.shared.losses import clip_actions, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
@@ -158,7 +158,7 @@ class DSRL(eqx.Module):
         critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
         state = state._replace(critic=critic, critic_optimiser=optimiser)
         state, noise_loss = self._distil(state, batch, noise_key)
-        state, actor_metrics = self._update_actor(state, batch, actor_key)
+        state, actor_metrics = soft_actor_step(self, state, state.noise_critic, batch, actor_key)
         state = state._replace(target_critic=polyak(state.target_critic, critic, self.target_rate))
         metrics = {"critic/q_loss": q_loss, "critic/q": jnp.mean(q), "critic/noise_loss": noise_loss}
         return state, metrics | actor_metrics
@@ -192,22 +192,3 @@ class DSRL(eqx.Module):
         rate = self.critic_learning_rate
         noise_critic, optimiser = adam_step(state.noise_critic, gradients, state.noise_optimiser, rate)
         return state._replace(noise_critic=noise_critic, noise_optimiser=optimiser), loss
-
-    def _update_actor(self, state: DSRLState, batch: Transition, key: PRNGKey) -> tuple[DSRLState, Metrics]:
-        weight = jnp.exp(state.log_entropy_weight)
-        grad = eqx.filter_value_and_grad(soft_actor_loss, has_aux=True)
-        (loss, log_density), gradients = grad(state.actor, state.noise_critic, batch, weight, key)
-        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
-        log_weight, entropy_optimiser = entropy_weight_step(
-            state.log_entropy_weight,
-            log_density,
-            self.entropy_target * batch.action.shape[1],
-            state.entropy_optimiser,
-            self.learning_rate,
-        )
-        return state._replace(
-            actor=actor,
-            actor_optimiser=actor_optimiser,
-            log_entropy_weight=log_weight,
-            entropy_optimiser=entropy_optimiser,
-        ), {"actor/loss": loss, "actor/entropy": -log_density, "actor/entropy_weight": weight}

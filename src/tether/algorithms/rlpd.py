@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
-from tether.algorithms.sac import LOG_STD_RANGE, SACState, entropy_weight_step, soft_q_target
+from tether.algorithms.sac import LOG_STD_RANGE, SACState, soft_actor_step, soft_q_target
 from tether.algorithms.shared.losses import clip_actions, polyak, q_regression
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.errors import InputError
@@ -111,7 +111,11 @@ class RLPD(eqx.Module):
         target_critic = polyak(state.target_critic, critic, self.target_rate)
         state = state._replace(critic=critic, critic_optimiser=optimiser, target_critic=target_critic)
         state, actor_metrics = update_when_due(
-            lambda state: self._update_actor(state, batch, actor_key), state, step + 1, 0, self.actor_update_interval
+            lambda state: soft_actor_step(self, state, state.critic, batch, actor_key, mean_actor_loss),
+            state,
+            step + 1,
+            0,
+            self.actor_update_interval,
         )
         return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q)} | actor_metrics
 
@@ -130,22 +134,3 @@ class RLPD(eqx.Module):
         drawn_heads = state._replace(target_critic=state.target_critic.subset(drawn))
         weight = jnp.exp(state.log_entropy_weight) if self.entropy_backup else 0.0
         return soft_q_target(drawn_heads, batch, self.discount, weight, action_key)
-
-    def _update_actor(self, state: SACState, batch: Transition, key: PRNGKey) -> tuple[SACState, Metrics]:
-        weight = jnp.exp(state.log_entropy_weight)
-        grad = eqx.filter_value_and_grad(mean_actor_loss, has_aux=True)
-        (loss, log_density), gradients = grad(state.actor, state.critic, batch, weight, key)
-        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
-        log_weight, entropy_optimiser = entropy_weight_step(
-            state.log_entropy_weight,
-            log_density,
-            self.entropy_target * batch.action.shape[1],
-            state.entropy_optimiser,
-            self.learning_rate,
-        )
-        return state._replace(
-            actor=actor,
-            actor_optimiser=actor_optimiser,
-            log_entropy_weight=log_weight,
-            entropy_optimiser=entropy_optimiser,
-        ), {"actor/loss": loss, "actor/entropy": -log_density, "actor/entropy_weight": weight}

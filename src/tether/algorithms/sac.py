@@ -9,7 +9,8 @@ Offline it is the baseline that overestimates: nothing keeps it near the data. O
 D4RL's own data were made with. The same update serves both.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,7 +25,9 @@ from tether.networks import GaussianActor, QEnsemble, torch_uniform
 from tether.policies.acting import Mode, Sampled
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
-__all__ = ["SAC", "SACState", "entropy_weight_step", "soft_actor_loss", "soft_q_target"]
+__all__ = ["SAC", "SACState", "entropy_weight_step", "soft_actor_loss", "soft_actor_step", "soft_q_target"]
+
+S = TypeVar("S", bound=Any)
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -71,6 +74,35 @@ def entropy_weight_step(
     return adam_step(log_weight, slope, state, rate)
 
 
+def soft_actor_step(
+    algorithm: Any,
+    state: S,
+    critic: QEnsemble,
+    batch: Transition,
+    key: PRNGKey,
+    loss: Callable[..., Any] = soft_actor_loss,
+) -> tuple[S, Metrics]:
+    """One Adam step of the actor against `critic`, and one of its temperature.
+
+    algorithm: has `learning_rate` and `entropy_target`; state: has actor, log_entropy_weight and their optimisers.
+    """
+    weight = jnp.exp(state.log_entropy_weight)
+    grad = eqx.filter_value_and_grad(loss, has_aux=True)
+    (actor_loss, log_density), gradients = grad(state.actor, critic, batch, weight, key)
+    actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, algorithm.learning_rate)
+    log_weight, entropy_optimiser = entropy_weight_step(
+        state.log_entropy_weight,
+        log_density,
+        algorithm.entropy_target * batch.action.shape[1],
+        state.entropy_optimiser,
+        algorithm.learning_rate,
+    )
+    changes = {"actor": actor, "actor_optimiser": actor_optimiser}
+    changes |= {"log_entropy_weight": log_weight, "entropy_optimiser": entropy_optimiser}
+    metrics = {"actor/loss": actor_loss, "actor/entropy": -log_density, "actor/entropy_weight": weight}
+    return state._replace(**changes), metrics
+
+
 class SAC(eqx.Module):
     """Hyper-parameters of SAC; the defaults are the usual ones for MuJoCo."""
 
@@ -112,25 +144,10 @@ class SAC(eqx.Module):
         target = soft_q_target(state, batch, self.discount, weight, target_key)
         (q_loss, q), gradients = eqx.filter_value_and_grad(q_regression, has_aux=True)(state.critic, batch, target)
         critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
-        grad = eqx.filter_value_and_grad(soft_actor_loss, has_aux=True)
-        (actor_loss, log_density), gradients = grad(state.actor, critic, batch, weight, actor_key)
-        actor, actor_optimiser = adam_step(state.actor, gradients, state.actor_optimiser, self.learning_rate)
-        log_weight, entropy_optimiser = entropy_weight_step(
-            state.log_entropy_weight,
-            log_density,
-            self.entropy_target * batch.action.shape[1],
-            state.entropy_optimiser,
-            self.learning_rate,
-        )
+        state, actor_metrics = soft_actor_step(self, state, critic, batch, actor_key)
         target_critic = polyak(state.target_critic, critic, self.target_rate)
-        networks = critic, target_critic, actor, log_weight
-        return SACState(*networks, critic_optimiser, actor_optimiser, entropy_optimiser), {
-            "critic/q_loss": q_loss,
-            "critic/q": jnp.mean(q),
-            "actor/loss": actor_loss,
-            "actor/entropy": -log_density,
-            "actor/entropy_weight": weight,
-        }
+        state = state._replace(critic=critic, critic_optimiser=critic_optimiser, target_critic=target_critic)
+        return state, {"critic/q_loss": q_loss, "critic/q": jnp.mean(q)} | actor_metrics
 
     def policy(self, state: SACState) -> Mode:
         """The actor without noise."""
