@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from make_batch import ROWS, SPEC, batch
 
 from tether.algorithms import DSRL, RLPD, BestOfN, CalQL
 from tether.algorithms.cal_ql import calibrated
@@ -19,23 +20,10 @@ from tether.algorithms.sac import soft_q_target
 from tether.errors import InputError
 from tether.networks import QEnsemble, stack_heads
 from tether.policies.samplers import FlowSampler
-from tether.types import Array, Spec, Transition
+from tether.types import Array, Spec
 
-SPEC, ROWS = Spec(observation_size=3, action_size=2), 16
 SIZES: dict[str, Any] = {"hidden_sizes": (8,)}
 BOTH_SIZES: dict[str, Any] = SIZES | {"actor_hidden_sizes": (8,)}
-
-
-def batch(**changes: Any) -> Transition:
-    keys = jax.random.split(jax.random.key(7), 4)
-    usual = Transition(
-        jax.random.normal(keys[0], (ROWS, 3)),
-        jnp.tanh(jax.random.normal(keys[1], (ROWS, 2))),
-        jax.random.normal(keys[2], (ROWS,)),
-        jax.random.normal(keys[3], (ROWS, 3)),
-        (jnp.arange(ROWS) % 4 == 0).astype(jnp.float32),
-    )
-    return usual._replace(**changes)
 
 
 class LinearQ(QEnsemble):

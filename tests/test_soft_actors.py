@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from make_batch import ROWS, SPEC, batch
 
 from tether.algorithms import BRACP, BRACV, DQL, IFQL, IQL, SAC, DiffusionBC
 from tether.algorithms.brac import sampled_kl
@@ -16,23 +17,10 @@ from tether.algorithms.sac import entropy_weight_step, soft_actor_loss, soft_q_t
 from tether.algorithms.shared.optimisers import adam_init
 from tether.diffusion.flow import flow_loss
 from tether.networks import QEnsemble
-from tether.types import Array, Spec, Transition
+from tether.types import Array
 
-SPEC, ROWS = Spec(observation_size=3, action_size=2), 16
 SIZES: dict[str, Any] = {"hidden_sizes": (8,)}
 STEP = jnp.asarray(0, jnp.int32)
-
-
-def batch(**changes: Any) -> Transition:
-    keys = jax.random.split(jax.random.key(7), 4)
-    usual = Transition(
-        jax.random.normal(keys[0], (ROWS, 3)),
-        jnp.tanh(jax.random.normal(keys[1], (ROWS, 2))),
-        jax.random.normal(keys[2], (ROWS,)),
-        jax.random.normal(keys[3], (ROWS, 3)),
-        (jnp.arange(ROWS) % 4 == 0).astype(jnp.float32),
-    )
-    return usual._replace(**changes)
 
 
 class LinearQ(QEnsemble):
