@@ -78,6 +78,31 @@ def test_programs_within_are_rounded(kind):
     np.testing.assert_allclose(found, rounded(x) @ rounded(w), rtol=1e-6, atol=1e-6)
 
 
+ORDERS = {  # shapes, ((contracted left, contracted right), (batch left, batch right))
+    "x w": ((5, 4), (4, 3), (((1,), (0,)), ((), ()))),
+    "x w^T": ((5, 4), (3, 4), (((1,), (1,)), ((), ()))),
+    "x^T g": ((4, 5), (4, 3), (((0,), (0,)), ((), ()))),
+    "two contracted": ((4, 5, 2), (2, 3, 4), (((2, 0), (0, 2)), ((), ()))),
+    "a batch of heads, last": ((5, 4, 2), (3, 2, 4), (((1,), (2,)), ((2,), (1,)))),
+    "vector": ((4,), (3, 4), (((0,), (1,)), ((), ()))),
+    "outer": ((4,), (3,), (((), ()), ((), ()))),
+}
+
+
+@pytest.mark.parametrize(("left", "right", "dimensions"), ORDERS.values(), ids=list(ORDERS))
+def test_every_order_of_dimensions_gives_the_product(left, right, dimensions):
+    """The products are laid out anew for the CPU: rows of x, columns of w."""
+    x, w = matrices(left, right)
+
+    def product(x, w):
+        return jax.lax.dot_general(x, w, dimensions)
+
+    expected = product(rounded(x), rounded(w))
+    np.testing.assert_allclose(jax.jit(at_precision(product, "bfloat16"))(x, w), expected, rtol=1e-5, atol=1e-5)
+    mapped = jax.jit(jax.vmap(at_precision(product, "bfloat16")))(jnp.stack([x, 2 * x]), jnp.stack([w, w]))
+    np.testing.assert_allclose(mapped, jnp.stack([expected, 2 * expected]), rtol=1e-5, atol=1e-5)
+
+
 def test_it_can_be_mapped_and_closes_over_traced_values():
     x, w = matrices((6, 4, 4), (4, 4))
 

@@ -17,9 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend import core
 
 from tether.errors import InputError, unknown
+from tether.types import Array
 
 __all__ = ["PRECISIONS", "at_precision", "check_precision"]
 
@@ -76,7 +78,10 @@ def _run_equation(equation: Any, inputs: list[Any]) -> list[Any]:
     """One equation, a matmul with rounded inputs; programs within it (loops, branches, calls) likewise."""
     primitive, parameters = equation.primitive, dict(equation.params)
     if primitive.name == "dot_general" and all(variable.aval.dtype == jnp.float32 for variable in equation.invars):
-        inputs = [jnp.asarray(each).astype(jnp.bfloat16) for each in inputs]
+        left, right = (jnp.asarray(each).astype(jnp.bfloat16) for each in inputs)
+        if jax.default_backend() == "cpu":
+            left, right, parameters["dimension_numbers"] = _row_major(left, right, parameters["dimension_numbers"])
+        inputs = [left, right]
         parameters["preferred_element_type"] = jnp.dtype(jnp.float32)
     elif (called := parameters.get("call_jaxpr", parameters.get("jaxpr"))) is not None and primitive.name != "scan":
         # A call, such as that of a jitted function, or one whose derivative is our own: gradients are taken already.
@@ -85,6 +90,29 @@ def _run_equation(equation: Any, inputs: list[Any]) -> list[Any]:
         parameters = {name: _rounded(parameter) for name, parameter in parameters.items()}
     results = primitive.bind(*inputs, **parameters)
     return results if primitive.multiple_results else [results]
+
+
+def _row_major(left: Array, right: Array, dimensions: Any) -> tuple[Array, Array, Any]:
+    """The same product with its inputs laid out as [batch, free, contracted] and [batch, contracted, free].
+
+    XLA's CPU has fast bfloat16 products for that order alone; a transpose alone is no remedy: XLA takes it back.
+    A batch of 256 and 512 x 512 weights, one core with avx512_bf16: x W^T takes 1.30 ms as it comes, 0.84 so (1.32 in
+    float32); x^T g takes 1.52 and 0.74 (1.48).
+    """
+    (contracted, right_contracted), (batch, right_batch) = dimensions
+    left_free = [i for i in range(left.ndim) if i not in contracted and i not in batch]
+    right_free = [i for i in range(right.ndim) if i not in right_contracted and i not in right_batch]
+    left = _laid_out(left, (*batch, *left_free, *contracted))
+    right = _laid_out(right, (*right_batch, *right_contracted, *right_free))
+    batch, last = tuple(range(len(batch))), left.ndim - len(contracted)
+    contracted = tuple(range(last, left.ndim))
+    right_contracted = tuple(range(len(batch), len(batch) + len(contracted)))
+    return left, right, ((contracted, right_contracted), (batch, batch))
+
+
+def _laid_out(array: Array, order: tuple[int, ...]) -> Array:
+    """`array` transposed to `order`, in memory too."""
+    return with_layout_constraint(jnp.transpose(array, order), Layout(tuple(range(array.ndim))))
 
 
 def _rounded(parameter: Any) -> Any:
