@@ -155,6 +155,27 @@ def test_a_view_has_the_next_chunk_and_the_returns_of_steps() -> None:
     np.testing.assert_allclose(returns, step_returns(data, data.rewards, DISCOUNT)[rows], rtol=1e-6)
 
 
+def test_chunks_of_short_episodes_have_returns() -> None:
+    """Episodes of 7 rows hold no two chunks of 4, one after the other; their rows follow each other all the same."""
+    rows = 70
+    cut = np.arange(rows) % 7 == 6
+    random = np.random.default_rng(0)
+    data = Dataset.from_arrays(
+        random.normal(size=(rows, 2)),
+        random.uniform(-1, 1, (rows, 1)),
+        random.normal(size=rows),
+        np.zeros(rows, bool),
+        timeouts=cut,
+    )
+    framing = Framing(chunk=4)
+    _, begins = framed(data, framing, DISCOUNT)
+    returns = prepare(data, view=view_of(tether.AWR(discount=DISCOUNT), framing)).transitions.return_to_go
+    assert returns is not None
+    np.testing.assert_allclose(returns, step_returns(data, data.rewards, DISCOUNT)[begins], rtol=1e-6)
+    with pytest.raises(tether.InputError, match="no "):
+        prepare(data, view=view_of(tether.ReBRAC(discount=DISCOUNT), framing))
+
+
 def test_rewards_and_observations_are_transformed_as_those_of_steps() -> None:
     data, view = _data(), view_of(tether.IQL(discount=DISCOUNT), Framing(chunk=2, history=2))
     plain = prepare(data, observation_transform="standardise")

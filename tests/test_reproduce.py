@@ -14,7 +14,7 @@ from tether.errors import InputError
 from tether.presets import get_preset
 from tether.runs.curves import Curves
 from tether.studies.reproduce.bands import Number, all_tables, find_table
-from tether.studies.reproduce.outcomes import outcome_of, scores_at
+from tether.studies.reproduce.outcomes import changes_of, outcome_of, run_for, scores_at
 from tether.studies.reproduce.study import ReproduceOptions, judged, open_reproduction
 from tether.studies.reproduce.targets import find_cells, source_of
 from tether.studies.reproduce.verdict import Band, band_of, judge
@@ -165,8 +165,49 @@ def test_targets() -> None:
             find_cells(target)
 
 
+@pytest.mark.parametrize(
+    ("cell", "algorithm", "framing", "settings"),
+    [
+        ("puzzle-3x3-play-singletask-task4-v0/FQL", "fql", (1, 1), {"distillation_weight": 100.0}),
+        ("scene-play-singletask-task4-v0/FQL-n", "fql", (1, 5), {"distillation_weight": 100.0}),
+        ("puzzle-3x3-play-singletask-task4-v0/QC-FQL", "fql", (5, 1), {"distillation_weight": 300.0}),
+        ("cube-triple-play-singletask-task2-v0/QC-FQL", "fql", (5, 1), {"distillation_weight": 100.0}),
+        ("scene-play-singletask-task2-v0/BFN-n", "best-of-n", (1, 5), {"candidates": 4, "next_candidates": 4}),
+        ("puzzle-3x3-play-singletask-task2-v0/QC", "best-of-n", (5, 1), {"candidates": 64, "next_candidates": 64}),
+        ("scene-play-singletask-task2-v0/QC-IFQL", "ifql", (5, 1), {"candidates": 32}),
+    ],
+)
+def test_chunks_and_n_steps_are_those_of_the_paper(
+    tmp_path: Path, cell: str, algorithm: str, framing: tuple[int, int], settings: dict[str, Any]
+) -> None:
+    """QC's tables 4 and 5, down to what `tether train` would be told."""
+    study = open_reproduction(ReproduceOptions(f"ogbench-qc/{cell}", tmp_path, data=tmp_path, seeds=1))
+    (job,) = study.spec.jobs
+    made, arguments, _ = job.request().resolve()
+    found = arguments["framing"]
+    assert (job.algorithm, found.chunk, found.n_step) == (algorithm, *framing)
+    assert {name: getattr(made, name) for name in settings} == settings
+    assert made.train_updates == 1_000_000
+
+
+def test_a_run_with_chunks_is_of_the_cell_with_chunks(tmp_path: Path) -> None:
+    task = "scene-play-singletask-task2-v0"
+    cells = find_cells(f"ogbench-qc/{task}")
+    assert {cell.method for cell in cells} == {"FQL", "BFN", "QC-FQL", "QC"}
+    for chunk, method in ((1, "FQL"), (5, "QC-FQL")):
+        data = {"dataset": task, "framing": {"chunk": chunk, "n_step": 1, "history": 1}}
+        config = {"algorithm": "fql", "hyperparameters": {"distillation_weight": 300.0}, "data": data}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        cell = run_for(cells, tmp_path)
+        assert cell.method == method
+        assert changes_of(cell, config) == []
+    (steps,) = find_cells(f"ogbench-qc/{task}/FQL-n")
+    assert changes_of(steps, config) == ["distillation_weight 300.0 (100.0)", "chunk 5 (1)", "n_step 1 (5)"]
+
+
 def test_what_cannot_be_run_says_why() -> None:
-    assert find_cells("ogbench-qc/scene-play-singletask-task1-v0/QC")[0].obstacle == "tether has no algorithm QC"
+    (cell,) = find_cells("ogbench-qc/scene-play-singletask-task1-v0/SUPE-GT")
+    assert cell.obstacle == "tether has no algorithm SUPE-GT"
     assert "no preset of iql" in find_cells("ogbench-qc/scene-play-singletask-task1-v0/IQL")[0].obstacle
     assert "nothing here is trained for" in find_cells("dtql-table-7/hopper-medium-v2")[0].obstacle
     with pytest.raises(InputError, match="nothing of it can be run"):

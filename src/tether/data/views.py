@@ -185,6 +185,8 @@ WORDS = {"sarsa": "next actions", "returns": "returns", "trajectories": "traject
 
 def _refuse_single_rows(view: View, dataset: Dataset) -> None:
     """Raises InputError for a table of transitions in any order, in which nobody knows what came after the next one."""
+    if view.framing.steps > 1:
+        return  # decisions of several steps are cut out of rows that follow each other; of others none would be left
     starts, ends, _ = dataset.episode_bounds()
     single = (ends - starts == 1) & ~dataset.terminals[ends - 1]
     if single.sum() > 0.5 * len(dataset):

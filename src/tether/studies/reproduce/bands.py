@@ -51,6 +51,7 @@ class PublishedTable(NamedTuple):
     curve: str = ""  # the table with the same numbers along training
     last_evaluations: int = 1  # over how many evaluations a number is a mean
     variants: Mapping[str, Mapping[str, Any]] = {}
+    trained: Mapping[str, Mapping[str, Any]] = {}  # method -> its algorithm, options, settings of tasks
     sparse: tuple[str, ...] = ()  # beginnings of tasks trained on sparse rewards
     reservations: tuple[str, ...] = ()
 

@@ -20,6 +20,8 @@ from tether.studies.reproduce.verdict import Verdict, band_of, judge
 
 __all__ = ["Milestone", "Outcome", "changes_of", "origin_of", "outcome_of", "run_for", "scores_at"]
 
+FRAMING = {"chunk": 1, "n_step": 1, "history": 1}  # options that say what a decision is, and those of single steps
+
 
 class Milestone(NamedTuple):
     """A published number and what became of it."""
@@ -138,6 +140,8 @@ def changes_of(cell: Cell, config: dict[str, Any]) -> list[str]:
     asked = recipe.options | cell.options
     for name in ("reward_transform", "observation_transform"):
         found[name] = config.get("data", {}).get(name, {}).get("name"), asked.get(name, "none")
+    framing = config.get("data", {}).get("framing", {})
+    found |= {name: (framing.get(name), asked.get(name, one)) for name, one in FRAMING.items()}
     found["data_filter"] = _filter(config), asked.get("data_filter", "none")
     swept = {name: value for lane in config.get("lanes", []) for name, value in lane.get("settings", {}).items()}
     found |= {name: (value, wanted.get(name, defaults.get(name))) for name, value in swept.items()}
@@ -200,6 +204,8 @@ def run_for(cells: list[Cell], run: Path) -> Cell:
     known = {config.get("notes", {}).get("preset"), data.get("dataset")}
     fits = [cell for cell in cells if cell.algorithm == config["algorithm"]]
     fits = [cell for cell in fits if _same(_filter(config), cell.options.get("data_filter", "none"))] or fits
+    framing = data.get("framing", {})
+    fits = [c for c in fits if all(framing.get(n, one) == c.options.get(n, one) for n, one in FRAMING.items())] or fits
     chosen = fits if len(fits) == 1 == len(cells) else [cell for cell in fits if cell.task in known]
     if len(chosen) != 1:
         what = f"{config['algorithm']} on {data.get('dataset')}"

@@ -93,11 +93,21 @@ def _begins(part: str, task: str) -> bool:
     return task.startswith(f"{part}-")
 
 
+def _algorithm(table: PublishedTable, method: str) -> str:
+    """What tether calls it, if it has it."""
+    return table.trained.get(method, {}).get("algorithm", METHODS.get(method.lower(), method.lower()))
+
+
 def _cell(table: PublishedTable, task: str, method: str, variant: str) -> Cell:
-    algorithm = METHODS.get(method.lower(), method.lower())
-    changes = dict(table.variants.get(variant, {}))
+    trained = table.trained.get(method, {})
+    algorithm = _algorithm(table, method)
+    changes: dict[str, Any] = {}
+    for beginning, values in trained.get("hyperparameters", {}).items():
+        changes |= values if task.startswith(beginning) else {}
+    changes |= table.variants.get(variant, {})
     preset = changes.pop("preset", "{task}").format(task=re.sub(r"-singletask-task\d+-", "-singletask-", task))
-    options = {"preset": preset} | ({"data_filter": FILTERS[method]} if method in FILTERS else {})
+    options = {"preset": preset} | trained.get("options", {})
+    options |= {"data_filter": FILTERS[method]} if method in FILTERS else {}
     if any(task.startswith(beginning) for beginning in table.sparse):
         options["reward_transform"] = "sparse"
     obstacle = ""
@@ -142,6 +152,6 @@ def table_lines() -> Sequence[tuple[str, str, str, str]]:
     """For `--list`: name, title, numbers and tasks, what of it can be run."""
     rows = []
     for table in all_tables().values():
-        runnable = [m for m in table.own if METHODS.get(m.lower(), m.lower()) in ALGORITHMS]
+        runnable = [method for method in table.own if _algorithm(table, method) in ALGORITHMS]
         rows.append((table.name, table.title, f"{len(table.numbers):,}", ", ".join(runnable) or "-"))
     return rows
