@@ -30,6 +30,7 @@ from tether.policies.exploring import DETERMINISTIC_NOISE, WithNoise, exploring
 from tether.runs import finetuning as module
 from tether.runs import report
 from tether.runs.plan import Finetuning, Parent
+from tether.runs.report import plot_runs
 from tether.training.replay import empty_replay, insert_rows
 from tether.types import Transition
 
@@ -132,6 +133,24 @@ def outcome(folder: Path) -> dict[str, str]:
 
 
 # --- the run ---
+
+
+def test_its_curve_begins_with_the_run_that_it_went_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("tether.plots.curves.plot_curves", lambda path, curves, *_: drawn.extend(curves))
+    plot_runs([whole()[0]], tmp_path / "curve.png")
+    offline, online = ({row["update"] for row in rows(f / "evaluations.jsonl")} for f in (parent(), whole()[0]))
+    assert drawn[0].online_from == OFFLINE
+    assert drawn[0].updates.tolist() == sorted(offline | online)
+    together = shutil.copytree(whole()[0], tmp_path / "moved" / "tuned").parent
+    config = json.loads((together / "tuned" / "config.json").read_text())
+    config["finetuning"]["parent"]["folder"] = "/elsewhere/before"
+    (together / "tuned" / "config.json").write_text(json.dumps(config))
+    plot_runs([together / "tuned"], tmp_path / "curve.png")  # the parent is gone: what is there is drawn
+    assert (drawn[1].updates.tolist(), drawn[1].online_from) == (sorted(online), OFFLINE)
+    shutil.copytree(parent(), together / "before")
+    plot_runs([together / "tuned"], tmp_path / "curve.png")  # moved together
+    assert drawn[2].updates.tolist() == sorted(offline | online)
 
 
 def test_no_steps_leave_the_policy_as_it_was(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Learning curves are drawn for whatever runs produce, without touching pyplot's global state."""
 
+import dataclasses
 import itertools
 import re
 import struct
@@ -188,3 +189,12 @@ def test_short_counts(value: float, text: str) -> None:
 def test_pyplot_is_not_imported() -> None:
     code = "import sys, tether.plots.curves, tether.plots.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_line_marks_where_a_policy_went_online(monkeypatch: pytest.MonkeyPatch) -> None:
+    offline, online = make_curve(2, 6, "iql"), make_curve(2, 6, "iql, fine-tuned")
+    figure = figure_of(monkeypatch, [offline, dataclasses.replace(online, online_from=3000)])
+    dotted = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [3000, 3000]]
+    assert len(dotted) == 1
+    assert "dotted: online from there on" in figure._supxlabel.get_text().replace("\n", " ")
+    assert "dotted" not in figure_of(monkeypatch, [offline])._supxlabel.get_text()

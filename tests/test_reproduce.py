@@ -354,6 +354,15 @@ def test_a_curve_is_compared_at_its_updates(tmp_path: Path) -> None:
     assert not any("regenerated" in note for note in found.verdict.reservations)
 
 
+def test_a_fine_tuned_run_is_not_what_was_published(tmp_path: Path) -> None:
+    (cell,) = find_cells("corl-locomotion/halfcheetah-medium-v2/TD3+BC")
+    config = {"algorithm": "td3-bc", "lanes": [{"seed": 0}], "finetuning": {"parent": {"folder": "run", "update": 10}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = outcome_of(cell, tmp_path)
+    assert (found.verdict.word, found.verdict.measured) == ("not comparable", None)
+    assert "fine-tuned in its environment" in found.verdict.reason
+
+
 def test_commands(tmp_path: Path, data: Path) -> None:
     assert "ogbench-qc" in tether("reproduce", "--list")[1]
     listed = tether("reproduce", "bdpo-curve/halfcheetah-medium-v2", "--list")[1]

@@ -24,6 +24,7 @@ from tether.evaluation.aggregates import (
     profile_band,
 )
 from tether.studies.report import make_report
+from tether.studies.report.figures import _published
 from tether.studies.report.material import read_material
 from tether.studies.report.tables import latex, latex_table, markdown_scores
 from tether.studies.reproduce.outcomes import outcome_of
@@ -239,3 +240,11 @@ def test_a_browser_shows_it(study: Path, tmp_path: Path, width: int) -> None:
     printed = [*how, f"--print-to-pdf={tmp_path}/page.pdf", f"file://{study}/report/report.html"]
     subprocess.run(printed, capture_output=True, timeout=120, check=True)
     assert b"/MediaBox [0 0 594" in (tmp_path / "page.pdf").read_bytes()  # A4: 595 x 842 points
+
+
+@pytest.mark.parametrize(("framing", "first"), [({"chunk": 1}, 21.56), ({"chunk": 5}, 61.42), ({"n_step": 5}, 10.57)])
+def test_the_published_line_is_that_of_the_same_decisions(framing: dict[str, int], first: float) -> None:
+    """FQL, QC-FQL and FQL-n are one algorithm."""
+    config = {"algorithm": "fql", "data": {"framing": framing}}
+    numbers = _published(config, "scene-play-singletask-task2-v0", 100_000)
+    assert numbers[-1].value == first

@@ -12,7 +12,7 @@ from typing import Any
 from tether.errors import InputError
 from tether.plots.markdown import markdown_table
 from tether.studies.reproduce.bands import find_table
-from tether.studies.reproduce.outcomes import Outcome, changes_of, outcome_of
+from tether.studies.reproduce.outcomes import Outcome, changes_of, outcome_of, run_for
 from tether.studies.reproduce.targets import find_cells
 from tools import pack_results
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 BEGIN, END = "<!-- results: tools/results_page.py -->", "<!-- end of results -->"
 # Whose table an algorithm is judged by.
-TABLES = {"dtql": "dtql-table-1/DTQL", "dac": "dac-table-1/DAC", "bdpo": "bdpo-table-1/BDPO", "fql": "ogbench-qc/FQL"}
+TABLES = {"dtql": "dtql-table-1/DTQL", "dac": "dac-table-1/DAC", "bdpo": "bdpo-table-1/BDPO"}
 CORL = {"bc": "BC", "td3-bc": "TD3+BC", "awac": "AWAC", "cql": "CQL", "iql": "IQL", "rebrac": "ReBRAC", "dt": "DT"}
 PUBLISHED = {  # in the README: the numbers that papers usually put side by side
     **{name: ("dtql-table-1", label) for name, label in (("bc", "BC"), ("td3-bc", "TD3+BC"), ("iql", "IQL"))},
@@ -46,16 +46,19 @@ def registry() -> list[dict[str, Any]]:
 
 def outcome(run: dict[str, Any], folder: Path) -> Outcome | None:
     """The verdict on a run; None where nothing is published of its method on its task."""
-    target = TABLES.get(run["algorithm"]) or (
-        f"corl-locomotion/{CORL[run['algorithm']]}" if run["algorithm"] in CORL else None
-    )
-    preset = run["protocol"].get("preset")
-    if target is None or preset is None or not preset.startswith(str(run["dataset"])):
+    name, data, preset = run["algorithm"], str(run["dataset"]), run["protocol"].get("preset")
+    if preset is None:
         return None
+    if "-singletask-" in data:
+        targets = [f"ogbench-qc/{data}/{method}" for method in find_table("ogbench-qc").methods]
+    else:
+        table = TABLES.get(name) or (f"corl-locomotion/{CORL[name]}" if name in CORL else None)
+        targets = [f"{table}/{preset}"] if table and preset.startswith(data) else []
     try:
-        cells = [cell for cell in find_cells(f"{target}/{preset}") if not cell.obstacle]
-        return outcome_of(cells[0], folder / run["run"]) if cells else None
-    except InputError:  # no such task in the table
+        cells = [cell for target in targets for cell in find_cells(target) if not cell.obstacle]
+        place = folder / run["run"]
+        return outcome_of(run_for(cells, place), place) if cells else None
+    except InputError:  # no such task or method in the table
         return None
 
 

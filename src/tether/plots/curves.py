@@ -42,6 +42,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("solid", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKS = 10  # on a line, at most
 BEHAVIOUR_DASHES = (0, (5, 4))
+ONLINE_DASHES = (0, (1, 2))
 MOST_SINGLE_LINES = 10  # with more thin lines than this in the picture only the bands are drawn
 MOST_BANDS = 7  # with more curves than this, bands would hide the lines: intervals stand in the labels
 
@@ -52,6 +53,7 @@ class Curve:
 
     updates: (T,). middle, low, high: (T,), interquartile mean over lanes and episodes, and its 95 % interval.
     lanes: (lanes, T), the same mean of each lane's own episodes. episodes: of each lane in an evaluation.
+    online_from: the update from which on the policy also learned from its environment; None: it never did.
     """
 
     label: str
@@ -61,6 +63,7 @@ class Curve:
     high: np.ndarray
     lanes: np.ndarray
     episodes: int
+    online_from: int | None = None
 
     def __post_init__(self):
         shape, points = np.shape(self.lanes), np.shape(self.updates)
@@ -115,6 +118,8 @@ def plot_curves(path: Path, curves: list[Curve], behaviour_score: float | None, 
     _start_at_zero(axes, curves)
     if behaviour_score is not None:
         axes.axhline(behaviour_score, color=TEXT, linewidth=1.2, linestyle=BEHAVIOUR_DASHES, zorder=2)
+    for update in {curve.online_from for curve in curves} - {None}:
+        axes.axvline(update, color=TEXT, linewidth=1.2, linestyle=ONLINE_DASHES, zorder=2)
     axes.margins(y=0.08)
     _write_caption(figure, _caption(curves, banded, singles, behaviour_score is not None))
     axes.autoscale_view(scalex=False)
@@ -275,6 +280,7 @@ def _caption(curves: list[Curve], banded: bool, singles: bool, behaviour: bool) 
     parts += ["thin: single lanes"] if singles and many else []
     parts += ["cross: diverged"] if any(not np.isfinite(curve.lanes[:, -1]).all() for curve in curves) else []
     parts += ["dashed: the same of the data's episodes"] if behaviour else []
+    parts += ["dotted: online from there on"] if any(curve.online_from is not None for curve in curves) else []
     return "; ".join(parts)
 
 

@@ -176,6 +176,8 @@ def report_table(report: Report) -> Table:
 def plot_runs(folders: list[Path], path: Path) -> None:
     """Score over updates of one or several runs of the same task: one line each, of a sweep one for each arm.
 
+    The line of a fine-tuned run begins with the run that it went on from, where that is still there.
+
     path: .pdf, .png or .svg. Raises InputError for another ending, where a folder holds no evaluations, or the runs
     were scored on different tasks.
     """
@@ -186,7 +188,7 @@ def plot_runs(folders: list[Path], path: Path) -> None:
         raise InputError(f"runs of different tasks do not share an axis: {', '.join(tasks)}")
     title, names = _names(runs)
     curves = [
-        curve_of(", ".join(filter(None, [name, arm])), run.rows, lanes)
+        curve_of(", ".join(filter(None, [name, arm])), run.rows, lanes, online_from=run.online_from)
         for run, name in zip(runs, names, strict=True)
         for arm, lanes in run.arms.items()
     ]
@@ -257,10 +259,12 @@ def curve_of(
     *,
     most_points: int | None = None,
     resamples: int = 2000,
+    online_from: int | None = None,
 ) -> Any:
     """The line of some lanes. One that lacks episodes at an update, as it has diverged, does not count there.
 
     most_points: so many evaluations at most, evenly, the last one among them. resamples: of each interval.
+    online_from: as of `Curve`.
     """
     from tether.plots.curves import Curve
 
@@ -282,7 +286,7 @@ def curve_of(
             summary = aggregate(np.asarray(counted), resamples)
             summaries[:, column] = summary.iqm, summary.ci95_low, summary.ci95_high
     middle, low, high = summaries
-    return Curve(label, np.asarray(updates), middle, low, high, own, episodes)
+    return Curve(label, np.asarray(updates), middle, low, high, own, episodes, online_from)
 
 
 def lane_score(lane: Mapping[str, Any]) -> float | None:
@@ -351,6 +355,7 @@ class _StoredRun(NamedTuple):
     arms: dict[str, list[int]]  # name -> its lanes; "" where nothing was swept
     rows: list[dict[str, Any]]  # of evaluations.jsonl
     behaviour: float | None  # interquartile mean of the data's episodes
+    online_from: int | None  # the update from which on it was fine-tuned
 
 
 def _read_run(folder: Path) -> _StoredRun:
@@ -369,7 +374,25 @@ def _read_run(folder: Path) -> _StoredRun:
     rows = evaluation_log(folder).read()
     if not rows:
         raise InputError(f"{folder}: holds no evaluations to plot")
-    return _StoredRun(folder, *what, score_name, arms, rows, _stored_behaviour(folder))
+    earlier, online_from = _offline_part(folder, config)
+    return _StoredRun(folder, *what, score_name, arms, earlier + rows, _stored_behaviour(folder), online_from)
+
+
+def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | None]:
+    """The evaluations of the run that a fine-tuned one went on from, and the update of that; none where it is not there
+    any more. Folders that were moved together are found beside each other."""
+    parent = (config.get("finetuning") or {}).get("parent")
+    if parent is None:
+        return [], None
+    for place in (Path(parent["folder"]), folder.resolve().parent / Path(parent["folder"]).name):
+        try:
+            before = _read_run(place)
+        except InputError:
+            continue
+        if before.environment == config["environment"] and sum(map(len, before.arms.values())) == len(config["lanes"]):
+            rows = [row for row in before.rows if row["update"] < parent["update"]]
+            return rows, parent["update"] if before.online_from is None else before.online_from
+    return [], parent["update"]
 
 
 def _stored_behaviour(folder: Path) -> float | None:

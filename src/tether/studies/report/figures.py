@@ -1,6 +1,6 @@
 """Figures of a report: curves of each task with what is published, performance profiles, intervals of aggregates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from tether.runs.records import JsonLines
 from tether.runs.report import curve_of
 from tether.studies.report.material import Material
 from tether.studies.reproduce.bands import Number, all_tables
-from tether.studies.reproduce.targets import METHODS
+from tether.studies.reproduce.outcomes import decides_alike
+from tether.studies.reproduce.targets import trained_as
 
 __all__ = ["FORMATS", "draw_figures"]
 
@@ -71,18 +72,19 @@ def _curves(material: Material, task: str) -> list[Curve]:
             rows = JsonLines(run.folder / "evaluations.jsonl").read()
             lanes = range(len(run.config["lanes"]))
             found.append(curve_of(label, rows, lanes, most_points=MOST_POINTS, resamples=RESAMPLES))
-            if number == 0 and (numbers := _published(str(run.config["algorithm"]), task, run.updates)):
+            if number == 0 and (numbers := _published(run.config, task, run.updates)):
                 published.append(_published_curve(f"{run.config['algorithm']}, published", numbers))
     return found + published
 
 
-def _published(algorithm: str, task: str, updates: int) -> list[Number]:
-    """The points of a published curve of the algorithm on the task, as far as the run has come."""
+def _published(config: Mapping[str, Any], task: str, updates: int) -> list[Number]:
+    """The points of a published curve of what a run trains on the task, as far as the run has come."""
     for table in all_tables().values():
         if table.curve in ("", None) and "curve" not in table.name:
             continue
         for method in table.methods:
-            if METHODS.get(method.lower(), method.lower()) == algorithm:
+            algorithm, options = trained_as(table, method)
+            if algorithm == config["algorithm"] and decides_alike(config, options):
                 numbers = [n for n in table.find(task, method) if n.updates and n.updates <= 1.25 * updates]
                 if len(numbers) > 1 or (numbers and table.band):
                     return numbers

@@ -1,5 +1,6 @@
 """From run folders to verdicts: scores at the published updates, what they are compared with, what must be said."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from tether.studies.reproduce.bands import Number, find_table
 from tether.studies.reproduce.targets import Cell
 from tether.studies.reproduce.verdict import Verdict, band_of, judge
 
-__all__ = ["Milestone", "Outcome", "changes_of", "origin_of", "outcome_of", "run_for", "scores_at"]
+__all__ = ["Milestone", "Outcome", "changes_of", "decides_alike", "origin_of", "outcome_of", "run_for", "scores_at"]
 
 FRAMING = {"chunk": 1, "n_step": 1, "history": 1}  # options that say what a decision is, and those of single steps
 
@@ -68,6 +69,9 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
         reason = cell.obstacle or "not run yet"
         return Outcome(cell, None, 0, Verdict("not comparable", reason), (), {}, {})
     config, curves = parse_json(read_bytes(run / "config.json")), read_curves(run)
+    if config.get("finetuning"):
+        reason = "fine-tuned in its environment, and the published numbers are of training on data alone"
+        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, _result(run))
     done = int(curves.updates[-1]) if len(curves.updates) else 0
     notes = _reservations(cell, config)
     milestones = _milestones(cell, curves, notes)
@@ -148,6 +152,12 @@ def changes_of(cell: Cell, config: dict[str, Any]) -> list[str]:
     return [f"{name} {was} ({asked})" for name, (was, asked) in found.items() if not _same(was, asked)]
 
 
+def decides_alike(config: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether a run's decisions are those of `options`: chunks, steps of returns, histories."""
+    framing = config.get("data", {}).get("framing", {})
+    return all(framing.get(name, one) == options.get(name, one) for name, one in FRAMING.items())
+
+
 def _filter(config: dict[str, Any]) -> str | None:
     """The rule by which episodes were chosen; runs of tether 0.1 do not say."""
     return config.get("data", {}).get("filter", {}).get("name")
@@ -204,8 +214,7 @@ def run_for(cells: list[Cell], run: Path) -> Cell:
     known = {config.get("notes", {}).get("preset"), data.get("dataset")}
     fits = [cell for cell in cells if cell.algorithm == config["algorithm"]]
     fits = [cell for cell in fits if _same(_filter(config), cell.options.get("data_filter", "none"))] or fits
-    framing = data.get("framing", {})
-    fits = [c for c in fits if all(framing.get(n, one) == c.options.get(n, one) for n, one in FRAMING.items())] or fits
+    fits = [cell for cell in fits if decides_alike(config, cell.options)] or fits
     chosen = fits if len(fits) == 1 == len(cells) else [cell for cell in fits if cell.task in known]
     if len(chosen) != 1:
         what = f"{config['algorithm']} on {data.get('dataset')}"

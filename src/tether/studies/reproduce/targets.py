@@ -19,7 +19,7 @@ from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
 from tether.studies.reproduce.bands import PublishedTable, all_tables, find_table
 
-__all__ = ["Cell", "environment_of", "find_cells", "source_of", "table_lines"]
+__all__ = ["Cell", "environment_of", "find_cells", "source_of", "table_lines", "trained_as"]
 
 # Published names that are not the algorithm's own in small letters.
 METHODS = {
@@ -93,20 +93,20 @@ def _begins(part: str, task: str) -> bool:
     return task.startswith(f"{part}-")
 
 
-def _algorithm(table: PublishedTable, method: str) -> str:
-    """What tether calls it, if it has it."""
-    return table.trained.get(method, {}).get("algorithm", METHODS.get(method.lower(), method.lower()))
+def trained_as(table: PublishedTable, method: str) -> tuple[str, dict[str, Any]]:
+    """(what tether calls the algorithm, if it has it; the options of `tether train` that make it this method)."""
+    entry = table.trained.get(method, {})
+    return entry.get("algorithm", METHODS.get(method.lower(), method.lower())), dict(entry.get("options", {}))
 
 
 def _cell(table: PublishedTable, task: str, method: str, variant: str) -> Cell:
-    trained = table.trained.get(method, {})
-    algorithm = _algorithm(table, method)
+    algorithm, own_options = trained_as(table, method)
     changes: dict[str, Any] = {}
-    for beginning, values in trained.get("hyperparameters", {}).items():
+    for beginning, values in table.trained.get(method, {}).get("hyperparameters", {}).items():
         changes |= values if task.startswith(beginning) else {}
     changes |= table.variants.get(variant, {})
     preset = changes.pop("preset", "{task}").format(task=re.sub(r"-singletask-task\d+-", "-singletask-", task))
-    options = {"preset": preset} | trained.get("options", {})
+    options = {"preset": preset} | own_options
     options |= {"data_filter": FILTERS[method]} if method in FILTERS else {}
     if any(task.startswith(beginning) for beginning in table.sparse):
         options["reward_transform"] = "sparse"
@@ -152,6 +152,6 @@ def table_lines() -> Sequence[tuple[str, str, str, str]]:
     """For `--list`: name, title, numbers and tasks, what of it can be run."""
     rows = []
     for table in all_tables().values():
-        runnable = [method for method in table.own if _algorithm(table, method) in ALGORITHMS]
+        runnable = [method for method in table.own if trained_as(table, method)[0] in ALGORITHMS]
         rows.append((table.name, table.title, f"{len(table.numbers):,}", ", ".join(runnable) or "-"))
     return rows
