@@ -34,6 +34,18 @@ PNG = b"\x89PNG\r\n"
 # --- help and usage -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("words", [["train", "--help"], ["algorithms"]])
+def test_a_reader_that_has_seen_enough_is_no_fault(words: list[str]) -> None:
+    """`tether train --help | head -1`: no traceback, nothing on stderr."""
+    command = [sys.executable, "-m", "tether", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # long before it writes
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 def test_help_lists_every_command() -> None:
     code, out, err = tether("--help")
     assert (code, err) == (0, "")

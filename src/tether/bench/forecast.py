@@ -8,6 +8,7 @@ to the whole data set between phases (QGPO, SfBC, AWR) is not in it.
 import functools
 import statistics
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from tether.bench.results import COSTS, read_figures
 from tether.bench.rounds import alternate, matmul_program
 from tether.data import view_of
 from tether.environments import Task
-from tether.environments.make import make_environment
+from tether.environments.make import ignore_ogbench, make_environment
 from tether.machine.memory import tree_bytes
 from tether.types import Spec
 
@@ -123,15 +124,17 @@ def evaluation_seconds(algorithm: Any, task: Task, lanes: int, episodes: int) ->
 @functools.cache
 def _step_seconds(task: Task) -> tuple[float, int]:
     """(seconds of a step of the environment, most steps of an episode)."""
-    environment = make_environment(task)
-    environment.action_space.seed(0)
-    environment.reset(seed=0)
-    actions = [environment.action_space.sample() for _ in range(SAMPLED_STEPS)]
-    started = time.perf_counter()
-    for action in actions:
-        if any(environment.step(action)[2:4]):
-            environment.reset()
-    step = (time.perf_counter() - started) / SAMPLED_STEPS
+    with warnings.catch_warnings():
+        ignore_ogbench()
+        environment = make_environment(task)
+        environment.action_space.seed(0)
+        environment.reset(seed=0)
+        actions = [environment.action_space.sample() for _ in range(SAMPLED_STEPS)]
+        started = time.perf_counter()
+        for action in actions:
+            if any(environment.step(action)[2:4]):
+                environment.reset()
+        step = (time.perf_counter() - started) / SAMPLED_STEPS
     horizon = task.horizon or getattr(environment.spec, "max_episode_steps", None) or 1000
     environment.close()
     return step, horizon

@@ -9,6 +9,7 @@ progress and errors to stderr. JAX is imported by the subcommands that need it, 
 
 import dataclasses
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn, Union
@@ -67,6 +68,14 @@ DESCRIPTION = (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `tether` command; `arguments` default to the process's own."""
+    try:
+        _main(arguments)
+    except BrokenPipeError:  # who read us has seen enough: `tether train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        sys.exit(1)
+
+
+def _main(arguments: Sequence[str] | None) -> NoReturn:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["--version"]:
         sys.stdout.write(f"tether {__version__}\n")
@@ -136,6 +145,8 @@ def _guarded(command: Any) -> int:
     except InputError as error:
         return fail(2, f"error: {error}")
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise
         return fail(1, f"error: {error}")
     except Terminated as stop:
         return fail(128 + stop.signal_number, str(stop))
@@ -148,3 +159,12 @@ def _guarded(command: Any) -> int:
         if isinstance(error, Busy | CheckpointError):
             return fail(1, f"error: {error}")
         raise  # a bug: its traceback is what helps
+
+
+def _nobody_reads() -> bool:
+    """Whether it is stdout whose other end is closed, and not a connection of a server or a logger."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
