@@ -115,6 +115,11 @@ class Online:
 
         Raises Interrupted after SIGINT or SIGTERM: when the episode has ended and a checkpoint is written.
         """
+        if not to_the_end and (missing := self._missing(levels)):
+            self.display.message(
+                f"until an evaluation, every {self.training.eval_every_steps:,} steps, reaches {missing[-1]:g} "
+                f"({self.place.task.score_name}); at most {self.steps:,} steps"
+            )
         self.display.begin("collect", self.log.rows, self.steps, "steps")
         with contextlib.ExitStack() as stack:
             environment, other = (stack.enter_context(contextlib.closing(self.place.open())) for _ in range(2))
