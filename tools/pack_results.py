@@ -42,14 +42,18 @@ def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
 def summary_of(study: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What runs.json says of each run of a study: the command, and result.json without its single episodes."""
     documents: dict[str, dict[str, Any]] = {}
+    commands: dict[str, str] = {}  # study folder -> what made its runs
     for row in rows:
+        if row["file"] == "reproduce.json":
+            commands[row["run"]] = _reproduce_command(row["row"]["options"])
         if row["file"] in ("config.json", "result.json"):
             documents.setdefault(row["run"], {})[row["file"]] = row["row"]
     summaries = []
     for run, files in documents.items():
         config, result = files.get("config.json", {}), files.get("result.json", {"status": "stopped"})
+        command = config.get("notes", {}).get("command") or commands.get(run.partition("/")[0])
         summaries.append(
-            {"study": study, "run": run, "command": config.get("notes", {}).get("command")}
+            {"study": study, "run": run, "command": command}
             | {name: config[name] for name in ("algorithm", "commit") if name in config}
             | {"dataset": config.get("data", {}).get("dataset")}
             | {name: result[name] for name in SUMMARY if name in result}
@@ -57,6 +61,15 @@ def summary_of(study: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             | _circumstances(config)
         )
     return summaries
+
+
+def _reproduce_command(options: dict[str, Any]) -> str:
+    """`tether reproduce` as it was told; folders are the machine's own."""
+    words = ["tether reproduce", options["target"]]
+    for name in ("updates", "pretrain_updates", "eval_episodes", "seeds", "precision"):
+        if options[name] is not None:
+            words.append(f"--{name.replace('_', '-')} {options[name]}")
+    return " ".join([*words, *(f"--set {name}={value}" for name, value in options["hyperparameters"].items())])
 
 
 def _circumstances(config: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +84,10 @@ def _circumstances(config: dict[str, Any]) -> dict[str, Any]:
         "precision": settings.get("precision", "float32"),
         "data_sha256": config.get("data", {}).get("sha256"),
     }
+    framing = {name: n for name, n in config.get("data", {}).get("framing", {}).items() if n not in (None, False, 1)}
+    protocol |= {"framing": framing} if framing else {}
+    if parent := (config.get("finetuning") or {}).get("parent"):
+        protocol["online_from"] = parent["update"]
     machine = f"{config.get('device', 'unknown')} x {config.get('devices') or 1}"
     return {"protocol": protocol, "versions": config.get("versions", {}), "machine": machine}
 

@@ -33,7 +33,8 @@ INTRODUCTION = (
     "Written by `tools/results_page.py` from the committed runs "
     "([`benchmarks/results`](../benchmarks/README.md#learning)); every row's raw curves, configuration and command are "
     "in its table there. A score is the interquartile mean over seeds and the episodes of the last evaluation, with "
-    "its 95 % bootstrap interval. The verdict is [`tether reproduce`](reproduce.md)'s, on the mean; data named like "
+    "its 95 % bootstrap interval; of success rates it is their mean. The verdict is [`tether reproduce`]"
+    "(reproduce.md)'s, on the mean; data named like "
     "D4RL's without a version are **not D4RL's files**, and most runs are far shorter than the published ones, which "
     "the verdict says.\n"
 )
@@ -78,13 +79,17 @@ def _row(run: dict[str, Any], found: Outcome | None) -> list[str]:
     if run.get("iqm") is not None:
         low, high = run["ci95"]
         score = f"{run['iqm']:.1f} [{low:.1f}, {high:.1f}]"
+    if run["protocol"]["score"] == "success rate" and run.get("last"):  # of successes the middle half says nothing
+        score = f"{run['last']['mean']:.1f} (mean)"
     updates = f"{run['updates']:,}" if run.get("updates") else run["status"]
     published = "-" if found is None or found.published is None else f"{found.published:g}"
     verdict = "-" if found is None else f"{found.verdict.word}: {found.verdict.reason}"
     changed = [] if found is None or found.run is None else changes_of(found.cell, found.config)
     verdict += f"; **not the published setting**: {', '.join(changed)}" if changed else ""
-    name = run["run"].rpartition("/")[2]
-    return [name, run["algorithm"], str(run["dataset"]), updates, str(run["seeds"]), score, published, verdict]
+    name, protocol = run["run"].rpartition("/")[2], run["protocol"]
+    method = " ".join([run["algorithm"], *(f"--{option} {n}" for option, n in protocol.get("framing", {}).items())])
+    method += f", online from {protocol['online_from']:,}" if "online_from" in protocol else ""
+    return [name, method, str(run["dataset"]), updates, str(run["seeds"]), score, published, verdict]
 
 
 def page() -> str:
