@@ -237,6 +237,7 @@ OGBENCH = {
     "puzzle-3x3-play": (1000, "mean", 0.99),
     "puzzle-4x4-play": (1000, "mean", 0.99),
 }
+LARGER_CUBES = ("cube-triple-play", "cube-quadruple-play")  # on which QC's authors ran FQL
 
 
 @pytest.mark.parametrize("name", OGBENCH)
@@ -258,10 +259,14 @@ def test_presets(name: str) -> None:
 
 
 def test_presets_are_for_environments_that_exist() -> None:
-    for algorithm in ("fql", "ifql"):
-        tasks = [task for task in preset_names(algorithm) if "-singletask-" in task]
-        assert tasks == [f"{name}-singletask-v0" for name in OGBENCH]
-    for name in OGBENCH:
+    for algorithm, names in (("fql", {*OGBENCH, *LARGER_CUBES}), ("ifql", {*OGBENCH})):
+        tasks = {task for task in preset_names(algorithm) if "-singletask-" in task}
+        assert tasks == {f"{name}-singletask-v0" for name in names}
+    for name in LARGER_CUBES:
+        assert (
+            FQL(**find_recipe("fql", f"ogbench:{name}-singletask-task2-v0").hyperparameters).distillation_weight == 300
+        )
+    for name in (*OGBENCH, *LARGER_CUBES):
         assert f"{name.rpartition('-')[0]}-singletask-task5-v0" in gymnasium.registry
     # D4RL's maze of nearly the same name has settings of its own
     d4rl = find_recipe("fql", "d4rl:antmaze-large-play-v2")
