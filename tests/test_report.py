@@ -206,6 +206,17 @@ def test_a_lane_that_ended_early_is_drawn_until_then(tmp_path: Path, monkeypatch
     assert behaviour is None  # there is no result.json yet
 
 
+def test_a_line_of_successes_is_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    run_of(tmp_path, {100: [[0, 0, 0, 0, 0]], 200: [[100, 0, 0, 0, 0]]})
+    plot_runs([tmp_path], tmp_path / "picture.png")
+    ((_, (curve,), *_),) = drawn
+    np.testing.assert_array_equal([curve.middle, *curve.lanes], [[0, 20], [0, 20]])
+    assert curve.high[1] > 20
+    assert curve.statistic == "mean"
+
+
 def test_runs_of_different_tasks_do_not_share_a_picture(tmp_path: Path) -> None:
     other = copy_run(tmp_path / "other")
     config = json.loads((other / "config.json").read_text())

@@ -8,6 +8,7 @@ from tether.evaluation.statistics import (
     Summary,
     aggregate,
     interquartile_mean,
+    statistic_of,
     stratified_bootstrap_interval,
 )
 
@@ -113,15 +114,29 @@ def test_coverage_with_noisy_episodes() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (3, 4)])
 def test_constant_scores_have_no_width(shape: tuple[int, int]) -> None:
     lanes, episodes = shape
-    assert aggregate(np.full(shape, 2.5)) == Summary(2.5, 2.5, 2.5, 2.5, lanes, episodes)
+    assert aggregate(np.full(shape, 2.5)) == Summary(2.5, 2.5, 2.5, 2.5, lanes, episodes, "mean")
 
 
 def test_aggregate() -> None:
     scores = np.arange(12, dtype=np.int64).reshape(3, 4)
     summary = aggregate(scores)
-    assert (summary.iqm, summary.mean, summary.lanes, summary.episodes) == (5.5, 5.5, 3, 4)
+    assert (summary.iqm, summary.mean, summary.lanes, summary.episodes, summary.statistic) == (5.5, 5.5, 3, 4, "IQM")
     assert summary.ci95_low < 5.5 < summary.ci95_high
     assert all(type(value) is float for value in (summary.iqm, summary.ci95_low, summary.mean))
+
+
+def test_successes_are_summed_up_by_their_mean() -> None:
+    """Their middle half would be the commoner outcome: nothing of 6 successes in 50."""
+    scores = np.zeros((2, 25))
+    scores[0, :5] = scores[1, 0] = 100.0
+    summary = aggregate(scores)
+    assert interquartile_mean(scores) == 0
+    assert (summary.iqm, summary.mean, summary.statistic) == (12.0, 12.0, "mean")
+    assert 0 <= summary.ci95_low < 12 < summary.ci95_high
+    low, high = stratified_bootstrap_interval(scores, np.mean)
+    assert (summary.ci95_low, summary.ci95_high) == (low, high)
+    scores[0, 0] = np.nan
+    assert statistic_of(scores) is np.mean
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ class Evaluate:
         from rich.table import Table
 
         from tether.api import evaluate
+        from tether.evaluation.statistics import IQM_WORDS
 
         acting = assignments("--set", self.set)
         how: dict[str, Any] = {"episodes": self.episodes, "quiet": self.quiet, "acting": acting, "video": self.video}
@@ -64,6 +65,7 @@ class Evaluate:
             table.add_row(str(lane), *cells)
         if sum(alive) > 1:
             table.add_row("all", *_outcome(outcome, scores, np.flatnonzero(alive).tolist()))
+        table.caption, table.caption_justify = IQM_WORDS, "left"
         print_out(table)
         return 0 if all(alive) else fail(1, f"{alive.count(False)} of {len(alive)} lanes diverged")
 

@@ -15,11 +15,13 @@ from jaxtyping import Float, Int
 from tether.errors import InputError
 
 __all__ = [
+    "IQM_WORDS",
     "Summary",
     "aggregate",
     "interquartile_mean",
     "interval_text",
     "mean_interval",
+    "statistic_of",
     "stratified_bootstrap_interval",
     "three_digits",
 ]
@@ -27,6 +29,9 @@ __all__ = [
 Statistic = Callable[..., np.ndarray]
 """`statistic(scores, axis=1)`: scores (resamples, lanes * episodes) -> (resamples,), as `np.mean` does."""
 
+IQM_WORDS = (
+    "IQM: interquartile mean, of the middle half of all episodes; of episodes that only succeed or fail, their mean"
+)
 CHUNK = 1_000_000  # scores resampled at once, which bounds the memory to tens of MB
 
 
@@ -34,27 +39,41 @@ CHUNK = 1_000_000  # scores resampled at once, which bounds the memory to tens o
 class Summary:
     """One result in six numbers, in the scores' unit."""
 
-    iqm: float
+    iqm: float  # or the mean, as `statistic` says
     ci95_low: float
     ci95_high: float
     mean: float
     lanes: int
     episodes: int
+    statistic: str = "IQM"  # or "mean": what `iqm` and its interval are (`statistic_of`)
 
     def __str__(self) -> str:
         """`43.1 [41.0, 45.2]`: interquartile mean and 95 % interval."""
         return interval_text(self.iqm, self.ci95_low, self.ci95_high)
 
 
-def aggregate(scores: np.ndarray, resamples: int = 2000, seed: int = 0) -> Summary:
+def aggregate(
+    scores: np.ndarray, resamples: int = 2000, seed: int = 0, statistic: Statistic | None = None
+) -> Summary:
     """Interquartile mean of all scores (lanes, episodes), its 95 % bootstrap interval, and the plain mean.
 
+    statistic: instead of the interquartile mean; None: as `statistic_of` these scores.
     Raises: InputError as `stratified_bootstrap_interval`.
     """
     scores = _checked(scores)
-    low, high = stratified_bootstrap_interval(scores, interquartile_mean, resamples=resamples, seed=seed)
-    lanes, episodes = scores.shape
-    return Summary(interquartile_mean(scores), low, high, float(scores.mean()), lanes, episodes)
+    statistic = statistic or statistic_of(scores)
+    low, high = stratified_bootstrap_interval(scores, statistic, resamples=resamples, seed=seed)
+    name = "IQM" if statistic is interquartile_mean else "mean"
+    return Summary(float(statistic(scores)), low, high, float(scores.mean()), *scores.shape, name)
+
+
+def statistic_of(scores: np.ndarray) -> Statistic:
+    """What sums such scores up: their interquartile mean, or of no more than two values their mean.
+
+    Episodes that only succeed or fail have no middle half: it would hold the more frequent outcome alone, so that 6
+    successes of 50 came to 0 and 44 to 100.
+    """
+    return np.mean if len(np.unique(scores[np.isfinite(scores)])) <= 2 else interquartile_mean
 
 
 @overload

@@ -41,6 +41,7 @@ PANEL_INCHES, PANEL_COLUMNS = (4.0, 2.6), 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("solid", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKS = 10  # on a line, at most
+WORDS = {"IQM": "interquartile mean", "mean": "mean"}
 BEHAVIOUR_DASHES = (0, (5, 4))
 ONLINE_DASHES = (0, (1, 2))
 MOST_SINGLE_LINES = 10  # with more thin lines than this in the picture only the bands are drawn
@@ -51,9 +52,10 @@ MOST_BANDS = 7  # with more curves than this, bands would hide the lines: interv
 class Curve:
     """What one line shows; NaN where there is no score (a lane that has diverged).
 
-    updates: (T,). middle, low, high: (T,), interquartile mean over lanes and episodes, and its 95 % interval.
-    lanes: (lanes, T), the same mean of each lane's own episodes. episodes: of each lane in an evaluation.
+    updates: (T,). middle, low, high: (T,), `statistic` over lanes and episodes, and its 95 % interval.
+    lanes: (lanes, T), the same of each lane's own episodes. episodes: of each lane in an evaluation.
     online_from: the update from which on the policy also learned from its environment; None: it never did.
+    statistic: "IQM", the interquartile mean, or "mean".
     """
 
     label: str
@@ -64,6 +66,7 @@ class Curve:
     lanes: np.ndarray
     episodes: int
     online_from: int | None = None
+    statistic: str = "IQM"
 
     def __post_init__(self):
         shape, points = np.shape(self.lanes), np.shape(self.updates)
@@ -276,7 +279,8 @@ def _caption(curves: list[Curve], banded: bool, singles: bool, behaviour: bool) 
     episodes = _range({curve.episodes for curve in curves}, "episode")
     many = max(len(curve.lanes) for curve in curves) > 1
     interval = "its 95 % bootstrap interval" + ("" if many else " over the episodes")
-    parts = [f"line: interquartile mean of {lanes} x {episodes}", f"{'band' if banded else 'in brackets'}: {interval}"]
+    statistics = " or ".join(sorted({WORDS[curve.statistic] for curve in curves}))
+    parts = [f"line: {statistics} of {lanes} x {episodes}", f"{'band' if banded else 'in brackets'}: {interval}"]
     parts += ["thin: single lanes"] if singles and many else []
     parts += ["cross: diverged"] if any(not np.isfinite(curve.lanes[:, -1]).all() for curve in curves) else []
     parts += ["dashed: the same of the data's episodes"] if behaviour else []

@@ -153,7 +153,8 @@ class Display(Callback):
     def on_evaluation(self, rows: list[Row]) -> None:
         """Show the score."""
         (update, scores), *_ = scores_by_update(rows).items()
-        self.score(update, f"{aggregate(scores)} (IQM)")
+        summary = aggregate(scores)
+        self.score(update, f"{summary} ({summary.statistic})")
 
     def score(self, update: int, text: str) -> None:
         """The outcome of an evaluation; stays beside the bar and is printed as a line."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tether.environments import Task
 from tether.errors import InputError
-from tether.evaluation.statistics import Summary, aggregate, interquartile_mean, interval_text
+from tether.evaluation.statistics import IQM_WORDS, Summary, aggregate, interval_text, statistic_of
 from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.machine.reading import parse_json, read_bytes
 from tether.runs.alarms import alarms_of
@@ -147,7 +147,7 @@ def _last_words(curve: Any, arm: Arm) -> str:
     """`IQM 43.1 [41.0, 45.2], 1 of 4 diverged`: what a panel shows at its end."""
     known = np.flatnonzero(np.isfinite(curve.middle))
     ends = [float(values[known[-1]]) for values in (curve.middle, curve.low, curve.high)] if known.size else []
-    parts = [f"IQM {interval_text(*ends)}"] if ends else []
+    parts = [f"{curve.statistic} {interval_text(*ends)}"] if ends else []
     parts += [f"{len(arm.diverged)} of {len(arm.lanes)} diverged"] if arm.diverged else []
     return ", ".join(parts)
 
@@ -155,7 +155,7 @@ def _last_words(curve: Any, arm: Arm) -> str:
 def report_table(report: Report) -> Table:
     """Behaviour, last and best evaluation, a row each; with a sweep also one for each combination."""
     table = Table(title=f"{report.folder.resolve().name}: {report.score_name}", title_justify="left")
-    table.caption, table.caption_justify = "IQM: interquartile mean, of the middle half of all episodes", "left"
+    table.caption, table.caption_justify = IQM_WORDS, "left"
     table.add_column("")
     for column in ("IQM", "95 % interval of it", "mean", "episodes"):
         table.add_column(column, justify="right")
@@ -276,17 +276,19 @@ def curve_of(
         places = np.linspace(0, len(updates) - 1, most_points).round().astype(int)
         updates = [updates[place] for place in places]
     own, summaries = np.full((len(lanes), len(updates)), np.nan), np.full((3, len(updates)), np.nan)
+    statistic = statistic_of(np.concatenate(list(scores.values())))  # one for the whole line
+    name = "IQM"
     for column, update in enumerate(updates):
         found = [scores.get((update, lane), []) for lane in lanes]
         whole = [np.isfinite(values).all() and len(values) == max(map(len, found)) > 0 for values in found]
         for lane, values in enumerate(found):
-            own[lane, column] = interquartile_mean(np.asarray(values)) if whole[lane] else np.nan
+            own[lane, column] = statistic(np.asarray(values)) if whole[lane] else np.nan
         if any(whole):
             counted = [values for values, counts in zip(found, whole, strict=True) if counts]
-            summary = aggregate(np.asarray(counted), resamples)
-            summaries[:, column] = summary.iqm, summary.ci95_low, summary.ci95_high
+            summary = aggregate(np.asarray(counted), resamples, statistic=statistic)
+            summaries[:, column], name = (summary.iqm, summary.ci95_low, summary.ci95_high), summary.statistic
     middle, low, high = summaries
-    return Curve(label, np.asarray(updates), middle, low, high, own, episodes, online_from)
+    return Curve(label, np.asarray(updates), middle, low, high, own, episodes, online_from, name)
 
 
 def lane_score(lane: Mapping[str, Any]) -> float | None:
