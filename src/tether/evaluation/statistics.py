@@ -52,9 +52,7 @@ class Summary:
         return interval_text(self.iqm, self.ci95_low, self.ci95_high)
 
 
-def aggregate(
-    scores: np.ndarray, resamples: int = 2000, seed: int = 0, statistic: Statistic | None = None
-) -> Summary:
+def aggregate(scores: np.ndarray, resamples: int = 2000, seed: int = 0, statistic: Statistic | None = None) -> Summary:
     """Interquartile mean of all scores (lanes, episodes), its 95 % bootstrap interval, and the plain mean.
 
     statistic: instead of the interquartile mean; None: as `statistic_of` these scores.

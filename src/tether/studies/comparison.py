@@ -221,8 +221,9 @@ def legend(scored: bool, score_name: str) -> list[str]:
     """What the columns mean, a line each."""
     score = (
         f"last, best score: interquartile mean [95 % bootstrap interval] of the {score_name}s over seeds and "
-        "episodes (the mean, where they only succeed or fail), at the last evaluation and at the one with the highest mean, which is chosen with hindsight. With "
-        "few seeds the interval is too narrow: it covers the truth in 74 of 100 cases with 3, in 89 with 10. "
+        "episodes (the mean, where they only succeed or fail), at the last evaluation and at the one with the highest "
+        "mean, which is chosen with hindsight. With few seeds the interval is too narrow: it covers the truth in 74 of "
+        "100 cases with 3, in 89 with 10. "
         "over seeds: plain mean at the last evaluation [95 % interval by Student's t over the seeds' means], which is "
         "as wide as few seeds make it."
     )
