@@ -62,7 +62,8 @@ def aggregate(scores: np.ndarray, resamples: int = 2000, seed: int = 0, statisti
     statistic = statistic or statistic_of(scores)
     low, high = stratified_bootstrap_interval(scores, statistic, resamples=resamples, seed=seed)
     name = "IQM" if statistic is interquartile_mean else "mean"
-    return Summary(float(statistic(scores)), low, high, float(scores.mean()), *scores.shape, name)
+    lanes, episodes = scores.shape
+    return Summary(float(statistic(scores)), low, high, float(scores.mean()), lanes, episodes, name)
 
 
 def statistic_of(scores: np.ndarray) -> Statistic:
