@@ -23,7 +23,6 @@ __all__ = ["Cell", "environment_of", "find_cells", "source_of", "table_lines", "
 
 # Published names that are not the algorithm's own in small letters.
 METHODS = {
-    "10% bc": "bc",
     "td3+bc": "td3-bc",
     "onestep rl": "onestep",
     "diffusion-ql": "dql",
@@ -31,7 +30,6 @@ METHODS = {
     "idql-a": "idql",
     "bfn": "best-of-n",
 }
-FILTERS = {"10% BC": "top=0.1"}
 
 
 class Cell(NamedTuple):
@@ -107,7 +105,6 @@ def _cell(table: PublishedTable, task: str, method: str, variant: str) -> Cell:
     changes |= table.variants.get(variant, {})
     preset = changes.pop("preset", "{task}").format(task=re.sub(r"-singletask-task\d+-", "-singletask-", task))
     options = {"preset": preset} | own_options
-    options |= {"data_filter": FILTERS[method]} if method in FILTERS else {}
     if any(task.startswith(beginning) for beginning in table.sparse):
         options["reward_transform"] = "sparse"
     obstacle = ""
