@@ -54,7 +54,7 @@ def play(steps: list[Step], schedule: VP, count: int, rng: np.random.Generator) 
         behaviour, by_mean = steps[n - 1]
         mu = interpolate(behaviour, action)
         # The maximum's gradient by mu is -eta (mu - m) / beta (envelope theorem).
-        slope = np.stack(np.gradient(by_mean, SPACING), axis=-1)
+        slope = np.stack(list(np.gradient(by_mean, SPACING)), axis=-1)
         mean = mu + schedule.beta[n] / ETA * interpolate(slope, mu)
         path_kl += ((mean - mu) ** 2).sum(axis=-1) / (2 * schedule.beta[n])
         action = mean + schedule.deviation[n] * rng.normal(size=mean.shape)
@@ -134,7 +134,7 @@ def measure(name: str, schedule: VP) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("problems", nargs="*", default=["2spirals", "swissroll"])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--out", type=Path)

@@ -25,12 +25,12 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from tether.data import load_dataset, prepare
-from tether.data.logs.importing import Options, import_logs
+from tether.data.logs.importing import ColumnOptions, import_logs
 from tether.machine.files import atomic_write_json
 from tether.runs.config import commit, versions
 
 OBSERVATION, ACTION, EPISODE = 17, 6, 1000
-CSV = Options(("q_*",), ("tau_*",), "r", "run_id", "done")
+CSV = ColumnOptions(("q_*",), ("tau_*",), "r", "run_id", "done")
 
 
 def write_hdf5(path: Path, rows: int) -> None:
@@ -94,11 +94,11 @@ def alternate(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -
 PEAK = """
 import sys
 from pathlib import Path
-from tether.data.logs.importing import Options, import_logs
+from tether.data.logs.importing import ColumnOptions, import_logs
 def peak():
     return Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
 before = peak()
-import_logs([Path(sys.argv[1])], Options(("q_*",), ("tau_*",), "r", "run_id", "done"), Path(sys.argv[2]))
+import_logs([Path(sys.argv[1])], ColumnOptions(("q_*",), ("tau_*",), "r", "run_id", "done"), Path(sys.argv[2]))
 print(before, peak())
 """
 

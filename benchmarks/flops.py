@@ -1,6 +1,6 @@
 """What every algorithm's update must compute, what it does compute, and XLA's count: a table and a JSON file.
 
-python benchmarks/flops.py --out benchmarks/results/flops.json          (counts only: no machine's speed is in it)
+python -m benchmarks.flops --out benchmarks/results/flops.json          (counts only: no machine's speed is in it)
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
         cells += [f"{row['counted_weights'] / row['counted']:.2f}", f"{row['least_bytes'] / 1e6:.1f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
     if arguments.out is not None:
-        command = "python benchmarks/flops.py --out benchmarks/results/flops.json"
+        command = "python -m benchmarks.flops --out benchmarks/results/flops.json"
         about = {"command": command, "versions": versions(), "commit": commit(), "batch_size": BATCH}
         about |= {"observation_size": SPEC.observation_size, "action_size": SPEC.action_size}
         arguments.out.write_text(json.dumps(about | {"results": rows}, indent=1) + "\n")

@@ -81,12 +81,13 @@ def compare(peer: Path, observation_size: int, action_size: int, seconds: float)
     from tether.bench.counting import synthetic
     from tether.bench.rounds import alternate
     from tether.bench.training import phase_program
+    from tether.data.views import View
 
     settings = BenchOptions(BATCH, observation_size, action_size)
     algorithm, spec = DTQL(q_normalization="none"), settings.spec
     agent, sampler = their_agent(peer, observation_size, action_size)
     counts = check_same_networks(agent, algorithm.init(spec, jax.random.key(0)))
-    data = synthetic(SimpleNamespace(name="transitions"), spec, jax.random.key(1))
+    data = synthetic(View(), spec, jax.random.key(1))
     policy = untrained_policy("dtql", algorithm, spec)
     policy.compile()
     observation = np.zeros(observation_size, np.float32)

@@ -4,11 +4,13 @@ python benchmarks/promised_and_kept.py RUN --states 24 --out benchmarks/results/
 
 The simulator is put into states of the data set and plays on from there with the run's newest policy. Beside that, what
 the same critic says of the data's own action in that state, and what the data earned from there. All four are sums of
-rewards as training saw them, discounted, over so many steps that nothing worth mentioning follows.
+rewards as training saw them, discounted, over so many steps that nothing worth mentioning follows. Of each lane, with
+the spread of what is promised over the states beside the spread of what is kept, and how far the two agree.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from tether.data import load_dataset
 from tether.environments import Task
 from tether.environments.make import make_environment, silent_mujoco
 from tether.machine.files import atomic_write_json
+from tether.ope.own_critic import find_critic
 from tether.policies.acting import BestOfSamples
 from tether.policies.deployed import DeployedPolicy, act_each
-from tether.runs.config import _restored_plan
+from tether.runs.config import restored_plan
 from tether.runs.records import Display
 from tether.runs.run import Run
+from tether.training.lanes import take_lane
 
 STEPS = 400  # 0.99^400 is 0.018
 OUTSIDE = 1  # coordinates of the position that a MuJoCo locomotion task does not show: how far it has run
@@ -61,42 +65,55 @@ def play(task: Task, policy: DeployedPolicy, observations: np.ndarray, discount:
     return first, returns, float(np.mean(~running))
 
 
-def measure(folder: Path, states: int, within: int, seed: int) -> dict[str, Any]:
-    """The four numbers of one run."""
-    plan = _restored_plan(folder, quiet=True)
+def measure(folder: Path, states: int, within: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The four numbers of each lane of a run."""
+    plan = restored_plan(folder, quiet=True)
     run = Run(plan, Display(True))
     if not run.restore():
         raise SystemExit(f"{folder}: no checkpoint")
-    policy, discount = run.policy(0), float(plan.algorithm.discount)
+    for lane in np.flatnonzero(run.alive).tolist():
+        policy = run.policy(lane)
+        critic = find_critic(take_lane(run.groups.take([lane]), 0)[1])
+        if isinstance(policy.policy, BestOfSamples):
+            critic = policy.policy.critic  # the one that it chooses by
+        if critic is None:
+            raise SystemExit(f"{folder}: {plan.algorithm_name} has no critic")
+        yield {"run": folder.name, "lane": lane} | _measured(run, policy, critic, states, within, seed)
+
+
+def _measured(run: Run, policy: DeployedPolicy, critic: Any, states: int, within: int, seed: int) -> dict[str, Any]:
+    assert run.plan.task is not None
+    plan, task, discount = run.plan, run.plan.task, float(run.plan.algorithm.discount)
     factor = plan.prepared.record["reward_transform"].get("factor", 1.0)
-    if not isinstance(policy.policy, BestOfSamples):
-        raise SystemExit(f"{folder}: this policy is not chosen by a critic")
-    critic = policy.policy.critic
     data = load_dataset(plan.prepared.record["source"])
     episodes = zip(*data.complete_episodes(), strict=True)
     candidates = np.concatenate([np.arange(start, min(start + within, end - STEPS + 1)) for start, end in episodes])
     rows = np.random.default_rng(seed).choice(candidates, states, replace=False)
     observations, actions = data.observations[rows], data.actions[rows]
     by_data = np.array([discount ** np.arange(STEPS) @ data.rewards[row : row + STEPS] for row in rows])
-    first, by_policy, fell = play(plan.task, policy, observations, discount, seed)
+    first, by_policy, fell = play(task, policy, observations, discount, seed)
 
     def promised(actions: np.ndarray) -> np.ndarray:
         seen = (observations - np.asarray(policy.observation_mean)) / np.asarray(policy.observation_std)
         return np.asarray(jax.vmap(critic)(seen, actions).mean(axis=1))
 
     def text(values: np.ndarray) -> dict[str, float]:
-        return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / states**0.5)}
+        spread = float(values.std(ddof=1))
+        return {"mean": float(values.mean()), "standard_error": spread / states**0.5, "standard_deviation": spread}
 
+    promises = promised(actions), promised(first)
     return {
         "algorithm": plan.algorithm_name,
         "dataset": data.name,
         "update": run.updates,
         "states": states,
         "within": within,
-        "promised for the data's action": text(promised(actions)),
+        "promised for the data's action": text(promises[0]),
         "kept by the data": text(by_data * factor),
-        "promised for the policy's action": text(promised(first)),
+        "promised for the policy's action": text(promises[1]),
         "kept by the policy": text(by_policy * factor),
+        "correlation of promise and data": float(np.corrcoef(promises[0], by_data)[0, 1]),
+        "correlation of promise and policy": float(np.corrcoef(promises[1], by_policy)[0, 1]),
         "distance of the two actions": text(np.linalg.norm(first - actions, axis=1)),
         "share that fell": fell,
     }
@@ -111,9 +128,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = [measure(folder, arguments.states, arguments.within, arguments.seed) for folder in arguments.runs]
-    for row in rows:
-        print(row)
+    rows = []
+    for folder in arguments.runs:
+        for row in measure(folder, arguments.states, arguments.within, arguments.seed):
+            print(row)
+            rows.append(row)
     command = " ".join(["python", "benchmarks/promised_and_kept.py", *sys.argv[1:]])
     atomic_write_json(arguments.out, {"command": command, "steps": STEPS, "results": rows})
 

@@ -14,7 +14,7 @@ from tether.evaluation.rollout import FIRST_EVALUATION_SEED
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--episodes", type=int, default=50)
     arguments = parser.parse_args()

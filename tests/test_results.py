@@ -1,8 +1,11 @@
 """benchmarks/results: few files, each study a table with its commands, and a summary that says the same."""
 
+import ast
 import json
 import re
 from pathlib import Path
+
+import pytest
 
 from tools import pack_results, results_page
 
@@ -37,6 +40,16 @@ def test_every_result_says_how_it_came_about():
 def test_the_page_and_the_readme_are_made_of_the_registry():
     assert results_page.PAGE.read_text() == results_page.page(), "python tools/results_page.py"
     assert results_page.README.read_text() == results_page.readme(), "python tools/results_page.py"
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_still_finds_what_it_imports(script: Path):
+    """Also what it imports where it needs it. Pyright reads them, too, but for those that run beside others' code."""
+    imports = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.ImportFrom)]
+    for node in imports:
+        if (node.module or "").startswith("tether"):
+            for alias in node.names:
+                exec(f"from {node.module} import {alias.name}", {})
 
 
 def test_every_link_of_the_benchmarks_leads_somewhere():
