@@ -275,15 +275,15 @@ def _results(name: str) -> str:
     """What benchmarks/results holds of it: a table, or that there is nothing."""
     runs = [run for run in measured().get(name, []) if run["last"]]
     rows = [
-        f"| {run['dataset']} | {run['updates']:,} | {run['seeds']} | {_score(run['behaviour'])} "
-        f"| {_score(run['last'])} | {_score(run['best'])} | {_raw(run)} |"
+        f"| {_framed(run)} | {run['updates']:,} | {run['seeds']} | {_score(run, 'behaviour')} "
+        f"| {_score(run, 'last')} | {_score(run, 'best')} | {_raw(run)} |"
         for run in runs
     ]
     if not rows:
         return "Not measured on MuJoCo yet; `tether compare` does it ([how](../compare.md))."
     note = (
-        "Interquartile mean [95 % interval] of normalised scores, at the last evaluation and at the best, which is "
-        "chosen with hindsight. The command of each is in [`runs.json`](../../benchmarks/results/runs.json)."
+        "Interquartile mean [95 % interval] of normalised scores (of success rates the mean), at the last evaluation "
+        "and at the best, which is chosen with hindsight. The command of each is in [`runs.json`](../../benchmarks/results/runs.json)."
     )
     if any(run["behaviour"] and run["last"]["iqm"] < run["behaviour"]["iqm"] for run in runs):
         note += " Why a last score is below the behaviour's: [what we know](../../benchmarks/README.md#learning)."
@@ -296,8 +296,18 @@ def _raw(run: dict[str, Any]) -> str:
     return f"[{run['run'].rsplit('/', 1)[-1]}](../../benchmarks/results/{run['study']}.jsonl.gz)"
 
 
-def _score(summary: dict[str, Any] | None) -> str:
-    return "-" if not summary else f"{summary['iqm']:.1f} [{summary['ci95_low']:.1f}, {summary['ci95_high']:.1f}]"
+def _framed(run: dict[str, Any]) -> str:
+    """The data, and what makes decisions of their rows."""
+    return " ".join([run["dataset"], *(f"`--{name} {n}`" for name, n in run["protocol"].get("framing", {}).items())])
+
+
+def _score(run: dict[str, Any], which: str) -> str:
+    summary = run[which]
+    if not summary:
+        return "-"
+    if run["protocol"]["score"] == "success rate" and summary.get("statistic") != "mean":  # of an older run
+        return f"{summary['mean']:.1f}"
+    return f"{summary['iqm']:.1f} [{summary['ci95_low']:.1f}, {summary['ci95_high']:.1f}]"
 
 
 def measured() -> dict[str, list[dict[str, Any]]]:
