@@ -283,7 +283,8 @@ def _results(name: str) -> str:
         return "Not measured on MuJoCo yet; `tether compare` does it ([how](../compare.md))."
     note = (
         "Interquartile mean [95 % interval] of normalised scores (of success rates the mean), at the last evaluation "
-        "and at the best, which is chosen with hindsight. The command of each is in [`runs.json`](../../benchmarks/results/runs.json)."
+        "and at the best, which is chosen with hindsight. The command of each is in "
+        "[`runs.json`](../../benchmarks/results/runs.json)."
     )
     if any(run["behaviour"] and run["last"]["iqm"] < run["behaviour"]["iqm"] for run in runs):
         note += " Why a last score is below the behaviour's: [what we know](../../benchmarks/README.md#learning)."
