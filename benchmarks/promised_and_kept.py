@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.data import load_dataset
+from tether.data import Dataset, load_dataset
 from tether.environments import Task
 from tether.environments.make import make_environment, silent_mujoco
 from tether.machine.files import atomic_write_json
@@ -71,6 +71,7 @@ def measure(folder: Path, states: int, within: int, seed: int) -> Iterator[dict[
     run = Run(plan, Display(True))
     if not run.restore():
         raise SystemExit(f"{folder}: no checkpoint")
+    data = load_dataset(plan.prepared.record["source"])
     for lane in np.flatnonzero(run.alive).tolist():
         policy = run.policy(lane)
         critic = find_critic(take_lane(run.groups.take([lane]), 0)[1])
@@ -78,14 +79,15 @@ def measure(folder: Path, states: int, within: int, seed: int) -> Iterator[dict[
             critic = policy.policy.critic  # the one that it chooses by
         if critic is None:
             raise SystemExit(f"{folder}: {plan.algorithm_name} has no critic")
-        yield {"run": folder.name, "lane": lane} | _measured(run, policy, critic, states, within, seed)
+        yield {"run": folder.name, "lane": lane} | _measured(run, data, policy, critic, states, within, seed)
 
 
-def _measured(run: Run, policy: DeployedPolicy, critic: Any, states: int, within: int, seed: int) -> dict[str, Any]:
+def _measured(
+    run: Run, data: Dataset, policy: DeployedPolicy, critic: Any, states: int, within: int, seed: int
+) -> dict[str, Any]:
     assert run.plan.task is not None
     plan, task, discount = run.plan, run.plan.task, float(run.plan.algorithm.discount)
     factor = plan.prepared.record["reward_transform"].get("factor", 1.0)
-    data = load_dataset(plan.prepared.record["source"])
     episodes = zip(*data.complete_episodes(), strict=True)
     candidates = np.concatenate([np.arange(start, min(start + within, end - STEPS + 1)) for start, end in episodes])
     rows = np.random.default_rng(seed).choice(candidates, states, replace=False)

@@ -275,8 +275,8 @@ def _results(name: str) -> str:
     """What benchmarks/results holds of it: a table, or that there is nothing."""
     runs = [run for run in measured().get(name, []) if run["last"]]
     rows = [
-        f"| {_framed(run)} | {run['updates']:,} | {run['seeds']} | {_score(run, 'behaviour')} "
-        f"| {_score(run, 'last')} | {_score(run, 'best')} | {_raw(run)} |"
+        f"| {_framed(run)} | {run['updates']:,} | {run['seeds']} | {_score(run['behaviour'])} "
+        f"| {_score(run['last'])} | {_score(run['best'])} | {_raw(run)} |"
         for run in runs
     ]
     if not rows:
@@ -302,13 +302,8 @@ def _framed(run: dict[str, Any]) -> str:
     return " ".join([run["dataset"], *(f"`--{name} {n}`" for name, n in run["protocol"].get("framing", {}).items())])
 
 
-def _score(run: dict[str, Any], which: str) -> str:
-    summary = run[which]
-    if not summary:
-        return "-"
-    if run["protocol"]["score"] == "success rate" and summary.get("statistic") != "mean":  # of an older run
-        return f"{summary['mean']:.1f}"
-    return f"{summary['iqm']:.1f} [{summary['ci95_low']:.1f}, {summary['ci95_high']:.1f}]"
+def _score(summary: dict[str, Any] | None) -> str:
+    return "-" if not summary else f"{summary['iqm']:.1f} [{summary['ci95_low']:.1f}, {summary['ci95_high']:.1f}]"
 
 
 def measured() -> dict[str, list[dict[str, Any]]]:

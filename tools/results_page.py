@@ -79,10 +79,6 @@ def _row(run: dict[str, Any], found: Outcome | None) -> list[str]:
     if run.get("iqm") is not None:
         low, high = run["ci95"]
         score = f"{run['iqm']:.1f} [{low:.1f}, {high:.1f}]"
-    if run["protocol"]["score"] == "success rate" and run.get("last"):  # of successes the middle half says nothing
-        own = run["last"].get("statistic") == "mean"  # older runs have an interval of the interquartile mean
-        interval = score.partition(" ")[2] if own else ""
-        score = f"{run['last']['mean']:.1f} {interval or '(mean)'}"
     updates = f"{run['updates']:,}" if run.get("updates") else run["status"]
     published = "-" if found is None or found.published is None else f"{found.published:g}"
     verdict = "-" if found is None else f"{found.verdict.word}: {found.verdict.reason}"
