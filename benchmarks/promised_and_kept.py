@@ -5,7 +5,8 @@ python benchmarks/promised_and_kept.py RUN --states 24 --out benchmarks/results/
 The simulator is put into states of the data set and plays on from there with the run's newest policy. Beside that, what
 the same critic says of the data's own action in that state, and what the data earned from there. All four are sums of
 rewards as training saw them, discounted, over so many steps that nothing worth mentioning follows. Of each lane, with
-the spread of what is promised over the states beside the spread of what is kept, and how far the two agree.
+the spread of what is promised over the states beside the spread of what is kept, how far the two agree, and how far the
+heads of the critic lie apart (over rows of the data): targets that take the least of them lose that much at every step.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from tether.runs.run import Run
 from tether.training.lanes import take_lane
 
 STEPS = 400  # 0.99^400 is 0.018
+SAMPLED_ROWS = 4096
 OUTSIDE = 1  # coordinates of the position that a MuJoCo locomotion task does not show: how far it has run
 
 
@@ -66,7 +68,7 @@ def play(task: Task, policy: DeployedPolicy, observations: np.ndarray, discount:
 
 
 def measure(folder: Path, states: int, within: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The four numbers of each lane of a run."""
+    """The numbers of each lane of a run."""
     plan = restored_plan(folder, quiet=True)
     run = Run(plan, Display(True))
     if not run.restore():
@@ -95,15 +97,17 @@ def _measured(
     by_data = np.array([discount ** np.arange(STEPS) @ data.rewards[row : row + STEPS] for row in rows])
     first, by_policy, fell = play(task, policy, observations, discount, seed)
 
-    def promised(actions: np.ndarray) -> np.ndarray:
+    def heads(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         seen = (observations - np.asarray(policy.observation_mean)) / np.asarray(policy.observation_std)
-        return np.asarray(jax.vmap(critic)(seen, actions).mean(axis=1))
+        return np.asarray(jax.vmap(critic)(seen, actions))
 
     def text(values: np.ndarray) -> dict[str, float]:
         spread = float(values.std(ddof=1))
         return {"mean": float(values.mean()), "standard_error": spread / states**0.5, "standard_deviation": spread}
 
-    promises = promised(actions), promised(first)
+    promises = heads(observations, actions).mean(axis=1), heads(observations, first).mean(axis=1)
+    sampled = np.random.default_rng(seed).choice(len(data.observations), SAMPLED_ROWS)
+    of_data = heads(data.observations[sampled], data.actions[sampled])
     return {
         "algorithm": plan.algorithm_name,
         "dataset": data.name,
@@ -112,6 +116,7 @@ def _measured(
         "within": within,
         "promised for the data's action": text(promises[0]),
         "kept by the data": text(by_data * factor),
+        "mean of heads less the least, rows of the data": float(np.mean(of_data.mean(axis=1) - of_data.min(axis=1))),
         "promised for the policy's action": text(promises[1]),
         "kept by the policy": text(by_policy * factor),
         "correlation of promise and data": float(np.corrcoef(promises[0], by_data)[0, 1]),
