@@ -44,6 +44,8 @@ SURELY_SHORT = 0.25  # of that, by the committed rates: then the machine's rate 
 FEW_TRANSITIONS = 2_000_000
 SAMPLED_STEPS = 100  # of an environment
 
+_KNOWN_STATE_BYTES: dict[Any, int] = {}  # size of an algorithm and spec -> bytes of a lane's state
+
 
 class PhaseTime(NamedTuple):
     """How long a phase would take."""
@@ -89,7 +91,7 @@ def forecast(algorithm: Any, spec: Spec, batch_size: int, lanes: int, rate: floa
         if row is not None:
             work_bytes = max(work_bytes, _work_bytes(algorithm, row, batch_size))
             compiling += row["compile_seconds"] * (row["matmul_rate_gflops"] / rate if rate else 1.0)
-    state = tree_bytes(_state(algorithm, spec))  # one goes in and one comes out
+    state = _state_bytes(algorithm, spec)  # one goes in and one comes out
     memory = lanes * 2 * state + work_bytes * (1 if on_cpu else lanes)
     measured = all(phase.name in rows for phase in algorithm.phases())
     return Forecast(tuple(phases), compiling if on_cpu and measured else None, memory, measured)
@@ -198,7 +200,7 @@ def _work_ratio(algorithm: Any, phase: int, row: dict[str, Any], spec: Spec, bat
     committed, default = Spec(row["sizes"]["observation_size"], row["sizes"]["action_size"]), type(algorithm)()
     if any(getattr(algorithm, name) != getattr(default, name) for name in _structural(algorithm)):
         return update_flops(algorithm, phase, spec, batch_size) / row["matmul_flops_per_update"]
-    parameters = tree_bytes(_state(algorithm, spec)) / tree_bytes(_state(default, committed))
+    parameters = _state_bytes(algorithm, spec) / _state_bytes(default, committed)
     return parameters * batch_size / row["sizes"]["batch_size"]
 
 
@@ -208,14 +210,18 @@ def _structural(algorithm: Any) -> list[str]:
     return [name for name in field_names(type(algorithm)) if name not in {*numeric_fields(algorithm), *lengths}]
 
 
-def _state(algorithm: Any, spec: Spec) -> Any:
-    """Shapes of a lane's state."""
-    return jax.eval_shape(lambda key: algorithm.init(spec, key), jax.random.key(0))
+def _state_bytes(algorithm: Any, spec: Spec) -> int:
+    """A lane's state. A table's programs have few sizes, and tracing one takes a tenth of a second."""
+    key = size_of(algorithm), spec
+    if key not in _KNOWN_STATE_BYTES:
+        state = jax.eval_shape(lambda key: algorithm.init(spec, key), jax.random.key(0))
+        _KNOWN_STATE_BYTES[key] = tree_bytes(state)
+    return _KNOWN_STATE_BYTES[key]
 
 
 def _work_bytes(algorithm: Any, row: dict[str, Any], batch_size: int) -> int:
     """What the committed program took beside its data and states, for this minibatch."""
     committed, default = Spec(row["sizes"]["observation_size"], row["sizes"]["action_size"]), type(algorithm)()
     data = jax.eval_shape(lambda key: synthetic(view_of(default), committed, key), jax.random.key(0))
-    work = (row.get("memory_bytes") or 0) - tree_bytes(data) - 2 * tree_bytes(_state(default, committed))
+    work = (row.get("memory_bytes") or 0) - tree_bytes(data) - 2 * _state_bytes(default, committed)
     return int(max(0, work) * batch_size / row["sizes"]["batch_size"])

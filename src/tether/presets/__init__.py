@@ -1,5 +1,6 @@
 """The settings that the papers report: one TOML file per algorithm, one row per task."""
 
+import functools
 import tomllib
 from importlib import resources
 from typing import Any
@@ -43,15 +44,17 @@ def domain_of(task: str) -> str:
 
 def demo_preset(algorithm: str) -> dict[str, Any]:
     """Values of our own for the bundled data set: a few minutes on 2 cores. Empty where there are none."""
-    return _read(algorithm).get("demo", {}) if algorithm in _files() else {}
+    return dict(_read(algorithm).get("demo", {})) if algorithm in _files() else {}
 
 
+@functools.cache
 def _files() -> dict[str, Any]:
     """Algorithm -> the file of its presets."""
     found = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".toml")]
     return {file.name.removesuffix(".toml"): file for file in found}
 
 
+@functools.cache
 def _read(algorithm: str) -> dict[str, Any]:
     files = _files()
     if algorithm not in files:
