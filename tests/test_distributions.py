@@ -12,10 +12,12 @@ import pytest
 import tether
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.shared.losses import q_errors
-from tether.data import Dataset
+from tether.data import Dataset, view_of
 from tether.networks import QEnsemble, ValueNetwork, stack_heads
 from tether.networks.distributions import BINS, Distribution, HLGauss, Quantiles
 from tether.networks.factories import has_unknown_range, value_range, with_range, without_range
+from tether.runs.config import prepare_training
+from tether.training.lanes import make_lanes
 from tether.types import Spec, Transition
 
 LOW, HIGH = -2.0, 6.0
@@ -104,6 +106,24 @@ def test_a_run_takes_the_range_from_its_data_and_finds_the_values(network: str, 
     tether.load_policy(tmp_path / "run")
 
 
+def test_the_range_is_that_of_every_lane_and_of_the_returns_that_are_learnt() -> None:
+    def network(algorithm: Any, data: Dataset, discounts: list[float]) -> str:
+        lanes = make_lanes(algorithm, [0], {"discount": discounts} if discounts else {})
+        how = {"view": view_of(algorithm)}
+        return prepare_training(algorithm, lanes, data, tether.Options(batch_size=2), how)[0].critic_network
+
+    def wanted(low: float, high: float) -> str:
+        return with_range("hl-gauss", *value_range((low, high)))
+
+    rows = np.zeros((6, 1)), np.zeros((6, 1))
+    paid = Dataset.from_arrays(*rows, [0.0, 1.0, 1.0, 1.0, 1.0, 1.0], np.arange(6) == 5)
+    swept = network(tether.IQL(critic_network="hl-gauss"), paid, [0.5, 0.9])
+    assert swept == wanted(0.5 * (1 - 0.5**5) / 0.5, (1 - 0.9**5) / 0.1)
+    failures = Dataset.from_arrays(*rows, [-1.0] * 5 + [0.0], np.arange(6) == 5, timeouts=np.arange(6) == 2)
+    assert network(tether.CalQL(critic_network="hl-gauss"), failures, []) == wanted(-100.0, 0.0)  # -1 / (1 - 0.99)
+    assert network(tether.IQL(critic_network="hl-gauss"), failures, []) == wanted(-(1 + 0.99 + 0.99**2), 0.0)
+
+
 def test_ranges_in_names() -> None:
     assert has_unknown_range("hl-gauss+layernorm")
     assert not has_unknown_range("hl-gauss=-2,6")
@@ -119,6 +139,9 @@ def test_ranges_in_names() -> None:
         ("hl-gauss=3,3", "LOW,HIGH"),
         ("hl-gauss=a,b", "LOW,HIGH"),
         ("quantile=1,2", "no range"),
+        ("hl-gauss=100000000,100000001", "float32"),
+        ("hl-gauss=1e38,3e38", "float32"),
+        ("hl-gauss+quantile", "second distribution"),
     ],
 )
 def test_ranges_that_are_none_are_refused(network: str, words: str) -> None:

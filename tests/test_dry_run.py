@@ -111,8 +111,20 @@ def test_train_says_what_it_would_do_and_writes_nothing(nowhere: Path) -> None:
     assert "preset hopper-medium-v2" in out
     assert "not on this machine, would be downloaded; observations of size 11, actions of size 3" in out
     assert not list(nowhere.iterdir())
-    for wrong in (["--set", "expectil=1"], ["--updates", "0"], ["--out", nowhere], ["--environment", "hoper"]):
-        assert tether("train", "iql", data_file(), "--dry-run", *wrong)[0] == 2
+    assert tether("train", "iql", data_file(), "--dry-run", "--set", "critic_network=hl-gauss")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--set expectil=1", "--updates 0", "--out /", "--environment hoper", "--batch-size 4000",
+     "--chunk 2 --sweep discount=0.9,0.99", "--set critic_network=hl-gauss+quantile"],
+)  # fmt: skip
+def test_a_dry_run_refuses_what_training_refuses(nowhere: Path, wrong: str) -> None:
+    asked = ("train", "iql", data_file(), *wrong.split(), "--quiet")
+    dry, real = tether(*asked, "--dry-run"), tether(*asked)
+    assert (dry[0], dry[2]) == (real[0], real[2])
+    assert dry[0] == 2
+    assert dry[2].startswith("tether: error: ")
 
 
 def test_compare_and_sweep_say_it_of_every_run(nowhere: Path) -> None:

@@ -302,6 +302,31 @@ def test_an_environment_that_does_not_repeat_itself_is_reported(
     assert "does not repeat an episode" in capsys.readouterr().err
 
 
+def test_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped run may end before the steps that are collected already are all used; it keeps them."""
+    original, folder = Collector.collect, parent()
+
+    def collect(self: Collector, *arguments: Any) -> Any:
+        if self.steps > 35:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "collect", collect)
+        with pytest.raises(Interrupted):
+            tuned(folder, tmp_path / "run", warmup_env_steps=0)
+    name = next(name for name in state(tmp_path / "run") if "replay" in name and "reward" in name)
+    before = state(tmp_path / "run")[name]
+    updates = 1 + int(max((tmp_path / "run" / "checkpoints").iterdir()).name.removeprefix("train-"))
+    assert before.shape[1] > updates - OFFLINE  # more than the shorter run's steps
+    for more in (0, 40):
+        report = resume(tmp_path / "run", dataset=data(), updates=updates + more, quiet=True)
+        assert (report.status, report.updates) == ("done", updates + more)
+        after = state(tmp_path / "run")[name]
+        np.testing.assert_array_equal(after[:, : before.shape[1]], before)
+    assert after.shape[1] == updates + 40 - OFFLINE
+
+
 @pytest.mark.long
 def test_longer(tmp_path: Path) -> None:
     """A finished run takes more steps with `resume --updates`, replay and episodes as they were."""

@@ -8,11 +8,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from tether.algorithms.callables import without_value_range
 from tether.algorithms.interface import Algorithm
 from tether.algorithms.registry import ALGORITHMS, change_acting, name_of
 from tether.bench.forecast import long_run_warning
-from tether.data import ONE_STEP, Dataset, Downloads, Framing, Prepared, load_dataset, prepare, view_of
+from tether.data import ONE_STEP, Dataset, Downloads, Framing, load_dataset, view_of
 from tether.data.scale import unscaled
 from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
@@ -25,7 +24,6 @@ from tether.machine.files import atomic_write_json
 from tether.machine.keywords import explain_function
 from tether.machine.reading import read_json
 from tether.machine.signals import StopSignals
-from tether.networks.factories import value_range, with_range
 from tether.policies.folder import load_policy
 from tether.policies.loaded import LoadedPolicy
 from tether.runs.callbacks import Callback, check_callbacks
@@ -39,6 +37,7 @@ from tether.runs.config import (
     note_data,
     note_environment,
     note_length,
+    prepare_training,
     restored_plan,
 )
 from tether.runs.exported import rollout_exported
@@ -115,7 +114,7 @@ def train(
     check_callbacks(callbacks, evaluated=place.task is not None)
     how: dict[str, Any] = {"reward_transform": reward_transform, "observation_transform": observation_transform}
     how |= {"data_filter": data_filter, "holdout": str(holdout), "view": view_of(algorithm, framing)}
-    algorithm, prepared = _prepared(name, algorithm, data, options, how)
+    algorithm, prepared = prepare_training(algorithm, lanes, data, options, how)
     folder = _folder(out, f"{name}-{data.name}")
     learns = view_of(algorithm).name != "trajectories" and any(phase.reads_rewards for phase in algorithm.phases())
     warnings = [place.note, *unscaled(data, reward_transform, observation_transform, rewards=learns)]
@@ -249,24 +248,6 @@ def _lanes(algorithm: Any, seeds: Any, sweep: Any, lanes: Sequence[Lane] | None,
     _check_seeds(lanes)
     check_framing(framing, lanes)
     return lanes
-
-
-def _prepared(
-    name: str, algorithm: Any, data: Dataset, options: Options, how: Mapping[str, Any]
-) -> tuple[Any, Prepared]:
-    """What is trained on, and the algorithm with all that it takes from the data. Raises InputError where the two do
-    not fit. how: the arguments of `prepare`."""
-    unranged = without_value_range(algorithm)
-    discount = float(getattr(algorithm, "discount", 1.0)) if unranged else None
-    prepared = prepare(data, **how, value_discount=discount)
-    check_rewards(name, algorithm, data.source.location, prepared.no_rewards)
-    if options.batch_size > (rows := prepared.transitions.rows):
-        raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
-    if unranged:
-        ends = value_range(prepared.record["returns"])
-        ranged = {field: with_range(getattr(algorithm, field), *ends) for field in unranged}
-        algorithm = dataclasses.replace(algorithm, **ranged)
-    return algorithm, prepared
 
 
 def _folder(out: str | Path | None, stem: str) -> Path:

@@ -60,7 +60,9 @@ class Range(NamedTuple):
         long_enough = self.length is None or 1 <= numbers.size <= self.length
         low = numbers > self.low if self.without_low else numbers >= self.low
         high = numbers < self.high if self.without_high else numbers <= self.high
-        return "" if long_enough and bool((low & high).all()) else str(self)
+        if not (long_enough and bool((low & high).all())):
+            return str(self)
+        return "" if np.isfinite(numbers).all() else f"finite, {self}"
 
 
 def between(low: float | int, high: float | int, *, without_high: bool = False, length: int | None = None) -> Range:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tether.errors import InputError
 from tether.networks import NETWORKS, find_network
-from tether.networks.factories import has_unknown_range, is_distributional
+from tether.networks.factories import has_unknown_range, is_distributional, with_range
 
 __all__ = [
     "callables_of",
@@ -20,6 +20,7 @@ __all__ = [
     "origin",
     "read_callable",
     "spelling",
+    "with_value_range",
     "without_value_range",
 ]
 
@@ -54,6 +55,12 @@ def without_value_range(algorithm: Any) -> list[str]:
     """The hyper-parameters whose networks have bins, of which nobody has said yet where they lie."""
     networks = [field.name for field in dataclasses.fields(algorithm) if _is_network(field)]
     return [name for name in networks if has_unknown_range(getattr(algorithm, name))]
+
+
+def with_value_range(algorithm: Any, low: float = 0.0, high: float = 1.0) -> Any:
+    """The algorithm with these bins there. By default any: what an update costs does not depend on where they lie."""
+    ranged = {name: with_range(getattr(algorithm, name), low, high) for name in without_value_range(algorithm)}
+    return dataclasses.replace(algorithm, **ranged) if ranged else algorithm
 
 
 def networks_of(algorithm: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from tether.algorithms.callables import with_value_range
 from tether.algorithms.registry import field_names, name_of, numeric_fields
 from tether.bench.counting import synthetic, update_flops
 from tether.bench.results import COSTS, read_figures
@@ -81,7 +82,7 @@ def forecast(algorithm: Any, spec: Spec, batch_size: int, lanes: int, rate: floa
 
     rate: of matmuls on this machine, GFLOP/s (`matmul_rate`); None: that of the committed measurement.
     """
-    rows = _committed().get(name_of(algorithm), {})
+    algorithm, rows = with_value_range(algorithm), _committed().get(name_of(algorithm), {})
     on_cpu = jax.default_backend() == "cpu"
     phases, work_bytes, compiling = [], 0, 0.0
     for index, phase in enumerate(algorithm.phases()):

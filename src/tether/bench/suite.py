@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from tether.algorithms import ALGORITHMS
+from tether.algorithms.callables import with_value_range
 from tether.bench.acting import measure_acting, untrained_policy
 from tether.bench.options import BenchOptions, describe_run
 from tether.bench.results import add_rows, empty_figures, is_measured, read_figures
@@ -54,7 +55,7 @@ def bench(
     tell: hears, now and then, what is being done.
     Raises InputError for an unknown name; OSError.
     """
-    algorithms = {name: options.algorithm(name) for name in names or ALGORITHMS}
+    algorithms = {name: with_value_range(options.algorithm(name)) for name in names or ALGORITHMS}
     book = Book(options, out, command)
     for number, (name, algorithm) in enumerate(algorithms.items(), 1):
         at = f"[{number}/{len(algorithms)}] {name}"

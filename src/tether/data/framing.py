@@ -64,7 +64,7 @@ class Framing:
                 f"n_step {self.n_step} with chunk {self.chunk}: the return of a chunk has the chunk's length; give one"
             )
         if self.history_actions and self.history == 1:
-            raise InputError("history_actions: there are none between 1 observation; give a history of 2 or more")
+            raise InputError("history_actions: those between the last observations; give a history of 2 or more")
 
     @classmethod
     def of(cls, options: Any) -> "Framing":

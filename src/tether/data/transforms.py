@@ -5,7 +5,7 @@ All statistics are taken over the table that is trained on (`views.raw_table`), 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -296,7 +296,7 @@ def prepare(
     view: View = View(),  # noqa: B008  (immutable)
     data_filter: str = NO_FILTER,
     holdout: str = NO_HOLDOUT,
-    value_discount: float | None = None,
+    value_discounts: Sequence[float] = (),
 ) -> Prepared:
     """What `view` makes of `dataset`, with rewards and observations transformed, ready for training.
 
@@ -308,7 +308,8 @@ def prepare(
         view: what the algorithm trains on (`view_of`).
         data_filter: see `filter_episodes`.
         holdout: see `hold_out`; of the episodes that the filter keeps. Statistics are those of what is trained on.
-        value_discount: note the lowest and highest return from any row on, discounted so, as "returns" in the record.
+        value_discounts: note the lowest and highest return from any row on, discounted by any of these, as "returns" in
+            the record.
 
     Raises:
         InputError: an unknown name or rule; a transform that would divide by zero here, or of rewards for the view
@@ -336,9 +337,9 @@ def prepare(
     record |= {"observation_transform": {"name": observation_transform}}
     rewards = change.rewards(dataset)
     record |= _described(dataset, view, rewards, normaliser)
-    if value_discount is not None:
-        returns = step_returns(dataset, np.asarray(rewards, np.float64), value_discount)
-        record["returns"] = [float(returns.min()), float(returns.max())]
+    if value_discounts:
+        returns = [step_returns(dataset, rewards.astype(np.float64), each, view.endless) for each in value_discounts]
+        record["returns"] = [float(np.min(returns)), float(np.max(returns))]
     about = dataset.schema, dataset.source, no_rewards(dataset, rewards)
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     decisions = sample_decisions(dataset, held_out)

@@ -23,7 +23,8 @@ def action_limits(environment: Any) -> ActionBox:
 
     box = environment.action_space
     if not isinstance(box, gymnasium.spaces.Box) or len(box.shape) != 1 or not np.issubdtype(box.dtype, np.floating):
-        raise InputError(f"{environment}: its actions are {box}; a vector of continuous numbers (a Box) is needed")
+        name = _name(environment)
+        raise InputError(f"{name}: its actions are {box}; a vector of continuous numbers (a Box) is needed")
     return ActionBox(tuple(box.low.astype(float).tolist()), tuple(box.high.astype(float).tolist()))
 
 
@@ -31,5 +32,11 @@ def bounded_limits(environment: Any) -> ActionBox:
     """The same of an environment that is explored in by numbers in [-1, 1]. Raises InputError without bounds, too."""
     limits = action_limits(environment)
     if not np.isfinite([limits.low, limits.high]).all():
-        raise InputError(f"{environment}: its actions are {environment.action_space}; a bounded box is needed")
+        raise InputError(f"{_name(environment)}: its actions are {environment.action_space}; a bounded box is needed")
     return limits
+
+
+def _name(environment: Any) -> str:
+    """Its id, where it has one: in words it is all its wrappers."""
+    spec = getattr(environment, "spec", None)
+    return str(environment) if spec is None else str(spec.id)

@@ -20,13 +20,25 @@ import numpy as np
 from tether.networks.layers import Layers
 from tether.types import Array, Float, Scalar
 
-__all__ = ["BINS", "HL_GAUSS", "QUANTILE", "Distribution", "HLGauss", "Quantiles"]
+__all__ = ["BINS", "HL_GAUSS", "QUANTILE", "Distribution", "HLGauss", "Quantiles", "has_distinct_bins"]
 
 HL_GAUSS, QUANTILE = "hl-gauss", "quantile"
 
 BINS = 101
 SMOOTHING = 0.75  # sigma in widths of a bin: a target touches about six
 QUANTILES = 32
+
+
+def bin_edges(low: float, high: float) -> np.ndarray:
+    """(BINS + 1,), float32, even."""
+    return np.linspace(low, high, BINS + 1).astype(np.float32)
+
+
+def has_distinct_bins(low: float, high: float) -> bool:
+    """Whether float32 has a centre and a width for each of the bins."""
+    with np.errstate(over="ignore"):
+        edges = bin_edges(low, high)
+        return bool(np.isfinite(edges[1:] + edges[:-1]).all() and (np.diff(edges) > 0).all())
 
 
 class Distribution(eqx.Module):
@@ -57,7 +69,7 @@ class HLGauss(Distribution):
     @property
     def edges(self) -> np.ndarray:
         """(bins + 1,), float32."""
-        return np.linspace(self.low, self.high, BINS + 1, dtype=np.float32)
+        return bin_edges(self.low, self.high)
 
     def mean(self, outputs: Float[Array, " outputs"]) -> Scalar:
         edges = self.edges

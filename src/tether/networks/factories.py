@@ -28,7 +28,15 @@ import jax.numpy as jnp
 
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
-from tether.networks.distributions import BINS, HL_GAUSS, QUANTILE, Distribution, HLGauss, Quantiles
+from tether.networks.distributions import (
+    BINS,
+    HL_GAUSS,
+    QUANTILE,
+    Distribution,
+    HLGauss,
+    Quantiles,
+    has_distinct_bins,
+)
 from tether.networks.layers import MLP, Activation, Initialiser, Layers, Linear, mish, torch_uniform
 from tether.types import Array, Float, PRNGKey
 
@@ -90,6 +98,8 @@ def find_network(network: Network) -> Callable[..., Layers]:
     changes: dict[str, Any] = {}
     for part in network.split("+"):
         if part.partition("=")[0] in (HL_GAUSS, QUANTILE):
+            if head is not None:
+                raise InputError(f"network {network!r}: {part!r} is a second distribution; a head has one")
             head = _head(network, part)
             continue
         found = Change({"hidden_sizes": _sizes(part)}) if SIZES.fullmatch(part) else NETWORKS.find(part)
@@ -118,6 +128,8 @@ def _head(network: str, part: str) -> tuple[Callable[[Layers], Distribution], in
         low, high = 0.0, 0.0
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(f"network {network!r}: the range of the bins is LOW,HIGH, such as {HL_GAUSS}=-20,400")
+    if not has_distinct_bins(low, high):
+        raise InputError(f"network {network!r}: float32 does not hold {BINS} bins in that range")
     return functools.partial(HLGauss, low=low, high=high), BINS
 
 

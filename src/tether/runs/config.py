@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from tether import _version
-from tether.algorithms.callables import check_networks
-from tether.algorithms.registry import hyperparameters_of, origin_of, recover_algorithm
+from tether.algorithms.callables import check_networks, with_value_range, without_value_range
+from tether.algorithms.registry import hyperparameters_of, name_of, origin_of, recover_algorithm
 from tether.data import Dataset, Downloads, Framing, Prepared, load_dataset, prepare, view_of
 from tether.data.schema import ActionBox
 from tether.environments import Task
@@ -22,6 +22,7 @@ from tether.environments.make import check_imported
 from tether.errors import InputError
 from tether.machine.files import atomic_write_json
 from tether.machine.reading import read_json
+from tether.networks.factories import value_range
 from tether.runs.document import CONFIG_FORMAT, DataRecord, RunDocument, read_config
 from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options, Plan
@@ -31,6 +32,7 @@ from tether.training.lanes import Lane, check_lanes
 from tether.training.precision import check_precision
 
 __all__ = [
+    "check_batch_size",
     "check_counts",
     "check_framing",
     "check_rewards",
@@ -41,6 +43,7 @@ __all__ = [
     "note_data",
     "note_environment",
     "note_length",
+    "prepare_training",
     "restored_plan",
     "versions",
 ]
@@ -249,6 +252,29 @@ def check_rewards(name: str, algorithm: Any, where: str, no_rewards: str) -> Non
             f"{where} {no_rewards}, and {name} learns from rewards{phase}; imitate with bc or diffusion-bc, "
             "or give the rows rewards that differ"
         )
+
+
+def prepare_training(
+    algorithm: Any, lanes: Sequence[Lane], data: Dataset, options: Options, how: Mapping[str, Any]
+) -> tuple[Any, Prepared]:
+    """The algorithm with all that it takes from the data, and what it is trained on. Raises InputError where the two do
+    not fit. how: arguments of `prepare`."""
+    discounts: tuple[float, ...] = ()
+    if without_value_range(algorithm):
+        own = getattr(algorithm, "discount", 1.0)
+        discounts = tuple({float(lane.swept.get("discount", own)) for lane in lanes})
+    prepared = prepare(data, **how, value_discounts=discounts)
+    check_rewards(name_of(algorithm), algorithm, data.source.location, prepared.no_rewards)
+    check_batch_size(options, prepared)
+    if discounts:
+        algorithm = with_value_range(algorithm, *value_range(prepared.record["returns"]))
+    return algorithm, prepared
+
+
+def check_batch_size(options: Options, prepared: Prepared) -> None:
+    """Refuse minibatches of more rows than there are."""
+    if options.batch_size > (rows := prepared.transitions.rows):
+        raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
 
 
 def check_framing(framing: Framing, lanes: Sequence[Lane]) -> None:

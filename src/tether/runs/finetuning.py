@@ -71,7 +71,8 @@ class FinetuningRun(Run):
         self._played: Returns = [(0.0, 0)] * lanes  # of the episode that each lane is in
         self._ended_episodes: list[Returns] = [[] for _ in range(lanes)]  # since the last row of metrics
         self._stored: dict[str, Any] | None = None  # arrays of the checkpoint, until there are environments
-        self._written = np.zeros(lanes, np.int32)  # rows of the replay then
+        self._written = np.zeros(lanes, np.int32)  # rows of the replay then, of which so many are kept:
+        self._rows_kept = 0
         self._actor: LaneActor | None = None
         self._deployed = jax.jit(jax.vmap(lambda algorithm, state: self._exploring(algorithm.policy(state))))
 
@@ -173,7 +174,8 @@ class FinetuningRun(Run):
     def _capacity(self) -> int:
         """Rows of each lane's replay."""
         asked = self.finetuning.replay_capacity
-        return self.all_env_steps if asked is None else min(asked, self.all_env_steps)
+        wanted = self.all_env_steps if asked is None else min(asked, self.all_env_steps)
+        return max(wanted, self._rows_kept)  # a run that is made shorter keeps what it has
 
     def _exploring(self, policy: Any) -> DeployedPolicy:
         """A policy as it collects."""
@@ -206,7 +208,7 @@ class FinetuningRun(Run):
         """Steps to collect so that after `count` updates there are enough for another piece."""
         wanted = self.finetuning.steps_for(self.updates_since + count + self._piece)
         ahead = min(wanted, self.all_env_steps) - self.collector.steps
-        return ahead if count else min(ahead, PIECE_STEPS)
+        return max(0, ahead if count else min(ahead, PIECE_STEPS))  # a run that was made shorter may have more
 
     def update_lanes(self, alive: np.ndarray, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The updates, and meanwhile the steps that the next ones need."""
@@ -344,3 +346,4 @@ class FinetuningRun(Run):
         self._episodes = [GrowingEpisode(change, rows_done) for rows_done in collected["rows_done"]]
         self._ended_episodes = [[(paid, length) for paid, length in own] for own in collected["ended"]]
         self._written, self._stored = np.asarray(collected["written"], np.int32), stored
+        self._rows_kept = collected["rows"]

@@ -12,7 +12,7 @@ from tether.machine.reading import read_json
 from tether.runs.config import versions
 from tether.training.devices import any_process, is_primary
 
-__all__ = ["changed_versions", "new_folder", "open_folder"]
+__all__ = ["changed_versions", "check_free", "new_folder", "open_folder"]
 
 
 @contextlib.contextmanager
@@ -22,11 +22,9 @@ def new_folder(folder: Path, config: dict[str, Any]) -> Iterator[None]:
     A folder that a kill left before there was anything in it is taken for none.
     Raises: InputError where it exists or cannot be made; Busy; OSError.
     """
-    if any_process(_is_taken(folder)):  # nobody makes it before everybody has looked
-        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
+    check_free(folder)  # nobody makes it before everybody has looked
     with _alone(folder):
-        if any_process(_is_taken(folder)):  # by a run that ended just now
-            raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
+        check_free(folder)  # of a run that ended just now
         if is_primary():
             try:
                 atomic_write_json(folder / "config.json", config)
@@ -37,6 +35,12 @@ def new_folder(folder: Path, config: dict[str, Any]) -> Iterator[None]:
                     folder.rmdir()
                 raise
         yield
+
+
+def check_free(folder: Path) -> None:
+    """Refuse the folder of a run, or of anything else, for a new one."""
+    if any_process(_is_taken(folder)):
+        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
 
 
 @contextlib.contextmanager

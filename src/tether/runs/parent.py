@@ -13,7 +13,7 @@ from tether.environments.ids import import_environment
 from tether.errors import InputError
 from tether.ranges import COUNTED, between, check_ranges
 from tether.runs.checkpoint import find_latest
-from tether.runs.config import check_counts, fresh_folder, restored_plan
+from tether.runs.config import check_batch_size, check_counts, fresh_folder, restored_plan
 from tether.runs.plan import Finetuning, Parent, Plan
 from tether.types import Spec, Transition
 
@@ -112,8 +112,7 @@ def _changed_plan(plan: Plan, request: FinetuneRequest, finetuning: Finetuning) 
     options = dataclasses.replace(
         plan.options, eval_every_updates=every * each, lanes_per_group=len(plan.lanes), **changes
     )
-    if options.batch_size > (rows := plan.prepared.transitions.rows):
-        raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
+    check_batch_size(options, plan.prepared)
     return dataclasses.replace(plan, algorithm=algorithm, options=options, finetuning=finetuning)
 
 

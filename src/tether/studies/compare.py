@@ -20,6 +20,7 @@ import numpy as np
 
 from tether import errors
 from tether.algorithms import ALGORITHMS, FAMILIES
+from tether.algorithms.callables import with_value_range
 from tether.algorithms.catalogue import catalogue
 from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.api import resume, train
@@ -509,7 +510,7 @@ def _check_run(comparison: Comparison, name: str) -> None:
 
 def _measure(comparison: Comparison, name: str) -> Cost:
     """Matmuls of an update and latency of an action, with the settings of this comparison."""
-    algorithm, protocol = comparison.algorithm(name), comparison.protocol
+    algorithm, protocol = with_value_range(comparison.algorithm(name)), comparison.protocol
     spec = protocol.framing.decision(Spec(protocol.observation_size, protocol.action_size))
     batch_size = comparison.entrants[name].batch_size
     phases = enumerate(algorithm.phases())

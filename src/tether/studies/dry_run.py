@@ -19,7 +19,8 @@ from tether.bench.forecast import (
     matmul_rate,
     size_of,
 )
-from tether.data import Dataset, Downloads, Framing, load_dataset, prepare, view_of
+from tether.data import Dataset, Downloads, Framing, load_dataset, view_of
+from tether.data.holdout import NO_HOLDOUT
 from tether.data.readers.d4rl_names import d4rl_file, d4rl_name
 from tether.data.readers.ogbench import locate_ogbench
 from tether.environments import Task
@@ -30,7 +31,8 @@ from tether.errors import InputError
 from tether.machine.memory import device_limit, free_memory, human_bytes, tree_bytes
 from tether.machine.reading import read_json
 from tether.presets.recipes import TrainRequest
-from tether.runs.config import check_counts, fresh_folder
+from tether.runs.config import check_counts, check_framing, fresh_folder, prepare_training
+from tether.runs.folder import check_free
 from tether.runs.parent import FinetuneRequest, plan_finetuning
 from tether.runs.plan import Options
 from tether.studies.compare import Request, plan_comparison
@@ -89,8 +91,7 @@ def describe_training(
     task, why_not = _task(data, request.environment, request.horizon)
     name = name_of(algorithm)
     folder = out or fresh_folder(f"{name}-{data.dataset.name if data.dataset else d4rl_name(data.source[5:])}")
-    if folder.exists():
-        raise InputError(f"{folder}: exists already; name another with --out, or continue it: tether resume")
+    check_free(folder)
     rate = matmul_rate(precision=options.precision)
     found = _estimate(algorithm, options, data, arguments, lanes, task, rate)
     phases = (
@@ -123,8 +124,7 @@ def describe_training(
 def describe_finetuning(run: Path, request: FinetuneRequest, out: Path | None, dataset: str | None) -> Table:
     """The run that `tether finetune` would make. Raises InputError for all that it would refuse."""
     plan = plan_finetuning(run, request, out, True, dataset)
-    if plan.folder.exists():
-        raise InputError(f"{plan.folder}: exists already; name another with --out, or continue it: tether resume")
+    check_free(plan.folder)
     finetuning, options, task = plan.finetuning, plan.options, plan.task
     assert finetuning is not None
     assert task is not None
@@ -206,10 +206,11 @@ def _estimate(
 ) -> Estimate:
     framing: Framing = arguments["framing"]
     spec, rows = framing.decision(data.spec), 0
+    check_framing(framing, lanes)
     if data.dataset is not None:
-        transforms = [arguments[field] for field in TRANSFORMS[:2]]
-        view = view_of(algorithm, framing)
-        prepared = prepare(data.dataset, *transforms, view=view, data_filter=arguments["data_filter"])
+        how = {field: arguments[field] for field in TRANSFORMS} | {"view": view_of(algorithm, framing)}
+        how |= {"holdout": arguments.get("holdout", NO_HOLDOUT)}
+        algorithm, prepared = prepare_training(algorithm, lanes, data.dataset, options, how)
         spec, rows = prepared.decision, tree_bytes(prepared.transitions)
     found = forecast(algorithm, spec, options.batch_size, len(lanes), rate)
     evaluations = 0 if task is None else -(-algorithm.phases()[-1].updates // options.eval_every_updates)
