@@ -19,7 +19,7 @@ import tether as package
 from tether import BC, InputError, Options, api
 from tether.algorithms.catalogue import OTHERS, catalogue
 from tether.algorithms.registry import ALGORITHMS, name_of, recover_class
-from tether.data import load_dataset
+from tether.data import load_dataset, prepare, view_of
 from tether.machine import plugins
 from tether.machine.registry import KINDS, register, registry
 from tether.policies.folder import load_policy
@@ -80,7 +80,7 @@ def test_all_kinds_from_end_to_end(plugin: str) -> None:
     assert config["hyperparameters"]["actor_network"] == "sines"
     assert Path("run/lines.txt").read_text().splitlines() == ["3", "6"]
     # The view: training saw the second episode alone, so another first one changes nothing.
-    prepared = api.prepare(load_dataset("dice:3"), view=api.view_of(ALGORITHMS["timid"]()))
+    prepared = prepare(load_dataset("dice:3"), view=view_of(ALGORITHMS["timid"]()))
     assert prepared.transitions.rows == prepared.record["transitions"] - prepared.record["transitions"] // 2
 
     forget(plugin)

@@ -145,6 +145,18 @@ def test_the_same_bytes_however_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made(tmp_path / "whole", episodes=3)[1] == record  # nothing is made twice
     with pytest.raises(InputError, match="was made with seed 0, not 1"):
         made(tmp_path / "whole", episodes=3, seed=1)
+    (note,) = (tmp_path / "whole").glob("*.json")
+    before = whole[0].read_bytes()
+    whole[0].unlink()
+    assert made(tmp_path / "whole", episodes=3)[0][0].read_bytes() == before  # a file that is gone is made again
+    whole[0].write_bytes(before[:-1])
+    with pytest.raises(InputError, match="is not the file that"):
+        made(tmp_path / "whole", episodes=3)
+    for there, seed in ((before, 1), (before[:-1], 0)):  # nobody knows whose it is
+        note.unlink(missing_ok=True)
+        whole[0].write_bytes(there)
+        with pytest.raises(InputError, match="was not made by this"):
+            made(tmp_path / "whole", episodes=3, seed=seed)
 
 
 @pytest.mark.long

@@ -37,7 +37,7 @@ def test_numbers_are_the_published_ones() -> None:
         (number,) = find_table(table).find(task, method)
         assert (number.value, number.spread) == expected
     curve = find_table("ogbench-qc").find("scene-play-singletask-task1-v0", "FQL")
-    assert [n.updates for n in curve] == list(range(0, 2_000_001, 100_000))
+    assert [n.updates for n in curve] == list(range(0, 1_000_001, 100_000))  # behind it the run goes on online
     assert (curve[1].value, curve[1].low, curve[1].high) == (36.44, 26.5, 44.0)
     cell = "hopper-medium-v2", "IQL"
     final, best = (find_table("corl-locomotion").find(*cell, protocol=word)[0].value for word in ("last", "best"))
@@ -132,8 +132,9 @@ def test_scores_around_an_update() -> None:
     curves = Curves(updates, scores, scores, scores, {})
     assert scores_at(curves, 35) is None
     np.testing.assert_array_equal(scores_at(curves, 30), 30.0)
-    for update, mean in ((30, 30.0), (60, 50.0), (70, 50.0), (10, 20.0)):  # 10 to 50; the last five; the first three
-        assert scores_at(curves, update, 5).mean() == mean
+    for update in updates.tolist():  # of a straight line the mean is the middle, wherever the run begins and ends
+        assert scores_at(curves, update, 5, 10).mean() == update
+    assert [scores_at(curves, 40, 5, every).shape[1] // 3 for every in (10, 5, 4)] == [5, 3, 1]  # within 20, 10, 8
 
 
 # --- targets ------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def test_a_run_with_chunks_is_of_the_cell_with_chunks(tmp_path: Path) -> None:
     assert {cell.method for cell in cells} == {"FQL", "BFN", "QC-FQL", "QC"}
     for chunk, method in ((1, "FQL"), (5, "QC-FQL")):
         data = {"dataset": task, "framing": {"chunk": chunk, "n_step": 1, "history": 1}}
-        config = {"algorithm": "fql", "hyperparameters": {"distillation_weight": 300.0}, "data": data}
+        config = {"algorithm": "fql", "hyperparameters": {"distillation_weight": 300.0}, "data": data, "lanes": []}
         (tmp_path / "config.json").write_text(json.dumps(config))
         cell = run_for(cells, tmp_path)
         assert cell.method == method
@@ -317,11 +318,11 @@ def test_ogbench_is_regenerated_trained_and_judged(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TETHER_CORES", "1")
     small = {"hidden_sizes": "8,8"}
     how = {"seeds": 1, "updates": 4, "eval_episodes": 1, "hyperparameters": small}
-    study = open_reproduction(ReproduceOptions("ogbench-qc/puzzle-3x3-play-singletask-task1-v0", tmp_path, **how))
+    study = open_reproduction(ReproduceOptions("ogbench-qc/puzzle-3x3-play-singletask-task1-v0/FQL", tmp_path, **how))
     assert study.missing_data() == [(name, tmp_path / "data")]
     folder = study.open()
     study.fetch(quiet=True, command="")
-    monkeypatch.setattr("tether.api.check_rewards", lambda *_: None)  # so few rows hold no success
+    monkeypatch.setattr("tether.runs.config.check_rewards", lambda *_: None)  # so few rows hold no success
     (job,) = folder.unfinished()
     run_job(job, folder.run_folder(job))
     (found,) = study.outcomes()
@@ -337,7 +338,8 @@ def test_ogbench_is_regenerated_trained_and_judged(tmp_path: Path, monkeypatch: 
 def test_a_curve_is_compared_at_its_updates(tmp_path: Path) -> None:
     """A run of DAC that was evaluated up to 100,000 updates against the published curve, without training one."""
     (cell,) = find_cells("dac-table-1/halfcheetah-medium-v2")
-    config = {"algorithm": "dac", "lanes": [{"seed": 0}, {"seed": 1}], "data": {"source": "d4rl:halfcheetah-medium-v2"}}
+    config = {"algorithm": "dac", "lanes": [{"seed": 0}, {"seed": 1}]}
+    config["data"] = {"dataset": "halfcheetah-medium-v2", "source": "d4rl:halfcheetah-medium-v2"}
     (tmp_path / "config.json").write_text(json.dumps(config | {"versions": {"mujoco": "3.3"}}))
     rows = [
         {"update": update, "lane": lane, "episode": e, "return": 0.0, "length": 9, "normalized_score": score + e}
@@ -352,11 +354,67 @@ def test_a_curve_is_compared_at_its_updates(tmp_path: Path) -> None:
     assert found.published == 54.0
     assert found.updates == 120_000
     assert not any("regenerated" in note for note in found.verdict.reservations)
+    assert " at 100,000 updates is inside 54.0 " in found.verdict.reason
+
+
+def forged(folder: Path, task: str, rows: list[tuple[int, int, float]], **changes: Any) -> Path:
+    """A run of IQL on a task of CORL's; rows: update, lane, score."""
+    lanes = changes.pop("lanes", [{"seed": lane, "settings": {}} for lane in sorted({lane for _, lane, _ in rows})])
+    config = {"algorithm": "iql", "lanes": lanes, "data": {"dataset": task, "source": f"d4rl:{task}"}, **changes}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    lines = [
+        {"update": update, "lane": lane, "episode": 0, "return": 0.0, "length": 9, "normalized_score": score}
+        for update, lane, score in rows
+    ]
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    return folder
+
+
+def test_what_a_run_is_judged_by(tmp_path: Path) -> None:
+    hopper = find_cells("corl-locomotion/hopper-medium-v2/IQL")
+    last = 1_000_000
+    other = forged(tmp_path / "other", "walker2d-medium", [(last, 0, 67.0)], notes={"preset": "hopper-medium-v2"})
+    with pytest.raises(InputError, match="iql on walker2d-medium is not one cell"):
+        run_for(hopper, other)
+    assert run_for(hopper, forged(tmp_path / "own", "my-logs", [(last, 0, 67.0)])) == hopper[0]  # as asked
+    lanes = [{"seed": 0, "settings": {"expectile": value}} for value in (0.9, 0.7)]
+    swept = forged(tmp_path / "swept", "hopper-medium-v2", [(last, 0, 67.0), (last, 1, 20.0)], lanes=lanes)
+    found = outcome_of(hopper[0], swept).verdict
+    assert (found.word, found.measured) == ("not comparable", None)
+    assert "2 settings of a sweep over expectile" in found.reason
+    longer = forged(tmp_path / "longer", "hopper-medium-v2", [(last, 0, 10.0), (3 * last, 0, 67.0)], environment="ant")
+    outcome = outcome_of(hopper[0], longer)
+    assert (outcome.verdict.word, outcome.verdict.measured, outcome.updates) == ("below", 10.0, last)
+    notes = outcome.verdict.reservations
+    assert any("trained on to 3,000,000" in note for note in notes)
+    assert any("evaluated in ant, not in hopper" in note for note in notes)
+    dtql = find_cells("dtql-table-1/hopper-medium-v2")[0]
+    rows = [(500_000, 0, 99.0), (last, 0, 50.0)]
+    ended = forged(tmp_path / "best", "hopper-medium-v2", rows, algorithm="dtql")
+    assert outcome_of(dtql, ended, "best").verdict.measured == 50.0  # the table has one protocol, the last
+    for text in ("[1, 2]", '{"algorithm": "iql", "lanes": [], "data": null}', '{"lanes": []}'):
+        (ended / "config.json").write_text(text)
+        with pytest.raises(InputError, match=r"config\.json"):
+            run_for(hopper, ended)
+
+
+def test_a_published_curve_ends_where_its_runs_go_online() -> None:
+    task = "ogbench-qc/scene-play-singletask-task2-v0/FQL"
+    assert outcome_of(find_cells(task)[0], None).published == 51.51
+    with pytest.raises(InputError, match="means over tasks"):
+        find_cells("ogbench-qc/scene-play-singletask-mean/FQL")
+
+
+def test_one_episode_is_no_certainty() -> None:
+    assert not judge(np.array([[10.0]]), Band(50.0, 45.0, 55.0, "")).certain
+    assert judge(np.array([[10.0, 10.5]]), Band(50.0, 45.0, 55.0, "")).certain
 
 
 def test_a_fine_tuned_run_is_not_what_was_published(tmp_path: Path) -> None:
     (cell,) = find_cells("corl-locomotion/halfcheetah-medium-v2/TD3+BC")
-    config = {"algorithm": "td3-bc", "lanes": [{"seed": 0}], "finetuning": {"parent": {"folder": "run", "update": 10}}}
+    config = {"algorithm": "td3-bc", "lanes": [{"seed": 0}], "data": {"dataset": "halfcheetah-medium-v2"}}
+    config["finetuning"] = {"parent": {"folder": "run", "update": 10}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = outcome_of(cell, tmp_path)
     assert (found.verdict.word, found.verdict.measured) == ("not comparable", None)

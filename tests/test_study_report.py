@@ -198,6 +198,41 @@ def test_runs_of_one_algorithm_are_told_apart(tmp_path: Path) -> None:
     assert list(read_material([tmp_path]).runs) == ["bc rate 0.1", "bc rate 0.5"]
 
 
+def test_unlike_runs_are_no_seeds_of_one_method(tmp_path: Path) -> None:
+    task = "hopper-medium-v2"
+    about = {"dataset": task, "source": f"d4rl:{task}"}
+    write_run(tmp_path / "one" / "a", "fql", task, 10.0, data=about | {"framing": {"chunk": 1}})
+    write_run(tmp_path / "one" / "b", "fql", task, 20.0, data=about | {"framing": {"chunk": 5}})
+    write_run(tmp_path / "two" / "a", "iql", task, 10.0, settings={"batch_size": 256, "precision": "bfloat16"})
+    write_run(tmp_path / "two" / "b", "iql", task, 20.0, settings={"batch_size": 64, "precision": "bfloat16"})
+    lanes = [{"seed": seed, "settings": {"rate": rate}} for rate in (0.1, 0.9) for seed in (0, 1)]
+    write_run(tmp_path / "three", "bc", task, 10.0, seeds=4, lanes=lanes)
+    write_run(tmp_path / "four", "cql", task, 10.0, hyperparameters={"train_updates": 1000})
+    write_run(tmp_path / "five", "cql", task, 20.0, hyperparameters={"train_updates": 2000})
+    material = read_material([tmp_path, tmp_path / "one", tmp_path / "one" / "a"])  # each folder counts once
+    assert list(material.runs) == [
+        "bc rate 0.1", "bc rate 0.9", "cql train_updates 1000", "cql train_updates 2000", "fql chunk 1", "fql chunk 5",
+        "iql batch_size 256", "iql batch_size 64",
+    ]  # fmt: skip
+    assert {name: len(material.scores(name, task)) for name in material.runs} == dict.fromkeys(material.runs, 2)
+    assert [run.lanes for name in ("bc rate 0.1", "bc rate 0.9") for run in material.runs[name]] == [(0, 1), (2, 3)]
+
+
+def test_what_is_not_counted_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "bc", "hopper-medium-v2", 10.0)
+    silent = write_run(tmp_path / "b", "bc", "hopper-medium-v2", 10.0) / "evaluations.jsonl"
+    lines = silent.read_text().splitlines()
+    silent.write_text("")
+    ((tmp_path / "a") / "evaluations.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    for number, text in enumerate(("[1]", '{"algorithm": "bc", "lanes": [], "data": null}', '{"lanes": []}')):
+        (write_run(tmp_path / f"c{number}", "bc", "hopper-medium-v2", 1.0) / "config.json").write_text(text)
+    material = read_material([tmp_path])
+    assert list(material.runs) == ["bc"]
+    assert sum("config.json" in line for line in material.left_out) == 3
+    assert f"{tmp_path / 'b'}: no evaluation yet" in material.left_out
+    assert f"{tmp_path / 'a'}: 1 of 2 seeds, which diverged or were not evaluated" in material.left_out
+
+
 def test_what_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run with an evaluation"):
         read_material([tmp_path])

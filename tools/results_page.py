@@ -5,6 +5,7 @@ The registry is benchmarks/results/runs.json (tools/pack_results.py writes it); 
 """
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def outcome(run: dict[str, Any], folder: Path) -> Outcome | None:
         targets = [f"ogbench-qc/{data}/{method}" for method in find_table("ogbench-qc").methods]
     else:
         table = TABLES.get(name) or (f"corl-locomotion/{CORL[name]}" if name in CORL else None)
-        targets = [f"{table}/{preset}"] if table and preset.startswith(data) else []
+        targets = [f"{table}/{preset}"] if table and re.fullmatch(rf"{re.escape(data)}(-v\d+)?", preset) else []
     try:
         cells = [cell for target in targets for cell in find_cells(target) if not cell.obstacle]
         place = folder / run["run"]

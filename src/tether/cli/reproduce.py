@@ -83,6 +83,8 @@ class Reproduce:
         """Train what is missing, then the verdicts; 1 if a run failed or a verdict is `below`."""
         if sum([self.ray, self.slurm, self.dry_run, self.verdict, bool(self.runs)]) > 1:
             raise InputError("--ray, --slurm, --dry-run, --verdict and --runs exclude each other")
+        if self.workers < 1:
+            raise InputError(f"workers {self.workers}: at least 1 is needed")
         if self.list or self.target is None:
             return self._list()
         from tether.studies.reproduce.study import judged, open_reproduction, outcome_table

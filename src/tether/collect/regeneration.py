@@ -78,8 +78,10 @@ def regenerate(
     paths = [options.out / f"{name}.npz", options.out / f"{name}-val.npz"]
     about = {"name": name, "recipe": recipe._asdict(), "seed": options.seed, "versions": versions_now}
     note = options.out / f"{name}.json"
-    if note.exists():
-        return paths, _with_rates(note, _found(note, about), options.out)
+    if note.exists() and (found := _found(note, about)) is not None:
+        return paths, _with_rates(note, found, options.out)
+    for path in filter(Path.exists, paths):
+        _check_own(path, about)
     folder = options.out / "partial" / f"{name}-{_digest(about)}"
     with Display(quiet) as display, StopSignals() as stop, only_writer(folder):
         count = recipe.episodes + recipe.validation_episodes
@@ -119,8 +121,9 @@ def _digest(about: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _found(note: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The record of what is there already. Raises InputError where it is something else."""
+def _found(note: Path, about: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of what is there already; None where a file of it is gone. Raises InputError where it is something
+    else."""
     try:
         found = parse_json(read_bytes(note))
         pairs = [(name, found[name], about[name]) for name in ("recipe", "seed")]
@@ -130,7 +133,25 @@ def _found(note: Path, about: dict[str, Any]) -> dict[str, Any]:
     for name, old, new in pairs:
         if old != new:
             raise InputError(f"{note}: was made with {name} {old}, not {new}; name another folder with --out")
+    for name, file in found["files"].items():
+        path = note.parent / name
+        if not path.is_file():
+            return None
+        if sha256_file(path) != file["sha256"]:
+            raise InputError(f"{path}: is not the file that {note.name} tells of; move it away, or name another --out")
     return found
+
+
+def _check_own(path: Path, about: dict[str, Any]) -> None:
+    """Refuse a file that was not made so: it would be taken for one that was."""
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            made = parse_json(str(file[PROVENANCE]))
+        same = all(made[name] == about[name] for name in ("name", "recipe", "seed"))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        same = False
+    if not same:
+        raise InputError(f"{path}: is there, and was not made by this; move it away, or name another folder with --out")
 
 
 # --- episodes -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from tether.machine.reading import parse_json, read_bytes
 from tether.runs.records import evaluation_log, metric_log
 from tether.types import Float, Int
 
-__all__ = ["Curves", "Series", "read_curves"]
+__all__ = ["Curves", "Series", "of_lanes", "read_curves", "read_record", "until"]
 
 
 class Series(NamedTuple):
@@ -39,6 +39,36 @@ class Curves:
     returns: Float[np.ndarray, "lanes points episodes"]
     lengths: Float[np.ndarray, "lanes points episodes"]
     losses: Mapping[str, Series]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """config.json of a run of any version, with `algorithm`, `lanes`, `notes` and the name in `data`. Raises InputError
+    where it is none, or altered."""
+    try:
+        found = parse_json(read_bytes(folder / "config.json"))
+        record = found | {"data": dict(found["data"]), "notes": dict(found.get("notes") or {})}
+        words = record["algorithm"], record["data"]["dataset"]
+        whole = all(isinstance(word, str) for word in words) and all(isinstance(x, dict) for x in record["lanes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: not a run folder: config.json: {type(error).__name__} {error}") from None
+    if not whole:
+        raise InputError(f"{folder}: config.json: algorithm, data set or lanes are not what they should be: altered")
+    return record
+
+
+def until(curves: Curves, update: int) -> Curves:
+    """Without the evaluations behind `update`."""
+    kept = curves.updates <= update
+    parts = {name: getattr(curves, name)[:, kept] for name in ("scores", "returns", "lengths")}
+    return dataclasses.replace(curves, updates=curves.updates[kept], **parts)
+
+
+def of_lanes(curves: Curves, lanes: Sequence[int]) -> Curves:
+    """The evaluations and metrics of some lanes."""
+    own = list(lanes)
+    parts = {name: getattr(curves, name)[own] for name in ("scores", "returns", "lengths")}
+    losses = {name: Series(series.updates, series.values[own]) for name, series in curves.losses.items()}
+    return dataclasses.replace(curves, losses=losses, **parts)
 
 
 def read_curves(folder: Path) -> Curves:

@@ -70,8 +70,7 @@ def _curves(material: Material, task: str) -> list[Curve]:
         for number, run in enumerate(own):
             label = method if len(own) == 1 else f"{method} ({run.folder.name})"
             rows = JsonLines(run.folder / "evaluations.jsonl").read()
-            lanes = range(len(run.config["lanes"]))
-            found.append(curve_of(label, rows, lanes, most_points=MOST_POINTS, resamples=RESAMPLES))
+            found.append(curve_of(label, rows, run.lanes, most_points=MOST_POINTS, resamples=RESAMPLES))
             if number == 0 and (numbers := _published(run.config, task, run.updates)):
                 published.append(_published_curve(f"{run.config['algorithm']}, published", numbers))
     return found + published

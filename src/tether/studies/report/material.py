@@ -4,6 +4,8 @@ A study's folder (of `tether reproduce`, `compare` or `sweep`) and single runs a
 config.json and evaluations below it is a run.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import numpy as np
 
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_bytes
-from tether.runs.curves import Curves, read_curves
+from tether.runs.curves import Curves, of_lanes, read_curves, read_record
 
 __all__ = ["Material", "RunRecord", "read_material"]
 
@@ -20,25 +22,35 @@ MOST_DEPTH = 4  # folders below a study in which runs are looked for
 
 
 class RunRecord(NamedTuple):
-    """One run folder."""
+    """One run folder; of a run that sweeps hyper-parameters the lanes of one setting, which are its seeds."""
 
     folder: Path
     config: dict[str, Any]
     result: dict[str, Any]  # empty while it trains
     curves: Curves
+    lanes: tuple[int, ...]  # that `curves` are of
 
     @property
     def task(self) -> str:
         """Its data set, by the preset where that says more: a file's name may lack the version."""
-        name = str(self.config["data"]["dataset"])
-        preset = str(self.config.get("notes", {}).get("preset") or "")
-        return preset if preset.startswith(name) else name
+        name, preset = self.config["data"]["dataset"], str(self.config["notes"].get("preset"))
+        return preset if re.fullmatch(re.escape(name) + r"-v\d+", preset) else name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that makes it another method than a run of the same algorithm."""
+        data, options = self.config["data"], self.config.get("settings", {})
+        named = {name: data.get(name, {}).get("name") for name in ("reward_transform", "observation_transform")}
+        named |= {"data_filter": data.get("filter", {}).get("name")}
+        named |= {name: options.get(name) for name in ("batch_size", "precision")}
+        online = (self.config.get("finetuning") or {}).get("online_fraction")
+        return self.config.get("hyperparameters", {}) | data.get("framing", {}) | named | {"online_fraction": online}
 
     @property
     def scores(self) -> np.ndarray:
         """(seeds,) of the last evaluation; NaN where a lane had diverged."""
         if not len(self.curves.updates):
-            return np.full(len(self.config["lanes"]), np.nan)
+            return np.full(len(self.lanes), np.nan)
         return self.curves.scores[:, -1].mean(axis=1)
 
     @property
@@ -49,7 +61,7 @@ class RunRecord(NamedTuple):
     @property
     def command(self) -> str:
         """As it was called."""
-        notes = self.config.get("notes", {})
+        notes = self.config["notes"]
         return str(notes.get("command") or notes.get("sweep_job") or f"tether.train: {self.folder.name}")
 
 
@@ -82,16 +94,23 @@ class Material(NamedTuple):
 
 def read_material(folders: Sequence[Path], title: str | None = None) -> Material:
     """Raises InputError where there is no run with an evaluation below the folders."""
-    found, left_out = [], []
+    found, left_out, seen = [], [], set()
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
         for place in _run_folders(folder):
+            if place.resolve() in seen:
+                continue
+            seen.add(place.resolve())
             try:
-                found.append(_read(place))
+                found += _read(place)
             except InputError as error:
                 left_out.append(str(error))
+    left_out += [f"{run.folder}: no evaluation yet" for run in found if not len(run.curves.updates)]
     found = [run for run in found if len(run.curves.updates)]
+    for run in found:
+        if lost := int((~np.isfinite(run.scores)).sum()):
+            left_out.append(f"{run.folder}: {lost} of {len(run.lanes)} seeds, which diverged or were not evaluated")
     verdicts, options = _verdicts(folders)
     if not found and not verdicts:
         raise InputError(f"{', '.join(map(str, folders))}: no run with an evaluation in it")
@@ -108,16 +127,22 @@ def _run_folders(folder: Path, depth: int = 0) -> list[Path]:
     return [run for path in inner for run in _run_folders(path, depth + 1)]
 
 
-def _read(folder: Path) -> RunRecord:
-    curves = read_curves(folder)  # which refuses what is no run
-    config = parse_json(read_bytes(folder / "config.json"))
+def _read(folder: Path) -> list[RunRecord]:
+    """A record for each swept setting, with it among the hyper-parameters."""
+    config, curves = read_record(folder), read_curves(folder)
     try:
         result = parse_json(read_bytes(folder / "result.json"))
     except (OSError, ValueError):
         result = {}
-    if not isinstance(config.get("data", {}).get("dataset"), str):
-        raise InputError(f"{folder}: config.json names no data set")
-    return RunRecord(folder, config, result, curves)
+    result = result if isinstance(result, dict) else {}
+    arms: dict[str, list[int]] = {}
+    for lane, about in enumerate(config["lanes"]):
+        arms.setdefault(json.dumps(about.get("settings") or {}, sort_keys=True), []).append(lane)
+    found = []
+    for swept, lanes in arms.items():
+        own = config | {"hyperparameters": config.get("hyperparameters", {}) | json.loads(swept)}
+        found.append(RunRecord(folder, own, result, of_lanes(curves, lanes), tuple(lanes)))
+    return found
 
 
 def _verdicts(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -126,6 +151,7 @@ def _verdicts(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, 
         try:
             found = parse_json(read_bytes(folder / "reproduce.json"))
             rows += found["cells"]
+            _ = [row["verdict"]["word"] for row in found["cells"]]
             options = found["options"]
         except OSError:
             continue
@@ -135,7 +161,7 @@ def _verdicts(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, 
 
 
 def _by_method(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """By algorithm; runs of one algorithm and task that differ in hyper-parameters are methods of their own."""
+    """By algorithm; runs of one algorithm and task that differ in settings are methods of their own."""
     settings = [_changes(run, runs) for run in runs]
     found: dict[str, list[RunRecord]] = {}
     for run, words in zip(runs, settings, strict=True):
@@ -144,13 +170,11 @@ def _by_method(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _changes(run: RunRecord, runs: Sequence[RunRecord]) -> str:
-    """In which hyper-parameters a run differs from others of its algorithm on its task."""
-    like = [r for r in runs if (r.config["algorithm"], r.task) == (run.config["algorithm"], run.task)]
-    own = run.config.get("hyperparameters", {})
-    differ = [
-        name for name in own if any(other.config.get("hyperparameters", {}).get(name) != own[name] for other in like)
-    ]
-    return ", ".join(f"{name} {_text(own[name])}" for name in differ if not name.endswith("_updates"))
+    """In which settings a run differs from others of its algorithm on its task."""
+    like = [r.settings for r in runs if (r.config["algorithm"], r.task) == (run.config["algorithm"], run.task)]
+    own = run.settings
+    differ = [name for name, value in own.items() if any(other.get(name) != value for other in like)]
+    return ", ".join(f"{name} {_text(own[name])}" for name in differ)
 
 
 def _text(value: Any) -> str:

@@ -36,7 +36,7 @@ def page(material: Material, figures: Mapping[str, tuple[str, Path]], command: s
 
 
 def _head(material: Material, runs: Sequence[RunRecord]) -> str:
-    seeds = sum(len(run.config["lanes"]) for run in runs)
+    seeds = sum(len(run.lanes) for run in runs)
     counts = f"{len(runs)} runs, {seeds} seeds, {len(material.tasks)} tasks, {len(material.runs)} methods"
     words = [counts if runs else "nothing trained yet", f"tether {__version__}"]
     if material.verdicts:
@@ -88,7 +88,7 @@ def _costs(material: Material) -> str:
         for run in runs:
             found = run.result
             speed, wall = found.get("updates_per_second"), found.get("wall_seconds")
-            cells = [f"{run.updates:,}", str(len(run.config["lanes"]))]
+            cells = [f"{run.updates:,}", str(len(run.lanes))]
             cells += ["-" if speed is None else f"{speed:,.1f}", "-" if wall is None else duration(float(wall))]
             cells += [duration(float(found[name])) if name in found else "-" for name in COST_SECONDS]
             lines.append(
@@ -119,7 +119,7 @@ def _protocol(material: Material) -> str:
             words = [f"{run.config.get('environment')}, horizon {run.config.get('horizon')}", ", ".join(transforms)]
             words += [settings.get("precision", "float32"), str(data.get("sha256") or "-")[:12], ", ".join(kept)]
             words += [str(run.config.get("commit") or "-")[:10]]
-            seeds = ", ".join(str(lane["seed"]) for lane in run.config["lanes"])
+            seeds = ", ".join(str(lane["seed"]) for lane in map(run.config["lanes"].__getitem__, run.lanes))
             lines.append([name_cell(method), value_cell(run.task, ""), value_cell(seeds, ""), *map(value_cell, cells)])
             lines[-1] += [value_cell(word, "") for word in words]
     heads = ["method", "data", "seeds", ">batch", ">episodes", "environment", "transforms", "precision", "data sha256"]

@@ -50,6 +50,8 @@ class PublishedTable(NamedTuple):
     environments: str = ""
     curve: str = ""  # the table with the same numbers along training
     last_evaluations: int = 1  # over how many evaluations a number is a mean
+    evaluation_every_updates: int = 10_000  # between these
+    offline_updates: int | None = None  # behind which its runs go on in their environment
     variants: Mapping[str, Mapping[str, Any]] = {}
     trained: Mapping[str, Mapping[str, Any]] = {}  # method -> its algorithm, options, settings of tasks
     sparse: tuple[str, ...] = ()  # beginnings of tasks trained on sparse rewards
@@ -66,12 +68,14 @@ class PublishedTable(NamedTuple):
         return list(dict.fromkeys(number.method for number in self.numbers))
 
     def find(self, task: str, method: str, variant: str = "", protocol: str = "") -> list[Number]:
-        """The numbers of one cell: one, or a curve in the order of updates.
+        """The numbers of one cell, of training on data alone: one, or a curve in the order of updates.
 
         protocol: of a table with several; empty: the table's own.
         """
         wanted = protocol or self.protocol
         found = [n for n in self.numbers if (n.task, n.method, n.variant) == (task, method, variant)]
+        if self.offline_updates is not None:
+            found = [number for number in found if (number.updates or 0) <= self.offline_updates]
         return sorted((n for n in found if n.protocol in ("", wanted)), key=lambda n: n.updates or 0)
 
 

@@ -1,6 +1,7 @@
 """From run folders to verdicts: scores at the published updates, what they are compared with, what must be said."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +12,26 @@ from tether.algorithms.registry import hyperparameters_of
 from tether.data.hdf5 import open_hdf5
 from tether.data.readers.ogbench import PROVENANCE, locate_ogbench
 from tether.data.schema import COLLECT_KEY
+from tether.environments.choose import NO_ENVIRONMENT
+from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_bytes
 from tether.presets.recipes import find_recipe
-from tether.runs.curves import Curves, read_curves
+from tether.runs.curves import Curves, read_curves, read_record, until
 from tether.studies.reproduce.bands import Number, find_table
 from tether.studies.reproduce.targets import Cell
 from tether.studies.reproduce.verdict import Verdict, band_of, judge
 
-__all__ = ["Milestone", "Outcome", "changes_of", "decides_alike", "origin_of", "outcome_of", "run_for", "scores_at"]
+__all__ = [
+    "Milestone",
+    "Outcome",
+    "changes_of",
+    "decides_alike",
+    "origin_of",
+    "outcome_of",
+    "run_for",
+    "scores_at",
+]
 
 FRAMING = {"chunk": 1, "n_step": 1, "history": 1}  # options that say what a decision is, and those of single steps
 
@@ -52,14 +64,19 @@ class Outcome(NamedTuple):
         return values[-1] if values else None
 
 
-def scores_at(curves: Curves, update: int, evaluations: int = 1) -> np.ndarray | None:
-    """Scores (lanes, episodes) of the evaluation at `update`, or of as many as `evaluations` around it; None where it
-    was not evaluated. At the end of a run they are the last ones."""
-    places = np.flatnonzero(curves.updates == update)
-    if not len(places):
+def scores_at(curves: Curves, update: int, evaluations: int = 1, every_updates: int = 1) -> np.ndarray | None:
+    """Scores (lanes, episodes) of the evaluation at `update`; None where there was none.
+
+    evaluations: of so many around it, at most, which are no further away than if they were `every_updates` apart. As
+    many before it as behind it: of a rising curve the mean would else be another. At the end of a run it stands alone.
+    """
+    if update not in curves.updates:
         return None
-    last = min(int(places[0]) + evaluations // 2, len(curves.updates) - 1)
-    window = curves.scores[:, max(0, last - evaluations + 1) : last + 1]
+    wing = evaluations // 2
+    near = np.flatnonzero(np.abs(curves.updates - update) <= wing * every_updates)
+    place = int(np.flatnonzero(curves.updates == update)[0])
+    wing = min(wing, place - near[0], near[-1] - place)
+    window = curves.scores[:, place - wing : place + wing + 1]
     return window.reshape(len(window), -1)
 
 
@@ -68,12 +85,20 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     if cell.obstacle or run is None or not (run / "config.json").exists():
         reason = cell.obstacle or "not run yet"
         return Outcome(cell, None, 0, Verdict("not comparable", reason), (), {}, {})
-    config, curves = parse_json(read_bytes(run / "config.json")), read_curves(run)
+    config, curves = read_record(run), read_curves(run)
     if config.get("finetuning"):
         reason = "fine-tuned in its environment, and the published numbers are of training on data alone"
         return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, _result(run))
+    if len(settings := {repr(lane.get("settings")) for lane in config["lanes"]}) > 1:
+        names = ", ".join(sorted({name for lane in config["lanes"] for name in lane["settings"]}))
+        reason = f"its lanes are {len(settings)} settings of a sweep over {names}, not seeds of one"
+        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, _result(run))
+    notes, published = _reservations(cell, config), cell.published_updates
     done = int(curves.updates[-1]) if len(curves.updates) else 0
-    notes = _reservations(cell, config)
+    if done > published:
+        notes += (f"trained on to {done:,} updates, and judged as it was at {published:,}, as published",)
+        curves = until(curves, published)
+        done = int(curves.updates[-1]) if len(curves.updates) else 0
     milestones = _milestones(cell, curves, notes)
     final = _final(cell, curves, done, protocol, notes)
     found = final
@@ -88,9 +113,10 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
 
 def _result(run: Path) -> dict[str, Any]:
     try:
-        return parse_json(read_bytes(run / "result.json"))
+        found = parse_json(read_bytes(run / "result.json"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _milestones(cell: Cell, curves: Curves, notes: tuple[str, ...]) -> list[Milestone]:
@@ -100,8 +126,12 @@ def _milestones(cell: Cell, curves: Curves, notes: tuple[str, ...]) -> list[Mile
     table = find_table(cell.table.curve)
     found = []
     for number in table.find(cell.task, cell.method):
-        if number.updates and (scores := scores_at(curves, number.updates, table.last_evaluations)) is not None:
-            verdict = judge(scores, band_of(number, table), reservations=(*table.reservations, *notes))
+        if not number.updates:
+            continue
+        scores = scores_at(curves, number.updates, table.last_evaluations, table.evaluation_every_updates)
+        if scores is not None:
+            about = {"at": number.updates, "reservations": (*table.reservations, *notes)}
+            verdict = judge(scores, band_of(number, table), **about)
             found.append(Milestone(number.updates, number, verdict))
     return found
 
@@ -115,7 +145,7 @@ def _final(cell: Cell, curves: Curves, done: int, protocol: str, notes: tuple[st
         return None
     if not done:
         return Verdict("not comparable", "no evaluation yet")
-    if "best" in (protocol, plain[-1].protocol):
+    if plain[-1].protocol == "best":
         means = np.nan_to_num(np.nanmean(curves.scores, axis=2), nan=-np.inf)  # the best evaluation of each lane
         scores = curves.scores[np.arange(len(means)), means.argmax(axis=1)]
     else:
@@ -147,8 +177,14 @@ def changes_of(cell: Cell, config: dict[str, Any]) -> list[str]:
     framing = config.get("data", {}).get("framing", {})
     found |= {name: (framing.get(name), asked.get(name, one)) for name, one in FRAMING.items()}
     found["data_filter"] = _filter(config), asked.get("data_filter", "none")
-    swept = {name: value for lane in config.get("lanes", []) for name, value in lane.get("settings", {}).items()}
-    found |= {name: (value, wanted.get(name, defaults.get(name))) for name, value in swept.items()}
+    swept: dict[str, list[Any]] = {}
+    for lane in config.get("lanes", []):
+        for name, value in lane.get("settings", {}).items():
+            swept.setdefault(name, []).append(value)
+    for name, values in swept.items():
+        different = list(dict.fromkeys(values))
+        was = different[0] if len(different) == 1 else " and ".join(map(str, different))
+        found[name] = was, wanted.get(name, defaults.get(name))
     return [f"{name} {was} ({asked})" for name, (was, asked) in found.items() if not _same(was, asked)]
 
 
@@ -177,6 +213,9 @@ def _reservations(cell: Cell, config: dict[str, Any]) -> tuple[str, ...]:
     source = str(data.get("source", config.get("source", "")))
     if origin := origin_of(source):
         found.append(origin)
+    place, task = config.get("environment"), find_task(cell.task)
+    if place and task is not None and place not in (task.name, NO_ENVIRONMENT):
+        found.append(f"evaluated in {place}, not in {task.name}")
     versions = config.get("versions", {})
     used = ", ".join(f"{name} {versions[name]}" for name in ("ogbench", "gymnasium", "mujoco") if name in versions)
     found.append(f"evaluated with {used or 'unknown versions'}; published: {cell.table.environments}")
@@ -204,20 +243,26 @@ def origin_of(source: str) -> str:
     return f"trained on {path.name or source}, not on the published name"
 
 
+def published_task(config: Mapping[str, Any], tasks: Collection[str]) -> str | None:
+    """Which of `tasks` a run is on: that of its data's name, which may lack the version, else of its preset; None where
+    neither says."""
+    name, preset = str(config["data"]["dataset"]), config["notes"].get("preset")
+    fits = [task for task in tasks if re.sub(r"-v\d+$", "", task) == re.sub(r"-v\d+$", "", name)]
+    if name in tasks or len(fits) == 1:
+        return name if name in tasks else fits[0]
+    return preset if preset in (fits or tasks) else None
+
+
 def run_for(cells: list[Cell], run: Path) -> Cell:
     """Which of the cells a run folder is of. Raises InputError where it is of none, or of several."""
-    try:
-        config = parse_json(read_bytes(run / "config.json"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run}: no run folder: {type(error).__name__} {error}") from None
-    data = config.get("data", {})
-    known = {config.get("notes", {}).get("preset"), data.get("dataset")}
-    fits = [cell for cell in cells if cell.algorithm == config["algorithm"]]
+    config = read_record(run)
+    data, task = config["data"], published_task(config, {task for cell in cells for task in cell.table.tasks})
+    fits = [cell for cell in cells if cell.algorithm == config["algorithm"] and task in (None, cell.task)]
     fits = [cell for cell in fits if _same(_filter(config), cell.options.get("data_filter", "none"))] or fits
     fits = [cell for cell in fits if decides_alike(config, cell.options)] or fits
-    chosen = fits if len(fits) == 1 == len(cells) else [cell for cell in fits if cell.task in known]
+    chosen = fits if task is not None or len(cells) == 1 else []
     if len(chosen) != 1:
-        what = f"{config['algorithm']} on {data.get('dataset')}"
+        what = f"{config['algorithm']} on {data['dataset']}"
         names = ", ".join(cell.name for cell in chosen or cells)
         raise InputError(f"{run}: {what} is not one cell of the target; name one: {names}")
     return chosen[0]

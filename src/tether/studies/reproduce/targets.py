@@ -76,7 +76,9 @@ def find_cells(target: str) -> list[Cell]:
             raise InputError(f"target {target!r}: nothing in {name} is called {part!r}; there are {', '.join(words)}")
         exact = [key for key in kept if any(_matches(part, word) for word in key)]
         found = exact or kept
-    return [_cell(table, *key) for key in found if not key[0].endswith("-mean")]
+    if not (tasks := [key for key in found if not key[0].endswith("-mean")]):
+        raise InputError(f"target {target!r}: means over tasks, which no run has; name their tasks")
+    return [_cell(table, *key) for key in tasks]
 
 
 def _plain(word: str) -> str:

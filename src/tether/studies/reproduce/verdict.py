@@ -69,6 +69,7 @@ def judge(
     scores: np.ndarray | None,
     band: Band | str,
     *,
+    at: int | None = None,
     obstacle: str = "",
     reservations: Sequence[str] = (),
 ) -> Verdict:
@@ -76,6 +77,7 @@ def judge(
 
     scores: (seeds, episodes), in the band's unit; None where nothing is measured.
     band: or why there is none.
+    at: the updates of training that both are after, where that is not the end.
     obstacle: what makes the comparison meaningless, such as fewer updates; empty if nothing does.
     reservations: what a reader must know beside the word.
     Raises InputError for scores of another shape.
@@ -104,12 +106,12 @@ def judge(
         "below": high < band.low,
         "above": low > band.high,
         "inside": band.low <= low and high <= band.high,
-    }[word]
-    return Verdict(word, _sentence(word, certain, mean, (low, high), band), certain, band=band, **measured)
+    }[word] and scores[alive].size > 1  # a single episode has no interval
+    found = f"{mean:.1f} [{low:.1f}, {high:.1f}]" + ("" if at is None else f" at {at:,} updates")
+    return Verdict(word, _sentence(word, certain, found, band), certain, band=band, **measured)
 
 
-def _sentence(word: Word, certain: bool, mean: float, interval: tuple[float, float], band: Band) -> str:
-    found = f"{mean:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
+def _sentence(word: Word, certain: bool, found: str, band: Band) -> str:
     goal = f"{band.value:.1f} ({band.low:.1f} to {band.high:.1f}: {band.rule})"
     if word == "inside":
         return f"{found} is inside {goal}" + ("" if certain else ", as far as the interval tells: it reaches out of it")
