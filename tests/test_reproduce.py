@@ -16,7 +16,7 @@ from tether.runs.curves import Curves
 from tether.studies.reproduce.bands import Number, all_tables, find_table
 from tether.studies.reproduce.outcomes import changes_of, outcome_of, run_for, scores_at
 from tether.studies.reproduce.study import ReproduceOptions, judged, open_reproduction
-from tether.studies.reproduce.targets import find_cells, source_of
+from tether.studies.reproduce.targets import find_cells, find_numbers, source_of
 from tether.studies.reproduce.verdict import Band, band_of, judge
 from tether.studies.sweep.jobs import run_job
 from tether.studies.sweep.spec import parse_spec, spec_text
@@ -402,6 +402,12 @@ def test_what_a_run_is_judged_by(tmp_path: Path) -> None:
 def test_a_published_curve_ends_where_its_runs_go_online() -> None:
     task = "ogbench-qc/scene-play-singletask-task2-v0/FQL"
     assert outcome_of(find_cells(task)[0], None).published == 51.51
+    assert find_cells("OGBench-qc/Scene-Play-singletask-task2-v0/fql") == find_cells(task)
+    with pytest.raises(InputError, match="nothing in dtql-table-1/hopper-medium-v2/DQL is called 'DTQL'"):
+        find_numbers("dtql-table-1/hopper-medium-v2/DQL/DTQL")
+    for wrong, words in (({"updates": 2_000_000}, "have 1,000,000"), ({"data": Path("none")}, "no such folder")):
+        with pytest.raises(InputError, match=words):
+            open_reproduction(ReproduceOptions("corl-locomotion/hopper-medium-v2/IQL", Path("none"), **wrong))
     with pytest.raises(InputError, match="means over tasks"):
         find_cells("ogbench-qc/scene-play-singletask-mean/FQL")
 

@@ -218,6 +218,14 @@ def test_unlike_runs_are_no_seeds_of_one_method(tmp_path: Path) -> None:
     assert [run.lanes for name in ("bc rate 0.1", "bc rate 0.9") for run in material.runs[name]] == [(0, 1), (2, 3)]
 
 
+def test_every_task_has_its_figure(tmp_path: Path) -> None:
+    for number, name in enumerate(("a/b", "a-b", "x" * 200)):
+        write_run(tmp_path / str(number), "bc", name, 10.0)
+    make_report([tmp_path], tmp_path / "report")
+    found = sorted(path.stem for path in (tmp_path / "report").rglob("curves-*.svg"))
+    assert found == ["curves-a-b", "curves-a-b-2", f"curves-{'x' * 100}"]
+
+
 def test_what_is_not_counted_is_said(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "bc", "hopper-medium-v2", 10.0)
     silent = write_run(tmp_path / "b", "bc", "hopper-medium-v2", 10.0) / "evaluations.jsonl"

@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -101,11 +102,10 @@ class Reproduce:
     def _list(self) -> int:
         from rich.table import Table
 
-        from tether.studies.reproduce.bands import find_table
-        from tether.studies.reproduce.targets import table_lines
+        from tether.studies.reproduce.targets import find_numbers, table_lines
 
         if self.target is not None:
-            print_out(_numbers_table(find_table(self.target.split("/")[0]), self.target))
+            print_out(_numbers_table(*find_numbers(self.target)))
             return 0
         table = Table("target", "what", "numbers", "methods trained", title="published results", title_justify="left")
         for row in table_lines():
@@ -171,21 +171,18 @@ class Reproduce:
         return int(bool(failed) or any(found.verdict.word == "below" for found in outcomes))
 
 
-def _numbers_table(published: Any, target: str) -> Any:
-    """The numbers of a table, or of the part of it that the target names."""
+def _numbers_table(published: Any, numbers: Sequence[Any]) -> Any:
+    """Some numbers of a table."""
     from rich.table import Table
 
     table = Table(title=f"{published.title} ({published.source})", title_justify="left")
     for name in ("task", "method", "variant", "protocol", "updates", "value", "spread", "interval"):
         table.add_column(name, justify="left" if name in ("task", "method", "variant", "protocol") else "right")
-    parts = [part.lower() for part in target.split("/")[1:]]
-    for number in published.numbers:
-        words = [word.lower() for word in (number.task, number.method, number.variant)]
-        if all(any(part == word or words[0].startswith(f"{part}-") for word in words) for part in parts):
-            plain = ["" if value is None else f"{value:g}" for value in (number.value, number.spread)]
-            interval = "" if number.low is None else f"{number.low:g} to {number.high:g}"
-            updates = "" if number.updates is None else f"{number.updates:,}"
-            table.add_row(number.task, number.method, number.variant, number.protocol, updates, *plain, interval)
+    for number in numbers:
+        plain = ["" if value is None else f"{value:g}" for value in (number.value, number.spread)]
+        interval = "" if number.low is None else f"{number.low:g} to {number.high:g}"
+        updates = "" if number.updates is None else f"{number.updates:,}"
+        table.add_row(number.task, number.method, number.variant, number.protocol, updates, *plain, interval)
     known = (f"unit: {published.unit}", f"protocol: {published.protocol}", f"spread: {published.spread or 'none'}")
     more = (f"seeds: {published.seeds or 'not known'}", f"episodes: {published.episodes or 'not known'}")
     licence = published.licence or "figures of a paper"

@@ -1,11 +1,13 @@
 """Figures of a report: curves of each task with what is published, performance profiles, intervals of aggregates."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tether.errors import shortened
 from tether.evaluation.aggregates import (
     interval_of,
     optimality_gap,
@@ -29,6 +31,7 @@ FORMATS = ("svg", "pdf")
 MOST_POINTS = 25  # of a curve: a page is no archive
 RESAMPLES = 200  # of each point's interval, and of profiles
 POINTS = 101
+MOST_LETTERS = 100  # of a task's name in a file's
 AGGREGATES = {"mean": pooled_mean, "IQM": pooled_interquartile_mean, "optimality gap": optimality_gap}
 
 
@@ -36,12 +39,13 @@ def draw_figures(material: Material, folder: Path) -> dict[str, str]:
     """Write every figure as SVG and PDF -> its caption, by name. OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     captions = {}
-    for task in material.tasks:
-        name = f"curves-{task.replace('/', '-').replace(' ', '-')}"
+    for number, task in enumerate(material.tasks, 1):
+        name = f"curves-{re.sub(r'[^A-Za-z0-9._-]', '-', task)[:MOST_LETTERS]}"
+        name = f"{name}-{number}" if name in captions else name
         curves = _curves(material, task)
         if curves:
             for kind in FORMATS:
-                plot_curves(folder / f"{name}.{kind}", curves, None, material.score_name, task)
+                plot_curves(folder / f"{name}.{kind}", curves, None, material.score_name, shortened(task, 60))
             captions[name] = f"Score over updates on {task}."
     methods = _methods_on_all_tasks(material)
     if methods and material.score_name != "return" and len(methods) * len(material.tasks) > 1:

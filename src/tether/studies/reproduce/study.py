@@ -109,7 +109,12 @@ def open_reproduction(options: ReproduceOptions) -> Reproduction:
     """Find the cells of a target and make a sweep of them; nothing is written. Raises InputError."""
     options.check()
     cells = tuple(find_cells(options.target))
-    runs = [_run(cell, options) for cell in cells if not cell.obstacle]
+    able = [cell for cell in cells if not cell.obstacle]
+    if able and (options.updates or 0) > (longest := max(cell.published_updates for cell in able)):
+        raise InputError(f"updates {options.updates:,}: the published runs have {longest:,}")
+    if options.data is not None and not options.data.is_dir() and not any("-singletask-" in c.task for c in able):
+        raise InputError(f"data {options.data}: no such folder")  # OGBench's sets would be made there
+    runs = [_run(cell, options) for cell in able]
     if not runs:
         return Reproduction(options, cells, None)
     table: dict[str, Any] = {"seeds": options.seeds, "retries": 3, "runs": runs}

@@ -17,9 +17,9 @@ from tether.data.readers.ogbench import locate_ogbench
 from tether.errors import InputError
 from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
-from tether.studies.reproduce.bands import PublishedTable, all_tables, find_table
+from tether.studies.reproduce.bands import Number, PublishedTable, all_tables, find_table
 
-__all__ = ["Cell", "environment_of", "find_cells", "source_of", "table_lines", "trained_as"]
+__all__ = ["Cell", "environment_of", "find_cells", "find_numbers", "source_of", "table_lines", "trained_as"]
 
 # Published names that are not the algorithm's own in small letters.
 METHODS = {
@@ -62,23 +62,42 @@ def find_cells(target: str) -> list[Cell]:
 
     Raises InputError for a table, task, method or variant that there is not, with the near ones.
     """
-    name, *parts = target.strip("/").split("/")
-    table = find_table(name)
-    keys = dict.fromkeys((n.task, n.method, n.variant) for n in table.numbers)
+    table, parts = _parts(target)
+    keys = list(dict.fromkeys((n.task, n.method, n.variant) for n in table.numbers))
     asked_methods = any(_matches(part, method) for part in parts for method in table.methods)
     if not asked_methods:
         keys = [key for key in keys if key[1] in table.own or not table.own]
-    found = list(keys)
-    for part in parts:
-        kept = [key for key in found if any(_matches(part, word) for word in key) or _begins(part, key[0])]
-        if not kept:
-            words = sorted({word for key in found for word in key if word})
-            raise InputError(f"target {target!r}: nothing in {name} is called {part!r}; there are {', '.join(words)}")
-        exact = [key for key in kept if any(_matches(part, word) for word in key)]
-        found = exact or kept
+    found = _narrowed(target, keys)
     if not (tasks := [key for key in found if not key[0].endswith("-mean")]):
         raise InputError(f"target {target!r}: means over tasks, which no run has; name their tasks")
     return [_cell(table, *key) for key in tasks]
+
+
+def find_numbers(target: str) -> tuple[PublishedTable, list[Number]]:
+    """A table, and what of its numbers `target` names, of all methods. Raises InputError as `find_cells`."""
+    table, _ = _parts(target)
+    keys = _narrowed(target, list(dict.fromkeys((n.task, n.method, n.variant) for n in table.numbers)))
+    return table, [number for number in table.numbers if (number.task, number.method, number.variant) in keys]
+
+
+def _parts(target: str) -> tuple[PublishedTable, list[str]]:
+    name, *parts = target.strip("/").split("/")
+    return find_table(name.lower()), parts
+
+
+def _narrowed(target: str, keys: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Those (task, method, variant) that all parts of the target name."""
+    name, *parts = target.strip("/").split("/")
+    found = keys
+    for index, part in enumerate(parts):
+        kept = [key for key in found if any(_matches(part, word) for word in key) or _begins(part, key[0])]
+        if not kept:
+            words = ", ".join(sorted({word for key in found for word in key if word}))
+            place = "/".join([name, *parts[:index]])
+            raise InputError(f"target {target!r}: nothing in {place} is called {part!r}; there are {words}")
+        exact = [key for key in kept if any(_matches(part, word) for word in key)]
+        found = exact or kept
+    return found
 
 
 def _plain(word: str) -> str:
@@ -90,7 +109,7 @@ def _matches(part: str, word: str) -> bool:
 
 
 def _begins(part: str, task: str) -> bool:
-    return task.startswith(f"{part}-")
+    return _plain(task).startswith(f"{_plain(part)}-")
 
 
 def trained_as(table: PublishedTable, method: str) -> tuple[str, dict[str, Any]]:
@@ -111,7 +130,7 @@ def _cell(table: PublishedTable, task: str, method: str, variant: str) -> Cell:
         options["reward_transform"] = "sparse"
     obstacle = ""
     if not table.own:
-        obstacle = f"{table.name} is {table.unit}, which nothing here is trained for"
+        obstacle = f"{table.title}: nothing here is trained for it"
     elif algorithm not in ALGORITHMS:
         algorithm, obstacle = "", f"tether has no algorithm {method}"
     elif variant and variant not in table.variants:
