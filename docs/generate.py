@@ -275,7 +275,7 @@ def _results(name: str) -> str:
     """What benchmarks/results holds of it: a table, or that there is nothing."""
     runs = [run for run in measured().get(name, []) if run["last"]]
     rows = [
-        f"| {_framed(run)} | {run['updates']:,} | {run['seeds']} | {_score(run['behaviour'])} "
+        f"| {_framed(run)} | {_length(run)} | {run['seeds']} | {_score(run['behaviour'])} "
         f"| {_score(run['last'])} | {_score(run['best'])} | {_raw(run)} |"
         for run in runs
     ]
@@ -300,6 +300,12 @@ def _raw(run: dict[str, Any]) -> str:
 def _framed(run: dict[str, Any]) -> str:
     """The data, and what makes decisions of their rows."""
     return " ".join([run["dataset"], *(f"`--{name} {n}`" for name, n in run["protocol"].get("framing", {}).items())])
+
+
+def _length(run: dict[str, Any]) -> str:
+    """Updates, and from which of them on it was fine-tuned."""
+    online = run["protocol"].get("online_from")
+    return f"{run['updates']:,}" + ("" if online is None else f", online from {online:,}")
 
 
 def _score(summary: dict[str, Any] | None) -> str:
