@@ -12,7 +12,7 @@ from tether.machine.reading import parse_json, read_bytes
 from tether.runs.records import evaluation_log, metric_log
 from tether.types import Float, Int
 
-__all__ = ["Curves", "Series", "of_lanes", "read_curves", "read_record", "until"]
+__all__ = ["Curves", "Series", "of_lanes", "read_curves", "read_record", "read_result", "until"]
 
 
 class Series(NamedTuple):
@@ -54,6 +54,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not whole:
         raise InputError(f"{folder}: config.json: algorithm, data set or lanes are not what they should be: altered")
     return record
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """result.json of a run; empty where there is none yet, or none that can be read."""
+    try:
+        found = parse_json(read_bytes(folder / "result.json"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def until(curves: Curves, update: int) -> Curves:

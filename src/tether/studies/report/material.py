@@ -14,7 +14,7 @@ import numpy as np
 
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_bytes
-from tether.runs.curves import Curves, of_lanes, read_curves, read_record
+from tether.runs.curves import Curves, of_lanes, read_curves, read_record, read_result
 
 __all__ = ["Material", "RunRecord", "read_material"]
 
@@ -130,11 +130,7 @@ def _run_folders(folder: Path, depth: int = 0) -> list[Path]:
 def _read(folder: Path) -> list[RunRecord]:
     """A record for each swept setting, with it among the hyper-parameters."""
     config, curves = read_record(folder), read_curves(folder)
-    try:
-        result = parse_json(read_bytes(folder / "result.json"))
-    except (OSError, ValueError):
-        result = {}
-    result = result if isinstance(result, dict) else {}
+    result = read_result(folder)
     arms: dict[str, list[int]] = {}
     for lane, about in enumerate(config["lanes"]):
         arms.setdefault(json.dumps(about.get("settings") or {}, sort_keys=True), []).append(lane)

@@ -15,9 +15,8 @@ from tether.data.schema import COLLECT_KEY
 from tether.environments.choose import NO_ENVIRONMENT
 from tether.environments.tasks import find_task
 from tether.errors import InputError
-from tether.machine.reading import parse_json, read_bytes
 from tether.presets.recipes import find_recipe
-from tether.runs.curves import Curves, read_curves, read_record, until
+from tether.runs.curves import Curves, read_curves, read_record, read_result, until
 from tether.studies.reproduce.bands import Number, find_table
 from tether.studies.reproduce.targets import Cell
 from tether.studies.reproduce.verdict import Verdict, band_of, judge
@@ -88,11 +87,11 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     config, curves = read_record(run), read_curves(run)
     if config.get("finetuning"):
         reason = "fine-tuned in its environment, and the published numbers are of training on data alone"
-        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, _result(run))
+        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
     if len(settings := {repr(lane.get("settings")) for lane in config["lanes"]}) > 1:
         names = ", ".join(sorted({name for lane in config["lanes"] for name in lane["settings"]}))
         reason = f"its lanes are {len(settings)} settings of a sweep over {names}, not seeds of one"
-        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, _result(run))
+        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
     notes, published = _reservations(cell, config), cell.published_updates
     done = int(curves.updates[-1]) if len(curves.updates) else 0
     if done > published:
@@ -108,15 +107,7 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     if found is None:  # nothing but a curve, and none of its points was reached
         said = {"obstacle": _too_short(cell, done), "reservations": (*cell.table.reservations, *notes)}
         found = judge(scores_at(curves, done, cell.table.last_evaluations), "", **said)
-    return Outcome(cell, run, done, found, tuple(milestones), config, _result(run))
-
-
-def _result(run: Path) -> dict[str, Any]:
-    try:
-        found = parse_json(read_bytes(run / "result.json"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return Outcome(cell, run, done, found, tuple(milestones), config, read_result(run))
 
 
 def _milestones(cell: Cell, curves: Curves, notes: tuple[str, ...]) -> list[Milestone]:

@@ -62,8 +62,7 @@ def find_cells(target: str) -> list[Cell]:
 
     Raises InputError for a table, task, method or variant that there is not, with the near ones.
     """
-    table, parts = _parts(target)
-    keys = list(dict.fromkeys((n.task, n.method, n.variant) for n in table.numbers))
+    table, parts, keys = _parts(target)
     asked_methods = any(_matches(part, method) for part in parts for method in table.methods)
     if not asked_methods:
         keys = [key for key in keys if key[1] in table.own or not table.own]
@@ -75,14 +74,16 @@ def find_cells(target: str) -> list[Cell]:
 
 def find_numbers(target: str) -> tuple[PublishedTable, list[Number]]:
     """A table, and what of its numbers `target` names, of all methods. Raises InputError as `find_cells`."""
-    table, _ = _parts(target)
-    keys = _narrowed(target, list(dict.fromkeys((n.task, n.method, n.variant) for n in table.numbers)))
+    table, _, keys = _parts(target)
+    keys = _narrowed(target, keys)
     return table, [number for number in table.numbers if (number.task, number.method, number.variant) in keys]
 
 
-def _parts(target: str) -> tuple[PublishedTable, list[str]]:
+def _parts(target: str) -> tuple[PublishedTable, list[str], list[tuple[str, str, str]]]:
+    """The table, what else the target names, and every (task, method, variant) of the table."""
     name, *parts = target.strip("/").split("/")
-    return find_table(name.lower()), parts
+    table = find_table(name.lower())
+    return table, parts, list(dict.fromkeys((n.task, n.method, n.variant) for n in table.numbers))
 
 
 def _narrowed(target: str, keys: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
