@@ -89,7 +89,7 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
         reason = "fine-tuned in its environment, and the published numbers are of training on data alone"
         return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
     if len(settings := {repr(lane.get("settings")) for lane in config["lanes"]}) > 1:
-        names = ", ".join(sorted({name for lane in config["lanes"] for name in lane["settings"]}))
+        names = ", ".join(sorted({name for lane in config["lanes"] for name in lane.get("settings") or ()}))
         reason = f"its lanes are {len(settings)} settings of a sweep over {names}, not seeds of one"
         return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
     notes, published = _reservations(cell, config), cell.published_updates
@@ -106,7 +106,7 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
         found = compared[-1] if compared else final
     if found is None:  # nothing but a curve, and none of its points was reached
         said = {"obstacle": _too_short(cell, done), "reservations": (*cell.table.reservations, *notes)}
-        found = judge(scores_at(curves, done, cell.table.last_evaluations), "", **said)
+        found = judge(scores_at(curves, done), "", **said)
     return Outcome(cell, run, done, found, tuple(milestones), config, read_result(run))
 
 
