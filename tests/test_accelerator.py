@@ -36,7 +36,26 @@ def test_rows_as_they_come_and_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ((data, folder, lanes, _),) = trained
     assert (data, folder, lanes) == ("halfcheetah-medium-replay-small", run, 1)
     accelerator.main([*how, *small, "--minutes", "0"])
-    assert read(out)[-1] == {"what": "left out", "from": ["hopper", "float32", "bc", 1]}
+    assert read(out)[-1] == {"what": "left out", "rows": [["hopper", "float32", "bc", lanes] for lanes in (1, 2, 0)]}
+
+
+def test_a_row_that_would_end_too_late_is_left_out_and_shorter_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, costs = [0.0], {"bdpo": 40.0, "bc": 5.0}
+    monkeypatch.setattr(accelerator.time, "monotonic", lambda: now[0])
+
+    def measure(size: str, precision: str, algorithm: str, lanes: int, seconds: float) -> dict[str, Any]:
+        now[0] += costs[algorithm]
+        return {"what": "train", "algorithm": algorithm, "lanes": lanes}
+
+    monkeypatch.setattr(accelerator, "measure", measure)
+    out = tmp_path / "rows.jsonl"
+    how = ["--minutes", "1.6", "--algorithms", "bdpo", "bc", "--sizes", "hopper", "--lanes", "1", "8"]
+    accelerator.main([*how, "--precisions", "float32", "--out", str(out), "--run-folder", "none"])
+    rows = [(row["algorithm"], row["lanes"]) for row in read(out) if row["what"] == "train"]
+    assert rows == [("bdpo", 1), ("bc", 1), ("bdpo", 8), ("bc", 8), ("bc", 0)]  # 95 of 96 seconds
+    assert read(out)[-1] == {"what": "left out", "rows": [["hopper", "float32", "bdpo", 0]]}
 
 
 def test_faults_are_rows(tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ def test_the_range_is_that_of_every_lane_and_of_the_returns_that_are_learnt() ->
     assert swept == wanted(0.5 * (1 - 0.5**5) / 0.5, (1 - 0.9**5) / 0.1)
     failures = Dataset.from_arrays(*rows, [-1.0] * 5 + [0.0], np.arange(6) == 5, timeouts=np.arange(6) == 2)
     assert network(tether.CalQL(critic_network="hl-gauss"), failures, []) == wanted(-100.0, 0.0)  # -1 / (1 - 0.99)
-    assert network(tether.IQL(critic_network="hl-gauss"), failures, []) == wanted(-(1 + 0.99 + 0.99**2), 0.0)
+    mean = (-3 - 100 * 5 / 6) / (3 + 100)  # of the three rows that were cut, and of all as a hundred rows
+    cut = -(1 + 0.99 + 0.99**2) + 0.99**3 * 100 * mean
+    assert network(tether.IQL(critic_network="hl-gauss"), failures, []) == wanted(cut, 0.0)
 
 
 def test_ranges_in_names() -> None:

@@ -209,7 +209,9 @@ def test_curves_are_the_rows_of_a_run() -> None:
 
 
 def test_curves_of_lanes_that_diverged_and_of_no_evaluation(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"lanes": [{}, {}]}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"algorithm": "iql", "data": {"dataset": "mine"}, "lanes": [{}, {}]})
+    )
     assert read_curves(tmp_path).scores.shape == (2, 0, 0)
     played = [
         {"update": 10, "lane": lane, "episode": 0, "return": 3.0, "length": 7, "normalized_score": None}

@@ -102,10 +102,10 @@ def test_what_cannot_be_compared() -> None:
     assert judge(None, BAND).reason == "nothing is measured yet"
     assert judge(np.zeros((0, 0)), BAND, obstacle="not run").reason == "not run"
     both = np.array([[50.0, 50.0], [np.nan, 50.0]])
-    assert judge(both[1:], BAND).reason == "all 1 seeds diverged"
+    assert judge(both[1:], BAND).reason == "all 1 seeds diverged or were not evaluated"
     partly = judge(both, BAND, reservations=("other data",))
     assert partly.word == "inside"
-    assert partly.reservations[:2] == ("other data", "1 of 2 seeds diverged and are left out")
+    assert partly.reservations[:2] == ("other data", "1 of 2 seeds diverged or were not evaluated, and are left out")
     assert "one seed" in partly.reservations[2]
     short = judge(both[:1], BAND, obstacle="10 of 20 updates")
     assert (short.word, short.reason, short.measured) == ("not comparable", "10 of 20 updates", 50.0)
@@ -297,8 +297,13 @@ def test_a_study(tmp_path: Path, data: Path) -> None:
     assert "mujoco" in notes
     again = open_reproduction(options(tmp_path, data)).open()
     assert again.unfinished() == []
-    with pytest.raises(InputError, match="holds another sweep"):
-        open_reproduction(options(tmp_path, data, seeds=3)).open()
+    for changes, difference in (
+        ({"seeds": 3}, "lanes seed 0; seed 1, not seed 0; seed 1; seed 2"),
+        ({"updates": 10}, "eval_every_updates 20, not 10, updates 20, not 10"),
+        ({"precision": "bfloat16"}, "precision float32, not bfloat16"),
+    ):
+        with pytest.raises(InputError, match=rf"holds another sweep: in job \S+ {difference}; name another folder$"):
+            open_reproduction(options(tmp_path, data, **changes)).open()
     (judgement,) = judged("corl-locomotion/halfcheetah-medium-v2/BC", [found.run])
     assert judgement.cell.name == found.cell.name
     with pytest.raises(InputError, match="not one cell of the target"):

@@ -291,3 +291,21 @@ def test_the_published_line_is_that_of_the_same_decisions(framing: dict[str, int
     config = {"algorithm": "fql", "data": {"framing": framing}}
     numbers = _published(config, "scene-play-singletask-task2-v0", 100_000)
     assert numbers[-1].value == first
+
+
+def test_tasks_scored_in_several_ways_are_told_apart(tmp_path: Path) -> None:
+    """A run that is scored by its returns stands in no row, mean or picture of normalised scores."""
+    write_run(tmp_path / "a" / "bc", "bc", "hopper-medium-v2", 50.0)
+    write_run(tmp_path / "a" / "iql", "iql", "hopper-medium-v2", 60.0)
+    write_run(tmp_path / "a" / "iql-raw", "iql", "hopper-medium-v2", 2_000.0, score="return")
+    material = read_material([tmp_path / "a"])
+    assert material.tasks == ["hopper-medium-v2 (normalised score)", "hopper-medium-v2 (return)"]
+    assert material.scores("iql", "hopper-medium-v2 (normalised score)").max() < 100
+    assert material.scores("iql", "hopper-medium-v2 (return)").min() > 1_000
+    assert "mean over tasks" not in markdown_scores(material)
+    assert any("normalised score, return" in why for why in material.left_out)
+    make_report([tmp_path / "a"], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "figures").glob("*.svg")) == [
+        "curves-hopper-medium-v2--normalised-score-.svg",
+        "curves-hopper-medium-v2--return-.svg",
+    ]

@@ -138,8 +138,11 @@ def test_a_folder_belongs_to_one_spec(tmp_path: Path) -> None:
     stored = load_spec(tmp_path / "out" / "spec.toml")
     assert stored.jobs == spec.jobs  # data sets beside the spec are found from there, too
     other = load_spec(write_spec(tmp_path, tiny(seeds=5)))
-    with pytest.raises(InputError, match="holds another sweep"):
+    with pytest.raises(InputError, match="holds another sweep: of 2 jobs, not 3; name another"):
         SweepFolder.open(tmp_path / "out", other)
+    longer = load_spec(write_spec(tmp_path, tiny(datasets=["logs.csv"]).replace("\nupdates = ", "\nupdates = 1")))
+    with pytest.raises(InputError, match=r"in job \S+ updates \d+, not 1\d+; name another folder"):
+        SweepFolder.open(tmp_path / "out", longer)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="exists and holds no sweep"):

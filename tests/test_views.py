@@ -9,7 +9,7 @@ import pytest
 
 from tether.algorithms import ALGORITHMS
 from tether.data import Dataset, Framing, Source, Trajectories, View, prepare, view_of
-from tether.data.views import returns_to_go, step_returns
+from tether.data.views import return_bounds, returns_to_go, step_returns
 from tether.errors import InputError
 
 # Episodes: rows 0-2 (terminal), 3-6 (time-out), 7 (both at once), 8-9 (no flag: partial).
@@ -145,6 +145,25 @@ def test_returns_end_with_a_terminal_row_though_recording_goes_on() -> None:
         last = following[0] if following else ROWS - 1
         assert value == REWARDS[row : last + 1].sum()
         assert end == (row == last or row + 1 not in kept)
+
+
+def test_bounds_of_returns_look_beyond_where_the_recording_was_cut() -> None:
+    """Five rows that pay 1 and are cut are worth 1 / (1 - discount) everywhere; a terminal row is the end."""
+    nothing, paid = np.zeros((5, 1)), np.ones(5)
+    cut = Dataset.from_arrays(nothing, nothing, paid, np.zeros(5), timeouts=np.arange(5) == 4)
+    assert return_bounds(cut, paid, 0.9) == pytest.approx((1.0, 10.0))
+    assert return_bounds(cut, -paid, 0.9) == pytest.approx((-10.0, -1.0))
+    assert return_bounds(cut, -paid, 0.9, endless=True) == pytest.approx((-10.0, -10.0))
+    assert return_bounds(cut, paid, 1.0) == (1.0, 5.0)  # no sum to go on to
+    ended = Dataset.from_arrays(nothing, nothing, paid, np.arange(5) == 4)
+    assert return_bounds(ended, paid, 0.9) == pytest.approx((1.0, (1 - 0.9**5) / 0.1))
+    # Rows 3 to 6 are cut, rows 8 and 9 too; the mean of all is 5.5, and counts as two rows of each.
+    ends = {6: (4 + 5 + 6 + 7 + 2 * 5.5) / (4 + 2), 9: (9 + 10 + 2 * 5.5) / (2 + 2)}
+    wanted = {6: 7 + 0.5 * 2 * ends[6], 9: 10 + 0.5 * 2 * ends[9]}
+    wanted |= {8: 9 + 0.5 * wanted[9], 5: 6 + 0.5 * wanted[6]}
+    plain = step_returns(dataset(), REWARDS, 0.5)
+    assert return_bounds(dataset(), REWARDS, 0.5) == pytest.approx((plain.min(), max(plain.max(), *wanted.values())))
+    assert max(wanted.values()) > plain.max()
 
 
 def test_failures_that_were_cut_go_on_forever() -> None:

@@ -5,11 +5,11 @@ The registry is benchmarks/results/runs.json (tools/pack_results.py writes it); 
 """
 
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from tether.environments.names import is_single_task, without_version
 from tether.errors import InputError
 from tether.plots.markdown import markdown_table
 from tether.studies.reproduce.bands import find_table
@@ -51,11 +51,11 @@ def outcome(run: dict[str, Any], folder: Path) -> Outcome | None:
     name, data, preset = run["algorithm"], str(run["dataset"]), run["protocol"].get("preset")
     if preset is None:
         return None
-    if "-singletask-" in data:
+    if is_single_task(data):
         targets = [f"ogbench-qc/{data}/{method}" for method in find_table("ogbench-qc").methods]
     else:
         table = TABLES.get(name) or (f"corl-locomotion/{CORL[name]}" if name in CORL else None)
-        targets = [f"{table}/{preset}"] if table and re.fullmatch(rf"{re.escape(data)}(-v\d+)?", preset) else []
+        targets = [f"{table}/{preset}"] if table and data in (preset, without_version(preset)) else []
     try:
         cells = [cell for target in targets for cell in find_cells(target) if not cell.obstacle]
         place = folder / run["run"]

@@ -7,6 +7,7 @@ Sets that a trained policy made (antmaze, humanoidmaze, antsoccer), pictures and
 import re
 from typing import NamedTuple
 
+from tether.environments.names import without_single_task
 from tether.errors import InputError, unknown
 
 __all__ = ["PREFIX", "RECIPES", "Recipe", "find_recipe_of", "is_recipe"]
@@ -73,7 +74,7 @@ def find_recipe_of(name: str) -> Recipe:
 
     Raises InputError where no scripted oracle makes that set.
     """
-    name = re.sub(r"-singletask(-task\d+)?(?=-v)", "", name)
+    name = without_single_task(name)
     if name in RECIPES:
         return RECIPES[name]
     if name.startswith(("ant", "humanoid", "visual", "powderworld")):

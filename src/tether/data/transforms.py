@@ -17,7 +17,7 @@ from tether.data.framing import ONE_STEP, Framing, framed
 from tether.data.holdout import NO_HOLDOUT, hold_out
 from tether.data.schema import Schema
 from tether.data.source import Source
-from tether.data.views import Trajectories, View, build, raw_table, step_returns
+from tether.data.views import Trajectories, View, build, raw_table, return_bounds, step_returns
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
 from tether.types import Bool, Float, Int, Spec, Transition
@@ -309,7 +309,7 @@ def prepare(
         data_filter: see `filter_episodes`.
         holdout: see `hold_out`; of the episodes that the filter keeps. Statistics are those of what is trained on.
         value_discounts: note the lowest and highest return from any row on, discounted by any of these, as "returns" in
-            the record.
+            the record (`return_bounds`).
 
     Raises:
         InputError: an unknown name or rule; a transform that would divide by zero here, or of rewards for the view
@@ -338,8 +338,8 @@ def prepare(
     rewards = change.rewards(dataset)
     record |= _described(dataset, view, rewards, normaliser)
     if value_discounts:
-        returns = [step_returns(dataset, rewards.astype(np.float64), each, view.endless) for each in value_discounts]
-        record["returns"] = [float(np.min(returns)), float(np.max(returns))]
+        bounds = [return_bounds(dataset, rewards, each, view.endless) for each in value_discounts]
+        record["returns"] = [min(low for low, _ in bounds), max(high for _, high in bounds)]
     about = dataset.schema, dataset.source, no_rewards(dataset, rewards)
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     decisions = sample_decisions(dataset, held_out)

@@ -32,6 +32,7 @@ __all__ = [
     "ViewKind",
     "build",
     "raw_table",
+    "return_bounds",
     "returns_to_go",
     "step_returns",
     "view_of",
@@ -219,6 +220,29 @@ def step_returns(
     same = np.minimum.reduceat(rewards, starts) == np.maximum.reduceat(rewards, starts)
     goes_on = np.repeat(same & ~dataset.terminals[ends - 1], ends - starts)
     return np.where(goes_on, rewards.astype(np.float64) / (1.0 - discount), returns)
+
+
+def return_bounds(
+    dataset: Dataset, rewards: Float[np.ndarray, " rows"], discount: float, endless: bool = False
+) -> tuple[float, float]:
+    """The lowest and the highest discounted return from any row of the data on, as `step_returns`; and those of
+    trajectories that no terminal row ends as if they went on for ever, which is what a critic is to learn of them:
+    what was recorded of few steps is but a part of it. They go on with their mean reward, drawn towards that of all
+    rows by 1 / (1 - discount) rows of it, so that a single row says little."""
+    returns = step_returns(dataset, rewards, discount, endless)
+    low, high = float(returns.min()), float(returns.max())
+    ends = _ends(dataset)
+    cut = ~dataset.terminals[ends - 1]
+    if discount == 1.0 or not cut.any():
+        return low, high
+    lengths = np.diff(ends, prepend=0)
+    horizon = 1.0 / (1.0 - discount)
+    sums = np.add.reduceat(rewards.astype(np.float64), ends - lengths)
+    means = (sums + horizon * rewards.mean(dtype=np.float64)) / (lengths + horizon)
+    left = np.repeat(ends, lengths) - np.arange(len(rewards))  # rows of the trajectory, itself included
+    rest = discount**left * horizon * np.repeat(means, lengths)
+    continued = (returns_to_go(rewards, ends, discount) + rest)[np.repeat(cut, lengths)]
+    return min(low, float(continued.min())), max(high, float(continued.max()))
 
 
 def _ends(dataset: Dataset) -> Int[np.ndarray, " trajectories"]:

@@ -5,6 +5,7 @@ import difflib
 import importlib
 
 from tether.environments.make import OWN_MODULES, check_imported, make_environment
+from tether.environments.names import is_single_task
 from tether.environments.tasks import TASKS, Task, find_task, single_task
 from tether.errors import InputError
 from tether.machine.plugins import load_plugins
@@ -73,6 +74,6 @@ def task_of_id(name: str, horizon: int | None = None) -> Task:
     environment = make_environment(task)
     sizes = space_size(environment.observation_space), space_size(environment.action_space)
     environment.close()
-    if module == "ogbench" and "-singletask-" in bare:
+    if module == "ogbench" and is_single_task(bare):
         return single_task(name, sizes, task.horizon)
     return dataclasses.replace(task, observation_size=sizes[0], action_size=sizes[1])

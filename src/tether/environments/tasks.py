@@ -1,7 +1,6 @@
 """The task table: data-set name -> environment, horizon, reference scores (from `reference_scores.toml`)."""
 
 import dataclasses
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tether.environments.names import without_version
 from tether.errors import InputError, unknown
 from tether.machine.registry import Registry, registry
 
@@ -114,9 +114,9 @@ TASKS: Mapping[str, Task] = _read_tasks()
 
 def _beginnings(task: Task) -> set[str]:
     """What a data-set name may begin with to belong to `task`."""
-    if re.search(r"-v\d+$", task.name):  # the references differ between versions: the version must be there
+    if without_version(task.name) != task.name:  # the references differ between versions: the version must be there
         return {*task.datasets, *task.aliases}
-    return {re.sub(r"-v\d+$", "", dataset) for dataset in task.datasets} | set(task.aliases)
+    return {without_version(dataset) for dataset in task.datasets} | set(task.aliases)
 
 
 _BEGINNINGS = {beginning: task for task in TASKS.values() for beginning in _beginnings(task)}

@@ -5,6 +5,7 @@ import tomllib
 from importlib import resources
 from typing import Any
 
+from tether.environments.names import is_single_task
 from tether.errors import unknown
 
 __all__ = ["demo_preset", "domain_of", "get_preset", "load_presets", "preset_names"]
@@ -39,7 +40,7 @@ def load_presets(algorithm: str) -> dict[str, dict[str, Any]]:
 
 def domain_of(task: str) -> str:
     """`ogbench` for OGBench's single tasks, whose mazes begin with the names of D4RL's; else the first word."""
-    return "ogbench" if "-singletask-" in task else task.split("-")[0]
+    return "ogbench" if is_single_task(task) else task.split("-")[0]
 
 
 def demo_preset(algorithm: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a run is trained with where nothing else is said: the preset that is in force for an algorithm and its data."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import make_algorithm, name_of
 from tether.data import Dataset, Framing, bundled_names
+from tether.environments.names import without_task_number
 from tether.errors import unknown
 from tether.presets import demo_preset, get_preset, preset_names
 from tether.runs.plan import Options
@@ -144,5 +144,5 @@ def _find_preset(algorithm: str, source: str, preset: str) -> tuple[str | None, 
         values = demo_preset(algorithm)
         return ("demo", values) if values else (None, {})
     name = Path(source.removeprefix("d4rl:").removeprefix("ogbench:")).stem
-    name = re.sub(r"-singletask-task\d+-", "-singletask-", name)  # an OGBench environment's five tasks share settings
+    name = without_task_number(name)  # an OGBench environment's five tasks share settings
     return (name, get_preset(algorithm, name)) if name in preset_names(algorithm) else (None, {})

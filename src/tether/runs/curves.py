@@ -1,6 +1,7 @@
 """What a run has recorded, as arrays."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from tether.machine.reading import parse_json, read_bytes
 from tether.runs.records import evaluation_log, metric_log
 from tether.types import Float, Int
 
-__all__ = ["Curves", "Series", "of_lanes", "read_curves", "read_record", "read_result", "until"]
+__all__ = ["Curves", "Series", "lanes_by_setting", "of_lanes", "read_curves", "read_record", "read_result", "until"]
 
 
 class Series(NamedTuple):
@@ -65,6 +66,16 @@ def read_result(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def lanes_by_setting(record: Mapping[str, Any]) -> list[tuple[dict[str, Any], tuple[int, ...]]]:
+    """What a run's lanes sweep -> the lanes of each setting, which are its seeds; {} -> all of them where nothing is
+    swept. record: `read_record`'s."""
+    found: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    for number, lane in enumerate(record["lanes"]):
+        swept = lane.get("settings") or {}
+        found.setdefault(json.dumps(swept, sort_keys=True), (swept, []))[1].append(number)
+    return [(swept, tuple(lanes)) for swept, lanes in found.values()]
+
+
 def until(curves: Curves, update: int) -> Curves:
     """Without the evaluations behind `update`."""
     kept = curves.updates <= update
@@ -82,10 +93,7 @@ def of_lanes(curves: Curves, lanes: Sequence[int]) -> Curves:
 
 def read_curves(folder: Path) -> Curves:
     """Of a run folder, also of one that still trains. Raises InputError where it is none."""
-    try:
-        lanes = len(parse_json(read_bytes(folder / "config.json"))["lanes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: not a run folder: config.json: {type(error).__name__} {error}") from None
+    lanes = len(read_record(folder)["lanes"])
     played = evaluation_log(folder).read()
     updates = sorted({row["update"] for row in played})
     episodes = 1 + max((row["episode"] for row in played), default=-1)

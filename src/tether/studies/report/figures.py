@@ -45,10 +45,11 @@ def draw_figures(material: Material, folder: Path) -> dict[str, str]:
         curves = _curves(material, task)
         if curves:
             for kind in FORMATS:
-                plot_curves(folder / f"{name}.{kind}", curves, None, material.score_name, shortened(task, 60))
+                plot_curves(folder / f"{name}.{kind}", curves, None, material.score_on(task), shortened(task, 60))
             captions[name] = f"Score over updates on {task}."
     methods = _methods_on_all_tasks(material)
-    if methods and material.score_name != "return" and len(methods) * len(material.tasks) > 1:
+    comparable = len(material.score_names) == 1 and material.score_name != "return"
+    if methods and comparable and len(methods) * len(material.tasks) > 1:
         _profiles(material, methods, folder)
         captions["profiles"] = (
             "Performance profiles: the share of runs (seeds of tasks) that score more than each threshold, with "
@@ -70,12 +71,12 @@ def _curves(material: Material, task: str) -> list[Curve]:
     """A line for each method, and for what is published of it along training."""
     found, published = [], []
     for method, runs in material.runs.items():
-        own = [run for run in runs if run.task == task]
+        own = [run for run in runs if material.task_of(run) == task]
         for number, run in enumerate(own):
             label = method if len(own) == 1 else f"{method} ({run.folder.name})"
             rows = JsonLines(run.folder / "evaluations.jsonl").read()
             found.append(curve_of(label, rows, run.lanes, most_points=MOST_POINTS, resamples=RESAMPLES))
-            if number == 0 and (numbers := _published(run.config, task, run.updates)):
+            if number == 0 and (numbers := _published(run.config, run.task, run.updates)):
                 published.append(_published_curve(f"{run.config['algorithm']}, published", numbers))
     return found + published
 

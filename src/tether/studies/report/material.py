@@ -4,17 +4,16 @@ A study's folder (of `tether reproduce`, `compare` or `sweep`) and single runs a
 config.json and evaluations below it is a run.
 """
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.environments.names import without_version
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_bytes
-from tether.runs.curves import Curves, of_lanes, read_curves, read_record, read_result
+from tether.runs.curves import Curves, lanes_by_setting, of_lanes, read_curves, read_record, read_result
 
 __all__ = ["Material", "RunRecord", "read_material"]
 
@@ -34,7 +33,12 @@ class RunRecord(NamedTuple):
     def task(self) -> str:
         """Its data set, by the preset where that says more: a file's name may lack the version."""
         name, preset = self.config["data"]["dataset"], str(self.config["notes"].get("preset"))
-        return preset if re.fullmatch(re.escape(name) + r"-v\d+", preset) else name
+        return preset if without_version(preset) == name else name
+
+    @property
+    def score_name(self) -> str:
+        """What its scores are."""
+        return str(self.config.get("score") or "normalised score")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,24 +76,36 @@ class Material(NamedTuple):
     runs: dict[str, list[RunRecord]]  # method -> its runs
     verdicts: list[dict[str, Any]]  # rows of reproduce.json
     options: dict[str, Any]  # of the reproduction
-    left_out: list[str]  # folders that could not be read, and why
+    left_out: list[str]  # folders that could not be read and whatever else is missing, and why
 
     @property
     def tasks(self) -> list[str]:
         """All of them, sorted."""
-        return sorted({run.task for runs in self.runs.values() for run in runs})
+        return sorted({self.task_of(run) for runs in self.runs.values() for run in runs})
+
+    def task_of(self, run: RunRecord) -> str:
+        """Its task; with what is scored, where that is not the same everywhere: no row then holds two kinds."""
+        return run.task if len(self.score_names) == 1 else f"{run.task} ({run.score_name})"
 
     def scores(self, method: str, task: str) -> np.ndarray:
         """(seeds,) finite ones of all runs of a method on a task."""
-        found = [run.scores for run in self.runs[method] if run.task == task]
+        found = [run.scores for run in self.runs[method] if self.task_of(run) == task]
         joined = np.concatenate(found) if found else np.zeros(0)
         return joined[np.isfinite(joined)]
 
     @property
+    def score_names(self) -> list[str]:
+        """What scores are, sorted; several where runs are scored in different ways."""
+        return sorted({run.score_name for runs in self.runs.values() for run in runs})
+
+    def score_on(self, task: str) -> str:
+        """What the scores on a task are."""
+        return next(run.score_name for runs in self.runs.values() for run in runs if self.task_of(run) == task)
+
+    @property
     def score_name(self) -> str:
-        """What scores are."""
-        names = {str(run.config.get("score") or "normalised score") for runs in self.runs.values() for run in runs}
-        return names.pop() if len(names) == 1 else "score"
+        """What scores are, in a word."""
+        return self.score_names[0] if len(self.score_names) == 1 else "score"
 
 
 def read_material(folders: Sequence[Path], title: str | None = None) -> Material:
@@ -115,7 +131,10 @@ def read_material(folders: Sequence[Path], title: str | None = None) -> Material
     if not found and not verdicts:
         raise InputError(f"{', '.join(map(str, folders))}: no run with an evaluation in it")
     names = title or ", ".join(folder.resolve().name for folder in folders[:3]) + (" ..." if len(folders) > 3 else "")
-    return Material(options.get("target") or names, _by_method(found), verdicts, options, left_out)
+    material = Material(options.get("target") or names, _by_method(found), verdicts, options, left_out)
+    if len(material.score_names) > 1:
+        left_out.append(f"means and profiles over tasks, as their scores are {', '.join(material.score_names)}")
+    return material
 
 
 def _run_folders(folder: Path, depth: int = 0) -> list[Path]:
@@ -131,13 +150,10 @@ def _read(folder: Path) -> list[RunRecord]:
     """A record for each swept setting, with it among the hyper-parameters."""
     config, curves = read_record(folder), read_curves(folder)
     result = read_result(folder)
-    arms: dict[str, list[int]] = {}
-    for lane, about in enumerate(config["lanes"]):
-        arms.setdefault(json.dumps(about.get("settings") or {}, sort_keys=True), []).append(lane)
     found = []
-    for swept, lanes in arms.items():
-        own = config | {"hyperparameters": config.get("hyperparameters", {}) | json.loads(swept)}
-        found.append(RunRecord(folder, own, result, of_lanes(curves, lanes), tuple(lanes)))
+    for swept, lanes in lanes_by_setting(config):
+        own = config | {"hyperparameters": config.get("hyperparameters", {}) | swept}
+        found.append(RunRecord(folder, own, result, of_lanes(curves, lanes), lanes))
     return found
 
 

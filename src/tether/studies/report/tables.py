@@ -42,7 +42,8 @@ class Cell(NamedTuple):
 
 
 def score_rows(material: Material) -> list[tuple[str, list[Cell]]]:
-    """(task, a cell for each method); the last row is the mean over tasks, of methods that have all of them."""
+    """(task, a cell for each method); the last row is the mean over tasks, of methods that have all of them,
+    where all are scored alike."""
     rows = []
     for task in material.tasks:
         found = [material.scores(method, task) for method in material.runs]
@@ -53,7 +54,7 @@ def score_rows(material: Material) -> list[tuple[str, list[Cell]]]:
             _, low, high = mean_interval(scores.tolist())
             cells.append(Cell(mean, low, high, len(scores), len(known) > 1 and mean == max(known)))
         rows.append((task, cells))
-    if len(rows) > 1:
+    if len(rows) > 1 and len(material.score_names) == 1:
         columns = zip(*([cell.mean for cell in cells] for _, cells in rows), strict=True)
         means = [None if None in column else float(np.mean(np.asarray(column))) for column in columns]
         rows.append(("mean over tasks", [Cell(mean, None, None, 0, False) for mean in means]))

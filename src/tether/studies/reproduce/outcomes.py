@@ -1,6 +1,5 @@
 """From run folders to verdicts: scores at the published updates, what they are compared with, what must be said."""
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,11 @@ from tether.data.hdf5 import open_hdf5
 from tether.data.readers.ogbench import PROVENANCE, locate_ogbench
 from tether.data.schema import COLLECT_KEY
 from tether.environments.choose import NO_ENVIRONMENT
+from tether.environments.names import without_version
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.presets.recipes import find_recipe
-from tether.runs.curves import Curves, read_curves, read_record, read_result, until
+from tether.runs.curves import Curves, lanes_by_setting, read_curves, read_record, read_result, until
 from tether.studies.reproduce.bands import Number, find_table
 from tether.studies.reproduce.targets import Cell
 from tether.studies.reproduce.verdict import Verdict, band_of, judge
@@ -88,8 +88,8 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     if config.get("finetuning"):
         reason = "fine-tuned in its environment, and the published numbers are of training on data alone"
         return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
-    if len(settings := {repr(lane.get("settings")) for lane in config["lanes"]}) > 1:
-        names = ", ".join(sorted({name for lane in config["lanes"] for name in lane.get("settings") or ()}))
+    if len(settings := lanes_by_setting(config)) > 1:
+        names = ", ".join(sorted({name for swept, _ in settings for name in swept}))
         reason = f"its lanes are {len(settings)} settings of a sweep over {names}, not seeds of one"
         return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
     notes, published = _reservations(cell, config), cell.published_updates
@@ -238,7 +238,7 @@ def published_task(config: Mapping[str, Any], tasks: Collection[str]) -> str | N
     """Which of `tasks` a run is on: that of its data's name, which may lack the version, else of its preset; None where
     neither says."""
     name, preset = str(config["data"]["dataset"]), config["notes"].get("preset")
-    fits = [task for task in tasks if re.sub(r"-v\d+$", "", task) == re.sub(r"-v\d+$", "", name)]
+    fits = [task for task in tasks if without_version(task) == without_version(name)]
     if name in tasks or len(fits) == 1:
         return name if name in tasks else fits[0]
     return preset if preset in (fits or tasks) else None

@@ -7,7 +7,6 @@ DIR/data/                             what had to be regenerated
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.table import Table
 from tether.algorithms import ALGORITHMS
 from tether.algorithms.registry import field_names
 from tether.collect import RegenerateOptions, is_recipe, regenerate
+from tether.environments.names import is_single_task, without_single_task
 from tether.errors import InputError
 from tether.machine.cores import usable_cores
 from tether.machine.files import atomic_write_json
@@ -97,8 +97,8 @@ class Reproduction:
         """(data set of OGBench's, folder) of what would have to be regenerated."""
         wanted = {}
         for cell in self.cells:
-            if not cell.obstacle and "-singletask-" in cell.task:
-                file = re.sub(r"-singletask(-task\d+)?", "", cell.task)
+            if not cell.obstacle and is_single_task(cell.task):
+                file = without_single_task(cell.task)
                 folder = _data_folder(self.options, file)
                 if folder is not None and not (folder / f"{file}.npz").is_file() and is_recipe(f"ogbench:{file}"):
                     wanted[file] = folder
@@ -112,7 +112,7 @@ def open_reproduction(options: ReproduceOptions) -> Reproduction:
     able = [cell for cell in cells if not cell.obstacle]
     if able and (options.updates or 0) > (longest := max(cell.published_updates for cell in able)):
         raise InputError(f"updates {options.updates:,}: the published runs have {longest:,}")
-    if options.data is not None and not options.data.is_dir() and not any("-singletask-" in c.task for c in able):
+    if options.data is not None and not options.data.is_dir() and not any(is_single_task(c.task) for c in able):
         raise InputError(f"data {options.data}: no such folder")  # OGBench's sets would be made there
     runs = [_run(cell, options) for cell in able]
     if not runs:
@@ -139,7 +139,7 @@ def _run(cell: Cell, options: ReproduceOptions) -> dict[str, Any]:
             chosen[name] = value
     if "pretrain_updates" in hyperparameters:
         chosen["pretrain_updates"] = hyperparameters.pop("pretrain_updates")
-    source = source_of(cell, _data_folder(options, re.sub(r"-singletask(-task\d+)?", "", cell.task)))
+    source = source_of(cell, _data_folder(options, without_single_task(cell.task)))
     return {"algorithm": cell.algorithm, "dataset": source, "options": chosen, "set": hyperparameters}
 
 

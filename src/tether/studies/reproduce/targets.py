@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tether.algorithms import ALGORITHMS
 from tether.collect import is_recipe
 from tether.data.readers.ogbench import locate_ogbench
+from tether.environments.names import is_single_task, without_single_task, without_task_number, without_version
 from tether.errors import InputError
 from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
@@ -125,7 +126,7 @@ def _cell(table: PublishedTable, task: str, method: str, variant: str) -> Cell:
     for beginning, values in table.trained.get(method, {}).get("hyperparameters", {}).items():
         changes |= values if task.startswith(beginning) else {}
     changes |= table.variants.get(variant, {})
-    preset = changes.pop("preset", "{task}").format(task=re.sub(r"-singletask-task\d+-", "-singletask-", task))
+    preset = changes.pop("preset", "{task}").format(task=without_task_number(task))
     options = {"preset": preset} | own_options
     if any(task.startswith(beginning) for beginning in table.sparse):
         options["reward_transform"] = "sparse"
@@ -147,12 +148,12 @@ def source_of(cell: Cell, folder: Path | None) -> str:
     Files of `folder`, and of folders in it: `hopper-medium-v2.hdf5` or `hopper-medium.hdf5`; OGBench's `NAME.npz`, also
     where it is yet to be regenerated there.
     """
-    if "-singletask-" in cell.task:
-        file = re.sub(r"-singletask(-task\d+)?", "", cell.task)
+    if is_single_task(cell.task):
+        file = without_single_task(cell.task)
         place = "" if folder is None else f"{folder}/"
         known = folder is not None and ((folder / f"{file}.npz").is_file() or is_recipe(f"ogbench:{file}"))
         return f"ogbench:{place if known else ''}{cell.task}"
-    stems = [cell.task, re.sub(r"-v\d+$", "", cell.task)]
+    stems = [cell.task, without_version(cell.task)]
     for stem in stems if folder is not None else ():
         assert folder is not None
         if found := sorted([*folder.glob(f"{stem}.hdf5"), *folder.glob(f"*/{stem}.hdf5")]):
@@ -162,7 +163,7 @@ def source_of(cell: Cell, folder: Path | None) -> str:
 
 def environment_of(cell: Cell) -> str:
     """Where it is evaluated, by name."""
-    if "-singletask-" not in cell.task:
+    if not is_single_task(cell.task):
         return cell.task
     return f"ogbench:{locate_ogbench(cell.task)[0]}"
 

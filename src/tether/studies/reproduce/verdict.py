@@ -90,9 +90,10 @@ def judge(
         raise InputError(f"scores: must be (seeds, episodes), not of shape {scores.shape}")
     alive = np.isfinite(scores).all(axis=1)
     if not alive.any():
-        return Verdict("not comparable", f"all {len(scores)} seeds diverged", reservations=notes)
+        return Verdict("not comparable", f"all {len(scores)} seeds diverged or were not evaluated", reservations=notes)
     if not alive.all():
-        notes += (f"{np.sum(~alive)} of {len(scores)} seeds diverged and are left out",)
+        lost = f"{np.sum(~alive)} of {len(scores)} seeds"
+        notes += (f"{lost} diverged or were not evaluated, and are left out",)
     mean = float(scores[alive].mean())
     low, high = stratified_bootstrap_interval(scores[alive], np.mean)
     if alive.sum() == 1:

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class SweepFolder:
         """Make the folder, or go on with it. Raises InputError where it belongs to another spec."""
         stored = path / "spec.toml"
         if stored.exists():
-            if load_spec(stored).jobs != spec.jobs:
-                raise InputError(f"{path}: holds another sweep: its spec.toml is not {spec.path}; name another folder")
+            if difference := _difference(load_spec(stored).jobs, spec.jobs):
+                raise InputError(f"{path}: holds another sweep: {difference}; name another folder")
         else:
             empty = path / "jobs"  # which a kill before the first file leaves
             if any(entry != empty or not entry.is_dir() or any(entry.iterdir()) for entry in lasting(path)):
@@ -63,6 +64,31 @@ class SweepFolder:
     def unfinished(self) -> list[Job]:
         """The jobs that have no result yet."""
         return [job for job in self.spec.jobs if job_result(self.run_folder(job)) is None]
+
+
+def _difference(there: Sequence[Job], asked: Sequence[Job]) -> str:
+    """In what the jobs that a folder holds are not those that are asked for; empty where they are the same."""
+    if len(there) != len(asked):
+        return f"of {len(there)} jobs, not {len(asked)}"
+    for old, new in zip(there, asked, strict=True):
+        if old == new:
+            continue
+        pairs = [(name, getattr(old, name), getattr(new, name)) for name in ("algorithm", "dataset")]
+        for part in ("options", "hyperparameters"):
+            ours, theirs = getattr(old, part), getattr(new, part)
+            pairs += [(name, ours.get(name), theirs.get(name)) for name in sorted({*ours, *theirs})]
+        pairs.append(("lanes", _lane_names(old), _lane_names(new)))
+        different = [f"{name} {_said(was)}, not {_said(now)}" for name, was, now in pairs if was != now]
+        return f"in job {old.name} {', '.join(different) or 'another order'}"
+    return ""
+
+
+def _lane_names(job: Job) -> str:
+    return "; ".join(lane.name for lane in job.lanes)
+
+
+def _said(value: Any) -> Any:
+    return "unset" if value is None else value
 
 
 def job_result(folder: Path) -> dict[str, Any] | None:
