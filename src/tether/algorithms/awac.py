@@ -7,7 +7,7 @@
 The policy is a normal whose mean is not squashed, with a free standard deviation; actions are clipped to the box when
 they are drawn. Order: critic, actor, target. Hyper-parameters are those of CORL (arXiv 2210.07105).
 
-Deviations. From CORL, by reading: there are no numbers of it in tests/parity.
+Deviations. From CORL (tests/parity):
   1. The mean is clipped to the action box when acting, too; CORL leaves that to the environment.
   2. The exponent is limited before exp, CORL limits the exponential: the same numbers without overflow.
 """

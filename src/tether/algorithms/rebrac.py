@@ -8,7 +8,10 @@
 Squared norms are sums over coordinates. a'_data is the data's own next action.
 
 As in the authors' code, where the paper leaves it open: the actor maximises the lower head; the critics have Flax's
-LayerNorm after the ReLU; hidden biases start at 0.1, last layers within 0.001 (actor) and 0.003 (critics).
+LayerNorm after the ReLU; hidden biases start at 0.1, last layers within 0.001 (actor) and 0.003 (critics). The target
+actor moves towards the actor as it was before its step, the target critics towards the critics after theirs.
+
+Deviations. None known: tests/parity has the numbers of the authors' updates.
 """
 
 from typing import Any, ClassVar
@@ -108,6 +111,6 @@ class ReBRAC(eqx.Module):
         return state._replace(
             actor=actor,
             actor_optimiser=optimiser,
-            target_actor=polyak(state.target_actor, actor, self.target_rate),
+            target_actor=polyak(state.target_actor, state.actor, self.target_rate),
             target_critic=polyak(state.target_critic, state.critic, self.target_rate),
         ), metrics
