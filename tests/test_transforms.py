@@ -55,7 +55,7 @@ def test_reward_transforms(name: str, expected: Any) -> None:
 def test_every_row_of_the_table_is_there() -> None:
     rows = "none iql_locomotion iql_antmaze cql_antmaze corl_antmaze standardise minmax_pm1 dice_antmaze"
     assert list(REWARD_TRANSFORMS) == [*rows.split(), "bdpo_antmaze", "sparse"]  # BDPO's and QC's
-    assert list(OBSERVATION_TRANSFORMS) == ["none", "standardise", "standardise-1e-6"]
+    assert list(OBSERVATION_TRANSFORMS) == ["none", "standardise", "standardise-1e-6", "minmax"]
 
 
 def test_transforms_leave_the_data_set_alone() -> None:
@@ -145,6 +145,14 @@ def test_observations_are_standardised_over_the_table(name: str, added: float) -
     one = prepared.normaliser.normalise(np.asarray(table.observation)[3])
     np.testing.assert_array_equal(one, prepared.transitions.observation[3])
     assert prepared.record["observation_transform"] == {"name": name}
+
+
+def test_minmax_takes_observations_to_the_unit_box() -> None:
+    data = dataset(observations=np.stack([np.arange(0.0, 12.0, 2.0), np.full(6, 0.3)], axis=1))
+    prepared = prepare(data, observation_transform="minmax")
+    np.testing.assert_allclose(prepared.transitions.observation[:, 0], [-1.0, -0.5, 0.0, 0.5, 1.0], atol=1e-6)
+    seen = prepared.normaliser.normalise(np.asarray([[4.0, 0.3], [4.0, 0.31]], np.float32))
+    np.testing.assert_allclose(seen, [[0.0, -1.0], [0.0, -0.99]], atol=1e-6)  # a constant is not blown up
 
 
 def test_constant_observations_become_zero() -> None:

@@ -5,13 +5,16 @@
             pi normal with a fixed standard deviation;  A = R_lambda - V(s), standardised over the data, where
             R_lambda = r + gamma (1 - d) ((1 - lambda) V(s') + lambda R_lambda'), V(s') at a trajectory's last row
 
-Deviations. From the authors' code, which D4RL's runs used:
+Deviations. From the authors' code:
   1. It alternates 200 steps of V towards R_lambda with 1000 of the actor. With a fixed buffer V is fitted first, to
      Monte-Carlo returns (phase `pretrain`), advantages are computed once from it, and the actor follows. An episode
      that was cut short counts what was recorded, so V is too low near its end.
   2. Adam at 3e-4 for both instead of momentum SGD at hand-set rates.
   3. The price of leaving the box is 5 times the squared distance: the code's weight of 10 is of half of it.
   4. Layers start as PyTorch's do, the code's Xavier-uniform, the actor's last one within 0.01.
+  5. Settings are those of the code's configurations for gym's robots. D4RL's runs used this code, but its names are not
+     in that table: by its defaults std was 0.2, V took 500 steps in turn, and the buffer held the last 50,000 rows of
+     the data alone, cut into paths that straddle episodes. Numbers in D4RL's tables are of those.
 """
 
 from typing import ClassVar, NamedTuple

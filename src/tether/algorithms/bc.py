@@ -12,6 +12,8 @@ On the best episodes alone it is %BC: `tether train bc ... --data-filter top=0.1
 Deviations.
   1. The Gaussian's alpha is the exponential of the trained number; BRAC's code clips a trained number at 0.
   2. Its entropy is estimated once per update, for both steps; BRAC's code draws anew after the policy's.
+  3. %BC takes whole episodes. CORL cuts its table at terminal rows and every 1,000 rows, of which an episode that timed
+     out has 999: its pieces straddle episodes, and what follows the last cut is lost, of all data (100 %), too.
 """
 
 from typing import Literal, NamedTuple

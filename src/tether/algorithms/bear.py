@@ -11,8 +11,13 @@
 There is no averaged policy: D4RL's code, whose settings these are, draws the target's actions from the online one (the
 authors' first code averages it). It also takes the first head's maximum to act.
 
-Deviation. 1. Layers start as PyTorch's do; rlkit, below D4RL's code, starts hidden biases at 0.1 and last layers within
-0.003 (Q) and 0.001 (policy).
+Deviations. From D4RL's code:
+  1. Layers start as PyTorch's do. rlkit, below that code, starts hidden biases at 0.1, hidden weights within one over
+     the root of their number of outputs (first layers three to five times narrower on locomotion) and last layers
+     within 0.003 (Q) and 0.001 (policy); its target critics do not start as copies.
+  2. The policy's mean is clipped to +-9 wherever it is used; the code clips it where a density is asked for, which
+     BEAR never does. tanh makes the actions the same, MMD sees the clipped ones.
+  3. The actor sees the critics after their step; the code takes their values before it.
 """
 
 from typing import Literal, NamedTuple

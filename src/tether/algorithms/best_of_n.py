@@ -13,10 +13,14 @@ As in the authors' code, candidates are chosen by the online critic, Flax's Laye
 all layers start Glorot-uniform, the target moves towards the critic as it was before its step, and data actions are
 clipped to 1e-5 inside the box.
 
-Deviation. From the code:
-  1. Chunks that reach across the end of an episode are left out of the minibatch; theirs are in it with weight 0, so
-     that its losses are smaller by their share.
-None other known: tests/parity has the numbers of the authors' updates.
+tests/parity has the numbers of the authors' updates.
+
+Deviations. From the code, all of data/framing.py, so of every algorithm with chunks:
+  1. Rows with fewer than H of their episode left have no part, H - 1 of each episode. Theirs count 0 in the critic's
+     loss, and the flow clones the actions that are left; what is noised beside them is the next episode's.
+  2. Rewards end with a terminal row; theirs add what is paid behind it, if the chunk goes on.
+  3. n-step returns that a terminal row ends are kept, theirs are not where the episode ends there; their flow clones
+     the last n - 1 rows of an episode, too.
 """
 
 from typing import Literal, NamedTuple

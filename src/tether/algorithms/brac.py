@@ -15,7 +15,12 @@ Deviations.
      authors' code does the same. With both at the moved draw K would fall without bound as the policy's mean leaves
      the box.
   2. The first of the 4 actions of K is also the one that Q sees; the code draws one more.
-  3. Targets move after the critic's step, in the code before it.
+  3. Targets move after the critic's step, in the code before it; they start as copies, there by themselves.
+  4. Adam is that of the paper; Keras', below the code, adds 1e-7 before the bias is corrected.
+From D4RL's runs of it:
+  5. Their loader drops terminal rows and takes the next row's flag in place of a row's, bootstraps beyond time-outs,
+     and trains on the first 1,000,000 rows. Here rows are what the file says.
+  6. They also score the best of 10 actions by the first critic; which of the two their tables have is not said.
 """
 
 from typing import NamedTuple

@@ -16,7 +16,8 @@ such a trajectory are equal, r, its return to go is r / (1 - gamma) (`endless_fa
 Deviations. From the authors' code:
   1. Deviations 3 and 7 of cql.py, and as in 4 `penalty_target` is in units of the weighted gap: their 0.8 is 4.
   2. The last layer of the actor starts as that of CQL here, Glorot-uniform, theirs orthogonal; both times 0.01.
-  3. Its rule for failures asks no task what its rewards are, so it holds on every task; theirs on AntMaze and Adroit.
+  3. Data actions are not clipped; theirs are, to 1e-5 inside the box.
+  4. Its rule for failures asks no task what its rewards are, so it holds on every task; theirs on AntMaze and Adroit.
 """
 
 import dataclasses

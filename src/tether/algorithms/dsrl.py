@@ -19,6 +19,8 @@ Deviations. From the authors' code:
   2. Q^W is distilled once in every update; theirs ten times after twenty updates of the rest.
   3. alpha descends as SAC's does here, its slope times alpha. The critics' losses are without their factor 1/2, which
      Adam does not feel.
+  4. In their locomotion runs the box of actions is that of the data's least and greatest, of each coordinate; rewards
+     of a chunk are added up without a discount; time-outs are terminal; their replay holds a row for each decision.
 """
 
 from typing import Any, NamedTuple

@@ -12,6 +12,7 @@ Deviations. From the authors' code:
   2. Only the action is predicted; their heads for return and state take no part in the loss either.
   3. One target return for each lane (sweep it for several); they report two.
   4. A step later than `episode_length` has the embedding of the last one.
+  5. All episodes are trained on; theirs never draws the one of the least return.
 The blocks' MLP has ReLU, as their experiments (CORL's has GELU).
 """
 

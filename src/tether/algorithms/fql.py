@@ -10,7 +10,7 @@ Acting: mu with fresh noise. agg is the mean; the minimum on Adroit and OGBench'
 As in the authors' code, Flax's LayerNorm follows the GELU in the critics, all layers start Glorot-uniform, the target
 moves towards the critic as it was before its step, and data actions are clipped to 1e-5 inside the box.
 
-Deviations. None known: tests/parity has the numbers of the authors' updates.
+Deviations. None known: tests/parity has the numbers of the authors' updates. With chunks those of best_of_n.py.
 """
 
 from typing import Literal, NamedTuple

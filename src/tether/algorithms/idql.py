@@ -8,14 +8,16 @@ Samples are drawn in the paper's dialect: the clean action is never formed, the 
 
 Deviations. From the authors' code:
   1. No dropout (networks/residual.py) and no validation split, which costs theirs a twentieth of the rows.
-  2. The critic sees the whole minibatch, as their newest code. Until then it saw the first 256 of its 512 rows, and the
-     behaviour took a second step without rows, on Adam's momentum alone.
+  2. The critic sees the whole minibatch of 512, as in their newest code (December 2023). Before, it saw the first 256
+     of 2,048 rows, and the behaviour took a second step without rows, on Adam's momentum alone.
   3. The theory's implicit policy (weights tau and 1 - tau) is not offered: the tabulated one is the argmax.
   4. y takes V from before its update (iql.py: update_critic), theirs from after it.
-  5. Adam without their weight decay of 1e-4, 4 % of a weight over a whole run.
+  5. Adam without the newest code's weight decay of 1e-4, 4 % of a weight over a whole run.
   6. The noise network is given the step n = 1..T, theirs n - 1: with the same fresh weights that changes its output by
      0.8 of its size. Its LayerNorm adds 1e-5 to the variance, Flax 1e-6: 3e-5 of it. Sines come before cosines, theirs
      after: a renaming of random weights. Policies on disk shall act as they did.
+  7. The networks are those of the paper's code (April 2023): the newest has SiLU in place of Mish, twice as many time
+     features and as wide layers behind them, and LayerNorm on the observation that V sees.
 """
 
 from typing import Any, NamedTuple

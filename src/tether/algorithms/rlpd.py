@@ -15,8 +15,13 @@ of the environment. There is no offline phase; what is trained on data alone ove
 As in the authors' code, weights start Glorot-uniform, of mean and log std as two layers, the target follows every step
 of the critic, and data actions are clipped to 1e-5 inside the box.
 
-Deviations. None known: their G is `--updates-per-step` and `actor_update_interval` here. tests/parity has the numbers
-of the authors' updates.
+tests/parity has the numbers of the authors' updates; their G is `--updates-per-step` and `actor_update_interval` here.
+
+Deviations. From the authors' code, none in an update:
+  1. Their first 5,000 steps act uniformly at random, without updates. `--warmup-env-steps 5000` acts with the actor as
+     it is: tanh of about N(0, 1) where nothing was trained before.
+  2. Collecting goes on while the device updates: rows are learnt up to two pieces of 20 steps later (docs/finetune.md).
+  3. Collected actions are clipped to 1e-5 inside the box as the data's are; theirs are not.
 """
 
 import equinox as eqx

@@ -19,6 +19,7 @@ From the code:
   3. Q_2 is a network of its own, not the first one reset. The number of critics is two, as in all published runs.
   4. Samples are clipped to the action box before Q judges them when acting; logits are not capped 40 above the 4th.
   5. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
+  6. Minibatches are drawn with replacement, not by passes over a permutation; the code's last critic has 99 epochs.
 """
 
 from typing import ClassVar, NamedTuple

@@ -13,6 +13,9 @@ Deviations. From the authors' code:
   3. `normalize_gradient` (AntMaze) divides grad_a Q by its root mean square plus 1e-8; the code adds nothing.
   4. The frequencies of the time features are quantiles, not draws (networks/denoiser.py: fixed_frequencies).
   5. Minibatches are drawn with replacement, not by passes over a permutation: a row has no part in 1/e of the passes.
+  6. On locomotion rewards are divided by the range of returns of trajectories as IQL cuts them. Theirs are cut every
+     1,000 rows of a table in which a timed-out episode has 999, so that they mix episodes: their factor is 1.17 of ours
+     on a protocol set of halfcheetah-medium, and the same on three other sets.
 """
 
 from typing import NamedTuple

@@ -253,11 +253,19 @@ def _standardise_observations(observations: Observations, *, added: float) -> No
     return Normaliser(mean.astype(np.float32), std.astype(np.float32))
 
 
+def _minmax_observations(observations: Observations) -> Normaliser:
+    """2 (o - least) / (greatest - least + 1e-6) - 1, over the table; a column that never changes is shifted alone."""
+    low, high = (np.asarray(end, np.float64) for end in (observations.min(axis=0), observations.max(axis=0)))
+    half = np.where(high > low, (high - low + 1e-6) / 2, 1.0)
+    return Normaliser((low + half).astype(np.float32), half.astype(np.float32))
+
+
 OBSERVATION_TRANSFORMS: Registry[ObservationTransform] = registry("observation_transform").provide(
     {
         "none": _leave,
         "standardise": functools.partial(_standardise_observations, added=1e-3),  # TD3+BC and all of CORL
         "standardise-1e-6": functools.partial(_standardise_observations, added=1e-6),  # Decision Transformer
+        "minmax": _minmax_observations,  # DSRL, Diffusion Policy
     }
 )
 
