@@ -71,11 +71,13 @@ def rows() -> list[list[str]]:
         with tempfile.TemporaryDirectory() as name:
             pack_results.unpack(study, Path(name))
             for run in (run for run in registry() if run["study"] == study):
-                lines.append(_row(run, outcome(run, Path(name))))
+                lines.append(_row(run, outcome(run, Path(name)), Path(name) / run["run"]))
     return lines
 
 
-def _row(run: dict[str, Any], found: Outcome | None) -> list[str]:
+def _row(run: dict[str, Any], found: Outcome | None, folder: Path) -> list[str]:
+    data = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("data", {})
+    source = f"{run['dataset']}, {data['rows']:,} rows" if "rows" in data else str(run["dataset"])
     score = "-"
     if run.get("iqm") is not None:
         low, high = run["ci95"]
@@ -88,7 +90,7 @@ def _row(run: dict[str, Any], found: Outcome | None) -> list[str]:
     name, protocol = run["run"].rpartition("/")[2], run["protocol"]
     method = " ".join([run["algorithm"], *(f"--{option} {n}" for option, n in protocol.get("framing", {}).items())])
     method += f", online from {protocol['online_from']:,}" if "online_from" in protocol else ""
-    return [name, method, str(run["dataset"]), updates, str(run["seeds"]), score, published, verdict]
+    return [name, method, source, updates, str(run["seeds"]), score, published, verdict]
 
 
 def page() -> str:
