@@ -42,9 +42,13 @@ def test_settings_name_only_fields_that_exist(algorithm):
 
 
 def test_published_settings_are_those_of_the_papers_runs_and_no_others():
-    assert bandit_settings("dtql", "roll-near", "published")["trust_region_weight"] == 0.2
-    assert bandit_settings("dtql", "25gaussians-far", "published")["trust_region_weight"] == 1.0
-    assert bandit_settings("dtql-kl", "25gaussians-near", "published")["train_updates"] == 2000
+    """The runs of the paper's script: eta 5 for the roll with reward far, else 1; the KL runs' numbers of epochs."""
+    rewards = {"25gaussians": ("near", "far", "hard"), "roll": ("near", "far")}
+    problems = [f"{points}-{reward}" for points, own in rewards.items() for reward in own]
+    weights = [bandit_settings("dtql", problem, "published")["trust_region_weight"] for problem in problems]
+    assert weights == [1.0, 1.0, 1.0, 1.0, 1 / 5]
+    updates = [bandit_settings("dtql-kl", problem, "published")["train_updates"] for problem in problems]
+    assert updates == [3500, 2000, 2500, 1500, 3500]
     with pytest.raises(InputError, match="8gaussians"):
         bandit_settings("dtql", "8gaussians", "published")
     with pytest.raises(InputError, match="dtqk"):

@@ -15,7 +15,8 @@ Deviations. The ablation's code is not published; the paper leaves open and we c
      equals that of the actions, as tanh is invertible.
   3. The Gaussian actor acts like BDPO: the best of 10 samples by the mean of the averaged heads. The deterministic one
      acts as it is.
-  4. Everything else (M = 10 samples, K = 10 heads, order of steps, warm-up, interval, rates, clipping) is BDPO's.
+  4. Policies start orthogonal with gain 1, log standard deviations lie in [-5, 2].
+  5. Everything else (M = 10 samples, K = 10 heads, order of steps, warm-up, interval, rates, clipping) is BDPO's.
 """
 
 from typing import Literal, NamedTuple

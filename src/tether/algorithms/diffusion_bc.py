@@ -5,7 +5,13 @@
 One sample per state when acting: the data's own variety. It is Diffusion-QL with eta = 0. IDQL with one candidate
 learns the same law with another network.
 
-Deviation. 1. The samples come from the actor's Polyak average; neither Diffusion-QL's cloning nor DAC's has one.
+Deviations.
+  1. The samples come from the actor's Polyak average; neither Diffusion-QL's cloning nor DAC's has one.
+  2. The network is given the step n = 1..T, theirs n - 1 (dql.py, 3).
+  3. Rate, decay and clip of the gradient's norm are those of DAC's cloning, whose loss sums over the action's
+     coordinates where this one averages: the same clip is felt less often. Diffusion-QL's cloning has no clip, no
+     decay, and rates of its tasks.
+  4. DAC's cloning has DAC's own network and initialisation, and, run as it is, samples without noise in the chain.
 """
 
 from typing import NamedTuple

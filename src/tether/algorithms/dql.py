@@ -13,8 +13,9 @@ Deviations. From the paper, following the authors' code:
      steps per evaluation, every 50 epochs: published scores were trained at a rate that fell by 0.1 %.
      `cosine_decay=true` is what was asked for: it runs by update and reaches 0 at the end of training.
 From the code:
-  2. The published runs keep a checkpoint by hindsight ("online") or by the rank of its cloning loss ("offline"); here
-     last and best scores are both reported.
+  2. The published runs keep a checkpoint by hindsight ("online"), or one that is found by ranks of cloning losses in a
+     run that ends when that loss first rises between two evaluations ("offline"); here last and best scores of whole
+     runs are both reported.
   3. The noise network is given the step n = 1..T, theirs n - 1: with the same fresh weights that changes its output by
      2 % of its size. Its inputs are action, observation, time, theirs action, time, observation: a renaming of random
      weights. Policies on disk shall act as they did.

@@ -11,7 +11,7 @@ behaviour's from the denoiser D_phi, the policy's own from a second, "fake" deno
 
 The trust region seeks a mode; this KL covers them all (docs/gallery).
 
-Deviations. From the paper, following the authors' code: DTQL's 1 to 7 but 6 (no likelihood here), and
+Deviations. From the paper, following the authors' code: DTQL's 1 to 7 but 6 (no likelihood here), and its 9;
   1. The weight of the score difference is sigma^2 A / |D_phi - a_theta|_1, as in distribution matching distillation.
   2. Policy and fake denoiser start as copies of the denoiser when training begins; the paper's 2-D runs start from
      random weights (`start_from_denoiser`).
