@@ -188,7 +188,7 @@ def test_record_is_json_and_says_where_the_data_came_from() -> None:
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(InputError, match="unknown reward transform 'iql_locomotive'; did you mean iql_locomotion"):
         prepare(dataset(), "iql_locomotive")
-    with pytest.raises(InputError, match="unknown observation transform 'zzz'; choices: none, standardise"):
+    with pytest.raises(InputError, match="unknown observation transform 'zzz'; choices: minmax, none, standardise"):
         prepare(dataset(), observation_transform="zzz")
 
 

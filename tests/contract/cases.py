@@ -18,8 +18,8 @@ class Case(NamedTuple):
     """A number that the last phase feels at once."""
     targets: tuple[tuple[str, str, str], ...] = ()
     """(target, online, rate), moved by the last phase."""
-    lagging: bool = False
-    """Targets move towards the online network as it was before the update."""
+    lagging: frozenset[str] = frozenset()
+    """Those targets that move towards the online network as it was before the update."""
     unread: frozenset[str] = frozenset()
     """Numbers that the last phase does not read at all."""
     deterministic: frozenset[str] = frozenset()
@@ -272,7 +272,7 @@ CASES: dict[str, Case] = {
         },
         swept="distillation_weight",
         targets=(("target_critic", "critic", "target_rate"),),
-        lagging=True,
+        lagging=frozenset({"target_critic"}),
     ),
     "ifql": Case(
         sizes={"hidden_sizes": (8,), "flow_steps": 2, "candidates": 8},
@@ -282,7 +282,7 @@ CASES: dict[str, Case] = {
         },
         swept="expectile",
         targets=(("target_critic", "critic.q", "target_rate"),),
-        lagging=True,
+        lagging=frozenset({"target_critic"}),
     ),
     "best-of-n": Case(
         sizes={"hidden_sizes": (8,), "flow_steps": 2, "candidates": 8, "next_candidates": 2},
@@ -292,7 +292,7 @@ CASES: dict[str, Case] = {
         },
         swept="discount",
         targets=(("target_critic", "critic", "target_rate"),),
-        lagging=True,
+        lagging=frozenset({"target_critic"}),
     ),
     "dsrl": Case(
         sizes={"hidden_sizes": (8,), "behaviour_hidden_sizes": (8,), "flow_steps": 2},
@@ -403,6 +403,7 @@ CASES: dict[str, Case] = {
         },
         swept="critic_penalty",
         targets=(("target_critic", "critic", "target_rate"), ("target_actor", "actor", "target_rate")),
+        lagging=frozenset({"target_actor"}),
         deterministic=frozenset(["main"]),
     ),
     "bcq": Case(

@@ -206,7 +206,7 @@ def updates_change_what_they_declare(it: Subject, phase: str | None = None) -> S
     """Every array of the declared fields moves, every other stays as it was, bit for bit. Where nothing is declared:
     of each field all arrays move or none, and something does. phase: that one alone."""
     for name in [each.name for each in it.phases] if phase is None else [phase]:
-        before = _with_targets_apart(it) if it.expected.lagging else it.state
+        before = _with_targets_apart(it)
         after = it.run(before, it.phase(name), 0, 1).state
         moved_any = False
         for field, get in it.state_fields():
@@ -219,9 +219,9 @@ def updates_change_what_they_declare(it: Subject, phase: str | None = None) -> S
 
 
 def _with_targets_apart(it: Subject) -> Any:
-    """The state with targets away from what they start as copies of: those that lag would not move yet."""
-    targets = [target for target, *_ in it.expected.targets or ()]
-    return it.state._replace(**{t: jax.tree.map(lambda leaf: leaf + 1.0, getattr(it.state, t)) for t in targets})
+    """The state, with targets that lag away from what they start as copies of: they would not move yet."""
+    apart = {t: jax.tree.map(lambda leaf: leaf + 1.0, getattr(it.state, t)) for t in it.expected.lagging}
+    return it.state._replace(**apart)
 
 
 def _movement(it: Subject, phase: str, field: str, moved: int, count: int, get: Any) -> Sentences:
@@ -248,7 +248,7 @@ def targets_move_on_a_line(it: Subject) -> Sentences:
         return
     for target, online, rate_name in it.expected.targets:
         get, rate = operator.attrgetter(target), getattr(it.one, rate_name)
-        goal = operator.attrgetter(online)(before if it.expected.lagging else after)
+        goal = operator.attrgetter(online)(before if target in it.expected.lagging else after)
         if not _is_on_line(get(before), get(after), goal, rate):
             yield f"state.{target} does not move by {rate_name}={rate} of the way to state.{online} in each update"
 

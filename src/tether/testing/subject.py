@@ -56,8 +56,8 @@ class Expected(NamedTuple):
     """A number that the last phase feels at once."""
     targets: tuple[tuple[str, str, str], ...] | None = None
     """(target, online, rate), moved by the last phase; a dotted path leads into a field."""
-    lagging: bool = False
-    """Targets move towards the online network as it was before the update."""
+    lagging: frozenset[str] = frozenset()
+    """Those targets that move towards the online network as it was before the update."""
     unread: frozenset[str] | None = None
     """Numbers that the last phase does not read at all."""
     deterministic: bool | None = None
