@@ -26,12 +26,9 @@ def test_every_number_is_the_authors() -> None:
             state, metrics = update(state, batch, noise, jnp.int32(u))
             x.compare_update("", u, {"critic_loss": metrics["critic/q_loss"]})
             if u % 2 == 0:
-                names, often = (
-                    ("actor_loss", "cloning_loss"),
-                    learner.actor_update_interval,
-                )  # in the mean of all updates
-                ours = (metrics[f"actor/{name.removeprefix('actor_')}"] / often for name in names)
-                x.compare_update("", u // 2, dict(zip(names, ours, strict=True)))
+                often = learner.actor_update_interval  # metrics are those of all updates, in the mean
+                ours = {"actor_loss": metrics["actor/loss"], "cloning_loss": metrics["actor/cloning_loss"]}
+                x.compare_update("", u // 2, {name: value / often for name, value in ours.items()})
             if u == 0:
                 target = jax.jit(learner.critic_target)(before, batch, noise)
                 critic, _ = eqx.filter_jit(eqx.filter_grad(q_regression, has_aux=True))(before.critic, batch, target)

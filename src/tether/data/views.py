@@ -241,7 +241,8 @@ def return_bounds(
     means = (sums + horizon * rewards.mean(dtype=np.float64)) / (lengths + horizon)
     left = np.repeat(ends, lengths) - np.arange(len(rewards))  # rows of the trajectory, itself included
     rest = discount**left * horizon * np.repeat(means, lengths)
-    continued = (returns_to_go(rewards, ends, discount) + rest)[np.repeat(cut, lengths)]
+    recorded = returns_to_go(rewards, ends, discount) if endless else returns
+    continued = (recorded + rest)[np.repeat(cut, lengths)]
     return min(low, float(continued.min())), max(high, float(continued.max()))
 
 
