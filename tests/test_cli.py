@@ -446,6 +446,27 @@ def test_wrong_usage_is_one_line(words, said, capsys):
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "a=1", "b=2", "c=-3"],
+        ["--set", "a=1", "--set", "b=2", "c=-3"],
+        ["--set=a=1", "--seeds", "2", "--set", "b=2", "--set=c=-3"],
+    ],
+)
+def test_an_option_that_takes_several_may_be_given_again(words: list[str]) -> None:
+    """The parser would keep the last one's values alone."""
+    command = cli.parse(["train", "dtql", "data.hdf5", *words, "--logger", "csv", "--logger", "wandb"])
+    assert command.set == ("a=1", "b=2", "c=-3")
+    assert command.logger == ("csv", "wandb")
+    assert command.algorithm == "dtql"
+    runs = cli.parse(["reproduce", "dtql-table-1", "--runs", "a", "--runs", "b"]).runs
+    assert [str(run) for run in runs] == ["a", "b"]
+    columns = ["--observation", "x", "--action", "u", "--observation", "y", "v*", "--out", "made.hdf5"]
+    imported = cli.parse(["data", "import", "log.csv", "--action_low", "-1", *columns, "--action-low", "-2"]).verb
+    assert (imported.action_low, imported.observation) == ((-1.0, -2.0), ("x", "y", "v*"))
+
+
 def test_whole_numbers_may_be_written_with_an_exponent():
     assert cli.parse(["train", "bc", "--updates", "1e4"]).updates == 10_000
     assert cli.parse(["train", "bc", "--updates", "2.5e3"]).updates == 2_500

@@ -376,6 +376,17 @@ def test_a_level_that_is_not_reached_fails_and_more_steps_go_on(tmp_path: Path) 
     np.testing.assert_array_equal(arrays(more)["actions"], arrays(whole)["actions"])
 
 
+def test_a_layout_can_be_asked_for_later(tmp_path: Path) -> None:
+    pytest.importorskip("minari")
+    options = {**FAST, "steps": 500, "kinds": ("full-replay",)}
+    ((first, _),) = collect(CollectOptions("Pendulum-v1", tmp_path / "set", **options), quiet=True).files
+    before = first.read_bytes()
+    more = collect(CollectOptions("Pendulum-v1", tmp_path / "set", **options, layouts=("d4rl", "minari")), quiet=True)
+    (_, _), (folder, _) = more.files
+    assert first.read_bytes() == before
+    np.testing.assert_allclose(load_dataset(str(folder)).actions, load_dataset(str(first)).actions, atol=1e-6)
+
+
 def test_another_training_in_the_same_folder_is_refused(tmp_path: Path, first: Path) -> None:
     shutil.copytree(first, tmp_path / "set")
     for changes, words in (

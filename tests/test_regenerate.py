@@ -186,6 +186,10 @@ def test_the_command(tmp_path: Path) -> None:
         "data", "collect", "ogbench:pointmaze-large-stitch-v0", "--episodes", "1", "--quiet", "--out", str(tmp_path)
     )
     assert (code, err) == (0, "")
+    (by_task, _), _ = regenerate(
+        RegenerateOptions("ogbench:pointmaze-large-stitch-singletask-task1-v0", tmp_path, episodes=1), quiet=True
+    )
+    assert by_task == tmp_path / "pointmaze-large-stitch-v0.npz"  # a single task has the data of all
     assert f"{STEPS} rows, 1 episodes of {STEPS} observations" in out
     assert f"ogbench:{tmp_path}/pointmaze-large-stitch-singletask-v0" in out
     assert "task5: solved in 0.00% of the rows" in out

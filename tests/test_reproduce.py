@@ -209,6 +209,8 @@ def test_a_run_with_chunks_is_of_the_cell_with_chunks(tmp_path: Path) -> None:
 def test_what_cannot_be_run_says_why() -> None:
     (cell,) = find_cells("ogbench-qc/scene-play-singletask-task1-v0/SUPE-GT")
     assert cell.obstacle == "tether has no algorithm SUPE-GT"
+    (quadruple,) = find_cells("ogbench-qc/cube-quadruple-play-singletask-task1-v0/FQL")
+    assert "QC trained on 100,000,000 rows" in quadruple.obstacle
     assert "no preset of iql" in find_cells("ogbench-qc/scene-play-singletask-task1-v0/IQL")[0].obstacle
     assert "nothing here is trained for" in find_cells("dtql-table-7/hopper-medium-v2")[0].obstacle
     with pytest.raises(InputError, match="nothing of it can be run"):
@@ -430,6 +432,67 @@ def test_a_fine_tuned_run_is_not_what_was_published(tmp_path: Path) -> None:
     found = outcome_of(cell, tmp_path)
     assert (found.verdict.word, found.verdict.measured) == ("not comparable", None)
     assert "fine-tuned in its environment" in found.verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("target", "algorithm", "episodes", "horizon"),
+    [
+        ("corl-locomotion/hopper-medium-v2/IQL", "iql", 10, 1000),
+        ("ogbench-qc/scene-play-singletask-task2-v0/FQL", "fql", 50, 750),
+    ],
+)
+def test_an_evaluation_unlike_the_published_one_is_named(
+    tmp_path: Path, target: str, algorithm: str, episodes: int, horizon: int
+) -> None:
+    pytest.importorskip("ogbench")
+    (cell,) = find_cells(target)
+
+    def notes(**how: Any) -> list[str]:
+        run = forged(tmp_path / str(how["horizon"]), cell.task, [(1_000_000, 0, 50.0)], algorithm=algorithm, **how)
+        said = outcome_of(cell, run).verdict.reservations
+        return [note for note in said if ", published: " in note]
+
+    assert notes(settings={"eval_episodes": episodes}, horizon=horizon) == []
+    assert notes(settings={"eval_episodes": 2}, horizon=200) == [
+        f"evaluated by 2 episodes, published: {episodes}",
+        f"evaluated in episodes of 200 steps, published: {horizon}",
+    ]
+
+
+def test_every_departure_from_the_published_setting_is_named() -> None:
+    (cell,) = find_cells("dac-table-1/halfcheetah-medium-v2")
+    length = {"cosine_decay": True, "decay_updates": None, "train_updates": 2_000_000}
+    config: dict[str, Any] = {"hyperparameters": length, "data": {"holdout": {"name": "none"}}}
+    assert changes_of(cell, config) == []
+    for name, own, words in (
+        ("hyperparameters", {"train_updates": 100_000}, "decay_updates 100000 (2000000)"),  # it decays over its length
+        ("data", {"holdout": {"name": "0.5"}}, "holdout 0.5 (none)"),
+    ):
+        assert changes_of(cell, config | {name: config[name] | own}) == [words]
+    part = {"train_updates": 100_000, "decay_updates": 2_000_000}
+    assert changes_of(cell, config | {"hyperparameters": config["hyperparameters"] | part}) == []
+
+
+@pytest.mark.parametrize(("lost", "word"), [((0,), "inside"), ((0, 1), "not comparable")])
+def test_a_run_that_diverged_says_so_and_never_succeeds(tmp_path: Path, lost: tuple[int, ...], word: str) -> None:
+    target, last = "corl-locomotion/hopper-medium-v2/IQL", 1_000_000
+    rows = [(500_000, 0, 67.0), (500_000, 1, 67.0), (last, 1, 67.0)]
+    run = forged(tmp_path / "run", "hopper-medium-v2", rows, notes={"preset": "hopper-medium-v2"})
+    lanes = [{"seed": seed, "diverged": f"train {seed}000" if seed in lost else None} for seed in (0, 1)]
+    (run / "result.json").write_text(json.dumps({"status": "partly-diverged", "lanes": lanes}))
+    outcome = outcome_of(find_cells(target)[0], run)
+    assert outcome.verdict.word == word
+    assert any(f"{len(lost)} of 2 seeds diverged: seed 0 at train 0" in note for note in outcome.verdict.reservations)
+    assert ("diverged: seed 0" in outcome.verdict.reason) == (word == "not comparable")
+    code, out, _ = tether("reproduce", target, "--runs", str(run))
+    assert code == 1
+    assert "diverged" in out
+
+
+def test_the_protocol_that_is_asked_for_is_shown() -> None:
+    (cell,) = find_cells("corl-locomotion/hopper-medium-v2/IQL")
+    assert outcome_of(cell, None).published == 67.53
+    assert outcome_of(cell, None, "best").published == 80.46
 
 
 def test_commands(tmp_path: Path, data: Path) -> None:

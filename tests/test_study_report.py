@@ -24,9 +24,9 @@ from tether.evaluation.aggregates import (
     profile_band,
 )
 from tether.studies.report import make_report
-from tether.studies.report.figures import _published
+from tether.studies.report.figures import _curves, _published
 from tether.studies.report.material import read_material
-from tether.studies.report.tables import latex, latex_table, markdown_scores
+from tether.studies.report.tables import latex, latex_table, markdown_scores, score_rows
 from tether.studies.reproduce.outcomes import outcome_of
 from tether.studies.reproduce.study import ReproduceOptions, write_verdicts
 from tether.studies.reproduce.targets import find_cells
@@ -179,17 +179,17 @@ def test_verdicts_are_told_by_more_than_colour(study: Path) -> None:
 def test_tables_and_figures(study: Path) -> None:
     material = read_material([study])
     assert material.tasks == ["halfcheetah-medium-v2", "hopper-medium-v2"]
-    assert list(material.runs) == ["bc", "dac"]
+    assert list(material.runs) == ["DAC", "bc"]  # as published where a reproduction trained it
     table = latex_table(material)
     assert table.count("\\\\") == 4  # heads, two tasks, mean
     assert "\\mathbf" in table
     assert "\\toprule" in table
-    assert markdown_scores(material).splitlines()[0] == "| task | bc | dac |"
+    assert markdown_scores(material).splitlines()[0] == "| task | DAC | bc |"
     assert latex("a_b & 10% {x}") == "a\\_b \\& 10\\% \\{x\\}"
     names = {path.name for path in (study / "report" / "figures").iterdir()}
     stems = ("curves-halfcheetah-medium-v2", "curves-hopper-medium-v2", "profiles", "aggregates")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("svg", "pdf")}
-    assert "dac, published" in (study / "report" / "figures" / "curves-halfcheetah-medium-v2.svg").read_text()
+    assert "DAC, published" in (study / "report" / "figures" / "curves-halfcheetah-medium-v2.svg").read_text()
 
 
 def test_runs_of_one_algorithm_are_told_apart(tmp_path: Path) -> None:
@@ -236,9 +236,9 @@ def test_what_is_not_counted_is_said(tmp_path: Path) -> None:
         (write_run(tmp_path / f"c{number}", "bc", "hopper-medium-v2", 1.0) / "config.json").write_text(text)
     material = read_material([tmp_path])
     assert list(material.runs) == ["bc"]
-    assert sum("config.json" in line for line in material.left_out) == 3
-    assert f"{tmp_path / 'b'}: no evaluation yet" in material.left_out
-    assert f"{tmp_path / 'a'}: 1 of 2 seeds, which diverged or were not evaluated" in material.left_out
+    assert sum("config.json" in line for line in material.reservations) == 3
+    assert f"left out: {tmp_path / 'b'}: no evaluation yet" in material.reservations
+    assert f"left out: {tmp_path / 'a'}: 1 of 2 seeds, which diverged or were not evaluated" in material.reservations
 
 
 def test_what_is_no_study(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_what_is_no_study(tmp_path: Path) -> None:
         read_material([tmp_path / "none"])
     (write_run(tmp_path / "a", "bc", "hopper-medium-v2", 10.0) / "config.json").write_text("{")
     write_run(tmp_path / "b", "bc", "hopper-medium-v2", 10.0)
-    assert "not a run folder" in read_material([tmp_path]).left_out[0]
+    assert "not a run folder" in read_material([tmp_path]).reservations[0]
     code, out, err = tether("report", str(tmp_path), "--out", str(tmp_path / "report"), "--title", "Mine")
     assert (code, err) == (0, "")
     assert "report.html" in out
@@ -303,9 +303,49 @@ def test_tasks_scored_in_several_ways_are_told_apart(tmp_path: Path) -> None:
     assert material.scores("iql", "hopper-medium-v2 (normalised score)").max() < 100
     assert material.scores("iql", "hopper-medium-v2 (return)").min() > 1_000
     assert "mean over tasks" not in markdown_scores(material)
-    assert any("normalised score, return" in why for why in material.left_out)
+    assert any("normalised score, return" in why for why in material.reservations)
     make_report([tmp_path / "a"], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "figures").glob("*.svg")) == [
         "curves-hopper-medium-v2--normalised-score-.svg",
         "curves-hopper-medium-v2--return-.svg",
+    ]
+
+
+def test_a_published_method_is_one_column_whatever_its_tasks_ask_for(tmp_path: Path) -> None:
+    """QC's weights differ from task to task. A method has one published line, a study one command."""
+    tasks = {"scene-play-singletask-task2-v0": 300.0, "puzzle-3x3-play-singletask-task1-v0": 100.0}
+    for method, chunk in (("FQL", 1), ("QC-FQL", 5)):
+        folder = tmp_path / method
+        for number, (task, weight) in enumerate(tasks.items()):
+            data = {"dataset": task, "source": "x", "framing": {"chunk": chunk}}
+            job = folder / "jobs" / f"000{number}-fql"
+            settings = {"hyperparameters": {"distillation_weight": weight * chunk}, "notes": {"sweep_job": job.name}}
+            write_run(job, "fql", task, 20.0, data=data, **settings)
+        cells = [find_cells(f"ogbench-qc/{task}/{method}")[0] for task in tasks]
+        outcomes = [outcome_of(cell, folder / "jobs" / f"000{number}-fql") for number, cell in enumerate(cells)]
+        write_verdicts(ReproduceOptions("ogbench-qc", folder, seeds=2, data=tmp_path / "sets"), outcomes)
+    material = read_material([tmp_path / "FQL", tmp_path / "QC-FQL"])
+    assert list(material.runs) == ["FQL", "QC-FQL"]
+    assert material.title == "FQL, QC-FQL"  # of two studies neither names the page
+    assert all(cell.mean is not None for _, cells in score_rows(material) for cell in cells)
+    labels = [curve.label for curve in _curves(material, "scene-play-singletask-task2-v0")]
+    assert labels == ["FQL", "QC-FQL", "FQL, published", "QC-FQL, published"]
+    commands = {run.command for runs in material.runs.values() for run in runs}
+    how = f"tether reproduce ogbench-qc --seeds 2 --precision float32 --data {tmp_path / 'sets'} --out {tmp_path}"
+    assert commands == {f"{how}/FQL", f"{how}/QC-FQL"}
+    assert read_material([tmp_path / "FQL"]).title == "ogbench-qc"
+    assert read_material([tmp_path / "FQL"], "Mine").title == "Mine"
+    alone = read_material([tmp_path / "FQL" / "jobs" / "0000-fql"])
+    assert list(alone.runs) == ["FQL"]
+
+
+def test_what_is_not_finished_or_not_equally_far_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "bc", "hopper-medium-v2", 10.0)
+    (write_run(tmp_path / "b", "iql", "hopper-medium-v2", 10.0) / "result.json").unlink()
+    rows = (tmp_path / "b" / "evaluations.jsonl").read_text().splitlines()
+    (tmp_path / "b" / "evaluations.jsonl").write_text("\n".join(rows[:12]) + "\n")
+    said = read_material([tmp_path]).reservations
+    assert said == [
+        f"{tmp_path / 'b'}: not finished, and scored as it was after 20,000 updates",
+        "hopper-medium-v2: scores after 20,000 to 100,000 updates stand side by side",
     ]

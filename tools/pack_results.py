@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tether.studies.reproduce.study import reproduce_command
+
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 SUMMARY = (
     "algorithm",
@@ -45,7 +47,7 @@ def summary_of(study: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     commands: dict[str, str] = {}  # study folder -> what made its runs
     for row in rows:
         if row["file"] == "reproduce.json":
-            commands[row["run"]] = _reproduce_command(row["row"]["options"])
+            commands[row["run"]] = reproduce_command(row["row"]["options"], folders=False)
         if row["file"] in ("config.json", "result.json"):
             documents.setdefault(row["run"], {})[row["file"]] = row["row"]
     summaries = []
@@ -61,15 +63,6 @@ def summary_of(study: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             | _circumstances(config)
         )
     return summaries
-
-
-def _reproduce_command(options: dict[str, Any]) -> str:
-    """`tether reproduce` as it was told; folders are the machine's own."""
-    words = ["tether reproduce", options["target"]]
-    for name in ("updates", "pretrain_updates", "eval_episodes", "seeds", "precision"):
-        if options[name] is not None:
-            words.append(f"--{name.replace('_', '-')} {options[name]}")
-    return " ".join([*words, *(f"--set {name}={value}" for name, value in options["hyperparameters"].items())])
 
 
 def _circumstances(config: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from tether.cli.resume import Resume
 from tether.cli.serve import Serve
 from tether.cli.sweep import Sweep
 from tether.cli.train import Train
-from tether.cli.usage import one_line_usage, whole_numbers
+from tether.cli.usage import gathered, one_line_usage, whole_numbers
 from tether.cli.words import check_words
 from tether.errors import InputError
 from tether.machine.plugins import load_plugins, take_plugin_words
@@ -110,7 +110,7 @@ def parse(arguments: Sequence[str]) -> Any:
     verbs = {**COMMANDS, "data": DATA_VERBS}
     try:
         check_words(arguments, verbs)
-        words = whole_numbers(arguments, verbs)
+        words = gathered(whole_numbers(arguments, verbs), verbs)
         how: dict[str, Any] = {"prog": "tether", "description": DESCRIPTION, "config": (FlagCreatePairsOff,)}
         return one_line_usage(lambda: tyro.cli(_grammar(*words[:2]), args=words, **how), words, verbs)
     except InputError as error:

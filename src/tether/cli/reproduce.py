@@ -81,7 +81,7 @@ class Reproduce:
     """No progress on stderr."""
 
     def run(self) -> int:
-        """Train what is missing, then the verdicts; 1 if a run failed or a verdict is `below`."""
+        """Train what is missing, then the verdicts; 1 if a run failed, a seed diverged or a verdict is `below`."""
         if sum([self.ray, self.slurm, self.dry_run, self.verdict, bool(self.runs)]) > 1:
             raise InputError("--ray, --slurm, --dry-run, --verdict and --runs exclude each other")
         if self.workers < 1:
@@ -93,7 +93,7 @@ class Reproduce:
         if self.runs:
             outcomes = judged(self.target, self.runs, self.protocol)
             print_out(outcome_table(outcomes, self.target))
-            return int(any(found.verdict.word == "below" for found in outcomes))
+            return _exit_code(outcomes)
         study = open_reproduction(self._options())
         if self.dry_run:
             return self._dry_run(study)
@@ -168,7 +168,11 @@ class Reproduce:
         print_out(f"verdicts {write_verdicts(study.options, outcomes)}")
         for job in failed:
             sys.stderr.write(f"tether: {job.name} failed; see its log beside it\n")
-        return int(bool(failed) or any(found.verdict.word == "below" for found in outcomes))
+        return 1 if failed else _exit_code(outcomes)
+
+
+def _exit_code(outcomes: Sequence[Any]) -> int:
+    return int(any(found.diverged or found.verdict.word == "below" for found in outcomes))
 
 
 def _numbers_table(published: Any, numbers: Sequence[Any]) -> Any:

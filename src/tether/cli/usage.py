@@ -9,9 +9,11 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from tyro.conf import Positional, UseAppendAction
+
 from tether.errors import InputError
 
-__all__ = ["one_line_usage", "whole_numbers"]
+__all__ = ["gathered", "one_line_usage", "whole_numbers"]
 
 T = TypeVar("T")
 RULE = re.compile("───|---")
@@ -41,6 +43,38 @@ def whole_numbers(words: Sequence[str], verbs: Mapping[str, Any]) -> list[str]:
         if kinds.get(option) == {int} and EXPONENT.fullmatch(value) and float(value).is_integer():
             changed[place] = str(int(float(value)))
     return changed
+
+
+def gathered(words: Sequence[str], verbs: Mapping[str, Any]) -> list[str]:
+    """`words` with all values of an option that takes several where it is named first: `--set a=1 --set b=2` is
+    `--set a=1 b=2`, of which the parser would forget a."""
+    command, _ = _command(words, verbs)
+    several = set() if command is None else _several(command)
+    groups: dict[str | int, list[str]] = {}  # an option that takes several, or a word's place -> words, in order
+    key: str | int = 0
+    for place, word in enumerate(words):
+        if not word.startswith("--"):
+            groups.setdefault(key, []).append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = f"--{name[2:].replace('_', '-')}"
+        key = name if name in several else place
+        if key == name:
+            groups.setdefault(key, [name]).extend([value] if equals else [])
+        else:
+            groups[key] = [word]
+    return [word for group in groups.values() for word in group]
+
+
+def _several(command: type) -> set[str]:
+    """The options that take any number of values in one place."""
+    hints, found = typing.get_type_hints(command, include_extras=True), set()
+    for field in dataclasses.fields(command):
+        notes, hint = getattr(hints[field.name], "__metadata__", ()), hints[field.name]
+        kinds = [hint, *typing.get_args(hint), *itertools.chain(*map(typing.get_args, typing.get_args(hint)))]
+        if Ellipsis in kinds and UseAppendAction not in notes and Positional not in notes:
+            found.add(f"--{field.name.replace('_', '-')}")
+    return found
 
 
 def _command(words: Sequence[str], verbs: Mapping[str, Any]) -> tuple[type | None, str]:

@@ -213,7 +213,7 @@ class _Collection:
         if not levels and {"medium", "medium-replay", "medium-expert"} & kinds:
             levels = [self.medium or self._medium_level()]
         to_the_end = "full-replay" in kinds or (bool({"expert", "medium-expert"} & kinds) and self.expert is None)
-        if not (levels or to_the_end) or all(self._file(kind).exists() for kind in kinds & set(KINDS)):
+        if not (levels or to_the_end) or not any(self._missing_layouts(kind) for kind in kinds & set(KINDS)):
             return ""
         folder = self.folder / "training"
         self._online = Online(folder, self.place, self.training, self.options.steps, self.display, self.stop)
@@ -238,23 +238,29 @@ class _Collection:
     def make(self, kind: str) -> None:
         """The files of one kind; those that are there stay."""
         path = self._file(kind)
-        minari_id = f"{self.place.label}/{self._suffix(kind)}-v0"
-        wanted = {"d4rl": path, "minari": self.folder / "minari" / minari_id}
-        missing = [layout for layout in self.options.layouts if not wanted[layout].exists()]
-        if missing:
+        if missing := self._missing_layouts(kind):
             columns, record = self._collected(kind)
             provenance = self._provenance(kind, columns, record)
             self.config["files"][path.stem] = provenance
             if "d4rl" in missing:
                 write_d4rl(path, columns, self.place, provenance)
             if "minari" in missing:
-                write_minari(self.folder / "minari", minari_id, columns, self.place, provenance)
+                write_minari(self.folder / "minari", self._minari_id(kind), columns, self.place, provenance)
             atomic_write_json(self.folder / "collect.json", self.config)
             Log(self._partial(kind, record)).discard()
             with contextlib.suppress(OSError):
                 (self.folder / "partial").rmdir()
         provenance = self.config["files"].get(path.stem, {})
-        self.files += [(wanted[layout], provenance) for layout in self.options.layouts]
+        self.files += [(self._layout_path(kind, layout), provenance) for layout in self.options.layouts]
+
+    def _missing_layouts(self, kind: str) -> list[str]:
+        return [layout for layout in self.options.layouts if not self._layout_path(kind, layout).exists()]
+
+    def _layout_path(self, kind: str, layout: str) -> Path:
+        return self._file(kind) if layout == "d4rl" else self.folder / "minari" / self._minari_id(kind)
+
+    def _minari_id(self, kind: str) -> str:
+        return f"{self.place.label}/{self._suffix(kind)}-v0"
 
     def _suffix(self, kind: str) -> str:
         named = kind in ("policy", "controller") and self.options.name

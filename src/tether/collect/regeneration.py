@@ -33,6 +33,7 @@ from tether.collect.oracles import episode_path, open_world, write_episode
 from tether.collect.recipes import PREFIX, Recipe, find_recipe_of
 from tether.data.readers.ogbench import PROVENANCE
 from tether.data.sources import load_dataset
+from tether.environments.names import without_single_task
 from tether.errors import InputError
 from tether.machine.files import atomic_path, atomic_write_json, sha256_file
 from tether.machine.locks import only_writer
@@ -69,7 +70,7 @@ def regenerate(
     another process makes them, Interrupted after SIGINT, SIGTERM or SIGHUP (the same call goes on), OSError where the
     disk fails.
     """
-    name = options.name.removeprefix(PREFIX)
+    name = without_single_task(options.name.removeprefix(PREFIX))
     recipe = find_recipe_of(name)
     versions_now = _versions()
     if min(options.episodes or 1, options.processes) < 1 or options.seed < 0:

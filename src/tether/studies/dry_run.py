@@ -72,6 +72,7 @@ class Estimate(NamedTuple):
     evaluations: int
     evaluation_seconds: float | None  # of all of them
     memory: int
+    rate: float  # GFLOP/s of matmuls that it reckons with
 
     @property
     def seconds(self) -> float | None:
@@ -171,12 +172,13 @@ def describe_comparison(request: Request, out: Path | None) -> Table:
         algorithm, options = planned.algorithm(name), planned.options(name)
         lanes = [Lane(seed, {}) for seed in protocol.seeds]
         found[name] = (entrant.where_from, _estimate(algorithm, options, data, arguments, lanes, task, rate))
-    return _many(f"{data}; in {planned.folder}", found, rate)
+    return _many(f"{data}; in {planned.folder}", found)
 
 
 def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
     """The programs of a sweep that are not finished."""
-    rate, found = matmul_rate(), {}
+    found: dict[str, tuple[str, Estimate]] = {}
+    rate = functools.cache(lambda precision: matmul_rate(precision=precision))
     find, place = functools.cache(_find_data), functools.cache(_task)
     estimates: dict[Any, Estimate] = {}  # jobs of one size cost the same
     for job in jobs:
@@ -189,10 +191,10 @@ def describe_sweep(jobs: Sequence[Any], folder: Path) -> Table:
         size = data.source if data.dataset else data.sizes, transforms, arguments["options"], len(job.lanes), task
         key = *size_of(algorithm), *size
         if key not in estimates:
-            about = algorithm, arguments["options"], data, arguments, job.lanes, task, rate
-            estimates[key] = _estimate(*about)
+            options = arguments["options"]
+            estimates[key] = _estimate(algorithm, options, data, arguments, job.lanes, task, rate(options.precision))
         found[job.name] = words, estimates[key]
-    return _many(f"{len(jobs)} programs; in {folder}", found, rate)
+    return _many(f"{len(jobs)} programs; in {folder}", found)
 
 
 def _estimate(
@@ -217,7 +219,7 @@ def _estimate(
     seconds = (
         None if task is None else evaluations * evaluation_seconds(algorithm, task, len(lanes), options.eval_episodes)
     )
-    return Estimate(found, evaluations, seconds, found.memory_bytes + rows)
+    return Estimate(found, evaluations, seconds, found.memory_bytes + rows, rate)
 
 
 def _find_data(source: str, continuous: bool) -> Data:
@@ -288,7 +290,7 @@ def _table(rows: Mapping[str, str]) -> Table:
     return table
 
 
-def _many(title: str, found: Mapping[str, tuple[str, Estimate]], rate: float) -> Table:
+def _many(title: str, found: Mapping[str, tuple[str, Estimate]]) -> Table:
     """A row for each run, and their sum."""
     table = Table(title=f"dry run, nothing was trained or written: {title}", title_justify="left")
     for column in ("run", "settings", "updates", "training", "evaluating, at most", "memory"):
@@ -302,6 +304,6 @@ def _many(title: str, found: Mapping[str, tuple[str, Estimate]], rate: float) ->
     if estimates:
         known = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
         total = f"about {duration(sum(known))}, one after the other" if len(known) == len(estimates) else "-"
-        table.caption = f"in all {total}; by {forecast_basis(estimates[0].forecast, rate)}"
+        table.caption = f"in all {total}; by {forecast_basis(estimates[0].forecast, estimates[0].rate)}"
         table.caption_justify = "left"
     return table

@@ -2,8 +2,8 @@
 
 A file holds T+1 observation rows for each trajectory and no rewards; the package's regular view makes T transitions
 of them and computes rewards and masks for the task's goal from the simulator states, with its own environment, which
-is also the one that policies are evaluated in. From version 1.2 on it pays for the state before the action, before that
-for the one after it, so the version is recorded.
+is also the one that policies are evaluated in. The data pay for the state before the action, in every version. So does
+the environment from version 1.2 on; before that it judged the state after the action, so the version is recorded.
 `masks` becomes `terminals` (0 and 1 exchanged), so nothing is bootstrapped from a success; the package's `terminals`,
 which mark where a trajectory ends, become `timeouts`. The recording goes on after a success.
 """

@@ -32,6 +32,7 @@ MOST_POINTS = 25  # of a curve: a page is no archive
 RESAMPLES = 200  # of each point's interval, and of profiles
 POINTS = 101
 MOST_LETTERS = 100  # of a task's name in a file's
+NO_SEEDS = "; a method with single seeds has none"
 AGGREGATES = {"mean": pooled_mean, "IQM": pooled_interquartile_mean, "optimality gap": optimality_gap}
 
 
@@ -53,12 +54,12 @@ def draw_figures(material: Material, folder: Path) -> dict[str, str]:
         _profiles(material, methods, folder)
         captions["profiles"] = (
             "Performance profiles: the share of runs (seeds of tasks) that score more than each threshold, with "
-            "pointwise 95 % intervals of a bootstrap over seeds, stratified by task."
+            f"pointwise 95 % intervals of a bootstrap over seeds, stratified by task{NO_SEEDS}."
         )
         _aggregates(material, methods, folder)
         captions["aggregates"] = (
             "Mean, interquartile mean and optimality gap (100 - E[min(score, 100)], smaller is better) over tasks, "
-            "with 95 % intervals of a bootstrap over seeds, stratified by task."
+            f"with 95 % intervals of a bootstrap over seeds, stratified by task{NO_SEEDS}."
         )
     return captions
 
@@ -67,9 +68,14 @@ def _methods_on_all_tasks(material: Material) -> list[str]:
     return [name for name in material.runs if all(len(material.scores(name, task)) for task in material.tasks)]
 
 
+def _has_seeds(scores: Sequence[np.ndarray]) -> bool:
+    """Whether a bootstrap over seeds says anything: of one seed it is always the same number."""
+    return any(len(task) > 1 for task in scores)
+
+
 def _curves(material: Material, task: str) -> list[Curve]:
     """A line for each method, and for what is published of it along training."""
-    found, published = [], []
+    found, published = [], {}
     for method, runs in material.runs.items():
         own = [run for run in runs if material.task_of(run) == task]
         for number, run in enumerate(own):
@@ -77,8 +83,9 @@ def _curves(material: Material, task: str) -> list[Curve]:
             rows = JsonLines(run.folder / "evaluations.jsonl").read()
             found.append(curve_of(label, rows, run.lanes, most_points=MOST_POINTS, resamples=RESAMPLES))
             if number == 0 and (numbers := _published(run.config, run.task, run.updates)):
-                published.append(_published_curve(f"{run.config['algorithm']}, published", numbers))
-    return found + published
+                label = f"{numbers[0].method}, published"  # once, however many settings of it there are
+                published[label] = _published_curve(label, numbers)
+    return [*found, *published.values()]
 
 
 def _published(config: Mapping[str, Any], task: str, updates: int) -> list[Number]:
@@ -114,8 +121,9 @@ def _profiles(material: Material, methods: Sequence[str], folder: Path) -> None:
             thresholds, performance_profile(tasks, thresholds), color=style.colour, linestyle=style.dashes,
             marker=style.marker, markevery=POINTS // 8, markersize=4, label=name, where="post",
         )  # fmt: skip
-        low, high = profile_band(tasks, thresholds, RESAMPLES)
-        axes.fill_between(thresholds, low, high, color=style.colour, alpha=0.15, step="post", linewidth=0)
+        if _has_seeds(tasks):
+            low, high = profile_band(tasks, thresholds, RESAMPLES)
+            axes.fill_between(thresholds, low, high, color=style.colour, alpha=0.15, step="post", linewidth=0)
     style_axes(axes, score_words(material.score_name), "share of runs above", "Performance profiles")
     axes.set_ylim(-0.02, 1.02)
     axes.legend(frameon=False, fontsize=9, labelcolor=MUTED)
@@ -129,8 +137,10 @@ def _aggregates(material: Material, methods: Sequence[str], folder: Path) -> Non
     for axes, (title, statistic) in zip(panels, AGGREGATES.items(), strict=True):
         for index, name in enumerate(methods):
             scores, style = [material.scores(name, task) for task in material.tasks], Style.number(index)
-            value, (low, high) = statistic(scores), interval_of(statistic, scores, resamples=RESAMPLES)
-            axes.plot([low, high], [index, index], color=style.colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+            value = statistic(scores)
+            if _has_seeds(scores):
+                ends = interval_of(statistic, scores, resamples=RESAMPLES)
+                axes.plot(ends, [index, index], color=style.colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
             axes.plot(value, index, marker=style.marker, color=style.colour, markersize=7)
             axes.annotate(f"{value:.1f}", (value, index), (0, 7), textcoords="offset points", ha="center", fontsize=8)
         style_axes(axes, material.score_name, "", title)

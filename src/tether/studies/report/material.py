@@ -1,9 +1,10 @@
 """What a report is made of: the runs below some folders, their scores by task and method, and verdicts where there are.
 
 A study's folder (of `tether reproduce`, `compare` or `sweep`) and single runs are read alike: every folder with a
-config.json and evaluations below it is a run.
+config.json and evaluations below it is a run. Where a reproduction trained it, it goes by the published method's name.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from tether.environments.names import without_version
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_bytes
 from tether.runs.curves import Curves, lanes_by_setting, of_lanes, read_curves, read_record, read_result
+from tether.studies.reproduce.study import reproduce_command
 
 __all__ = ["Material", "RunRecord", "read_material"]
 
@@ -28,6 +30,17 @@ class RunRecord(NamedTuple):
     result: dict[str, Any]  # empty while it trains
     curves: Curves
     lanes: tuple[int, ...]  # that `curves` are of
+    study: dict[str, Any]  # reproduce.json of the study whose job it is; empty where it is none's
+
+    @property
+    def method(self) -> str:
+        """As published where a reproduction trained it, with what was changed there; else its algorithm."""
+        for row in self.study.get("cells", ()):
+            if row["run"] is not None and Path(row["run"]).name == self.folder.name:
+                changed = self.study["options"].get("hyperparameters", {})
+                words = [f"{name} {value}" for name, value in changed.items()]
+                return ", ".join([row["cell"].split("/", 2)[-1], *words])
+        return str(self.config["algorithm"])
 
     @property
     def task(self) -> str:
@@ -64,9 +77,13 @@ class RunRecord(NamedTuple):
 
     @property
     def command(self) -> str:
-        """As it was called."""
-        notes = self.config["notes"]
-        return str(notes.get("command") or notes.get("sweep_job") or f"tether.train: {self.folder.name}")
+        """That made it."""
+        notes, parent = self.config["notes"], self.folder.parent.parent
+        if notes.get("command") or not notes.get("sweep_job"):
+            return str(notes.get("command") or f"tether.train: {self.folder.name}")
+        if self.study:
+            return reproduce_command(self.study["options"])
+        return shlex.join(["tether", "sweep", str(parent / "spec.toml"), "--out", str(parent)])
 
 
 class Material(NamedTuple):
@@ -75,8 +92,7 @@ class Material(NamedTuple):
     title: str
     runs: dict[str, list[RunRecord]]  # method -> its runs
     verdicts: list[dict[str, Any]]  # rows of reproduce.json
-    options: dict[str, Any]  # of the reproduction
-    left_out: list[str]  # folders that could not be read and whatever else is missing, and why
+    reservations: list[str]  # what a reader must know: folders that could not be read, seeds that are missing, and why
 
     @property
     def tasks(self) -> list[str]:
@@ -110,7 +126,7 @@ class Material(NamedTuple):
 
 def read_material(folders: Sequence[Path], title: str | None = None) -> Material:
     """Raises InputError where there is no run with an evaluation below the folders."""
-    found, left_out, seen = [], [], set()
+    found, studies, reservations, seen = [], _studies(folders), [], set()
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
@@ -119,22 +135,39 @@ def read_material(folders: Sequence[Path], title: str | None = None) -> Material
                 continue
             seen.add(place.resolve())
             try:
-                found += _read(place)
+                found += _read(place, _study_of(place))
             except InputError as error:
-                left_out.append(str(error))
-    left_out += [f"{run.folder}: no evaluation yet" for run in found if not len(run.curves.updates)]
+                reservations.append(f"left out: {error}")
+    reservations += [f"left out: {run.folder}: no evaluation yet" for run in found if not len(run.curves.updates)]
     found = [run for run in found if len(run.curves.updates)]
     for run in found:
         if lost := int((~np.isfinite(run.scores)).sum()):
-            left_out.append(f"{run.folder}: {lost} of {len(run.lanes)} seeds, which diverged or were not evaluated")
-    verdicts, options = _verdicts(folders)
+            seeds = f"{lost} of {len(run.lanes)} seeds, which diverged or were not evaluated"
+            reservations.append(f"left out: {run.folder}: {seeds}")
+        if not run.result:
+            reservations.append(f"{run.folder}: not finished, and scored as it was after {run.updates:,} updates")
+    verdicts = [row for study in studies for row in study["cells"]]
     if not found and not verdicts:
         raise InputError(f"{', '.join(map(str, folders))}: no run with an evaluation in it")
-    names = title or ", ".join(folder.resolve().name for folder in folders[:3]) + (" ..." if len(folders) > 3 else "")
-    material = Material(options.get("target") or names, _by_method(found), verdicts, options, left_out)
+    names = ", ".join(folder.resolve().name for folder in folders[:3]) + (" ..." if len(folders) > 3 else "")
+    if len(folders) == len(studies) == 1:
+        names = str(studies[0]["options"].get("target") or names)
+    material = Material(title or names, _by_method(found), verdicts, reservations)
     if len(material.score_names) > 1:
-        left_out.append(f"means and profiles over tasks, as their scores are {', '.join(material.score_names)}")
+        kinds = ", ".join(material.score_names)
+        reservations.append(f"left out: means and profiles over tasks, as their scores are {kinds}")
+    reservations += _unequal(material)
     return material
+
+
+def _unequal(material: Material) -> list[str]:
+    """Of which tasks the runs are not equally far."""
+    found = []
+    for task in material.tasks:
+        updates = [run.updates for runs in material.runs.values() for run in runs if material.task_of(run) == task]
+        if min(updates) < max(updates):
+            found.append(f"{task}: scores after {min(updates):,} to {max(updates):,} updates stand side by side")
+    return found
 
 
 def _run_folders(folder: Path, depth: int = 0) -> list[Path]:
@@ -146,44 +179,55 @@ def _run_folders(folder: Path, depth: int = 0) -> list[Path]:
     return [run for path in inner for run in _run_folders(path, depth + 1)]
 
 
-def _read(folder: Path) -> list[RunRecord]:
+def _read(folder: Path, study: dict[str, Any]) -> list[RunRecord]:
     """A record for each swept setting, with it among the hyper-parameters."""
     config, curves = read_record(folder), read_curves(folder)
     result = read_result(folder)
     found = []
     for swept, lanes in lanes_by_setting(config):
         own = config | {"hyperparameters": config.get("hyperparameters", {}) | swept}
-        found.append(RunRecord(folder, own, result, of_lanes(curves, lanes), lanes))
+        found.append(RunRecord(folder, own, result, of_lanes(curves, lanes), lanes, study))
     return found
 
 
-def _verdicts(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    rows, options = [], {}
-    for folder in folders:
-        try:
-            found = parse_json(read_bytes(folder / "reproduce.json"))
-            rows += found["cells"]
-            _ = [row["verdict"]["word"] for row in found["cells"]]
-            options = found["options"]
-        except OSError:
-            continue
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder / 'reproduce.json'}: truncated or altered: {error}") from None
-    return rows, options
+def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """reproduce.json of each folder that holds one, each once."""
+    found = [_study(folder.resolve()) for folder in dict.fromkeys(map(Path.resolve, folders))]
+    return [study for study in found if study]
+
+
+def _study_of(run: Path) -> dict[str, Any]:
+    """reproduce.json of the study whose job a run is; empty where it is none."""
+    run = run.resolve()
+    return _study(run.parents[1]) if run.parent.name == "jobs" else {}
+
+
+def _study(folder: Path) -> dict[str, Any]:
+    """reproduce.json; empty where there is none. Raises InputError where it is damaged."""
+    path = folder / "reproduce.json"
+    try:
+        found = parse_json(read_bytes(path))
+        _ = [(row["verdict"]["word"], row["cell"].split("/"), row["run"]) for row in found["cells"]]
+        _ = reproduce_command(found["options"])
+        return found
+    except OSError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
 
 
 def _by_method(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """By algorithm; runs of one algorithm and task that differ in settings are methods of their own."""
+    """By method; runs of one method and task that differ in settings are methods of their own."""
     settings = [_changes(run, runs) for run in runs]
     found: dict[str, list[RunRecord]] = {}
     for run, words in zip(runs, settings, strict=True):
-        found.setdefault(" ".join(filter(None, [run.config["algorithm"], words])), []).append(run)
+        found.setdefault(" ".join(filter(None, [run.method, words])), []).append(run)
     return dict(sorted(found.items()))
 
 
 def _changes(run: RunRecord, runs: Sequence[RunRecord]) -> str:
-    """In which settings a run differs from others of its algorithm on its task."""
-    like = [r.settings for r in runs if (r.config["algorithm"], r.task) == (run.config["algorithm"], run.task)]
+    """In which settings a run differs from others of its method on its task."""
+    like = [r.settings for r in runs if (r.method, r.task) == (run.method, run.task)]
     own = run.settings
     differ = [name for name, value in own.items() if any(other.get(name) != value for other in like)]
     return ", ".join(f"{name} {_text(own[name])}" for name in differ)

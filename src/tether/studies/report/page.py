@@ -30,8 +30,8 @@ def page(material: Material, figures: Mapping[str, tuple[str, Path]], command: s
         parts.append(section("Costs", _costs(material)))
         parts.append(section("Protocol", _protocol(material)))
         parts.append(section("Commands", _commands(runs, command)))
-    if material.left_out:
-        parts.append(section("Left out", listed(material.left_out)))
+    if material.reservations:
+        parts.append(section("Reservations", listed(material.reservations)))
     return document(material.title, parts)
 
 
@@ -72,7 +72,8 @@ def _scores(material: Material) -> str:
         [name_cell(task), *(value_cell(cell.text, "number best" if cell.best else "number") for cell in cells)]
         for task, cells in score_rows(material)
     ]
-    caption = f"{material.score_name}: mean of the last evaluation and its 95 % interval over seeds (Student's t)"
+    interval = "its 95 % interval over seeds (Student's t; one seed has none)"
+    caption = f"{material.score_name}: mean of the last evaluation and {interval}"
     return table(["task", *(f">{method}" for method in material.runs)], rows, caption)
 
 

@@ -55,6 +55,7 @@ class PublishedTable(NamedTuple):
     variants: Mapping[str, Mapping[str, Any]] = {}
     trained: Mapping[str, Mapping[str, Any]] = {}  # method -> its algorithm, options, settings of tasks
     sparse: tuple[str, ...] = ()  # beginnings of tasks trained on sparse rewards
+    obstacles: Mapping[str, str] = {}  # beginnings of tasks that cannot be run -> why
     reservations: tuple[str, ...] = ()
 
     @property

@@ -1,6 +1,7 @@
 """From run folders to verdicts: scores at the published updates, what they are compared with, what must be said."""
 
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from tether.data.hdf5 import open_hdf5
 from tether.data.readers.ogbench import PROVENANCE, locate_ogbench
 from tether.data.schema import COLLECT_KEY
 from tether.environments.choose import NO_ENVIRONMENT
-from tether.environments.names import without_version
+from tether.environments.names import is_single_task, without_version
 from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.presets.recipes import find_recipe
@@ -26,6 +27,7 @@ __all__ = [
     "Outcome",
     "changes_of",
     "decides_alike",
+    "diverged_seeds",
     "origin_of",
     "outcome_of",
     "run_for",
@@ -53,14 +55,21 @@ class Outcome(NamedTuple):
     milestones: tuple[Milestone, ...]  # of a curve, in order
     config: dict[str, Any]  # of the run
     result: dict[str, Any]  # of the run, as far as it has one
+    protocol: str = ""  # which of the table's numbers was asked for
 
     @property
     def published(self) -> float | None:
         """The number that the verdict is about, else the cell's last one."""
         if self.verdict.band is not None:
             return self.verdict.band.value
-        values = [number.value for number in self.cell.table.find(self.cell.task, self.cell.method, self.cell.variant)]
+        cell = self.cell
+        values = [number.value for number in cell.table.find(cell.task, cell.method, cell.variant, self.protocol)]
         return values[-1] if values else None
+
+    @property
+    def diverged(self) -> list[str]:
+        """Each seed that diverged, and where."""
+        return diverged_seeds(self.result)
 
 
 def scores_at(curves: Curves, update: int, evaluations: int = 1, every_updates: int = 1) -> np.ndarray | None:
@@ -83,16 +92,18 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     """The verdicts on a cell, from its run folder as far as it has come. Raises InputError for a damaged folder."""
     if cell.obstacle or run is None or not (run / "config.json").exists():
         reason = cell.obstacle or "not run yet"
-        return Outcome(cell, None, 0, Verdict("not comparable", reason), (), {}, {})
-    config, curves = read_record(run), read_curves(run)
+        return Outcome(cell, None, 0, Verdict("not comparable", reason), (), {}, {}, protocol)
+    config, curves, result = read_record(run), read_curves(run), read_result(run)
     if config.get("finetuning"):
         reason = "fine-tuned in its environment, and the published numbers are of training on data alone"
-        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
+        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, result, protocol)
     if len(settings := lanes_by_setting(config)) > 1:
         names = ", ".join(sorted({name for swept, _ in settings for name in swept}))
         reason = f"its lanes are {len(settings)} settings of a sweep over {names}, not seeds of one"
-        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, read_result(run))
+        return Outcome(cell, run, 0, Verdict("not comparable", reason), (), config, result, protocol)
     notes, published = _reservations(cell, config), cell.published_updates
+    if lost := diverged_seeds(result):
+        notes += (f"{len(lost)} of {len(config['lanes'])} seeds diverged: {'; '.join(lost)}",)
     done = int(curves.updates[-1]) if len(curves.updates) else 0
     if done > published:
         notes += (f"trained on to {done:,} updates, and judged as it was at {published:,}, as published",)
@@ -107,7 +118,14 @@ def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     if found is None:  # nothing but a curve, and none of its points was reached
         said = {"obstacle": _too_short(cell, done), "reservations": (*cell.table.reservations, *notes)}
         found = judge(scores_at(curves, done), "", **said)
-    return Outcome(cell, run, done, found, tuple(milestones), config, read_result(run))
+    if lost and len(lost) == len(config["lanes"]):  # what it came to is no score, whatever it had been before
+        found = found._replace(word="not comparable", reason=f"diverged: {'; '.join(lost)}", certain=False)
+    return Outcome(cell, run, done, found, tuple(milestones), config, result, protocol)
+
+
+def diverged_seeds(result: Mapping[str, Any]) -> list[str]:
+    """Each seed of a result that diverged, and where: `seed 1 at train 12000`."""
+    return [f"seed {lane['seed']} at {lane['diverged']}" for lane in result.get("lanes", ()) if lane.get("diverged")]
 
 
 def _milestones(cell: Cell, curves: Curves, notes: tuple[str, ...]) -> list[Milestone]:
@@ -156,11 +174,14 @@ def changes_of(cell: Cell, config: dict[str, Any]) -> list[str]:
     recipe = find_recipe(cell.algorithm, "", cell.preset)
     wanted = {**recipe.hyperparameters, **cell.hyperparameters}
     own = config.get("hyperparameters", {})
-    length = {"train_updates", "decay_updates"} if own.get("decay_updates") in (None, cell.published_updates) else set()
+    length = {"train_updates", "decay_updates"}
     found = {name: (own[name], value) for name, value in wanted.items() if name in own and name not in length}
     defaults = hyperparameters_of(ALGORITHMS[cell.algorithm]())
     rest = set(own) - set(wanted) - length
     found |= {name: (own[name], defaults[name]) for name in sorted(rest) if name in defaults}
+    if own.get("cosine_decay"):  # by default over the run's own length, which may be shorter
+        ours, theirs = (values.get("decay_updates") or values.get("train_updates") for values in (own, wanted))
+        found["decay_updates"] = ours, theirs
     found["batch_size"] = config.get("settings", {}).get("batch_size"), recipe.options.get("batch_size")
     asked = recipe.options | cell.options
     for name in ("reward_transform", "observation_transform"):
@@ -168,6 +189,7 @@ def changes_of(cell: Cell, config: dict[str, Any]) -> list[str]:
     framing = config.get("data", {}).get("framing", {})
     found |= {name: (framing.get(name), asked.get(name, one)) for name, one in FRAMING.items()}
     found["data_filter"] = _filter(config), asked.get("data_filter", "none")
+    found["holdout"] = config.get("data", {}).get("holdout", {}).get("name"), "none"
     swept: dict[str, list[Any]] = {}
     for lane in config.get("lanes", []):
         for name, value in lane.get("settings", {}).items():
@@ -185,6 +207,19 @@ def decides_alike(config: Mapping[str, Any], options: Mapping[str, Any]) -> bool
     return all(framing.get(name, one) == options.get(name, one) for name, one in FRAMING.items())
 
 
+def _horizon(cell: Cell) -> int | None:
+    """Steps of a published episode; None where that task's package is not here."""
+    if (task := find_task(cell.task)) is not None:
+        return task.horizon
+    if not is_single_task(cell.task) or find_spec("ogbench") is None:
+        return None
+    import gymnasium
+    import ogbench  # noqa: F401  (registers its environments)
+
+    found = gymnasium.registry.get(locate_ogbench(cell.task)[0])
+    return None if found is None else found.max_episode_steps
+
+
 def _filter(config: dict[str, Any]) -> str | None:
     """The rule by which episodes were chosen; runs of tether 0.1 do not say."""
     return config.get("data", {}).get("filter", {}).get("name")
@@ -197,8 +232,8 @@ def _same(was: Any, asked: Any) -> bool:
 
 
 def _reservations(cell: Cell, config: dict[str, Any]) -> tuple[str, ...]:
-    """What else is not the same: hyper-parameters, data, simulator, precision."""
-    data, found = config.get("data", {}), []
+    """What else is not the same: hyper-parameters, data, episodes, simulator, precision."""
+    data, found, recipe = config.get("data", {}), [], find_recipe(cell.algorithm, "", cell.preset)
     if changed := changes_of(cell, config):
         found.append(f"not the published setting: {', '.join(changed)}")
     source = str(data.get("source", config.get("source", "")))
@@ -207,6 +242,11 @@ def _reservations(cell: Cell, config: dict[str, Any]) -> tuple[str, ...]:
     place, task = config.get("environment"), find_task(cell.task)
     if place and task is not None and place not in (task.name, NO_ENVIRONMENT):
         found.append(f"evaluated in {place}, not in {task.name}")
+    episodes, theirs = config.get("settings", {}).get("eval_episodes"), recipe.options.get("eval_episodes")
+    if not _same(episodes, theirs):
+        found.append(f"evaluated by {episodes} episodes, published: {theirs}")
+    if not _same(steps := config.get("horizon"), horizon := _horizon(cell)):
+        found.append(f"evaluated in episodes of {steps} steps, published: {horizon}")
     versions = config.get("versions", {})
     used = ", ".join(f"{name} {versions[name]}" for name in ("ogbench", "gymnasium", "mujoco") if name in versions)
     found.append(f"evaluated with {used or 'unknown versions'}; published: {cell.table.environments}")

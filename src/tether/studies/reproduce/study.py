@@ -7,6 +7,7 @@ DIR/data/                             what had to be regenerated
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,15 @@ from tether.studies.reproduce.targets import Cell, environment_of, find_cells, s
 from tether.studies.sweep.jobs import SweepFolder
 from tether.studies.sweep.spec import SweepSpec, parse_spec, spec_text
 
-__all__ = ["ReproduceOptions", "Reproduction", "judged", "open_reproduction", "outcome_table", "write_verdicts"]
+__all__ = [
+    "ReproduceOptions",
+    "Reproduction",
+    "judged",
+    "open_reproduction",
+    "outcome_table",
+    "reproduce_command",
+    "write_verdicts",
+]
 
 DEFAULT_SEEDS = 3
 
@@ -176,6 +185,23 @@ def write_verdicts(options: ReproduceOptions, outcomes: list[Outcome]) -> Path:
     options.out.mkdir(parents=True, exist_ok=True)
     atomic_write_json(path, {"format_version": 1, "options": given, "cells": rows})
     return path
+
+
+def reproduce_command(options: Mapping[str, Any], folders: bool = True) -> str:
+    """`tether reproduce` as `reproduce.json` says that it was told.
+
+    folders: with the folders, which are a machine's own; else `DIR` stands for that of the data.
+    Raises KeyError, TypeError, AttributeError for options of another form.
+    """
+    words = ["tether", "reproduce", str(options["target"])]
+    for name in ("updates", "pretrain_updates", "eval_episodes", "seeds", "protocol", "precision"):
+        if options.get(name) not in (None, ""):
+            words += [f"--{name.replace('_', '-')}", str(options[name])]
+    if options.get("data"):
+        words += ["--data", str(options["data"]) if folders else "DIR"]
+    for name, value in options.get("hyperparameters", {}).items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join([*words, "--out", str(options["out"])] if folders else words)
 
 
 def outcome_table(outcomes: list[Outcome], title: str) -> Table:
