@@ -13,10 +13,11 @@ import pytest
 from doctor_data import Columns, put, without
 from make_data import digest, tether
 from pyarrow import csv, parquet
+from recordings import write_robomimic
 from test_doctor import FAULTS, write_minari
 from test_doctor_report import write
 
-from tether.data import load_dataset
+from tether.data import Dataset, load_dataset
 from tether.doctor import check, fix, read_raw
 from tether.errors import InputError
 
@@ -119,6 +120,25 @@ def test_what_is_repaired_passes(kind: str, tmp_path: Path, monkeypatch: pytest.
     assert (after.count("error"), after.refused) == (0, "")
     assert float(load_dataset(str(tmp_path / "out.hdf5")).actions[9, 0]) == 1.0
     assert all(digest(path) == content for path, content in before.items())
+
+
+def test_a_repair_keeps_the_rules_of_the_rows(tmp_path: Path) -> None:
+    """Demonstrations that go on at the goal stay whole, exact next observations exact, masks and successes theirs."""
+    states = np.random.default_rng(0).normal(size=(6, 9, 3))
+    states[5] = states[0]
+    episodes = [{"observations": s, "actions": np.tanh(s[:-1]), "rewards": np.ones(8)} for s in states]
+    data = dataclasses.replace(
+        Dataset.from_episodes(episodes), masks={"even": np.arange(48) // 8 % 2 == 0}, successes=np.arange(48) % 8 == 7
+    )
+    for source, rows in (
+        (write_robomimic(tmp_path / "lift.hdf5", (8, 8, 8), success=np.arange(8) == 5), 24),
+        (data.to_hdf5(tmp_path / "memory.hdf5"), 40),  # without the copy
+    ):
+        report, _ = fix(source, out := tmp_path / f"{source.stem}-fixed.hdf5")
+        before, after = load_dataset(str(source)).select(np.arange(rows)), load_dataset(str(out))
+        assert report.changes
+        assert (len(after), len(after.transitions()[0])) == (rows, rows)
+        assert after.content_sha256() == before.content_sha256()
 
 
 def test_names_give_names_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,8 +230,7 @@ def write_d4rl(path: Path, raw: RawColumns, record: Mapping[str, Any]) -> None:
             file[key] = text
         if raw.schema is not None:
             file[SCHEMA_KEY] = json.dumps(raw.schema.to_json())
-        if raw.continuous:
+        if raw.states_rules or raw.continuous:
             exact = raw.exact_next_observations and "next_observations" in raw.columns
-            ends = raw.terminals_end_episodes
-            rules = {"exact_next_observations": exact, "terminals_end_episodes": ends, "continuous": True}
-            file[LAYOUT_KEY] = json.dumps(rules)
+            rules = {"exact_next_observations": exact, "terminals_end_episodes": raw.terminals_end_episodes}
+            file[LAYOUT_KEY] = json.dumps(rules | ({"continuous": True} if raw.continuous else {}))

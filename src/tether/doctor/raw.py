@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from tether.data.choices import levels_box
+from tether.data.dataset import Dataset
 from tether.data.hdf5 import open_hdf5, values_of
 from tether.data.npz import open_npz_archive
 from tether.data.readers.d4rl import layout_rules, read_schema, scalar_metadata
@@ -17,7 +18,7 @@ from tether.data.readers.download import Downloads
 from tether.data.readers.lerobot import find_lerobot, read_lerobot_folder
 from tether.data.readers.minari import find_minari_file, is_minari_hdf5
 from tether.data.readers.recording import Recording
-from tether.data.schema import IMPORT_KEY, Schema
+from tether.data.schema import COLLECT_KEY, DENSITY_KEY, IMPORT_KEY, MASKS_KEY, RECORDED_KEY, Schema
 from tether.data.sources import (
     BUNDLED,
     HDF5_SUFFIXES,
@@ -51,14 +52,15 @@ class RawColumns:
         layout: `d4rl`, `minari`, `npz`, `ogbench`, `table`, `episodes` (LeRobot, a group or file for each episode) or
             `dataset` (read through `load_dataset`).
         columns: those of `STANDARD` that are there. Minari's flags are called as D4RL's.
-        extras: other arrays, e.g. `infos/goal`.
+        extras: other arrays, e.g. `infos/goal`; masks, successes and the like under the names of `Dataset.to_hdf5`.
         metadata: small scalars.
-        documents: texts of `tether data import` that are only passed on.
+        documents: texts of `tether data import` and `collect` that are only passed on.
         schema: names of the columns and the robot's own range of its actions.
         action_limits: lowest and highest action, (A,) each, where the source states them.
         maps_actions: the source's reader maps actions from these limits to [-1, 1].
         exact_next_observations: the next observation of every row is known (see `Dataset`).
         terminals_end_episodes: False where the recording goes on after a terminal row (see `Dataset`).
+        states_rules: these two are known of the source; False: it is read by D4RL's conventions.
         horizon: steps until the environment's time limit, where the source states it.
         continuous: whole numbers among the actions are levels: the source or its user says so.
         clock: the one of `extras` that is the clock, where the source says so.
@@ -77,6 +79,7 @@ class RawColumns:
     maps_actions: bool = False
     exact_next_observations: bool = False
     terminals_end_episodes: bool = True
+    states_rules: bool = False
     horizon: int | None = None
     continuous: bool = False
     clock: str | None = None
@@ -188,8 +191,9 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
                 extras[name] = values_of(node)
 
         file.visititems(visit)
-        metadata, schema, origin = scalar_metadata(file), read_schema(file, path), file.get(IMPORT_KEY)
-        documents = {IMPORT_KEY: str(origin.asstr()[()])} if isinstance(origin, h5py.Dataset) else {}
+        metadata, schema = scalar_metadata(file), read_schema(file, path)
+        found = {key: file.get(key) for key in (IMPORT_KEY, COLLECT_KEY)}
+        documents = {key: str(node.asstr()[()]) for key, node in found.items() if isinstance(node, h5py.Dataset)}
         rules = layout_rules(file, path)
     return RawColumns(
         path.stem,
@@ -200,6 +204,7 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
         metadata,
         documents,
         schema,
+        states_rules=bool(rules),
         clock=_clock(documents.get(IMPORT_KEY, "{}")),
         sha256=sha256_file(path),
         **rules,
@@ -251,6 +256,7 @@ def _from_minari(path: Path) -> RawColumns:
         action_limits=read.action_limits,
         maps_actions=True,
         exact_next_observations=True,
+        states_rules=True,
         horizon=read.horizon,
         findings=read.findings,
         sha256=sha256_file(path),
@@ -268,7 +274,7 @@ def _from_recording(read: Recording) -> RawColumns:
         location=read.source.location,
         layout="episodes",
         columns=read.columns,
-        extras=read.extras,
+        extras={**read.extras, **_beside(read)},
         clock="timestamp",
         metadata=read.metadata,
         schema=Schema(read.observation, read.action, box),
@@ -276,6 +282,7 @@ def _from_recording(read: Recording) -> RawColumns:
         maps_actions=True,
         exact_next_observations=read.exact_next_observations,
         terminals_end_episodes=read.terminals_end_episodes,
+        states_rules=True,
         findings=tuple(findings),
         sha256=read.source.sha256,
     )
@@ -284,6 +291,7 @@ def _from_recording(read: Recording) -> RawColumns:
 def _from_dataset(source: str) -> RawColumns:
     data = load_dataset(source)
     columns = {name: getattr(data, name) for name in STANDARD if getattr(data, name) is not None}
+    kept = {RECORDED_KEY: data.recorded_episodes, DENSITY_KEY: data.log_densities}
     if not data.has_rewards:
         del columns["rewards"]
     return RawColumns(
@@ -291,9 +299,17 @@ def _from_dataset(source: str) -> RawColumns:
         location=source,
         layout="dataset",
         columns=columns,
+        extras=_beside(data) | {key: column for key, column in kept.items() if column is not None},
         metadata=data.metadata,
         schema=data.schema,
         exact_next_observations=data.exact_next_observations,
         terminals_end_episodes=data.terminals_end_episodes,
+        states_rules=True,
         sha256=data.source.sha256,
     )
+
+
+def _beside(read: Recording | Dataset) -> dict[str, np.ndarray]:
+    """Masks and successes under the names that `Dataset.to_hdf5` gives them."""
+    found = {f"{MASKS_KEY}/{name}": mask for name, mask in read.masks.items()}
+    return found if read.successes is None else {**found, "successes": read.successes}
