@@ -16,6 +16,7 @@ from make_data import SETTINGS, algorithm, columns, data_file, digest, finished_
 
 import tether as library
 from tether import Dataset, load_dataset, resume, train
+from tether.data.filters import filter_episodes
 from tether.data.source import COLUMNS, Source
 from tether.environments import Task
 from tether.environments.choose import known_task
@@ -464,6 +465,16 @@ def test_every_number_counts_for_the_content() -> None:
     assert data.replace(name="other", metadata={"a": 1}).content_sha256() == data.content_sha256()
     wide = {name: array.astype(np.float64) for name, array in arrays().items()}  # the same numbers
     assert Dataset.from_arrays(**wide).content_sha256() == Dataset.from_arrays(**arrays()).content_sha256()
+
+
+def test_selected_rows_are_data_of_their_own() -> None:
+    """A run on a part is not resumed with the whole, nor a part of a file taken for the file."""
+    for data in (load_dataset(str(data_file())), hopper()):
+        part = data.select(np.arange(200))
+        assert part.source.in_memory
+        assert part.source.sha256 == part.content_sha256() != data.content_sha256()
+        filtered, _ = filter_episodes(data, "top=0.5")  # its rule is recorded
+        assert filtered.source is data.source
 
 
 # --- runs ---------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from tether.environments.tasks import Task
 from tether.errors import InputError
 from tether.types import Bool, Float, Int, Transition
 
-__all__ = ["Dataset", "EpisodeBounds"]
+__all__ = ["Dataset", "EpisodeBounds", "part_of"]
 
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
 NUMBERS_AT_ONCE = 2**20  # of one check
@@ -374,10 +374,8 @@ class Dataset:
         )
 
     def select(self, rows: Int[np.ndarray, " kept"]) -> "Dataset":
-        """These rows of *every* column, the optional ones too, in this order; the rest stays as it is."""
-        found = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        columns = {name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)}
-        return dataclasses.replace(self, **columns, masks={key: mask[rows] for key, mask in self.masks.items()})
+        """These rows of *every* column, the optional ones too, in this order, in memory: no longer the file's."""
+        return part_of(self, rows, Source.memory(self.name))
 
     def episode_bounds(self) -> EpisodeBounds:
         """Where the episodes lie: a cut after every row whose `terminals` or `timeouts` is set (after time-outs
@@ -486,6 +484,15 @@ class Dataset:
         """These rows of the file as transitions to `next_observation`, NumPy arrays."""
         observation, action, reward = _taken([self.observations, self.actions, self.rewards], rows)
         return _transition(observation, action, reward, next_observation, self.terminals[rows])
+
+
+def part_of(dataset: Dataset, rows: Int[np.ndarray, " kept"], source: Source | None = None) -> Dataset:
+    """These rows of every column. source: None keeps the data set's own, whose SHA-256 is of all rows: right only where
+    the rule that chose the rows is recorded beside it."""
+    found = {entry.name: getattr(dataset, entry.name) for entry in dataclasses.fields(dataset)}
+    columns = {name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)}
+    masks = {key: mask[rows] for key, mask in dataset.masks.items()}
+    return dataclasses.replace(dataset, **columns, masks=masks, source=source or dataset.source)
 
 
 def _transition(observation: Any, action: Any, reward: Any, next_observation: Any, terminal: Any) -> Transition:

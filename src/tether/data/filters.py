@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tether.data.dataset import Dataset
+from tether.data.dataset import Dataset, part_of
 from tether.errors import InputError, shortened, unknown
 
 __all__ = ["NO_FILTER", "filter_episodes"]
@@ -48,7 +48,7 @@ def filter_episodes(dataset: Dataset, rule: str = NO_FILTER) -> tuple[Dataset, d
         "kept_rows": len(rows),
         "lowest_kept_return": float(returns[chosen].min()),
     }
-    return dataset.select(rows), record
+    return part_of(dataset, rows), record
 
 
 def _masked(dataset: Dataset, rule: str, name: str) -> tuple[Dataset, dict[str, Any]]:
@@ -59,7 +59,7 @@ def _masked(dataset: Dataset, rule: str, name: str) -> tuple[Dataset, dict[str, 
     rows = np.flatnonzero(dataset.masks[name])
     if len(rows) == 0:
         raise InputError(f"data filter {rule!r}: no episode of {dataset.source.location} is in this mask")
-    kept = dataset.select(rows)
+    kept = part_of(dataset, rows)
     before, after = (len(data.episode_bounds().starts) for data in (dataset, kept))
     return kept, {"name": rule, "episodes": before, "kept_episodes": after, "kept_rows": len(rows)}
 

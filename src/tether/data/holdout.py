@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tether.data.dataset import Dataset
+from tether.data.dataset import Dataset, part_of
 from tether.errors import InputError, unknown
 
 __all__ = ["NO_HOLDOUT", "hold_out"]
@@ -34,7 +34,7 @@ def hold_out(dataset: Dataset, rule: str) -> tuple[Dataset, Dataset | None, dict
         "held_out_episodes": int(held.sum()),
         "held_out_rows": int(rows.sum()),
     }
-    return dataset.select(np.flatnonzero(~rows)), dataset.select(np.flatnonzero(rows)), record
+    return part_of(dataset, np.flatnonzero(~rows)), part_of(dataset, np.flatnonzero(rows)), record
 
 
 def _drawn(dataset: Dataset, rule: str, episodes: int) -> np.ndarray:
