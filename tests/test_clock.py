@@ -1,5 +1,6 @@
 """Rows by their clock: sorted where that is known to be right, left or refused where it would mix runs."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,27 @@ def test_each_labelled_run_is_sorted_by_its_own_clock(tmp_path: Path) -> None:
     mixed = [plain[5 * run + step] for run in range(4) for step in (3, 0, 4, 1, 2)]
     data = imported(tmp_path, mixed, episode="run")
     assert data.observations[:, 0].tolist() == AS_RECORDED
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_runs_that_are_numbered_alike_are_not_mixed(files: int, tmp_path: Path) -> None:
+    """Two runs called 0, in a file each or one behind the other. Without a clock it is said that a file goes on."""
+    runs = [[f"{step / 10},{10 * run + step},0.5,{step},0,0" for step in range(6)] for run in (0, 1)]
+    paths = [tmp_path / f"log{number}.csv" for number in range(files)]
+    for path, rows in zip(paths, runs if files == 2 else [runs[0] + runs[1]], strict=True):
+        path.write_text("\n".join(["t,x,u,r,done,run", *rows]) + "\n")
+    options = ColumnOptions(("x",), ("u",), reward="r", episode="run")
+    with pytest.raises(InputError, match=r"--time t: the clock goes back in row 6, .* runs are numbered alike"):
+        import_logs(paths, dataclasses.replace(options, time="t"), tmp_path / "out.hdf5")
+    if files == 2:
+        done = import_logs(paths, options, tmp_path / "out.hdf5")
+        assert any(note.startswith("1 episodes go on in the next file") for note in done.assumed)
+    flagged = dataclasses.replace(options, time="t", terminal="done")
+    for path in paths:
+        path.write_text(path.read_text().replace("0.5,5,0,", "0.5,5,1,"))
+    import_logs(paths, flagged, tmp_path / "flagged.hdf5")
+    data = load_dataset(str(tmp_path / "flagged.hdf5"))
+    assert data.observations[:, 0].tolist() == [*range(6), *range(10, 16)]
 
 
 def test_times_of_the_day_go_on_over_midnight(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def sorted_rows(
 
     A clock that starts anew with every run says nothing about the order of rows of different runs. So rows that go back
     in time are left as they are where flags divide them into runs in which the clock goes on, and sorted where it has
-    no time twice. Raises InputError where neither can be: several runs, and nothing that tells them apart.
+    no time twice. Raises InputError where neither can be: several runs, and nothing that tells them apart, or the same
+    label on them.
     """
     time = piece[clock]
     episode = _numbers(ends)
@@ -36,14 +37,19 @@ def sorted_rows(
         return {**piece, clock: going_on}
     flagged = np.logical_or.reduce([piece[name] == 1 for name in flags]) if flags else np.zeros(len(time), bool)
     in_runs = flagged.any() and not _back(time, _numbers(ends | flagged)).any()
-    repeated = _repeated(time, episode)
-    if in_runs and (repeated or not labelled):
+    repeated, overlapping = _repeated(time, episode), _overlapping(time, episode, back)
+    if in_runs and (repeated or overlapping or not labelled):
         return piece
-    if not labelled and (repeated or _overlapping(time, episode, back)):
+    if overlapping or (repeated and not labelled):
         row = int(np.flatnonzero(back)[0]) + 1
+        remedy = (
+            "runs are numbered alike, give each a number of its own"
+            if labelled
+            else "say what tells them apart with --episode or --terminal"
+        )
         raise InputError(
             f"--time {clock}: the clock goes back in row {row}, as if another run began, and times come again: sorted, "
-            "the rows of several runs would be mixed; say what tells them apart with --episode or --terminal"
+            f"the rows of several runs would be mixed; {remedy}"
         )
     order = np.lexsort((time, episode))
     return {name: column[order] for name, column in piece.items()}

@@ -52,6 +52,7 @@ class Mended:
     held_rows: int = 0
     gaps: int = 0
     unfollowed: int = 0
+    continued: int = 0  # episodes that go on in the next file
     interleaved: bool = False
     incomplete: set[int] = field(default_factory=set)  # recorded episodes of which rows are missing, or lie apart
 
@@ -81,6 +82,11 @@ class Mended:
         if self.interleaved:
             order = "their order" if plan.order is None else f"the order of {plan.order!r}"
             yield f"episodes lie among each other: the rows of each {plan.episode!r} are put together, in {order}"
+        if self.continued and plan.order is None:
+            yield (
+                f"{self.continued:,} episodes go on in the next file, which begins with the same {plan.episode!r}: if "
+                "that is another run, give each run a number of its own"
+            )
         if self.unfollowed:
             yield f"{self.unfollowed:,} rows are not followed by the next one: each ends a piece, as truncated"
 
@@ -98,7 +104,7 @@ def rows_of(
     Raises Interleaved for such episodes where rows are not gathered.
     """
     mended = Mended() if mended is None else mended
-    pieces = _gathered(tables, plan, mended) if gathered else _labelled(tables, plan)
+    pieces = _gathered(tables, plan, mended) if gathered else _labelled(tables, plan, mended)
     if plan.order is not None:
         pieces = (_in_order(piece, plan) for piece in _whole(_with_ends(pieces, True)))
     if plan.time is not None:
@@ -135,7 +141,9 @@ def joined(parts: Sequence[Rows]) -> Rows:
 # --- episodes -----------------------------------------------------------------------------------------------
 
 
-def _labelled(tables: Sequence[Table], plan: ColumnPlan, again: list[str] | None = None) -> Iterator[Piece]:
+def _labelled(
+    tables: Sequence[Table], plan: ColumnPlan, mended: Mended, again: list[str] | None = None
+) -> Iterator[Piece]:
     """The columns of all tables, and LABEL: a number for each row, equal within an episode and greater in the next.
 
     again: where an episode goes on after another one, which without this is refused, is noted in it, in words.
@@ -153,6 +161,7 @@ def _labelled(tables: Sequence[Table], plan: ColumnPlan, again: list[str] | None
             labels = parts if plan.episode is None else piece[plan.episode]
             changes = (labels[1:] != labels[:-1]) | (parts[1:] != parts[:-1])
             starts = np.append((file, parts[0], labels[0]) != last, changes)
+            mended.continued += int(row == 0 and not starts[0])
             numbers = [current]
             for start in np.flatnonzero(starts).tolist():
                 key = (file, parts[start], labels[start])
@@ -175,7 +184,7 @@ def _gathered(tables: Sequence[Table], plan: ColumnPlan, mended: Mended) -> Iter
     two runs that are numbered alike."""
     again: list[str] = []
     parts: list[Piece] = []
-    for part in _labelled(tables, plan, again):
+    for part in _labelled(tables, plan, mended, again):
         parts.append(part)
         check_memory(f"{tables[0].path}: putting its episodes together", sum(a.nbytes for a in part.values()))
     if not parts:
