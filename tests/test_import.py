@@ -409,6 +409,16 @@ def test_files_that_do_not_fit_together(tmp_path: Path) -> None:
     assert "not .txt" in refusal(tmp_path, tmp_path / "notes.txt")
 
 
+@pytest.mark.parametrize("names", [["a", "a", "b"], ["a.x", "a", "b"]])
+def test_a_name_that_means_two_columns_is_refused(tmp_path: Path, names: list[str]) -> None:
+    """Arrow gives the last column for a name that stands twice; `a.x` is a field of the structure `a`, too."""
+    second = pa.array([{"x": 5.0}] * 3) if names[0] == "a.x" else pa.array([5.0] * 3)
+    table = pa.Table.from_arrays([pa.array([1.0] * 3), second, pa.array([9.0] * 3)], names)
+    pyarrow.parquet.write_table(table, path := tmp_path / "log.parquet")
+    message = refusal(tmp_path, path, observation=(names[0],), action=("b",), reward="none", episode="none")
+    assert f"several columns are called {names[0]!r}; rename them" in message
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     for suffix, write in WRITERS.items():
         path = write(tmp_path / f"log{suffix}", log())

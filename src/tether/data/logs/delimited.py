@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from tether.data.logs import pieces
 from tether.data.logs.arrow import Leaf, arrow_pieces, holds, pyarrow_for
 from tether.data.logs.numerals import DECIMAL_COMMA, Decimal, Numerals, numerals_of, without_thousands
-from tether.data.logs.pieces import HEADER_BYTES, Column, Kind, Piece, Table
+from tether.data.logs.pieces import HEADER_BYTES, Column, Kind, Piece, Table, refuse_doubles
 from tether.errors import InputError
 from tether.machine.reading import one_line
 
@@ -150,8 +150,7 @@ def _dialect(path: Path, head: bytes, header: Header, decimal: Decimal, encoding
             f"{path}: its first line holds numbers ({', '.join(named[:4])}{', ...' if len(named) > 4 else ''}), not "
             "the columns' names; say so: --header none, and the columns are called c0, c1, ..."
         )
-    if double := sorted({name for name in named if named.count(name) > 1}):
-        raise InputError(f"{path}: several columns are called {', '.join(map(repr, double))}; rename them")
+    refuse_doubles(path, named)
     start = len("".join(lines[:skipped]).encode())
     numerals = numerals_of(str(path), text, delimiter, decimal)
     return Dialect(named, skipped, start, delimiter, numerals, encoding)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tether.data.logs import pieces
 from tether.data.logs.arrow import Leaf, arrow_pieces, leaves, pyarrow_for
-from tether.data.logs.pieces import Kind, Piece, Table
+from tether.data.logs.pieces import Kind, Piece, Table, refuse_doubles
 from tether.errors import InputError
 from tether.machine.reading import one_line
 
@@ -36,6 +36,8 @@ def arrow_table(arrow: Any, path: Path, open_file: Callable[[], Any]) -> Table:
     columns: dict[str, Leaf] = {}
     skipped: dict[str, str] = {}
     with open_file() as file:
+        refuse_doubles(path, file.schema_arrow.names)
+        names: list[str] = []
         for field in file.schema_arrow:
             first = arrow.array([], field.type)
             if arrow.types.is_nested(field.type) or isinstance(field.type, arrow.BaseExtensionType):
@@ -44,6 +46,8 @@ def arrow_table(arrow: Any, path: Path, open_file: Callable[[], Any]) -> Table:
             found, others = leaves(arrow, field.name, first)
             columns |= found
             skipped |= others
+            names += [*found, *others]
+        refuse_doubles(path, names)  # `pose.x` may also be a field of the structure `pose`
     row_bytes = 8 * sum(leaf.column.size for leaf in columns.values())
 
     def read(kinds: Mapping[str, Kind], piece_bytes: int | None = None) -> Iterator[Piece]:

@@ -5,6 +5,7 @@ of NumPy arrays: (rows,) for a plain column, (rows, size) for one that holds a v
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ __all__ = [
     "nanoseconds",
     "natural",
     "pictures",
+    "refuse_doubles",
 ]
 
 Kind = Literal["float32", "float64", "float32?", "float64?", "flag", "flag?", "label", "order", "text", "stored"]
@@ -94,6 +96,13 @@ class Table(NamedTuple):
 def after(name: str) -> str:
     """The key under which a piece holds the row that follows each row of the column `name`."""
     return f"\0after {name}"
+
+
+def refuse_doubles(path: Path, names: Sequence[str]) -> None:
+    """Raises InputError where a name means several columns."""
+    counts = Counter(names)
+    if double := sorted(name for name, count in counts.items() if count > 1):
+        raise InputError(f"{path}: several columns are called {', '.join(map(repr, double))}; rename them")
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
