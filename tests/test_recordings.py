@@ -151,6 +151,31 @@ def test_a_folder_of_npz_files_is_an_episode_each(tmp_path: Path) -> None:
     assert load_dataset(str(tmp_path)).source.sha256 != digest
 
 
+def test_replay_buffers_of_the_control_suite(tmp_path: Path) -> None:
+    """A row holds the action and reward that led to its observation; the first ones stand for nothing."""
+    seen = np.random.default_rng(0).normal(size=(3, 6, 2)).astype(np.float32)
+    led = np.arange(6.0)[:, None] / 10
+    discount = np.ones((6, 1), np.float32)
+    for n in range(3):
+        discount[-1] = n != 1
+        np.savez(tmp_path / f"ep_{n}.npz", observation=seen[n], action=led, reward=2 * led, discount=discount)
+    data = load_dataset(str(tmp_path))
+    transitions = data.transitions()
+    assert len(transitions.reward) == 15
+    np.testing.assert_array_equal(transitions.observation[:5], seen[0, :-1])
+    np.testing.assert_array_equal(transitions.next_observation[:5], seen[0, 1:])
+    np.testing.assert_allclose(transitions.action[:5, 0], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(transitions.reward, 2 * transitions.action[:, 0], rtol=1e-6)
+    assert np.flatnonzero(transitions.terminal).tolist() == [9]
+    assert data.notes == (
+        "discount: every episode begins with zeros, so a row's action and reward led to its observation",
+    )
+    np.savez(tmp_path / "ep_3.npz", observation=seen[0], action=led + 0.1, reward=led, discount=discount)
+    data = load_dataset(str(tmp_path))  # the first action of an episode was taken: rows are as everywhere else
+    assert data.notes == ("not read: discount (1)",)
+    np.testing.assert_allclose(data.actions[18:, 0], led[:, 0] + 0.1, rtol=1e-6)
+
+
 def test_a_folder_of_aloha_episodes_has_no_rewards(tmp_path: Path) -> None:
     for n, steps in ((0, 5), (1, 6)):
         arrays = {

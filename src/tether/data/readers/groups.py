@@ -41,6 +41,7 @@ NEXT_OBSERVATIONS = ("next_obs", "next_observations", "next_observation")
 REWARDS = ("rewards", "reward")
 TERMINALS = ("terminals", "terminal", "terminated", "terminations", "is_terminal", "dones", "done")
 TRUNCATIONS = ("timeouts", "timeout", "truncated", "truncations", "is_truncated")
+DISCOUNTS = ("discount", "discounts")
 SUCCESSES = ("successes", "success", "is_success", "infos/success")
 CLOCKS = ("timestamps", "timestamp", "times", "time")
 SHOWN = 6
@@ -72,6 +73,7 @@ class Roles(NamedTuple):
     terminal: str | None
     truncation: str | None
     success: str | None
+    discount: str | None
     clock: str | None
     notes: tuple[str, ...]
 
@@ -220,6 +222,9 @@ def _joined(episodes: Iterable[Episode], where: str) -> Joined:
             places.append((episode.file, episode.name.rpartition("/")[0]))
     if roles is None or not read:
         raise InputError(f"{where}: holds no episode with a row in it")
+    if roles.discount is not None:
+        read, note = _by_discount(read, roles.discount)
+        roles = roles._replace(notes=(note, *roles.notes))
     # What the last row of an episode leads to is known only where all episodes have it.
     names = [name for name in read[0] if all(name in columns for columns in read)]
     columns = {name: np.concatenate([part[name] for part in read]) for name in names}
@@ -262,9 +267,36 @@ def _columns(arrays: Mapping[str, Array], roles: Roles, where: str) -> dict[str,
             columns[name] = as_flags(where, path, arrays[path].read().reshape(-1)[1:])
         elif path is not None:
             columns[name] = as_flags(where, path, rows(path, steps).reshape(steps))
+    if roles.discount is not None and arrays[roles.discount].shape[0] == steps:
+        columns["discounts"] = rows(roles.discount, steps).reshape(steps)
     if roles.clock is not None and arrays[roles.clock].shape[0] >= steps:
         columns["clock"] = arrays[roles.clock].read().reshape(-1)[:steps]
     return columns
+
+
+def _by_discount(episodes: Sequence[dict[str, np.ndarray]], name: str) -> tuple[list[dict[str, np.ndarray]], str]:
+    """(columns of episodes that have discounts, what was made of these, in words).
+
+    DeepMind's control suite gives with an observation the action, reward and discount that led to it, and zeros with
+    the first one. So where all episodes begin with zeros, actions and rewards are moved to the observation before.
+    """
+    parts = [dict(columns) for columns in episodes]
+    discounts = [part.pop("discounts", None) for part in parts]
+    begin_with_nothing = (
+        len(part["actions"]) > 1
+        and "next_observations" not in part
+        and not any(part[key][0].any() for key in ("actions", "rewards") if key in part)
+        for part in parts
+    )
+    if any(discount is None for discount in discounts) or not all(begin_with_nothing):
+        return parts, f"not read: {name} (1)"
+    for part, discount in zip(parts, discounts, strict=True):
+        seen = part["observations"]
+        part.setdefault("terminals", discount == 0)  # pyright: ignore[reportArgumentType]
+        part |= {key: column[1:] for key, column in part.items() if key not in ("observations", "clock")}
+        part |= {"observations": seen[:-1], "next_observations": seen[1:]}
+        part |= {"clock": part["clock"][:-1]} if "clock" in part else {}
+    return parts, f"{name}: every episode begins with zeros, so a row's action and reward led to its observation"
 
 
 # --- what the arrays mean -----------------------------------------------------------------------------------
@@ -291,6 +323,7 @@ def _roles(arrays: Mapping[str, Array], where: str) -> Roles:
             ("terminal", TERMINALS),
             ("truncation", TRUNCATIONS),
             ("success", SUCCESSES),
+            ("discount", DISCOUNTS),
             ("clock", CLOCKS),
         )
     }
