@@ -12,6 +12,7 @@ import pytest
 import tether
 from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC
 from tether.data.transforms import REWARD_TRANSFORMS, prepare
+from tether.runs.config import fresh_folder
 
 GENERATOR = np.random.default_rng(0)
 ARRAYS = {
@@ -83,6 +84,15 @@ def test_train(tmp_path: Path, arguments: dict[str, Any], words: list[str]) -> N
     given = {"algorithm": SMALL, "dataset": DATA, "environment": "none", "out": tmp_path / "run", **arguments}
     refused(lambda: tether.train(**given), *words)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_does_not_choose_where_its_runs_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name may be somebody else's, such as a Minari data set's id."""
+    monkeypatch.chdir(tmp_path)
+    for name, inside in (("x/../../../owned", "bc-x-..-..-..-owned"), ("D4RL/door/human-v2", "bc-D4RL-door-human-v2")):
+        folder = fresh_folder(f"bc-{name}")
+        assert folder.parent == Path("runs")
+        assert folder.name.startswith(f"{inside}-2")
 
 
 def test_other_functions_name_the_argument_that_is_near(tmp_path: Path) -> None:

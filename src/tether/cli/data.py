@@ -96,6 +96,7 @@ class Check:
         from tether.doctor import check, repair
         from tether.doctor.fixes import check_target
         from tether.doctor.progress import progress_line
+        from tether.machine.files import file_stem
 
         if self.only and self.fix is None:
             raise InputError(f"--only {' '.join(self.only)}: it selects repairs, so --fix OUT.hdf5 is needed")
@@ -108,7 +109,7 @@ class Check:
                 report, last = repair(self.source, report, self.fix, self.only, progress)
             report = dataclasses.replace(report, refused=in_options(report.refused))
             progress("pictures")
-            paths = report.save(self.out or Path(f"check-{report.data.raw.name.replace('/', '-')}"))
+            paths = report.save(self.out or Path(f"check-{file_stem(report.data.raw.name)}"))
         print_out(report.table())
         for path in paths:
             print_out(f"report   {path}")

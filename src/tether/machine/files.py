@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ __all__ = [
     "decode_arrays",
     "describe_arrays",
     "encode_arrays",
+    "file_stem",
     "fsync_directory",
     "lasting",
     "load_arrays",
@@ -49,6 +51,11 @@ LOCK = ".lock"  # how a folder's lock file is called (`machine/locks.py`)
 ABANDONED_SECONDS = 24 * 3600.0  # a temporary file that was not touched for so long, and whose process is gone
 
 # --- bytes and text -----------------------------------------------------------------------------------------
+
+
+def file_stem(name: str) -> str:
+    """`name` as part of a file's or folder's own: a data set may be called `../elsewhere`."""
+    return re.sub(r"[^\w.+=-]", "-", name)
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from tether.environments import Task
 from tether.environments.choose import NO_ENVIRONMENT, known_task, limits_of, task_for
 from tether.environments.make import check_imported
 from tether.errors import InputError
-from tether.machine.files import atomic_write_json
+from tether.machine.files import atomic_write_json, file_stem
 from tether.machine.reading import read_json
 from tether.networks.factories import value_range
 from tether.runs.document import CONFIG_FORMAT, DataRecord, RunDocument, read_config
@@ -306,10 +306,11 @@ def check_counts(algorithm: Any, options: Options) -> None:
 def fresh_folder(stem: str) -> Path:
     """`runs/STEM-TIME`, or with a number behind it where that is taken; not created."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder, count = Path("runs") / f"{stem}-{stamp}", 1
+    name = f"{file_stem(stem)}-{stamp}"
+    folder, count = Path("runs") / name, 1
     while folder.exists():
         count += 1
-        folder = Path("runs") / f"{stem}-{stamp}-{count}"
+        folder = Path("runs") / f"{name}-{count}"
     return folder
 
 
