@@ -1,5 +1,6 @@
 """Episodes of which rows are missing are pieces: their returns are nobody's returns."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ from make_data import tether as command
 
 import tether
 from tether.data import Dataset, load_dataset
+from tether.data.decisions import CALIBRATION, FITTING, SCALING, sample_decisions
 from tether.data.filters import filter_episodes
+from tether.data.holdout import hold_out
 from tether.data.logs.columns import ColumnOptions
 from tether.data.logs.importing import import_logs
 from tether.errors import InputError
+from tether.ope.evidence import evidence_of
 
 RUNS, STEPS = 6, 10
 RETURNS = [-1.5 * STEPS - run for run in range(RUNS)]  # of whole runs
@@ -124,3 +128,30 @@ def test_rows_without_a_partner_are_counted(tmp_path: Path) -> None:
     done = import_logs([tmp_path / "a.csv", tmp_path / "b.csv"], options, tmp_path / "out.hdf5")
     assert "10 rows of b.csv have no partner and are left out" in done.assumed
     np.testing.assert_allclose(load_dataset(str(tmp_path / "out.hdf5")).actions[:, 0], np.arange(10) / 20, rtol=1e-5)
+
+
+def broken(runs: int = 50, steps: int = 20) -> Dataset:
+    """Runs of which a row in the middle is missing; each row's observation is the number of its run."""
+    run = np.repeat(np.arange(runs), steps - 1)
+    ends = np.tile(np.isin(np.arange(steps - 1), [steps // 2, steps - 2]), runs)
+    data = Dataset.from_arrays(run[:, None], np.zeros((len(run), 1)), run, ~ends & False, timeouts=ends)
+    return dataclasses.replace(data, recorded_episodes=-1 - run)
+
+
+def test_pieces_of_an_episode_are_held_out_calibrated_on_and_drawn_together() -> None:
+    data = broken()
+    kept, held, record = hold_out(data, "0.2")
+    assert held is not None
+    runs = [set(part.observations[:, 0].tolist()) for part in (kept, held)]
+    assert not runs[0] & runs[1]
+    assert (len(runs[1]), record["episodes"], record["held_out_episodes"]) == (10, 50, 10)
+    decisions = sample_decisions(data)
+    assert decisions is not None
+    parts = [set(decisions.of(part).observation[:, 0].tolist()) for part in (FITTING, SCALING, CALIBRATION)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 50
+    calibrating = decisions.of(CALIBRATION)
+    assert len(set(calibrating.piece.tolist())) == len(parts[2])
+    evidence = evidence_of(data, 0.9, 10**6)
+    np.testing.assert_array_equal(evidence.recording, evidence.rows.observation[:, 0])
+    single = dataclasses.replace(data, recorded_episodes=np.full(len(data), -1))  # nothing but its pieces can be drawn
+    assert hold_out(single, "0.2")[2]["episodes"] == 100

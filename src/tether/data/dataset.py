@@ -34,7 +34,7 @@ from tether.environments.tasks import Task
 from tether.errors import InputError
 from tether.types import Bool, Float, Int, Transition
 
-__all__ = ["Dataset", "EpisodeBounds", "part_of"]
+__all__ = ["Dataset", "EpisodeBounds", "part_of", "recordings_of"]
 
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
 NUMBERS_AT_ONCE = 2**20  # of one check
@@ -493,6 +493,22 @@ def part_of(dataset: Dataset, rows: Int[np.ndarray, " kept"], source: Source | N
     columns = {name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)}
     masks = {key: mask[rows] for key, mask in dataset.masks.items()}
     return dataclasses.replace(dataset, **columns, masks=masks, source=source or dataset.source)
+
+
+def recordings_of(dataset: Dataset) -> Int[np.ndarray, " episodes"]:
+    """The number of the recording that each of `Dataset.episode_bounds`' episodes is from, from 0: pieces of one share
+    it, as they resemble each other.
+
+    Pieces are taken as recordings of their own where there is a single one, and where most are a row long, as in tables
+    in no order: there the numbers say nothing.
+    """
+    starts = dataset.episode_bounds().starts
+    recorded = dataset.recorded_episodes
+    if recorded is None or 2 * len(starts) > len(dataset):
+        return np.arange(len(starts))
+    first = recorded[starts]
+    known, numbers = np.unique(np.where(first < 0, -1 - first, first), return_inverse=True)
+    return numbers if len(known) > 1 else np.arange(len(starts))
 
 
 def _transition(observation: Any, action: Any, reward: Any, next_observation: Any, terminal: Any) -> Transition:

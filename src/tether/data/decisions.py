@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tether.data.dataset import Dataset
+from tether.data.dataset import Dataset, recordings_of
 from tether.types import Float, Int
 
 __all__ = ["CALIBRATION", "FITTING", "SCALING", "Decisions", "sample_decisions"]
@@ -23,8 +23,9 @@ FEWEST_EPISODES = 40  # of fewer, each is cut into stretches
 STRETCHES = 200  # into so many, all together
 SEED = 0  # the same data give the same parts in every run
 
-Pieces = tuple[Int[np.ndarray, " pieces"], Int[np.ndarray, " pieces"]]
-"""First row of each, and the row after its last."""
+Pieces = tuple[Int[np.ndarray, " pieces"], Int[np.ndarray, " pieces"], Int[np.ndarray, " pieces"]]
+"""First row of each, the row after its last, and the number of the episode or stretch that it is of: episodes of which
+rows are missing have several."""
 
 
 class Decisions(NamedTuple):
@@ -49,7 +50,7 @@ def sample_decisions(dataset: Dataset, held_out: Dataset | None = None) -> Decis
     """At most some thousand rows for each part; None where there are too few rows for three parts."""
     generator = np.random.default_rng(SEED)
     pieces, stretch_rows = _pieces(dataset)
-    order = generator.permutation(len(pieces[0]))
+    order = generator.permutation(int(pieces[2].max()) + 1)
     scaling = max(1, round(SCALING_SHARE * len(order)))
     calibration = 0 if held_out is not None else max(1, round(CALIBRATION_SHARE * len(order)))
     if len(order) < scaling + calibration + 1:
@@ -60,7 +61,7 @@ def sample_decisions(dataset: Dataset, held_out: Dataset | None = None) -> Decis
         chosen.append((dataset, pieces, numbers[0], CALIBRATION))
     else:
         own, stretch_rows = _pieces(held_out)
-        chosen.append((held_out, own, np.arange(len(own[0])), CALIBRATION))
+        chosen.append((held_out, own, np.arange(int(own[2].max()) + 1), CALIBRATION))
     drawn: list[Any] = [_drawn(*each, generator) for each in chosen]
     observation, action, part, piece = (np.concatenate(column) for column in zip(*drawn, strict=True))
     return Decisions(observation, action, part, piece, stretch_rows, held_out is not None)
@@ -69,21 +70,23 @@ def sample_decisions(dataset: Dataset, held_out: Dataset | None = None) -> Decis
 def _pieces(dataset: Dataset) -> tuple[Pieces, int | None]:
     """Every episode; or stretches of them, and how long these are, where episodes are few."""
     starts, ends, _ = dataset.episode_bounds()
-    if len(starts) >= FEWEST_EPISODES:
-        return (starts, ends), None
+    recording = recordings_of(dataset)
+    if recording.max() + 1 >= FEWEST_EPISODES:
+        return (starts, ends, recording), None
     rows = max(1, -(-len(dataset) // STRETCHES))
     cuts = [np.arange(start, end, rows) for start, end in zip(starts, ends, strict=True)]
     until = np.concatenate([np.append(cut[1:], end) for cut, end in zip(cuts, ends, strict=True)])
-    return (np.concatenate(cuts), until), rows
+    return (np.concatenate(cuts), until, np.arange(len(until))), rows
 
 
 def _drawn(
     dataset: Dataset, pieces: Pieces, numbers: np.ndarray, part: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
-    """Observations, actions, part and piece of some rows of these pieces, in the file's order."""
+    """Observations, actions, part and piece of some rows of the pieces of these numbers, in the file's order."""
     numbers = np.sort(numbers)
-    starts, lengths = pieces[0][numbers], (pieces[1] - pieces[0])[numbers]
-    piece = np.repeat(np.arange(len(numbers)), lengths)
+    chosen = np.isin(pieces[2], numbers)
+    starts, lengths = pieces[0][chosen], (pieces[1] - pieces[0])[chosen]
+    piece = np.repeat(np.searchsorted(numbers, pieces[2][chosen]), lengths)
     rows = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths - starts, lengths)
     kept = np.sort(generator.permutation(len(rows))[: MOST_ROWS[part]])
     taken = rows[kept]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tether.data.dataset import Dataset, part_of
+from tether.data.dataset import Dataset, part_of, recordings_of
 from tether.errors import InputError, unknown
 
 __all__ = ["NO_HOLDOUT", "hold_out"]
@@ -17,28 +17,30 @@ def hold_out(dataset: Dataset, rule: str) -> tuple[Dataset, Dataset | None, dict
     """(episodes to train on, episodes held out, JSON-able record of the cut); None where nothing is held out.
 
     rule: `none`; a FRACTION of the episodes (rounded, at least one), drawn without replacement; or `mask=NAME`, the
-        episodes of one of `Dataset.masks`. Both parts keep the file's order. In a table whose rows do not follow each
-        other every row is an episode.
+        episodes of one of `Dataset.masks`. Both parts keep the file's order. All pieces of an episode of which rows are
+        missing are drawn together. In a table whose rows do not follow each other every row is an episode.
 
     Raises: InputError for another rule, for a mask that the data do not have, and where a part would be empty.
     """
     if rule == NO_HOLDOUT:
         return dataset, None, {"name": rule}
     starts, ends, _ = dataset.episode_bounds()
-    held = _of_mask(dataset, rule, starts) if rule.startswith("mask=") else _drawn(dataset, rule, len(starts))
+    recording = recordings_of(dataset)
+    held = _of_mask(dataset, rule, starts) if rule.startswith("mask=") else _drawn(dataset, rule, recording)
     rows = np.repeat(held, ends - starts)
     record = {
         "name": rule,
         "seed": SEED,
-        "episodes": len(starts),
-        "held_out_episodes": int(held.sum()),
+        "episodes": int(recording.max()) + 1,
+        "held_out_episodes": len(np.unique(recording[held])),
         "held_out_rows": int(rows.sum()),
     }
     return part_of(dataset, np.flatnonzero(~rows)), part_of(dataset, np.flatnonzero(rows)), record
 
 
-def _drawn(dataset: Dataset, rule: str, episodes: int) -> np.ndarray:
-    """bool (episodes,): a random part."""
+def _drawn(dataset: Dataset, rule: str, recording: np.ndarray) -> np.ndarray:
+    """bool (episodes,): a random part of the recordings."""
+    episodes = int(recording.max()) + 1
     try:
         fraction = float(rule)
     except ValueError:
@@ -50,7 +52,7 @@ def _drawn(dataset: Dataset, rule: str, episodes: int) -> np.ndarray:
     count = min(max(1, round(fraction * episodes)), episodes - 1)
     held = np.zeros(episodes, bool)
     held[np.random.default_rng(SEED).permutation(episodes)[:count]] = True
-    return held
+    return held[recording]
 
 
 def _of_mask(dataset: Dataset, rule: str, starts: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ def evaluation_data(evidence: Evidence, decisions: Sequence[Decisions]) -> tuple
         first_observation=(evidence.first_observation - mean) / std,  # pyright: ignore[reportArgumentType]
         next_action=np.stack([each.following for each in candidates]),  # pyright: ignore[reportArgumentType]
         first_action=np.stack([each.first for each in candidates]),  # pyright: ignore[reportArgumentType]
-        episode=evidence.episode,  # pyright: ignore[reportArgumentType]
+        episode=evidence.recording,  # pyright: ignore[reportArgumentType]
         weight=first_weight(evidence),  # pyright: ignore[reportArgumentType]
         to_go=(evidence.to_go / scale).astype(np.float32),  # pyright: ignore[reportArgumentType]
     )

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from tether.data import Dataset
+from tether.data.dataset import recordings_of
 from tether.data.transforms import no_rewards
 from tether.data.views import View, build, raw_table, returns_to_go
 from tether.errors import InputError
@@ -22,7 +23,8 @@ class Evidence(NamedTuple):
     """The part of a log that policies are judged on, NumPy arrays in the data's units, actions in [-1, 1]."""
 
     rows: Transition  # as recorded; `next_action` is None where rows do not follow each other
-    episode: Int[np.ndarray, " rows"]  # whose each row is
+    episode: Int[np.ndarray, " rows"]  # whose each row is, of `Dataset.episode_bounds`
+    recording: Int[np.ndarray, " rows"]  # the same for all pieces of an episode of which rows are missing
     step: Int[np.ndarray, " rows"]  # of its episode, from 0
     first_observation: Float[np.ndarray, "episodes observation"]
     first_action: Float[np.ndarray, "episodes action"]  # the log's own
@@ -55,6 +57,7 @@ def evidence_of(data: Dataset, discount: float, most_rows: int, seed: int = 0) -
     return Evidence(
         table,
         (episode := np.searchsorted(bounds.ends, place, side="right").astype(np.int32)),
+        recordings_of(data)[episode].astype(np.int32),
         place - bounds.starts[episode],
         data.observations[firsts],
         data.actions[firsts],

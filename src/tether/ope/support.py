@@ -27,7 +27,7 @@ class Support:
         self._scale = action.std(axis=0) + 1e-3
         spread = observation.std(axis=0) + 1e-6 * (1 + np.abs(observation).max(axis=0))
         states, pool = observation[places] / spread, observation[known] / spread
-        other = evidence.episode[places][:, None] != evidence.episode[known]
+        other = evidence.recording[places][:, None] != evidence.recording[known]
         other |= ~other.any(axis=1, keepdims=True) & (places[:, None] != known)  # a single episode
         self._near = action[known][_nearest(states, pool, other)]  # (states, neighbours, action)
         own = self._distance(action[places])
