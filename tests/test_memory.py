@@ -223,6 +223,15 @@ def test_demonstrations_have_no_rewards(tmp_path: Path) -> None:
     assert "episode 0 has no rewards" in refusal(Dataset.from_episodes, [bare[0], episodes(last_observation=False)[1]])
 
 
+def test_demonstrations_that_are_given_rewards_have_them() -> None:
+    data = Dataset.from_arrays(**{k: v for k, v in arrays().items() if k != "rewards"})
+    assert not data.has_rewards
+    paid = data.replace(rewards=arrays()["rewards"])
+    assert paid.has_rewards
+    assert paid.episode_returns().sum() == pytest.approx(arrays()["rewards"].sum(), rel=1e-6)
+    assert not data.replace(name="other").has_rewards
+
+
 def test_demonstrations_need_neither_rewards_nor_ends() -> None:
     """Observations and actions are enough, as for `tether data import`: then no episode truly ended."""
     bare = arrays(rewards=None, terminals=None, timeouts=None)

@@ -314,7 +314,12 @@ class Dataset:
         return cls(**arguments_of_frame(name, frame, meant, (action_low, action_high), metadata or {}, continuous))
 
     def replace(self, **columns: Any) -> "Dataset":
-        """The same data with other columns, in memory: no longer those of the file they were read from."""
+        """The same data with other columns, in memory: no longer those of the file they were read from.
+
+        Demonstrations (`has_rewards`) that are given rewards have them.
+        """
+        if columns.get("rewards") is not None:
+            columns.setdefault("has_rewards", True)
         return dataclasses.replace(self, **columns, source=Source.memory(columns.get("name", self.name)))
 
     def to_hdf5(self, path: str | Path) -> Path:
