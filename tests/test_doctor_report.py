@@ -120,6 +120,23 @@ def test_rows_that_are_not_finite_cut_their_episode() -> None:
     assert np.setdiff1d(np.flatnonzero(fixed["timeouts"]), np.flatnonzero(columns["timeouts"][keep])) == [inside - 1]
 
 
+def test_episodes_that_lost_rows_are_pieces(tmp_path: Path) -> None:
+    """As after `tether data import --missing drop`: their returns are nobody's. A second repair leaves that so."""
+    columns = without(make.locomotion(), "next_observations")
+    returns = np.add.reduceat(columns["rewards"], make.starts(columns))
+    lost = int(make.starts(columns)[3]) + 20
+    source = write(tmp_path / "0.hdf5", put(columns, "observations", (lost, 0), np.nan))
+    for number, whole in ((1, np.delete(returns, 3)), (2, np.delete(returns, [3, len(returns) - 1]))):
+        fix(source, out := tmp_path / f"{number}.hdf5", only=["not-finite"])
+        data = load_dataset(str(out))
+        np.testing.assert_allclose(data.episode_returns(), whole, rtol=1e-4)
+        assert data.recorded_episodes is not None
+        assert len(np.unique(data.recorded_episodes)) == len(returns)
+        source = out
+        with h5py.File(source, "a") as file:
+            file["observations"][-1] = np.nan  # pyright: ignore[reportIndexIssue, reportArgumentType]
+
+
 def test_missing_timeouts_are_set_at_the_horizon() -> None:
     """Only where the rows divide by the horizon and the cuts look like resets."""
     columns = make.deterministic()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tether.data.hdf5 import new_hdf5
-from tether.data.schema import LAYOUT_KEY, SCHEMA_KEY, ActionBox, Schema, layout_of
+from tether.data.schema import LAYOUT_KEY, RECORDED_KEY, SCHEMA_KEY, ActionBox, Schema, layout_of
 from tether.doctor import episodes
 from tether.doctor.columns import action_scaling
 from tether.doctor.findings import CODES
@@ -148,11 +148,16 @@ def _without_next(data: Logged) -> Fixed:
 
 
 def _drop(data: Logged, dropped: np.ndarray) -> RawColumns:
-    """Without the rows where `dropped` is True; an episode that loses rows is cut before them by a time-out."""
+    """Without the rows where `dropped` is True; an episode that loses rows is cut before them by a time-out, and its
+    pieces are known as such (`Dataset.recorded_episodes`)."""
     timeouts = data.timeouts.copy()
     before = np.flatnonzero(dropped[1:] & ~dropped[:-1] & ~data.ends[:-1])
     timeouts[before] = True
-    return data.raw.with_columns(timeouts=timeouts).select(np.flatnonzero(~dropped))
+    recorded = data.raw.extras.get(RECORDED_KEY, data.episode)[: data.rows]
+    number = np.where(recorded < 0, -1 - recorded, recorded)
+    recorded = np.where(np.isin(number, number[dropped]), -1 - number, recorded)
+    raw = replace(data.raw, extras={**data.raw.extras, RECORDED_KEY: recorded})
+    return raw.with_columns(timeouts=timeouts).select(np.flatnonzero(~dropped))
 
 
 def _drop_not_finite(data: Logged) -> Fixed:
