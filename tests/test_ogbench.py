@@ -102,6 +102,8 @@ def test_point_maze_is_what_the_environment_paid(tmp_path: Path, maze: Any) -> N
     np.testing.assert_array_equal(table.terminal, data.terminals)
     np.testing.assert_array_equal(table.next_observation, data.next_observations)
     assert len(table.reward) == 2 * STEPS
+    written = load_dataset(str(data.to_hdf5(tmp_path / "written.hdf5")))
+    assert written.recorded_in == data.recorded_in  # scored by success, in percent
 
 
 def test_other_tasks_have_other_goals(tmp_path: Path, maze: Any) -> None:

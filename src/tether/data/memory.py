@@ -529,4 +529,6 @@ def _environment(task: Task) -> dict[str, Any]:
     found = {"id": task.gymnasium_id, "options": dict(task.options), "horizon": task.horizon}
     if task.references_by == "Minari":
         found["references"] = [task.reference_min, task.reference_max]
+    if task.recorded_returns:
+        found["recorded_returns"] = task.recorded_returns
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tether.environments.names import without_version
+from tether.environments.names import is_single_task, without_version
 from tether.errors import InputError, unknown
 from tether.machine.registry import Registry, registry
 
@@ -164,14 +164,24 @@ def get_task(name: str) -> Task:
     return task
 
 
+RECORDED_RETURNS = "what counts of an episode is success, to which recorded rewards do not add up"
+"""Of a single task of OGBench, where a file does not say it in words of its own."""
+
+
 def recorded_task(
-    gymnasium_id: Any, options: Any, horizon: Any, sizes: tuple[int, int], references: tuple[float, float] | None = None
+    gymnasium_id: Any,
+    options: Any,
+    horizon: Any,
+    sizes: tuple[int, int],
+    references: tuple[float, float] | None = None,
+    recorded_returns: str = "",
 ) -> Task | None:
     """The environment that a file says it was collected in; None where it says nothing of use.
 
-    sizes: of the file's observations and actions. references: Minari's own. Without them it is the task of the table
-    that has this environment, if there is just one. An id may name a module: it is made only where the user has named
-    that module, too (`tether.environments.make.check_imported`).
+    sizes: of the file's observations and actions. references: Minari's own. Without them it is a single task of
+    OGBench, with its `recorded_returns`, or the task of the table that has this environment, if there is just one. An
+    id may name a module: it is made only where the user has named that module, too
+    (`tether.environments.make.check_imported`).
     """
     if not isinstance(gymnasium_id, str) or not isinstance(options, Mapping):
         return None
@@ -180,6 +190,9 @@ def recorded_task(
         low, high = references
         how = {"reference_min": low, "reference_max": high, "references_by": "Minari"}
         return Task(gymnasium_id, *sizes, horizon=horizon, gymnasium_id=gymnasium_id, options=options, **how)
+    prefix, _, bare = gymnasium_id.partition(":")
+    if prefix == "ogbench" and is_single_task(bare) and not options:
+        return single_task(gymnasium_id, sizes, horizon, recorded_returns or RECORDED_RETURNS)
     known = [
         task for task in TASKS.values() if (task.gymnasium_id, dict(task.options)) == (gymnasium_id, dict(options))
     ]

@@ -207,7 +207,8 @@ def _recorded_in(file: h5py.File, sizes: tuple[int, int]) -> Task | None:
     try:
         found = parse_json(node.asstr()[()])["environment"]
         references = tuple(found["references"]) if "references" in found else None  # Minari's own
-        return recorded_task(found["id"], found["options"], found["horizon"], sizes, references)
+        returns = str(found.get("recorded_returns", ""))
+        return recorded_task(found["id"], found["options"], found["horizon"], sizes, references, returns)
     except (TypeError, ValueError, AttributeError, KeyError):
         return None
 
