@@ -114,6 +114,11 @@ def test_other_sources_are_refused_in_one_line(source: str, reason: str) -> None
     assert "\n" not in message
 
 
+def test_a_path_is_a_source_as_its_text_is(tmp_path: Path) -> None:
+    path = write_d4rl(tmp_path / "data.hdf5")
+    assert load_dataset(path).source.location == load_dataset(str(path)).source.location
+
+
 def test_files_and_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder without data/main_data\.hdf5"):
         load_dataset(str(tmp_path))

@@ -128,7 +128,7 @@ def train(
 def resume(
     folder: str | Path,
     *,
-    dataset: str | Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
     algorithm: Algorithm | type | None = None,
     quiet: bool = False,
     environment: str | None = None,
@@ -192,7 +192,7 @@ def finetune(
     batch_size: int | None = None,
     eval_every_env_steps: int | None = None,
     eval_episodes: int | None = None,
-    dataset: str | Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
     algorithm: Algorithm | type | None = None,
     environment: str | None = None,
     horizon: int | None = None,
@@ -267,7 +267,7 @@ def _options(options: Any) -> Options:
 def _loaded(dataset: Any, quiet: bool, continuous: bool) -> Dataset:
     """The data set, or that of a source. Raises InputError for anything else."""
     if isinstance(dataset, str | Path):
-        return load_dataset(str(dataset), downloads=Downloads(quiet=quiet), continuous=continuous)
+        return load_dataset(dataset, downloads=Downloads(quiet=quiet), continuous=continuous)
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"dataset is a {type(dataset).__name__}: give a tether.Dataset (Dataset.from_arrays, from_episodes, "
@@ -307,7 +307,7 @@ def _check_algorithm(algorithm: Any) -> None:
 def evaluate(
     folder: str | Path,
     *,
-    dataset: str | Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
     algorithm: Algorithm | type | None = None,
     episodes: int = 10,
     quiet: bool = False,

@@ -70,7 +70,7 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.hdf5"))
 
 
-def load_dataset(source: str, *, downloads: Downloads | None = None, continuous: bool = False) -> Dataset:
+def load_dataset(source: str | Path, *, downloads: Downloads | None = None, continuous: bool = False) -> Dataset:
     """Loads a data set by name or path.
 
     A bundled name (`halfcheetah-medium-small`), `d4rl:NAME`, `minari:ID`, `ogbench:NAME`, `lerobot:PATH`, a `*.hdf5`
@@ -87,6 +87,7 @@ def load_dataset(source: str, *, downloads: Downloads | None = None, continuous:
         InputError: a source of another kind, an unknown name, a file that its reader refuses, or that no mirror
             gives.
     """
+    source = str(source)
     if source in bundled_names():
         dataset = _read_d4rl(BUNDLED / f"{source}.hdf5", continuous)
         return replace(dataset, source=Source(source, dataset.source.digest))

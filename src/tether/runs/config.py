@@ -102,7 +102,7 @@ def restored_plan(
     folder: Path,
     quiet: bool,
     given: Any = None,
-    dataset: str | Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
     asked: str | None = None,
     horizon: int | None = None,
 ) -> Plan:
@@ -165,7 +165,7 @@ def _limits_from(document: RunDocument, task: Task) -> ActionBox | None:
         return None
 
 
-def _same_data(path: Path, given: str | Dataset, record: DataRecord, quiet: bool) -> Dataset:
+def _same_data(path: Path, given: str | Path | Dataset, record: DataRecord, quiet: bool) -> Dataset:
     """The data that the run of the config.json at `path` trained on. Raises InputError where they are not `given`."""
     sha256, in_memory = record.sha256, record.in_memory
     if in_memory and isinstance(given, str) and given.startswith("memory:"):
@@ -173,7 +173,7 @@ def _same_data(path: Path, given: str | Dataset, record: DataRecord, quiet: bool
             f"{path.parent}: trained on data in memory, {given} with the SHA-256 {sha256[:12]}...: give them as "
             "dataset=data, or the file that Dataset.to_hdf5 wrote of them with --data FILE"
         )
-    if isinstance(given, str):
+    if not isinstance(given, Dataset):
         given = load_dataset(given, downloads=Downloads(quiet=quiet), continuous=record.continuous)
     data = given
     found = data.content_sha256() if in_memory else data.source.sha256

@@ -73,7 +73,7 @@ def plan_finetuning(
     request: FinetuneRequest,
     out: str | Path | None,
     quiet: bool,
-    dataset: str | Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
     algorithm: Any = None,
 ) -> Plan:
     """The plan of a run that goes on from the one in `run`; nothing is written.
