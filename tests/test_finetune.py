@@ -384,6 +384,8 @@ def test_rows_of_a_growing_episode_are_those_of_the_data(framing: Framing, ends:
     episode = {"observations": observations, "actions": actions, "rewards": rewards, "terminals": ends}
     whole, begins = change.rows_of(Dataset.from_episodes([episode]))
     order = np.argsort(begins, kind="stable")
+    reach_the_end = list(range(length - framing.steps, length - framing.chunk + 1)) if ends else []
+    assert sorted(begins[whole.terminal > 0]) == reach_the_end
     for gap in (1, 4, 20):
         growing, parts = GrowingEpisode(change), []
         for step in range(length):

@@ -56,6 +56,16 @@ def test_sarsa_next_actions_stay_within_episodes() -> None:
         assert terminal == 1 or starts[episode] <= row + 1 < ends[episode]
 
 
+@pytest.mark.parametrize("first", [0, 3, 7])
+def test_sarsa_keeps_a_terminal_row_that_is_the_last_of_all(first: int) -> None:
+    """Row 7, also where it is the only one."""
+    data = dataset().select(np.arange(first, 8))
+    table = prepare(data, view=View("sarsa")).transitions
+    np.testing.assert_array_equal(table.observation[:, 0], [10.0 * row for row in range(first, 8) if row != 6])
+    last = jax.tree.map(lambda column: column[-1].tolist(), table)
+    assert (last.reward, last.terminal, last.next_action, last.next_observation) == (8.0, 1.0, [0.0], [70.0])
+
+
 def test_sarsa_drops_time_outs_that_other_views_keep() -> None:
     exact = dataset(next_observations=OBSERVATIONS + 10, exact_next_observations=True)
     assert prepare(exact).transitions.rows == ROWS

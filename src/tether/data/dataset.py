@@ -458,22 +458,27 @@ class Dataset:
         """
         return self.transitions_and_rows(keep_timeouts)[0]
 
-    def transitions_and_rows(self, keep_timeouts: bool | None = None) -> tuple[Transition, Int[np.ndarray, " batch"]]:
-        """`transitions`, and which row of the file each of them is."""
+    def transitions_and_rows(
+        self, keep_timeouts: bool | None = None, keep_end: bool = False
+    ) -> tuple[Transition, Int[np.ndarray, " batch"]]:
+        """`transitions`, and which row of the file each of them is. keep_end: also the last row of all, which D4RL
+        drops, where it is terminal."""
         if self._keeps_timeouts(keep_timeouts):
             if self.next_observations is None:
                 where = self.source.location
                 raise InputError(f"{where}: keep_timeouts needs next_observations, which are not stored here")
             rows = np.arange(len(self))
             return self.table(rows, self.next_observations), rows
-        rows = np.flatnonzero(self.terminals[:-1] | ~self.timeouts[:-1])
+        last = len(self) - 1
+        ends_terminal = keep_end and self.terminals[last]
+        rows = np.flatnonzero((self.terminals | ~self.timeouts)[: last + ends_terminal])
         if len(rows) == 0:
             raise InputError(
                 f"{self.source.location}: no transition is left of {len(self)} rows: "
                 "rows with a time-out and the last row have no next observation"
             )
         # One pass over the file's rows: what has just been read for o' is read again for the next o.
-        arrays = [self.observations, self.actions, self.rewards, self.observations[1:]]
+        arrays = [self.observations, self.actions, self.rewards, self.observations[min(1, last) :]]
         observation, action, reward, next_observation = _taken(arrays, rows)
         ended = self.terminals[rows]
         after_end = self.observations if self.next_observations is None else self.next_observations

@@ -158,12 +158,13 @@ def _transitions(view: View, dataset: Dataset, rows: Any, table: Transition, rew
 def _sarsa_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Table:
     """Rows whose next action the data do not hold are dropped, as D4RL drops them anyway, rather than masked: no
     algorithm then needs to look at a mask. A terminal row has none either but stays: everything about what follows it
-    is masked by `terminal`."""
+    is masked by `terminal`. So does one that is the last of all, which D4RL drops: of an episode that has just been
+    lived through it is the only one that tells of the end."""
     if keep_timeouts:
         where = dataset.source.location
         raise InputError(f"{where}: keep_timeouts: a timed-out row has no next action, which is asked for")
     _refuse_single_rows(view, dataset)
-    return dataset.transitions_and_rows(False)
+    return dataset.transitions_and_rows(False, keep_end=True)
 
 
 def _sarsa(view: View, dataset: Dataset, rows: Any, table: Transition, rewards: Any) -> Transition:
