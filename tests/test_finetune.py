@@ -412,6 +412,7 @@ def test_chunks_are_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert outcome(stopped) == outcome(straight)
     reward = next(array for name, array in state(straight).items() if "replay" in name and "reward" in name)
     assert 20 < reward.shape[1] < 50  # of the last steps of an episode there is no whole chunk
+    api.evaluate(straight, dataset=data(), episodes=1, acting={"execute": 1}, quiet=True)  # without a plan to remember
 
 
 # --- its parts ---

@@ -178,9 +178,10 @@ class FinetuningRun(Run):
         return max(wanted, self._rows_kept)  # a run that is made shorter keeps what it has
 
     def _exploring(self, policy: Any) -> DeployedPolicy:
-        """A policy as it collects."""
+        """A policy as it collects: framed as its data, whatever an evaluation executes of each chunk."""
         prepared = self.plan.prepared
-        policy = framed_policy(exploring(policy, self.finetuning.exploration_noise), prepared.framing, prepared.spec)
+        framing = prepared.change.view.framing
+        policy = framed_policy(exploring(policy, self.finetuning.exploration_noise), framing, prepared.spec)
         return deploy(policy, prepared.spec, prepared.normaliser, prepared.schema, self.plan.limits)
 
     def _collecting_policies(self) -> DeployedPolicy:
