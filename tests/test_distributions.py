@@ -154,7 +154,12 @@ def test_ranges_that_are_none_are_refused(network: str, words: str) -> None:
 def test_where_there_is_no_loss_for_them_distributions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(tether.InputError, match="say where its bins lie"):
         tether.IQL(critic_network="hl-gauss").init(Spec(1, 1), jax.random.key(0))
-    for algorithm in (tether.BDPO(critic_network="quantile"), tether.IQL(actor_network="quantile")):
+    wrong = (
+        tether.BDPO(critic_network="quantile"),
+        tether.IQL(actor_network="quantile"),
+        tether.SfBC(critic_network="hl-gauss"),  # its returns are standardised, the range is that of those as they are
+    )
+    for algorithm in wrong:
         with pytest.raises(tether.InputError, match="no loss for distributions"):
             tether.train(algorithm, _one_step(), environment="none", out=tmp_path / "run", quiet=True)
 

@@ -42,7 +42,8 @@ def network_field(*, scalar: bool = False) -> Any:
     """A hyper-parameter that says what networks are made of: by default the MLP of the paper, else a name or a factory
     (`tether.networks.factories`).
 
-    scalar: whether distributions are refused: those of critics that do not learn by `q_regression`.
+    scalar: whether distributions are refused: those of critics that do not learn by `q_regression`, or of other
+        returns than those of the data, of which their range is taken.
     """
     return eqx.field(static=True, default="mlp", metadata={"registry": "network", "scalar": scalar})
 

@@ -109,7 +109,7 @@ class SfBC(eqx.Module):
     candidates: Count = acting_field(32)  # when acting
     chosen: Count = acting_field(4)  # of them, averaged; 1 outside locomotion
     solver_calls: Count = eqx.field(static=True, default=15)  # evaluations of the network per sample, a multiple of 3
-    critic_network: Network = network_field()  # of Q
+    critic_network: Network = network_field(scalar=True)  # of Q
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))  # critics
     score_widths: Sizes = eqx.field(static=True, default=(512, 256, 128))  # of the behaviour's U
     behaviour_updates: Updates = eqx.field(static=True, default=586_000)

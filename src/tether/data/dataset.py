@@ -461,8 +461,10 @@ class Dataset:
     def transitions_and_rows(
         self, keep_timeouts: bool | None = None, keep_end: bool = False
     ) -> tuple[Transition, Int[np.ndarray, " batch"]]:
-        """`transitions`, and which row of the file each of them is. keep_end: also the last row of all, which D4RL
-        drops, where it is terminal."""
+        """`transitions`, and which row of the file each of them is.
+
+        keep_end: also the last row of all, which D4RL drops, where it is terminal.
+        """
         if self._keeps_timeouts(keep_timeouts):
             if self.next_observations is None:
                 where = self.source.location
