@@ -472,6 +472,9 @@ def test_exploring() -> None:
         np.testing.assert_allclose(actions.mean(axis=0), policy(observation, keys[0]), atol=0.01)
         np.testing.assert_allclose(actions.std(axis=0), 0.05, atol=0.01)
     assert exploring(policy, None).noise == DETERMINISTIC_NOISE
+    algorithm = make_algorithm("bdpo-unimodal", CASES["bdpo-unimodal"].sizes | {"actor_kind": "deterministic"})
+    policy = algorithm.policy(algorithm.init(prepare(data()).spec, jax.random.key(0)))
+    assert exploring(policy, None).noise == DETERMINISTIC_NOISE  # its actor has a spread, which is not trained
 
 
 # --- what is refused ---

@@ -31,11 +31,12 @@ def exploring(policy: Policy, noise: float | None) -> Any:
     """`policy` as it collects.
 
     noise: the standard deviation of what is added to the actions that it is evaluated with. None: its own randomness,
-    where it has some: a Gaussian actor draws, diffusion and flow policies do so anyway; one that has none gets
-    `DETERMINISTIC_NOISE`.
+    where it has some: a Gaussian actor draws, diffusion and flow policies do so anyway; one that has none (the mode of
+    another actor, a policy whose attribute `deterministic` says so) gets `DETERMINISTIC_NOISE`.
     """
     if noise is not None:
         return WithNoise(policy, noise) if noise > 0 else policy
-    if not isinstance(policy, Mode):
-        return policy
-    return Sampled(policy.actor) if isinstance(policy.actor, Sampler) else WithNoise(policy, DETERMINISTIC_NOISE)
+    if isinstance(policy, Mode) and isinstance(policy.actor, Sampler):
+        return Sampled(policy.actor)
+    is_deterministic = isinstance(policy, Mode) or getattr(policy, "deterministic", False)
+    return WithNoise(policy, DETERMINISTIC_NOISE) if is_deterministic else policy
