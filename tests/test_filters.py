@@ -49,6 +49,16 @@ def test_the_best_episodes_are_kept_whole_and_in_order(rule: str, rows: list[int
     assert kept.source == dataset().source
 
 
+def test_a_fraction_is_that_of_its_decimal_digits() -> None:
+    """0.29 of 100 are 29, though 0.29 * 100 is less in binary."""
+    flags = np.ones(100, bool)
+    episodes = {"terminals": flags, "timeouts": ~flags, "rewards": np.arange(100.0)}
+    rest = {"observations": np.zeros((100, 1)), "actions": np.zeros((100, 1)), "next_observations": None}
+    for percent in range(1, 101):
+        kept, _ = filter_episodes(dataset(**episodes, **rest), f"top={percent / 100}")
+        assert len(kept) == percent
+
+
 def test_the_record_says_what_was_kept() -> None:
     prepared = prepare(dataset(), "standardise", view=View("returns"), data_filter="top=0.5")
     assert prepared.record["filter"] == {
