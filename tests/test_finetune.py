@@ -225,6 +225,18 @@ def test_a_lane_of_two_is_a_run_of_one(tmp_path: Path) -> None:
         np.testing.assert_allclose(pair[name][1], single[name][0], 1e-4, 1e-5, err_msg=name)
 
 
+def test_a_second_round_collects_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other episodes: those of the first round are no longer learnt from, and would not be news."""
+    before, _ = whole()
+    Walk.heard = []
+    again = tuned(before, tmp_path / "again", env_steps=20, quiet=False)
+    assert "rows that it had collected are left behind" in capsys.readouterr().err
+    assert json.loads((again / "config.json").read_text())["finetuning"]["parent"]["rounds"] == 1
+    heard = {step[0] for step in Walk.heard}
+    assert {episode_seed(lane, 0, rounds=1) for lane in (0, 1)} <= heard
+    assert not heard & {episode_seed(lane, episode) for lane in (0, 1) for episode in range(60)}
+
+
 # --- interruptions ---
 
 
@@ -297,7 +309,7 @@ def test_an_environment_that_does_not_repeat_itself_is_reported(
         patch.setattr(Collector, "collect", collect)
         with pytest.raises(Interrupted):
             tuned(folder, tmp_path / "run")
-    monkeypatch.setattr(collector, "episode_seed", lambda seed, episode: 1000 + episode)  # as if it ignored its seed
+    monkeypatch.setattr(collector, "episode_seed", lambda _, episode, rounds: 1000 + episode)  # it ignores its seed
     resume(tmp_path / "run", dataset=data(), quiet=True)
     assert "does not repeat an episode" in capsys.readouterr().err
 

@@ -1,7 +1,8 @@
 """Environments that lanes learn in: one for each, stepped on and on, one policy call for all of them.
 
-Everything depends on the seed of a lane, the number of an episode and the number of a step: an episode begins with
-`reset(seed=...)`, and an action is drawn with the lane's key and the number of the step. Most environments cannot be
+Everything depends on the seed of a lane, the number of an episode and the number of a step (and of the round, where a
+fine-tuned run is fine-tuned again): an episode begins with `reset(seed=...)`, and an action is drawn with the lane's
+key and the number of the step. Most environments cannot be
 saved, so what a checkpoint keeps of an episode that goes on is its number and the actions so far: they are played again
 from its start. An environment in which these lead elsewhere (one that carries more than its seed over `reset`) is
 reported.
@@ -43,16 +44,19 @@ class Step(NamedTuple):
         return bool(np.isfinite(self.reward) and np.isfinite(self.next_observation).all())
 
 
-def episode_seed(seed: int, episode: int) -> int:
-    """What the environment of the lane with this seed is reset with for its episode of this number."""
-    return int(np.random.SeedSequence([seed, COLLECTING_STREAM, episode]).generate_state(1)[0] >> 1)
+def episode_seed(seed: int, episode: int, rounds: int = 0) -> int:
+    """What the environment of the lane with this seed is reset with for its episode of this number, after so many
+    earlier rounds of fine-tuning."""
+    numbers = [seed, COLLECTING_STREAM, episode, *([rounds] if rounds else [])]
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 class Collector:
     """The environments of some lanes, and where they are. Give it what a checkpoint held before the first step."""
 
-    def __init__(self, task: Task, seeds: Sequence[int], observation_size: int):
-        self.task, self.seeds = task, seeds
+    def __init__(self, task: Task, seeds: Sequence[int], observation_size: int, rounds: int = 0):
+        """rounds: of fine-tuning before this one, whose episodes are not to be had again."""
+        self.task, self.seeds, self.rounds = task, seeds, rounds
         self.steps = 0  # of each lane, all its episodes together
         self.episodes = [0] * len(seeds)  # number of the episode that each lane is in
         self.actions: list[list[np.ndarray]] = [[] for _ in seeds]  # of that episode so far
@@ -120,7 +124,7 @@ class Collector:
         return step
 
     def _reset(self, lane: int) -> None:
-        seed = episode_seed(self.seeds[lane], self.episodes[lane])
+        seed = episode_seed(self.seeds[lane], self.episodes[lane], self.rounds)
         self.actions[lane] = []
         self.observations[lane], self._rewards[lane] = self._environments[lane].reset(seed=seed)[0], 0.0
 

@@ -66,7 +66,8 @@ class FinetuningRun(Run):
         schema = plan.prepared.schema
         self._box = unit_box(plan.prepared.spec.action_size) if schema is None else schema.box
         seeds = [lane.seed for lane in plan.lanes]
-        self.collector = Collector(plan.task, seeds, plan.prepared.spec.observation_size)
+        rounds = self.finetuning.parent.rounds
+        self.collector = Collector(plan.task, seeds, plan.prepared.spec.observation_size, rounds)
         self._episodes = [GrowingEpisode(plan.prepared.change) for _ in range(lanes)]
         self._played: Returns = [(0.0, 0)] * lanes  # of the episode that each lane is in
         self._ended_episodes: list[Returns] = [[] for _ in range(lanes)]  # since the last row of metrics
@@ -124,6 +125,8 @@ class FinetuningRun(Run):
         self.display.message(
             f"from update {parent.update:,} of {parent.folder}: {self.all_env_steps:,} env steps a lane"
         )
+        if parent.rounds:
+            self.display.message("the rows that it had collected are left behind: the replay begins empty")
         before = read_json(Path(parent.folder) / "config.json")["hyperparameters"]
         if before.get("cosine_decay") and not getattr(self.plan.algorithm, "cosine_decay", False):
             self.display.message("learning rates no longer decay (--set cosine_decay=true: they go on to)")
@@ -156,7 +159,8 @@ class FinetuningRun(Run):
         self.groups.replay = replay
         keys = jax.vmap(lambda key: jax.random.fold_in(key, COLLECTING_STREAM))(self.groups.keys)
         device = None if jax.default_backend() == "cpu" else processor()
-        self._actor = LaneActor(self._collecting_policies(), keys, np.zeros(1, np.int32), device)
+        rounds = np.array([self.finetuning.parent.rounds], np.int32)
+        self._actor = LaneActor(self._collecting_policies(), keys, rounds, device)
         if stored is not None:
             structure = jax.tree.structure(self._actor.memories)
             self._actor.memories = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in stored["memories"]])

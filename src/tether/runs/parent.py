@@ -65,7 +65,8 @@ def find_parent(run: Path, plan: Plan) -> Parent:
         raise InputError(f"{run}: is in its phase {name}, at update {update:,}; train on with: tether resume {run}")
     if len(found.notes["frozen"]) == len(plan.lanes):
         raise InputError(f"{run}: every lane diverged; there is no policy to go on from")
-    return Parent(str(run.resolve()), found.path.name, update, found.sha256)
+    rounds = 0 if plan.finetuning is None else plan.finetuning.parent.rounds + 1
+    return Parent(str(run.resolve()), found.path.name, update, found.sha256, rounds)
 
 
 def plan_finetuning(

@@ -56,6 +56,7 @@ class Parent:
     checkpoint: str  # its name
     update: int  # of the last phase, where that checkpoint was written
     sha256: str  # of the checkpoint's state
+    rounds: int = 0  # of fine-tuning that its policies have had
 
 
 @explain_keywords
