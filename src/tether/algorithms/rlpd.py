@@ -20,7 +20,8 @@ tests/parity has the numbers of the authors' updates; their G is `--updates-per-
 Deviations. From the authors' code, none in an update:
   1. Their first 5,000 steps act uniformly at random, without updates. `--warmup-env-steps 5000` acts with the actor as
      it is: tanh of about N(0, 1) where nothing was trained before.
-  2. Collecting goes on while the device updates: rows are learnt up to two pieces of 20 steps later (docs/finetune.md).
+  2. Collecting goes on while the device updates: rows are learnt up to two pieces later, which are of 5 steps with
+     G = 20 (docs/finetune.md).
   3. Collected actions are clipped to 1e-5 inside the box as the data's are; theirs are not.
 """
 

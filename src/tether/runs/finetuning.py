@@ -41,7 +41,7 @@ from tether.training.replay import Replay, empty_replay, insert_rows
 
 __all__ = ["FinetuningRun", "make_run"]
 
-PIECE_STEPS = 20  # of the environments, that updates are done after together
+PIECE_STEPS = 20  # of the environments, that updates are done after together; fewer where these are many
 
 Returns = list[tuple[float, int]]
 """(undiscounted return, steps) of episodes."""
