@@ -96,7 +96,7 @@ class Choice:
 @explain_function
 def choose(
     candidates: Sequence[str | Path],
-    dataset: str | Dataset | None = None,
+    dataset: str | Path | Dataset | None = None,
     *,
     discount: float | None = None,
     updates: int = FittedQ.updates,
@@ -153,7 +153,7 @@ def choose_among(
     return judge(found, evidence, decisions, refused, values, scale, data.source.location, settings, weighed)
 
 
-def _read(paths: Sequence[Path], given: str | Dataset | None) -> tuple[Dataset, list[Candidate]]:
+def _read(paths: Sequence[Path], given: str | Path | Dataset | None) -> tuple[Dataset, list[Candidate]]:
     """The data to judge on, and all candidates. Data of several runs are read once."""
     known: dict[str, Dataset] = {}
 

@@ -244,7 +244,7 @@ def plan_comparison(
     """
     if data is None:
         data = load_dataset(request.source, downloads=Downloads(quiet=quiet), continuous=request.continuous)
-    folder = out or fresh_folder(f"compare-{data.name.replace('/', '-')}")
+    folder = out or fresh_folder(f"compare-{data.name}")
     return _plan(request, data, folder), data
 
 
