@@ -25,6 +25,8 @@ for package in ("starlette", "uvicorn", "websockets", "msgpack", "prometheus_cli
 import msgpack  # noqa: E402
 import uvicorn  # noqa: E402
 import websockets.sync.client  # noqa: E402
+from starlette.datastructures import URL  # noqa: E402
+from starlette.requests import HTTPConnection  # noqa: E402
 
 import tether_runtime  # noqa: E402
 from tether_runtime import InputError  # noqa: E402
@@ -222,6 +224,16 @@ def test_token_rate_and_slow_clients(tmp_path: Path):
         statuses = [ask(address, "/act", body, authorization=right)[0] for _ in range(12)]
         assert statuses[0] == 200
         assert set(statuses) == {200, 429}
+
+
+def test_a_host_header_opens_no_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Starlette before 1.0 makes the path of a URL from the Host, too: of `x/health?` it is one that needs no token."""
+    monkeypatch.setattr(HTTPConnection, "url", property(lambda _: URL("http://x/health?/act")))
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    with running(f"bc={EXPORTS / 'bc-numpy'}", token_file=str(tmp_path / "token")) as address:
+        assert ask(address, "/act", b'{"observation": [1, 2, 3]}')[0] == 401
+        with pytest.raises(websockets.exceptions.InvalidStatus):
+            websockets.sync.client.connect(address.replace("http", "ws") + "/policies/bc/stream")
 
 
 def test_a_new_version_takes_its_place_as_a_whole(tmp_path: Path):

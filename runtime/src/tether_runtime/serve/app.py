@@ -26,7 +26,7 @@ import msgpack
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -135,9 +135,9 @@ class Server:
 
     # --- requests
 
-    def _admit(self, request: Request) -> None:
-        address = request.client.host if request.client else ""
-        self.limits.admit(request.url.path, request.headers, address)
+    def _admit(self, asker: HTTPConnection) -> None:
+        """Raises Refused. The path is the one that is routed: that of `url` is made from the Host header, too."""
+        self.limits.admit(asker.scope["path"], asker.headers, _address(asker))
 
     async def _refuse(self, request: Request, error: Exception) -> Response:
         status = _status(error)
@@ -148,7 +148,8 @@ class Server:
     async def _fail(self, request: Request, error: Exception) -> Response:
         """No such place or method; anything else is a fault of ours, which the server's own log has."""
         if isinstance(error, HTTPException):
-            return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
+            line = f"{request.method} {request.scope['path']}: {error.detail}"
+            return JSONResponse({"error": line}, error.status_code)
         return JSONResponse({"error": "a fault of the server's, see its log"}, 500)
 
     def _find(self, name: str | None) -> Served:
@@ -190,7 +191,7 @@ class Server:
 
     async def _stream(self, socket: WebSocket) -> None:
         try:
-            self.limits.admit(socket.url.path, socket.headers, socket.client.host if socket.client else "")
+            self._admit(socket)
             served_name = self._find(socket.path_params["name"]).name
         except Refused as error:
             self.monitor.refused.labels(str(error.status)).inc()
@@ -214,7 +215,7 @@ class Server:
                 raise Refused(400, "the message is a text; msgpack is binary")
             if len(data) > self.limits.largest_body_bytes:
                 raise Refused(413, f"a message may have {self.limits.largest_body_bytes:,} bytes")
-            self.limits.count(socket.client.host if socket.client else "")
+            self.limits.count(_address(socket))
             try:
                 content = msgpack.unpackb(data)
             except Exception:  # its exceptions have no common base
@@ -406,6 +407,10 @@ def _question(served: Served, content: Mapping[str, Any], session: _Episode | No
     given = list(policy.initial_memory() if memory is None else policy.checked_memory(memory, ()))
     clock, reward = _number(content, "time"), _number(content, "reward")
     return _Question(content["observation"], seed, number, clock, episode, reward, given, chunk)
+
+
+def _address(asker: HTTPConnection) -> str:
+    return asker.client.host if asker.client else ""
 
 
 def _first_of(chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
