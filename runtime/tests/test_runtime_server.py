@@ -33,6 +33,7 @@ from tether_runtime import InputError  # noqa: E402
 from tether_runtime.client import Client  # noqa: E402
 from tether_runtime.fallback import Guard  # noqa: E402
 from tether_runtime.folder import document_hash  # noqa: E402
+from tether_runtime.program import Program  # noqa: E402
 from tether_runtime.serve.command import Options, make_server, serve  # noqa: E402
 
 EXPORTS = Path(__file__).parent / "exports"
@@ -345,6 +346,33 @@ def test_fallbacks():
         guard.act(np.zeros((2, 3)))
     with pytest.raises(InputError, match="margin nan"):
         Guard(policy, margin=float("nan"))
+
+
+def test_what_is_not_finite_is_not_remembered(monkeypatch: pytest.MonkeyPatch):
+    """A reading that overflows in the normaliser: one decision falls back, the next ones are as if it had not been."""
+    policy, run, huge = tether_runtime.load(EXPORTS / "dt-numpy"), Program.run, np.full(3, 3e38, np.float32)
+    guard = Guard(policy, {"not_finite": "safe"}, safe_action=[0.5, 1.0])
+    with running(f"dt={EXPORTS / 'dt-numpy'}", on=("not_finite=safe",), safe_action=(0.5, 1.0)) as address:
+        # a normaliser of small deviations, behind the golden pairs' back
+        tenfold = np.errstate(over="ignore")(lambda own, inputs: run(own, [10 * inputs[0], *inputs[1:]]))
+        monkeypatch.setattr(Program, "run", tenfold)
+        usual = guard.act(OBSERVATIONS[0], memory=policy.initial_memory())
+        assert not all(np.isfinite(part).all() for part in policy.step(huge, usual.memory)[1])
+        bad = guard.act(huge, memory=usual.memory)
+        assert (bad.trouble, bad.fallback) == ("not_finite", "safe")
+        assert all(map(np.array_equal, bad.memory, usual.memory))
+        assert guard.act(OBSERVATIONS[1], memory=bad.memory).fallback is None
+        uri = address.replace("http", "ws") + "/policies/dt/stream"
+        with websockets.sync.client.connect(uri) as wire, Client(address, "dt") as client:
+            for row, fallback in ((OBSERVATIONS[0], None), (huge, "safe"), (OBSERVATIONS[1], None)):
+                wire.send(msgpack.packb({"observation": row.tolist()}))
+                assert msgpack.unpackb(wire.recv()).get("fallback") == fallback
+                assert client.ask(row).get("fallback") == fallback
+    endless = [np.full(np.shape(part), np.inf) for part in usual.memory]  # of which later actions would be made
+    checked = guard.check(OBSERVATIONS[0])
+    assert guard.after(checked, usual.action, endless, before=usual.memory).fallback == "safe"
+    with pytest.raises(InputError, match="memory is not finite"):
+        Guard(policy).after(checked, usual.action, endless, before=usual.memory)
 
 
 def test_several_processes_know_no_episodes_of_requests(tmp_path: Path):

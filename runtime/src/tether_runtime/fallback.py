@@ -8,7 +8,7 @@ Each kind of trouble has a rule:
     act      the policy acts, and the trouble is only named (of `outside` and `foreign` alone)
 
     missing   the observation lacks columns, has too many, or is of another shape
-    not_finite   it, or the action that the policy gave, holds NaN or infinities
+    not_finite   it, or the action or memory that the policy gave, holds NaN or infinities
     late      its clock is further back than allowed
     outside   it lies outside the range of the training data, by more than a margin
     foreign   it and the policy's action are unlike the data's own decisions (`Policy.trust`)
@@ -154,11 +154,19 @@ class Guard:
             kind, action = "hold", last
         return Decision(np.array(action, np.float32), memory, checked.trouble, kind, checked.message)
 
-    def after(self, checked: Checked, action: Array, memory: Memory, last: Array | None = None) -> Decision:
-        """The decision where the policy gave `action`: it may be no number, or foreign to the data."""
-        if not np.isfinite(action).all():
-            bad = Checked(checked.vector, "not_finite", f"the policy's action is not finite: {action}")
-            return self.instead(bad, memory, last) or Decision(action, memory)
+    def after(
+        self, checked: Checked, action: Array, memory: Memory, last: Array | None = None, before: Memory = ()
+    ) -> Decision:
+        """The decision where the policy gave `action` and `memory`: they may be no numbers, or foreign to the data.
+
+        before: the memory that the policy was given, which is kept where what it gave is not finite.
+        """
+        for what, arrays in (("action", [action]), ("memory", memory)):
+            if not all(np.isfinite(array).all() for array in arrays):
+                line = f"the policy's {what} is not finite"
+                decided = self.instead(Checked(checked.vector, "not_finite", line), before, last)
+                assert decided is not None  # no policy may act in this trouble
+                return decided
         if self.flagged_share is None:
             return Decision(action, memory, checked.trouble, None, checked.message)
         trust, flagged, why = self.policy.trust(checked.vector, action, flagged_share=self.flagged_share)
@@ -190,7 +198,7 @@ class Guard:
         if decided is not None:
             return decided
         if self.policy.has_memory:
-            action, memory = self.policy.step(checked.vector, memory, reward, **how)
+            action, after = self.policy.step(checked.vector, memory, reward, **how)
         else:
-            action = self.policy(checked.vector, **how)
-        return self.after(checked, action, memory, last)
+            action, after = self.policy(checked.vector, **how), memory
+        return self.after(checked, action, after, last, memory)

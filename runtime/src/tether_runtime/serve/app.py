@@ -266,7 +266,7 @@ class Server:
             action, memory, extras = await self.batcher.act(served.policy, question.number, *asked)
             if question.chunk:
                 action, memory = _first_of(extras["chunk"]), memory if served.policy.history > 1 else question.memory
-            decision = served.guard.after(checked, action, memory, last)
+            decision = served.guard.after(checked, action, memory, last, question.memory)
             if decision.trouble == "foreign":
                 self.monitor.troubles.labels(served.name, "foreign").inc()
         return self._noted(served, question, decision, extras, checked.vector, session)
