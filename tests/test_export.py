@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +30,7 @@ from tether.export.batched import batched
 from tether.export.folder import Exported, write_export
 from tether.export.graph import Graph
 from tether.export.program import program
+from tether.export.verify import check, golden_sample, sample_inputs
 from tether.networks.layers import orthogonal
 from tether.networks.policies import FreeGaussianActor
 from tether.ope import importance_ratios
@@ -174,12 +176,14 @@ def test_a_clipped_normal_s_density_adds_up_to_one():
         ({"format": "tflite"}, "format 'tflite': there are onnx, numpy, stablehlo"),
         ({"dtype": "float64"}, "dtype 'float64': there are float32, float16"),
         ({"candidates": ["4"]}, "candidates '4': whole numbers"),
+        ({"dtype": "float16", "noise": True}, "dtype float16: with noise the density"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, how: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         export_folder._check_asked(
-            tmp_path / "export", **{"format": "onnx", "dtype": "float32", "candidates": (), "rows": 1, **how}
+            tmp_path / "export",
+            **{"format": "onnx", "dtype": "float32", "candidates": (), "rows": 1, "noise": False, **how},
         )
 
 
@@ -349,6 +353,58 @@ def test_what_does_not_act_as_in_jax_is_not_written(tmp_path: Path, monkeypatch:
     with pytest.raises(InputError, match=r"does not act as JAX does: \d+ of 64 decisions differ"):
         export(tmp_path, "iql")
     assert not (tmp_path / "export").exists()
+
+
+class Touchy(eqx.Module):
+    """A policy of two actions, whose choice hangs on the observation's last bits in a few rows of a hundred."""
+
+    def __call__(self, observation: Array, key: PRNGKey) -> Array:
+        return jnp.where(jnp.sin(1e5 * observation[0]) > 0, 0.5, -0.5) * jnp.ones(6)
+
+
+def test_each_decision_with_a_memory_is_compared_for_itself():
+    """From JAX's own memory: what another rounding decides is told from what is wrong, as without one."""
+    plain = Normaliser(np.zeros(5, np.float32), np.ones(5, np.float32))
+    module = deploy(framed_policy(Touchy(), Framing(chunk=2, execute=2), SPEC), SPEC, plain, SCHEMA)
+    graph = Graph(module)
+    document = {"golden": {"observations": OBSERVATIONS[:4].tolist()}, "spec": SPEC._asdict()}
+    sample = sample_inputs(graph, LoadedPolicy(module, document, None), 400)
+    function = jax.jit(batched(graph).function)
+
+    def run(inputs: list[Any]) -> list[np.ndarray]:
+        return [*map(np.array, function(inputs[0] * np.float32(1 + 1e-6), *inputs[1:]))]
+
+    def damaged(output: int, change: float) -> Any:
+        def run_wrong(inputs: list[Any]) -> list[np.ndarray]:
+            found = run(inputs)
+            found[output][7:] += np.asarray(change, found[output].dtype)
+            return found
+
+        return run_wrong
+
+    found = check(run, sample, module, "float32", graph.extras)
+    assert found.rows == 400
+    assert found.ill_conditioned > 0
+    assert found.largest < 1e-5
+    for output, what, change in ((1, "memory", 0.01), (2, "memory", 1), (3, "chunk", 0.01), (3, "chunk", np.nan)):
+        with pytest.raises(InputError, match=rf"3\d\d of 400 decisions differ in [a-z, ]*{what}[a-z, ]*: actions"):
+            check(damaged(output, change), sample, module, "float32", graph.extras)
+    golden = golden_sample(sample, module, "float32")
+    assert 1 <= len(golden["action"]) == len(golden["reward"]) <= 40
+
+
+def test_a_density_that_is_not_jax_s_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    policy = saved(tmp_path / "policy", "iql")
+    told = tether_runtime.graphs.Graph.run_with_extras
+    assert write_export(policy, tmp_path / "right", format="numpy", noise=True, rows=64).agreements[0].rows == 64
+
+    def wrong(own: Any, inputs: list[Any]) -> Any:
+        outputs, extras = told(own, inputs)
+        return outputs, {name: array + np.float32(0.01) for name, array in extras.items()}
+
+    monkeypatch.setattr(tether_runtime.graphs.Graph, "run_with_extras", wrong)
+    with pytest.raises(InputError, match="64 of 64 decisions differ in log_density: actions by up to"):
+        write_export(policy, tmp_path / "wrong", format="numpy", noise=True, rows=64)
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.npz", "policy.golden.npz", "export.json"])

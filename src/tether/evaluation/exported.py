@@ -37,6 +37,7 @@ class ExportedActor:
         for lane, run in enumerate(self._exported):
             noise = [np.asarray(array) for array in self._noise(self._keys[lane], np.int32(step))]
             rest = [*self._memories[lane], rewards[lane]] if self._has_memory else []
-            action, *self._memories[lane] = run([observations[lane], *noise, *rest])
+            action, *after = run([observations[lane], *noise, *rest])
+            self._memories[lane] = after[: len(self._memories[lane])]  # extras come behind it
             actions.append(action)
         return np.stack(actions)

@@ -74,8 +74,8 @@ def write_export(
     missing, or the exported policy does not act as JAX does.
     """
     folder = Path(folder)
+    _check_asked(folder, format, dtype, candidates, rows, noise)
     policy = _noisy(policy) if noise else policy
-    _check_asked(folder, format, dtype, candidates, rows)
     own = policy.document["hyperparameters"].get("candidates")
     counts: tuple[int | None, ...] = tuple(candidates) or (own,)
     acting = [policy if count == own else policy.with_acting(candidates=count) for count in counts]
@@ -102,13 +102,14 @@ def write_export(
         for name, data in _complete(document, files).items():
             (Path(scratch) / name).write_bytes(data)
         for number, (each, sample) in enumerate(zip(acting, samples, strict=True)):
-            agreements.append(check(_runner(Path(scratch), document, number), sample, each.module, dtype))
+            run, extras = _runner(Path(scratch), document, number), entries[number]["extras"]
+            agreements.append(check(run, sample, each.module, dtype, extras))
     document["verified"] = [each._asdict() for each in agreements]
     write_folder(folder, _complete(document, files))
     return Exported(folder, counts, tuple(agreements), sum(map(len, files.values())))
 
 
-def _check_asked(folder: Path, format: str, dtype: str, candidates: Sequence[Any], rows: int) -> None:
+def _check_asked(folder: Path, format: str, dtype: str, candidates: Sequence[Any], rows: int, noise: bool) -> None:
     """Raises InputError for what nothing can be written of."""
     if folder.exists() and not (folder / DOCUMENT).is_file():
         raise InputError(f"{folder}: exists and holds no {DOCUMENT}; name another folder")
@@ -117,6 +118,8 @@ def _check_asked(folder: Path, format: str, dtype: str, candidates: Sequence[Any
             raise InputError(f"{name} {value!r}: there are {', '.join(known)}")
     if format != "onnx" and dtype != "float32":
         raise InputError(f"dtype {dtype}: format {format} computes in float32; onnx takes float16, too")
+    if noise and dtype != "float32":
+        raise InputError(f"dtype {dtype}: with noise the density of each action is told, which needs float32")
     if rows < 1:
         raise InputError(f"decisions {rows}: at least 1 is compared with JAX")
     if wrong := [count for count in candidates if isinstance(count, str)]:
@@ -169,16 +172,21 @@ def _runner(folder: Path, document: dict[str, Any], number: int) -> Run:
     """What computes a graph of an exported folder."""
     if document["format"] == "stablehlo":
         exported = jax.export.deserialize(bytearray((folder / document["graphs"][number]["file"]).read_bytes()))
-        outputs = 1 + len(document["memory"])  # without extras
-        return lambda inputs: tuple(exported.call(*inputs))[:outputs]
+        return lambda inputs: tuple(exported.call(*inputs))
     try:
         import tether_runtime
     except ImportError:
         raise InputError(f"format {document['format']}: needs tether-runtime: pip install tether-rl[export]") from None
     try:
-        return tether_runtime.load(folder).graph(number).run
+        graph = tether_runtime.load(folder).graph(number)
     except tether_runtime.InputError as error:
         raise InputError(f"the exported policy is refused by its runtime: {error}") from error
+
+    def run(inputs: list[Any]) -> list[Any]:
+        outputs, extras = graph.run_with_extras(inputs)
+        return [*outputs, *extras.values()]
+
+    return run
 
 
 def _notes(policy: LoadedPolicy, count: int | None, graph: Graph) -> dict[str, str]:

@@ -33,7 +33,7 @@ from tether.policies.deployed import DeployedPolicy
 from tether.policies.framed import FramedPolicy
 from tether.types import Array, Float, PRNGKey
 
-__all__ = ["DRAWS", "Draw", "Graph", "Law"]
+__all__ = ["DRAWS", "Draw", "Graph", "Law", "decide_with_extras"]
 
 Law = Literal["normal", "gumbel", "uniform"]
 """normal: N(0, 1); gumbel: -log(-log(uniform)); uniform: in [0, 1)."""
@@ -107,16 +107,9 @@ class Graph:
     ) -> tuple[Float[Array, " action"], Any, dict[str, Array]]:
         """As `act`, and by name what else the policy says, in the robot's units (the module's head)."""
         given = iter(noise)
-        leaves, structure = jax.tree.flatten(memory)
-        inputs = [self.policy.normalise(observation), UNKNOWN, *leaves, *([reward] if self.policy.has_memory else [])]
-        action, *after = self._run(inputs, lambda *_: next(given))
-        memory = jax.tree.unflatten(structure, after[: len(leaves)])
-        extras = dict(zip(self.extras, after[len(leaves) :], strict=True))
-        if "chunk" in extras:
-            extras["chunk"] = jax.vmap(self.policy.in_units)(extras["chunk"])
-        if "log_density" in extras:
-            extras["log_density"] = extras["log_density"] - log_volume(self.policy)
-        return self.policy.in_units(action.astype(jnp.float32)), memory, extras
+        rest = [*_leaves(memory), *([reward] if self.policy.has_memory else [])]
+        outputs = self._run([self.policy.normalise(observation), UNKNOWN, *rest], lambda *_: next(given))
+        return _told(self.policy, self.extras, memory, outputs)
 
     def _run(self, inputs: Sequence[Any], draw: "OnDraw") -> list[Array]:
         """Action, memory and extras of the policy itself; a memory keeps its types."""
@@ -131,6 +124,34 @@ class Graph:
         types = [jnp.float32, *(leaf.dtype for leaf in _leaves(self.policy.initial_memory()))]
         types += [jnp.float32] * len(self.extras)
         return [jnp.asarray(output, dtype) for output, dtype in zip(outputs, types, strict=True)]
+
+
+def decide_with_extras(
+    policy: DeployedPolicy,
+    observation: Float[Array, " observation"],
+    key: PRNGKey,
+    memory: Any,
+    reward: Float[Array, ""],
+) -> tuple[Float[Array, " action"], Any, dict[str, Array]]:
+    """What `Graph.act_with_extras` is to give, by the policy itself."""
+    acts, extras = _with_extras(policy.policy)
+    rest = (memory, reward) if policy.has_memory else ()
+    return _told(policy, extras, memory, _leaves(acts(policy.normalise(observation), key, *rest)))
+
+
+def _told(
+    policy: DeployedPolicy, extras: Sequence[str], memory: Any, outputs: Sequence[Any]
+) -> tuple[Float[Array, " action"], Any, dict[str, Array]]:
+    """Outputs in order, in the policy's own units -> action, memory with the structure of `memory`, and extras."""
+    leaves, structure = jax.tree.flatten(memory)
+    action, *after = outputs
+    found = dict(zip(extras, after[len(leaves) :], strict=True))
+    if "chunk" in found:
+        found["chunk"] = jax.vmap(policy.in_units)(found["chunk"])
+    if "log_density" in found:
+        found["log_density"] = found["log_density"] - log_volume(policy)
+    memory = jax.tree.unflatten(structure, after[: len(leaves)])
+    return policy.in_units(action.astype(jnp.float32)), memory, found
 
 
 def _with_extras(policy: Policy | PolicyWithMemory) -> tuple[Callable[..., Any], tuple[str, ...]]:
@@ -214,7 +235,11 @@ class _Interpreter:
         return outputs if equation.primitive.multiple_results else [outputs]
 
     def _cast(self, value: Any) -> Any:
-        return value.astype(self.dtype) if getattr(value, "dtype", None) == jnp.float32 else value
+        if getattr(value, "dtype", None) != jnp.float32:
+            return value
+        return (
+            np.asarray(value, self.dtype) if isinstance(value, float) else value.astype(self.dtype)
+        )  # a literal is one
 
     def _type(self, parameter: Any) -> Any:
         is_float = isinstance(parameter, np.dtype | type) and parameter in (np.float32, np.dtype(np.float32))

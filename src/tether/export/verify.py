@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.errors import InputError
-from tether.export.graph import Graph
-from tether.policies.deployed import DeployedPolicy, step_each
+from tether.export.graph import Graph, decide_with_extras
+from tether.policies.deployed import DeployedPolicy
 from tether.policies.loaded import LoadedPolicy
 
 __all__ = ["LOAD_FACTOR", "TOLERANCE", "Agreement", "Sample", "check", "golden_sample", "sample_inputs", "tolerances"]
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2}  # of half an action's range
+LOG_DENSITY_TOLERANCE = 1e-3  # an importance ratio is off by a thousandth
 LAST_BITS = {"float32": 2e-6, "float16": 4e-3}  # relative change of an observation that only rounds otherwise
 MOST_ILL_CONDITIONED = {"float32": 0.05, "float16": 0.1}  # of the rows; IDQL of its default size has 0.025, untrained
 MOVES = 4.0  # a runtime rounds at every operation, the observation is disturbed once
@@ -29,9 +30,11 @@ DISTURBANCES = 16
 CHUNK = 64
 EPISODE_STEPS = 40  # longer than the contexts that policies with a memory are trained with
 GOLDEN_ROWS = 8
+GOLDEN_POOL = 4 * GOLDEN_ROWS  # rows that they are chosen from
+GOLDEN_EPISODES = 2  # that the one of a policy with a memory is chosen from
 
 Run = Callable[[list[Any]], Sequence[Any]]
-"""Inputs in the graph's order, each (batch, ...) -> action and memory, as `tether_runtime.graphs.Graph.run`."""
+"""Inputs in the graph's order, each (batch, ...) -> action, memory and extras, likewise."""
 
 
 class Sample(NamedTuple):
@@ -41,7 +44,13 @@ class Sample(NamedTuple):
     rewards: np.ndarray  # (steps, batch)
     keys: Any  # (steps, batch)
     noise: tuple[np.ndarray, ...]  # each (steps, batch, ...)
-    actions: np.ndarray  # (steps, batch, action)
+    memory: list[np.ndarray]  # before each step, each (steps, batch, ...)
+    outputs: list[np.ndarray]  # action, memory after the step, extras, each (steps, batch, ...)
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(steps, batch, action)."""
+        return self.outputs[0]
 
 
 class Agreement(NamedTuple):
@@ -71,8 +80,10 @@ def sample_inputs(graph: Graph, policy: LoadedPolicy, rows: int, seed: int = 0) 
     rewards[0] = 0.0
     keys = jax.random.split(jax.random.key(seed), (steps, batch))
     noise = jax.jit(jax.vmap(jax.vmap(graph.noise)))(keys)
-    actions = _expected(policy.module, observations, keys, rewards)
-    return Sample(observations, rewards, keys, tuple(map(np.asarray, noise)), actions)
+    start = policy.module.initial_memory()
+    memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), start)
+    outputs, memories = _expected(policy.module, observations, keys, rewards, memory)
+    return Sample(observations, rewards, keys, tuple(map(np.asarray, noise)), memories, outputs)
 
 
 def _statistics(document: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -84,83 +95,126 @@ def _statistics(document: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return golden.mean(axis=0), golden.std(axis=0)
 
 
-def _expected(policy: DeployedPolicy, observations: np.ndarray, keys: Any, rewards: np.ndarray) -> np.ndarray:
-    """What JAX does in these steps. Rows go in parts of one size, so that one program is compiled for all questions."""
+@jax.jit
+def _decide_each(policy: DeployedPolicy, *rows: Any) -> Any:
+    """`decide_with_extras`, one after the other, as `step_each`."""
+    return jax.lax.map(lambda row: decide_with_extras(policy, *row), rows)
+
+
+def _expected(
+    policy: DeployedPolicy, observations: np.ndarray, keys: Any, rewards: np.ndarray, memory: Any
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What JAX does in these steps, and the memory before each; `memory` is that before the first, of each row.
+
+    Rows go in parts of one size, so that one program is compiled for all questions.
+    """
     rows = observations.shape[1]
-    parts = [np.arange(start, start + CHUNK).clip(max=rows - 1) for start in range(0, rows, CHUNK)]
-    memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (CHUNK, *leaf.shape)), policy.initial_memory())
     found = []
-    for part in parts:
-        actions, own = [], memory
+    for start in range(0, rows, CHUNK):
+        part = np.arange(start, start + CHUNK).clip(max=rows - 1)
+        own, steps = _at(memory, part), []
         for seen, key, earned in zip(observations, keys, rewards, strict=True):
-            action, own = step_each(policy, seen[part], key[part], own, earned[part])
-            actions.append(np.asarray(action))
-        found.append(np.stack(actions))
-    return np.concatenate(found, axis=1)[:, :rows]
+            action, after, extras = _decide_each(policy, seen[part], key[part], own, earned[part])
+            steps.append(([action, *jax.tree.leaves(after), *extras.values()], jax.tree.leaves(own)))
+            own = after
+        found.append(jax.tree.map(lambda *each: np.stack(each), *steps))
+    return jax.tree.map(lambda *each: np.concatenate(each, axis=1)[:, :rows], *found)
+
+
+def _at(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def golden_sample(sample: Sample, policy: DeployedPolicy, dtype: str) -> dict[str, np.ndarray]:
     """The golden pairs by the names of the graph's inputs, and `action`: the rows of `sample` in which rounding matters
-    least; the first episode of a policy with a memory."""
-    if policy.initial_memory() != ():
-        rows = np.zeros(1, int)
+    least; of a policy with a memory the beginning of an episode, up to where rounding matters."""
+    steps, batch = sample.actions.shape[:2]
+    pool = np.arange(steps * batch).reshape(steps, batch)[:, : GOLDEN_EPISODES if policy.has_memory else GOLDEN_POOL]
+    moved = _moves(policy, sample, pool.ravel(), dtype)[:, : sample.actions.shape[2]]
+    moves = (moved / tolerances(policy, dtype)).max(axis=1).reshape(pool.shape)
+    if policy.has_memory:
+        steady = (moves <= 1.0).cumprod(axis=0).sum(axis=0)  # steps, of each episode
+        rows = pool[: max(1, steady.max()), steady.argmax()]
     else:
-        pool = np.arange(min(4 * GOLDEN_ROWS, sample.actions.shape[1]))
-        moves = (_moves(policy, sample, pool, dtype) / tolerances(policy, dtype)).max(axis=1)
-        rows = np.sort(np.argsort(moves, kind="stable")[:GOLDEN_ROWS])
-
-    def flat(array: np.ndarray) -> np.ndarray:
-        return array[:, rows].reshape(-1, *array.shape[2:])
-
-    noise = {f"noise_{i}": flat(array) for i, array in enumerate(sample.noise)}
-    reward = {"reward": flat(sample.rewards)} if policy.has_memory else {}
-    return {"observation": flat(sample.observations), **noise, **reward, "action": flat(sample.actions)}
+        rows = np.sort(np.argsort(moves[0], kind="stable")[:GOLDEN_ROWS])
+    noise = {f"noise_{i}": _rows(array)[rows] for i, array in enumerate(sample.noise)}
+    reward = {"reward": _rows(sample.rewards)[rows]} if policy.has_memory else {}
+    seen, actions = _rows(sample.observations)[rows], _rows(sample.actions)[rows]
+    return {"observation": seen, **noise, **reward, "action": actions}
 
 
-def check(run: Run, sample: Sample, policy: DeployedPolicy, dtype: str) -> Agreement:
-    """Compare the exported policy that `run` computes. Raises InputError where it differs by more than the tolerance in
-    a row that is not ill-conditioned, or where too many are."""
-    found = _found(run, sample, policy)
-    difference = np.abs(found - sample.actions)
+def check(run: Run, sample: Sample, policy: DeployedPolicy, dtype: str, extras: Sequence[str] = ()) -> Agreement:
+    """Compare the exported policy that `run` computes: actions, memories and extras, each step from JAX's own memory.
+
+    extras: their names, in order. Raises InputError where it differs by more than the tolerance in a row that is not
+    ill-conditioned, or where too many are.
+    """
+    rest = [*sample.memory, sample.rewards] if policy.has_memory else []
+    found = _numbers(run([_rows(np.asarray(array)) for array in (sample.observations, *sample.noise, *rest)]))
+    wanted = _numbers([_rows(array) for array in sample.outputs])
+    allowed, names = _allowed(sample, policy, dtype, extras)
+    difference = np.abs(found - wanted)
+    beyond = ~(difference <= allowed)  # what is no number is wrong, too
+    wrong: np.ndarray = np.any(beyond, axis=1)
+    rows, ill = len(wrong), np.flatnonzero(wrong)
+    if len(ill) and (dtype == "float32" or not sample.noise):
+        near = difference[ill] <= MOVES * _moves(policy, sample, ill, dtype) + allowed[ill]
+        ill = ill[near.all(axis=1)]
+    wrong[ill] = False
     scale = np.maximum(np.asarray(policy.action_scale), np.finfo(np.float32).tiny)
-    wrong: np.ndarray = np.any(difference > tolerances(policy, dtype), axis=2)
-    rows = wrong.size
-    ill = np.zeros(0, int)
-    if wrong.any() and not policy.has_memory:
-        ill = np.flatnonzero(wrong[0])
-        if dtype == "float32" or not sample.noise:
-            allowed = MOVES * _moves(policy, sample, ill, dtype) + tolerances(policy, dtype)
-            ill = ill[(difference[0, ill] <= allowed).all(axis=1)]
-        wrong[0, ill] = False
+    share = difference[:, : len(scale)] / scale
     if wrong.any() or len(ill) > max(3, MOST_ILL_CONDITIONED[dtype] * rows):
-        worst = float((difference / scale)[wrong].max()) if wrong.any() else 0.0
+        worst = float(share[wrong].max()) if wrong.any() else 0.0
+        where = ", ".join(dict.fromkeys(names[beyond[wrong].any(axis=0)]))
         raise InputError(
-            f"the exported policy does not act as JAX does: {int(wrong.sum())} of {rows} decisions differ by up to "
-            f"{worst:.3g} of half an action's range (allowed {TOLERANCE[dtype]:g}), {len(ill)} hang on the last bits"
+            f"the exported policy does not act as JAX does: {int(wrong.sum())} of {rows} decisions differ"
+            f"{f' in {where}' if where else ''}: actions by up to {worst:.3g} of half their range (allowed "
+            f"{TOLERANCE[dtype]:g}); {len(ill)} hang on the last bits"
         )
-    difference[0, ill] = 0.0
-    return Agreement(rows, float((difference / scale).max()), len(ill))
+    share[ill] = 0.0
+    return Agreement(rows, float(share.max()), len(ill))
 
 
-def _found(run: Run, sample: Sample, policy: DeployedPolicy) -> np.ndarray:
-    batch = sample.actions.shape[1]
-    memory = [np.stack([np.asarray(leaf)] * batch) for leaf in jax.tree.leaves(policy.initial_memory())]
-    actions = []
-    for step, observations in enumerate(sample.observations):
-        noise = [array[step] for array in sample.noise]
-        rest = [*memory, sample.rewards[step]] if policy.has_memory else []
-        action, *memory = run([observations, *noise, *rest])
-        actions.append(np.asarray(action))
-    return np.stack(actions)
+def _allowed(
+    sample: Sample, policy: DeployedPolicy, dtype: str, extras: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far each number of a decision may be off, (rows, numbers), and the name of the output that it is of."""
+    own, parts = tolerances(policy, dtype), len(sample.memory)
+    names = ["action", *["memory"] * parts, *extras]
+    allowed, columns = [], []
+    for name, array in zip(names, sample.outputs, strict=True):
+        values = _numbers([_rows(array)])
+        if name == "memory":  # in units of the policy's own; steps are counted exactly
+            each = TOLERANCE[dtype] * (1.0 + np.abs(values)) * (array.dtype.kind == "f")
+        else:
+            each = (
+                np.full_like(values, LOG_DENSITY_TOLERANCE) if name == "log_density" else np.resize(own, values.shape)
+            )
+        allowed.append(each)
+        columns += [name] * values.shape[1]
+    return np.concatenate(allowed, axis=1), np.asarray(columns)
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """(steps, batch, ...) -> (steps * batch, ...)."""
+    return array.reshape(-1, *array.shape[2:])
+
+
+def _numbers(arrays: Sequence[Any]) -> np.ndarray:
+    """(rows, ...) each -> all side by side, (rows, numbers)."""
+    return np.concatenate([np.asarray(array, np.float64).reshape(len(array), -1) for array in arrays], axis=1)
 
 
 def _moves(policy: DeployedPolicy, sample: Sample, rows: np.ndarray, dtype: str) -> np.ndarray:
-    """How far JAX's action moves in these rows when the observation is changed in its last bits, (rows, action)."""
+    """How far JAX's outputs move in these rows when the observation is changed in its last bits, (rows, numbers)."""
     generator = np.random.default_rng(1)
-    observations, keys = sample.observations[0, rows], sample.keys[0, rows]
+    observations = _rows(sample.observations)[rows]
     sizes = generator.uniform(-1.0, 1.0, (DISTURBANCES, *observations.shape)) * LAST_BITS[dtype]
-    disturbed = (observations * (1.0 + sizes)).astype(np.float32).reshape(-1, observations.shape[1])
-    many = jnp.tile(keys, DISTURBANCES)
-    actions = _expected(policy, disturbed[None], many[None], np.zeros((1, len(disturbed)), np.float32))[0]
-    moved = np.abs(actions.reshape(DISTURBANCES, len(rows), -1) - sample.actions[0, rows])
-    return moved.max(axis=0)
+    disturbed = (observations * (1.0 + sizes)).astype(np.float32).reshape(1, -1, observations.shape[1])
+    many = np.tile(rows, DISTURBANCES)
+    structure = jax.tree.structure(policy.initial_memory())
+    memory = jax.tree.unflatten(structure, [_rows(array)[many] for array in sample.memory])
+    keys, rewards = sample.keys.reshape(-1)[many][None], _rows(sample.rewards)[many][None]
+    outputs, _ = _expected(policy, disturbed, keys, rewards, memory)
+    moved = _numbers([_rows(array) for array in outputs]).reshape(DISTURBANCES, len(rows), -1)
+    return np.abs(moved - _numbers([_rows(array)[rows] for array in sample.outputs])).max(axis=0)
