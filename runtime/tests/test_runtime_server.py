@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from starlette.requests import HTTPConnection  # noqa: E402
 import tether_runtime  # noqa: E402
 from tether_runtime import InputError  # noqa: E402
 from tether_runtime.client import Client  # noqa: E402
+from tether_runtime.decisions import DecisionLog  # noqa: E402
 from tether_runtime.fallback import Guard  # noqa: E402
 from tether_runtime.folder import document_hash  # noqa: E402
 from tether_runtime.program import Program  # noqa: E402
@@ -405,11 +407,69 @@ def test_decisions_are_logged_with_their_rewards(tmp_path: Path):
     assert [(row["reward"], row["truncated"]) for row in rows if row["episode"] == "b"] == [(None, True)]
 
 
+def test_a_connection_tells_how_its_episodes_end(tmp_path: Path):
+    """By its next question, by a message of its own, or by closing; a named one's outcome may be told elsewhere."""
+    log = str(tmp_path / "log.jsonl")
+    with running(f"bc={EXPORTS / 'bc-numpy'}", log=log) as address, Client(address) as client:
+        with websockets.sync.client.connect(address.replace("http", "ws") + "/policies/bc/stream") as wire:
+
+            def say(**content: Any) -> dict[str, Any]:
+                wire.send(msgpack.packb(content))
+                return msgpack.unpackb(wire.recv())
+
+            seen = OBSERVATIONS[0].tolist()
+            say(observation=seen)
+            say(observation=seen, reward=1.0)
+            assert "action" in say(observation=seen, reset=True, reward=2.0, terminal=True)
+            assert say(reward=3.0, terminal=False) == {"known": True}
+            assert say(terminal=True) == {"known": False}
+            assert "no such entry" in say(observation=seen, terminal=True)["error"]
+            say(observation=seen, episode="named")
+            say(observation=seen, reset=True)
+        assert client.outcome("named", 4.0, terminal=True)
+        deadline = time.monotonic() + 5
+        while (tmp_path / "log.jsonl").read_text().count("\n") < 5:  # the last one is written when the socket is closed
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    found = [(row["step"], row["reward"], row["terminal"], row["truncated"]) for row in rows]
+    wanted = [(0, 1.0, False, False), (1, 2.0, True, False), (0, 3.0, False, True)]
+    assert found[:3] == wanted
+    assert sorted(found[3:], key=repr) == [(0, 4.0, True, False), (0, None, False, True)]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 def test_a_full_disk_stops_no_robot():
     with running(f"bc={EXPORTS / 'bc-numpy'}", log="/dev/full") as address, Client(address) as client:
         assert client.act(OBSERVATIONS[0]).shape == (2,)
-        assert client.act(OBSERVATIONS[0]).shape == (2,)
+        assert client.act(OBSERVATIONS[0], episode="a").shape == (2,)
+        assert client.outcome("a", 1.0)
+
+
+def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whole rows, in order, with their own rewards, though some were taken in part."""
+    log, write, room = DecisionLog(tmp_path / "log.jsonl"), os.write, [0]
+
+    def write_some(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = write(file, data[: room[0]])
+        room[0] -= count
+        return count
+
+    monkeypatch.setattr(os, "write", write_some)
+    log.decided("a", {"seed": 0})
+    for step in range(1, 5):
+        room[0] = 0 if step < 3 else 30
+        with pytest.raises(OSError, match="No space"):
+            log.decided("a", {"seed": step}, float(step))
+    room[0] = 10_000
+    assert log.ended("a", 5.0, terminal=True)
+    log.close()
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["seed"], row["reward"]) for row in rows] == [
+        (step, step, step + 1.0) for step in range(5)
+    ]
 
 
 @pytest.mark.parametrize(

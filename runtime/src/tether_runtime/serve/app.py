@@ -5,7 +5,8 @@ POST /act, /policies/NAME/act    {"observation": ..., "seed"?, "candidates"?, "b
 POST /outcome                    {"episode", "reward"?, "terminal"?}: the last action of an episode
 GET  /policies, /policies/NAME   what is served, and what it takes
 POST /policies/NAME/reload       look at the folder now, rather than within a second
-WS   /policies/NAME/stream       the same questions and answers in msgpack; memory and episode are the connection's
+WS   /policies/NAME/stream       the same questions and answers in msgpack; memory and episode are the connection's;
+                                  {"reward"?, "terminal"} alone, or with "reset": the last action of its episode
 GET  /health, /ready, /metrics, /
 """
 
@@ -47,7 +48,8 @@ __all__ = ["Server"]
 PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 LOGGER = logging.getLogger("tether.serve")
 ASKED = {"observation", "seed", "candidates", "budget_ms", "time", "episode", "reward", "memory", "reset", "chunk"}
-OUTCOME = {"episode", "reward", "terminal"}
+LAST = {"reward", "terminal"}  # of an episode's last action
+OUTCOME = {"episode", *LAST}
 MOST = float(np.finfo(np.float32).max)  # of a number beside the observation
 RELOAD_SECONDS = 1.0
 MOST_EPISODES = 10_000
@@ -115,7 +117,10 @@ class Server:
             watch.cancel()
             self.batcher.close()
             if self.log is not None:
-                self.log.close()
+                try:
+                    self.log.close()
+                except OSError as error:
+                    self._unlogged(self.log, error)
 
     async def _watch(self) -> None:
         """Load policies whose folders were replaced."""
@@ -186,8 +191,7 @@ class Server:
             raise InputError("episode: the name that the decisions had is needed")
         self._check_episode(episode)
         self._last.pop(episode, None)
-        known = self.log is not None and self.log.ended(episode, reward, terminal)
-        return JSONResponse({"known": known})
+        return JSONResponse({"known": self._ended(episode, reward, terminal)})
 
     async def _stream(self, socket: WebSocket) -> None:
         try:
@@ -199,7 +203,7 @@ class Server:
             return
         await socket.accept()
         episode = _Episode()
-        with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
+        try:
             while True:
                 message = await asyncio.wait_for(socket.receive(), WEBSOCKET_SECONDS)
                 if message["type"] == "websocket.disconnect":
@@ -207,6 +211,10 @@ class Server:
                 data = message.get("bytes")
                 answer = await self._streamed(served_name, data, episode, socket)
                 await asyncio.wait_for(socket.send_bytes(msgpack.packb(answer) or b""), WEBSOCKET_SECONDS)
+        except (WebSocketDisconnect, asyncio.TimeoutError):
+            return
+        finally:
+            self._end(episode, {})
 
     async def _streamed(self, name: str, data: bytes | None, episode: _Episode, socket: WebSocket) -> dict[str, Any]:
         started = time.perf_counter()
@@ -222,6 +230,8 @@ class Server:
                 raise Refused(400, "the message is not msgpack") from None
             if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
                 raise Refused(400, "the message is no map with names")
+            if "terminal" in content and "observation" not in content:
+                return {"known": self._end(episode, content)}
             answer = await self._answer(self._find(name), content, episode)
         except (Refused, InputError, Overloaded) as error:
             status = _status(error)
@@ -231,6 +241,32 @@ class Server:
         return answer
 
     # --- decisions
+
+    def _end(self, session: _Episode, content: Mapping[str, Any]) -> bool:
+        """A connection's episode ended with what `content` says -> whether the log has it. Raises InputError.
+
+        One that was given a name may still have its outcome told elsewhere, if nothing is told here.
+        """
+        told = {name: value for name, value in content.items() if name in LAST}
+        reward, terminal, logged = _number(told, "reward"), _flag(told, "terminal"), session.logged
+        is_own = logged == session.name
+        session.restart()
+        return bool(told or is_own) and self._ended(logged, reward, terminal)
+
+    def _ended(self, episode: str, reward: float | None, terminal: bool) -> bool:
+        """`DecisionLog.ended`, on a full disk, too."""
+        if self.log is None:
+            return False
+        try:
+            return self.log.ended(episode, reward, terminal)
+        except OSError as error:
+            self._unlogged(self.log, error)
+            return True
+
+    def _unlogged(self, log: DecisionLog, error: OSError) -> None:
+        """A full disk stops no robot."""
+        self.monitor.unlogged.inc()
+        LOGGER.error("%s: a row is not written: %s", log.path, error.strerror or error)
 
     def _check_episode(self, episode: str | None) -> None:
         """Raises InputError where another process may have had the episode's last action."""
@@ -244,7 +280,8 @@ class Server:
     async def _answer(self, served: Served, content: Mapping[str, Any], session: _Episode | None) -> dict[str, Any]:
         """The answer to one question, over whichever wire it came. Raises InputError, Refused, Overloaded."""
         if _flag(content, "reset") and session is not None:
-            session.restart()
+            self._end(session, content)
+            content = {name: value for name, value in content.items() if name not in LAST}
         question = _question(served, content, session)
         if session is None:
             self._check_episode(question.episode)
@@ -285,7 +322,7 @@ class Server:
         if decision.fallback is not None:
             self.monitor.fallbacks.labels(served.name, decision.trouble).inc()
         if session is not None:
-            session.last = decision.action
+            session.last, session.logged = decision.action, question.episode or session.name
             if not question.chunk or served.policy.history > 1:
                 session.memory = list(decision.memory)
         elif question.episode is not None:
@@ -328,9 +365,8 @@ class Server:
             self.log.decided(episode, row, question.reward)
             if question.episode is None:  # nobody will say what it earned
                 self.log.ended(episode, None, False)
-        except OSError as error:  # a full disk stops no robot
-            self.monitor.unlogged.inc()
-            LOGGER.error("%s: a decision is not logged: %s", self.log.path, error.strerror or error)
+        except OSError as error:
+            self._unlogged(self.log, error)
 
     # --- about the server
 
@@ -376,6 +412,7 @@ class _Episode:
 
     def restart(self) -> None:
         self.name = uuid.uuid4().hex
+        self.logged = self.name  # or the name that the questions give it
         self.last: np.ndarray[Any, Any] | None = None
         self.memory: list[np.ndarray[Any, Any]] | None = None
 
