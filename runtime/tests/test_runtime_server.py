@@ -36,6 +36,7 @@ from tether_runtime.decisions import DecisionLog  # noqa: E402
 from tether_runtime.fallback import Guard  # noqa: E402
 from tether_runtime.folder import document_hash  # noqa: E402
 from tether_runtime.program import Program  # noqa: E402
+from tether_runtime.serve import store  # noqa: E402
 from tether_runtime.serve.command import Options, make_server, serve  # noqa: E402
 
 EXPORTS = Path(__file__).parent / "exports"
@@ -284,10 +285,62 @@ def test_a_new_version_takes_its_place_as_a_whole(tmp_path: Path):
         assert ask(address, "/policies/walker@1/reload", b"")[0] == 409
 
 
+def test_a_memory_ends_with_its_version(tmp_path: Path):
+    """A connection goes on with the new version as in an episode's first step."""
+    place = Path(shutil.copytree(EXPORTS / "dt-numpy", tmp_path / "dt"))
+    policy = tether_runtime.load(place)
+    first, memory = policy.step(OBSERVATIONS[0], policy.initial_memory())
+    second = policy.step(OBSERVATIONS[1], memory)[0]
+    connect = websockets.sync.client.connect
+    with running(f"dt={place}") as address, connect(f"ws{address[4:]}/policies/dt/stream") as wire:
+
+        def say(row: np.ndarray) -> dict[str, Any]:
+            wire.send(msgpack.packb({"observation": row.tolist()}))
+            return msgpack.unpackb(wire.recv())
+
+        assert say(OBSERVATIONS[0])["action"] == pytest.approx(first, abs=2e-5)
+        assert say(OBSERVATIONS[1])["action"] == pytest.approx(second, abs=2e-5)
+        document = json.loads((place / "export.json").read_text()) | {"notes": {"made": "anew"}}
+        del document["document_sha256"]
+        (place / "export.json").write_text(json.dumps({**document, "document_sha256": document_hash(document)}))
+        assert ask(address, "/policies/dt/reload", b"")[0] == 200
+        assert say(OBSERVATIONS[0])["action"] == pytest.approx(first, abs=2e-5)
+
+
+def test_a_folder_that_does_not_load_stops_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Loading has a thread of its own; what failed is tried again when it has changed, or somebody asks."""
+    place, load, tries, go_on = tmp_path / "bc", store.load, [], threading.Event()
+
+    def slow(*given: Any, **how: Any) -> Any:
+        tries.append(time.monotonic())
+        assert go_on.wait(10)
+        return load(*given, **how)
+
+    shutil.copytree(EXPORTS / "bc-numpy", place)
+    with running(f"bc={place}") as address, Client(address, "bc") as client:
+        version = client.ask(OBSERVATIONS[0])["version"]
+        monkeypatch.setattr(store, "load", slow)
+        (place / "policy.npz").write_bytes(b"")
+        os.utime(place / "export.json")
+        deadline = time.monotonic() + 10
+        while not tries:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert client.ask(OBSERVATIONS[0])["version"] == version  # while it loads
+        go_on.set()
+        time.sleep(2.5)
+        assert len(tries) == 1
+        assert ask(address, "/policies/bc/reload", b"")[0] == 409
+        assert len(tries) == 2
+        shutil.copy(EXPORTS / "bc-numpy" / "policy.npz", place)
+        os.utime(place / "export.json")
+        while len(tries) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_other_weights_are_another_version(tmp_path: Path):
     """Of NumPy's form the list of operations is the same, whatever was trained."""
-    from tether_runtime.serve.store import Store
-
     one, two = EXPORTS / "bc-numpy", tmp_path / "two"
     shutil.copytree(one, two)
     with np.load(one / "policy.npz") as arrays:
@@ -297,8 +350,8 @@ def test_other_weights_are_another_version(tmp_path: Path):
     document["files"]["policy.npz"] = hashlib.sha256((two / "policy.npz").read_bytes()).hexdigest()
     del document["document_sha256"]
     (two / "export.json").write_text(json.dumps({**document, "document_sha256": document_hash(document)}))
-    store = Store({"one": one, "two": two}, Guard)
-    assert store.served["one"].version != store.served["two"].version
+    served = store.Store({"one": one, "two": two}, Guard).served
+    assert served["one"].version != served["two"].version
 
 
 def test_a_command_that_is_ended_leaves_nothing_behind(tmp_path: Path):

@@ -13,6 +13,7 @@ GET  /health, /ready, /metrics, /
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import logging
@@ -84,6 +85,7 @@ class Server:
         self._several = several_processes
         self.store, self.batcher, self.limits, self.monitor, self.log = store, batcher, limits, monitor, log
         self.ready = False
+        self._loader = concurrent.futures.ThreadPoolExecutor(1, "loader")
         self._last: dict[str, np.ndarray[Any, Any]] = {}  # episode -> its last action
         self.app = Starlette(
             routes=[
@@ -115,6 +117,7 @@ class Server:
         finally:
             self.ready = False
             watch.cancel()
+            self._loader.shutdown(wait=False)
             self.batcher.close()
             if self.log is not None:
                 try:
@@ -131,8 +134,9 @@ class Server:
             except Exception:
                 LOGGER.exception("reload failed")
 
-    async def _refresh(self) -> list[tuple[str, str | None]]:
-        found = await self.batcher.run(self.store.refresh)
+    async def _refresh(self, again: str | None = None) -> list[tuple[str, str | None]]:
+        """`Store.refresh`, in a thread that nobody waits for who asks for a decision."""
+        found = await asyncio.get_running_loop().run_in_executor(self._loader, self.store.refresh, again)
         for name, wrong in found:
             self.monitor.reloads.labels(name, "failed" if wrong else "done").inc()
             LOGGER.warning("%s: %s", name, wrong or f"version {self.store.served[name].version}")
@@ -282,6 +286,8 @@ class Server:
         if _flag(content, "reset") and session is not None:
             self._end(session, content)
             content = {name: value for name, value in content.items() if name not in LAST}
+        if session is not None and session.version != served.version:
+            session.version, session.memory = served.version, None  # it is another policy's
         question = _question(served, content, session)
         if session is None:
             self._check_episode(question.episode)
@@ -396,7 +402,7 @@ class Server:
         self._admit(request)
         served = self._find(request.path_params["name"])
         name, folder = served.name, served.folder
-        wrong = dict(await self._refresh()).get(name)
+        wrong = dict(await self._refresh(name)).get(name)
         if wrong is None and not (folder / DOCUMENT).is_file():
             wrong = f"{folder / DOCUMENT}: is not there"
         if wrong is not None:
@@ -415,6 +421,7 @@ class _Episode:
         self.logged = self.name  # or the name that the questions give it
         self.last: np.ndarray[Any, Any] | None = None
         self.memory: list[np.ndarray[Any, Any]] | None = None
+        self.version: str | None = None  # of the policy whose memory it is
 
 
 def _question(served: Served, content: Mapping[str, Any], session: _Episode | None) -> _Question:

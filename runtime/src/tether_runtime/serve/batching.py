@@ -61,10 +61,6 @@ class Batcher:
         self._woken.set()
         return await answer
 
-    async def run(self, work: Any) -> Any:
-        """Something else for the thread that computes, such as loading a policy's graph."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
     def close(self) -> None:
         """Answer nothing more."""
         if self._task is not None:
@@ -82,7 +78,7 @@ class Batcher:
             if not batch:
                 continue
             try:
-                answers = await self.run(lambda batch=batch: _compute(batch))
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, _compute, batch)
             except Exception as error:  # of any kind: whoever waits must hear of it
                 answers = [error] * len(batch)
             for asked, answer in zip(batch, answers):

@@ -48,6 +48,7 @@ class Store:
     def __init__(self, places: dict[str, Path], guard: Callable[[Policy], Guard], threads: int = 1):
         """guard: makes the rules of a policy. Raises InputError where a policy does not load."""
         self._places, self._guard, self._threads = places, guard, threads
+        self._failed: dict[str, Any] = {}  # name -> the files, as they were when they did not load
         self.served: dict[str, Served] = {name: self._load(name) for name in places}
 
     def get(self, name: str | None) -> Served | None:
@@ -59,17 +60,23 @@ class Store:
         versions = [served for full, served in self.served.items() if full.split("@")[0] == name]
         return versions[-1] if versions else None
 
-    def refresh(self) -> list[tuple[str, str | None]]:
+    def refresh(self, again: str | None = None) -> list[tuple[str, str | None]]:
         """Load what has changed on disk -> (name, what was wrong with it, None where it is served now).
 
-        The old version goes on until the new one is loaded and verified, and where that fails.
+        The old version goes on until the new one is loaded and verified, and where that fails; then it is tried anew
+        when a file of the folder has changed. again: the name of one that is tried all the same.
         """
         found: list[tuple[str, str | None]] = []
         for name, served in list(self.served.items()):
             if _stamp(served.folder) in (served.stamp, None):
                 continue
+            files = _files(served.folder)
+            if files == self._failed.get(name) and name != again:
+                continue
+            self._failed[name] = files  # until it has loaded
             try:
                 self.served[name] = self._load(name)
+                del self._failed[name]
                 found.append((name, None))
             except (InputError, OSError) as error:
                 found.append((name, str(error)))
@@ -90,6 +97,15 @@ class Store:
             raise InputError(f"{folder / DOCUMENT}: altered: {type(error).__name__} {error}") from error
         version = document_hash(policy.document)[:12]
         return Served(name, folder, policy, guard, stamp or (0, 0), time.time(), version)
+
+
+def _files(folder: Path) -> Any:
+    """What tells that a file of the folder was changed: whoever copies into it may still be at work."""
+    try:
+        each = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
+    except OSError:
+        return None
+    return sorted((name, status.st_mtime_ns, status.st_ino, status.st_size) for name, status in each)
 
 
 def _stamp(folder: Path) -> Any:
