@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,20 @@ def test_a_document_of_another_kind_is_refused_in_one_line(tmp_path: Path):
         with pytest.raises(InputError) as refusal:
             tether_runtime.load(tmp_path)(OBSERVATIONS[0])
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_graph_that_is_loaded_later_is_still_the_document_s(form: str, tmp_path: Path):
+    """The folder was replaced by another version meanwhile, whose own hashes are right."""
+    folder = Path(shutil.copytree(EXPORTS / f"dtql-{form}", tmp_path / "policy"))
+    policy = tether_runtime.load(folder)
+    fewest = policy.candidates[-1]
+    assert policy(OBSERVATIONS[0], seed=1, candidates=fewest).shape == (2,)
+    policy, graph = tether_runtime.load(folder), policy.document["graphs"][-1]
+    for name in (graph["golden"], graph["file"]):
+        (folder / name).write_bytes((EXPORTS / f"bc-{form}" / name.replace(f"-{fewest}", "")).read_bytes())
+        with pytest.raises(InputError, match=f"{name}: truncated or altered"):
+            policy(OBSERVATIONS[0], seed=1, candidates=fewest)
 
 
 def test_numpy_alone_is_imported():

@@ -18,7 +18,7 @@ from typing import Any
 
 from tether_runtime.errors import InputError
 
-__all__ = ["DOCUMENT", "FORMATS", "document_hash", "read_document"]
+__all__ = ["DOCUMENT", "FORMATS", "document_hash", "read_document", "read_file"]
 
 DOCUMENT = "export.json"
 FORMAT_VERSION = 1
@@ -51,10 +51,10 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: format {document['format']!r}; this package runs {', '.join(FORMATS)}")
     if not isinstance(document["files"], dict):
         raise InputError(f"{path}: altered: its files are no names with hashes")
-    for name, digest in document["files"].items():
+    for name in document["files"]:
         if Path(name).name != name:
             raise InputError(f"{path}: altered: {name!r} is no file of this folder")
-        _verify(folder / name, digest)
+        read_file(folder, document, name)
     if document.get("trust") is not None and document["trust"]["file"] not in document["files"]:
         raise InputError(f"{path}: altered: the file of its trust has no hash in it")
     for graph in document["graphs"]:
@@ -69,10 +69,16 @@ def document_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _verify(path: Path, digest: str) -> None:
+def read_file(folder: Path, document: dict[str, Any], name: str) -> bytes:
+    """A file's content, with the hash that the document states: what is read later may be another version's.
+
+    Raises InputError where it is missing or altered.
+    """
+    path = folder / name
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if hashlib.sha256(data).hexdigest() != digest:
+    if hashlib.sha256(data).hexdigest() != document["files"].get(name):
         raise InputError(f"{path}: truncated or altered: its SHA-256 is not the one in {DOCUMENT}")
+    return data

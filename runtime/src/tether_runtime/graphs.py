@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tether_runtime.errors import InputError
+from tether_runtime.folder import read_file
 from tether_runtime.program import Program
 
 __all__ = ["Graph", "make_graph"]
@@ -45,7 +46,8 @@ class Graph:
 class _OnnxEngine:
     """A session of ONNX Runtime on the CPU."""
 
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, model: bytes, threads: int):
+        """path: where the model is from, for messages."""
         try:
             import onnxruntime
         except ImportError:
@@ -57,7 +59,7 @@ class _OnnxEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no public base class
             raise InputError(f"{path}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}") from error
         self._names = [each.name for each in self._session.get_inputs()]
@@ -67,9 +69,15 @@ class _OnnxEngine:
 
 
 def make_graph(folder: Path, document: dict[str, Any], number: int, threads: int) -> Graph:
-    """Graph `number` of a folder, ready to run. Raises InputError where ONNX Runtime is needed and not there."""
+    """Graph `number` of a folder, ready to run.
+
+    Raises InputError where ONNX Runtime is needed and not there, and where a file is no longer the document's.
+    """
     entry = document["graphs"][number]
     path = folder / entry["file"]
-    onnx = document["format"] == "onnx"
-    engine: Engine = _OnnxEngine(path, threads) if onnx else Program.load(path, path.with_suffix(".npz"))
+    content = read_file(folder, document, path.name)
+    if document["format"] == "onnx":
+        engine: Engine = _OnnxEngine(path, content, threads)
+    else:
+        engine = Program.load(content, read_file(folder, document, path.with_suffix(".npz").name), path)
     return Graph(engine, entry, len(document["memory"]))

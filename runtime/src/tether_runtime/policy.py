@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 import zipfile
@@ -14,7 +15,7 @@ import numpy as np
 from tether_runtime.columns import SHOWN_NAMES as SHOWN
 from tether_runtime.columns import Columns, column_names, join, numbers
 from tether_runtime.errors import InputError
-from tether_runtime.folder import DOCUMENT, read_document
+from tether_runtime.folder import DOCUMENT, read_document, read_file
 from tether_runtime.graphs import Graph, make_graph
 from tether_runtime.noise import draw, generator
 from tether_runtime.trust import FLAGGED, Decision, Judge, Trust, read_support
@@ -215,7 +216,8 @@ class Policy:
             column_names(self.action_columns, "action", self.action_size),
         )
         scale, offset = np.asarray(stated["action_scale"], np.float32), np.asarray(stated["action_offset"], np.float32)
-        return Judge(read_support(self.folder / stated["file"]), scale, offset, names)
+        content = read_file(self.folder, self.document, stated["file"])
+        return Judge(read_support(content, self.folder / stated["file"]), scale, offset, names)
 
     def chunk(
         self, observation: Any, *, seed: int | None = None, noise: Sequence[Array] | None = None, **how: Any
@@ -310,10 +312,13 @@ class Policy:
         return self.candidates.index(max(fitting))
 
     def graph(self, number: int) -> Graph:
-        """Graph `number` of export.json, loaded and its golden pairs verified at the first call."""
+        """Graph `number` of export.json, loaded and its golden pairs verified at the first call.
+
+        Raises InputError where its files are no longer those of export.json, as it was when the policy was loaded.
+        """
         if number not in self._graphs:
             graph = make_graph(self.folder, self.document, number, self._threads)
-            _verify_golden(self, graph, self.folder / graph.golden)
+            _verify_golden(self, graph, read_file(self.folder, self.document, graph.golden))
             self._graphs[number] = graph
         return self._graphs[number]
 
@@ -385,9 +390,9 @@ def _checked_noise(noise: Any, shapes: list[tuple[int, ...]]) -> list[Array]:
     return found
 
 
-def _verify_golden(policy: Policy, graph: Graph, path: Path) -> None:
+def _verify_golden(policy: Policy, graph: Graph, pairs: bytes) -> None:
     """Refuse a policy that does not act as it did in JAX."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(pairs), allow_pickle=False) as arrays:
         golden = {name: arrays[name] for name in arrays.files}
     memory, actions = list(policy.initial_memory(1)), golden["action"]
     noise = [golden[kind["name"]] for kind in graph.noise]
@@ -402,7 +407,7 @@ def _verify_golden(policy: Policy, graph: Graph, path: Path) -> None:
     if not (difference <= allowed).all():
         worst = int(np.argmax(difference - allowed))
         raise InputError(
-            f"{path}: the policy does not reproduce its golden pairs: action {worst} differs by "
-            f"{difference[worst]:.3g} (allowed {allowed[worst]:.3g}); exported with tether "
+            f"{policy.folder / graph.golden}: the policy does not reproduce its golden pairs: action {worst} differs "
+            f"by {difference[worst]:.3g} (allowed {allowed[worst]:.3g}); exported with tether "
             f"{policy.document.get('tether')} and jax {policy.document.get('jax')}"
         )

@@ -10,6 +10,7 @@ others are all that the branches take from outside.
 from __future__ import annotations
 
 import functools
+import io
 import json
 import math
 import operator
@@ -64,12 +65,11 @@ class Program:
         self._start: list[Any] = [values.get(number) for number in range(count)]
 
     @classmethod
-    def load(cls, steps: Path, constants: Path) -> Program:
-        """The program of two files. Raises InputError for an operation that is not known."""
-        document = json.loads(steps.read_text(encoding="utf-8"))
-        with np.load(constants, allow_pickle=False) as arrays:
+    def load(cls, steps: bytes, constants: bytes, path: Path) -> Program:
+        """The program of two files, .json and .npz. Raises InputError for an operation that is not known."""
+        with np.load(io.BytesIO(constants), allow_pickle=False) as arrays:
             values = _in_one_block({int(name): arrays[name] for name in arrays.files})
-        return cls(document, values, steps)
+        return cls(json.loads(steps), values, path)
 
     def run(self, inputs: list[Array]) -> list[Array]:
         """The outputs, for inputs with a leading batch axis."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,9 +73,9 @@ class Judge:
         return action * self._scale + self._offset
 
 
-def read_support(path: Path) -> Support:
-    """What `tether export` wrote. Raises InputError where entries are missing."""
-    with np.load(path, allow_pickle=False) as arrays:
+def read_support(content: bytes, path: Path) -> Support:
+    """What `tether export` wrote. path: where it is from, for messages. Raises InputError where entries are missing."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         found: dict[str, Any] = {name: arrays[name] for name in arrays.files}
     for layers in LAYERS:
         count = sum(name.startswith(f"{layers}_") for name in found)
