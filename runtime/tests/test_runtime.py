@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 import tether_runtime
 from tether_runtime import InputError
+from tether_runtime.columns import join
 
 EXPORTS = Path(__file__).parent / "exports"
 SOURCES = sorted(Path(tether_runtime.__file__).parent.rglob("*.py"))
@@ -77,6 +79,22 @@ def test_observations_by_name():
     ):
         with pytest.raises(InputError, match=message):
             policy(wrong)
+
+
+def test_names_that_nobody_knows_take_no_time():
+    """As many as a body of a megabyte holds, against many columns: the server's event loop waits for it."""
+    columns = {f"sensor_{index}/{axis}": [0, 1] for index in range(300) for axis in "xyz"}
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=r"no such entry|no 'sensor_0/x'"):
+        join(columns, {str(number): 1.0 for number in range(80_000)})
+    assert time.perf_counter() - started < 1.0  # it was half a minute
+
+
+def test_a_vector_or_a_text_stands_for_its_columns():
+    columns = {"arm/q/0": [0, 1], "arm/q/1": [1, 2], "mode=a": [2, 3], "mode=b/c": [3, 4], "x": [4, 5]}
+    assert join(columns, {"arm": {"q": [1, 2]}, "mode": "b/c", "x": 5}).tolist() == [1, 2, 0, 1, 5]
+    with pytest.raises(InputError, match="'mode' is 'd'; it may be a, b/c"):
+        join(columns, {"arm": {"q": [1, 2]}, "mode": "d", "x": 5})
 
 
 def test_whole_numbers_stay_whole():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,8 +29,9 @@ def join(columns: Columns, values: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         given = _by_column(columns, dict(_flat(values, "")))
     except RecursionError:
         raise InputError("observation: dictionaries too deep within each other") from None
-    faults = [f"no {name!r}" for name in columns if name not in given]
-    faults += [f"no such entry as {_short(name)}" for name in given if name not in columns]
+    missing = (f"no {name!r}" for name in columns if name not in given)
+    unknown = (f"no such entry as {_short(name)}" for name in given if name not in columns)
+    faults = list(itertools.islice(itertools.chain(missing, unknown), SHOWN_NAMES + 1))
     if faults:
         shown = faults[:SHOWN_NAMES] + ["..."] * (len(faults) > SHOWN_NAMES)
         raise InputError(f"observation: {', '.join(shown)}; its entries are {_summary(columns)}")
@@ -107,13 +109,16 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _by_column(columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
     """Vectors and texts that stand for several columns, as those columns."""
+    if values.keys() <= columns.keys():
+        return values
+    # looked up, for a body of a megabyte may hold a hundred thousand names
+    numbered, worded = _groups(columns, "/"), _groups(columns, "=")
     found: dict[str, Any] = {}
     for name, value in values.items():
         if name in columns:
             found[name] = value
             continue
-        parts = [key for key in columns if key.startswith(f"{name}/")]
-        texts = [key for key in columns if key.startswith(f"{name}=")]
+        parts, texts = numbered.get(name, []), worded.get(name, [])
         if texts and isinstance(value, str):
             choices = [key[len(name) + 1 :] for key in texts]
             if value not in choices:
@@ -123,6 +128,16 @@ def _by_column(columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
             found.update({key: np.asarray(value)[..., index] for index, key in enumerate(parts)})
         else:
             found[name] = value
+    return found
+
+
+def _groups(columns: Columns, mark: str) -> dict[str, list[str]]:
+    """What stands before a mark in names of columns -> those columns, in order."""
+    found: dict[str, list[str]] = {}
+    for name in columns:
+        for at, letter in enumerate(name):
+            if letter == mark:
+                found.setdefault(name[:at], []).append(name)
     return found
 
 
