@@ -361,6 +361,8 @@ def test_policies_take_vectors_whose_numbers_have_names() -> None:
     np.testing.assert_array_equal(join(layout, {"arm": {"q": [1, 2]}, "x": 3, "mode": "manual"}), [1, 2, 3, 0, 1])
     batch = join(layout, {"arm/q": np.ones((2, 2)), "x": np.zeros(2), "mode": np.array(["auto", "manual"])})
     np.testing.assert_array_equal(batch, [[1, 1, 0, 1, 0], [1, 1, 0, 0, 1]])
+    one = join(layout, {"arm/q": np.ones((1, 2)), "x": np.zeros(1), "mode": np.array(["auto"])})
+    np.testing.assert_array_equal(one, batch[:1])
     with pytest.raises(InputError, match="'mode' is 'off'; it may be auto, manual"):
         join(layout, {"arm/q": [1, 2], "x": 3, "mode": "off"})
 

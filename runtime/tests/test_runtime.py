@@ -71,6 +71,9 @@ def test_observations_by_name():
     assert np.array_equal(policy({"joint": [2.0, 3.0], "height": 1.0}), wanted)
     batch = policy({"joint": np.tile([2.0, 3.0], (4, 1)), "height": np.ones(4)})
     assert batch == pytest.approx(np.tile(wanted, (4, 1)), abs=1e-6)
+    for one in ({"joint": [[2.0, 3.0]], "height": [1.0]}, {"joint": [[2.0, 3.0]], "height": [[1.0]]}):
+        assert policy(one).shape == (1, 2)  # a batch of one
+    assert join({"arm/0": [0, 1], "arm/1": [1, 2]}, {"arm": [[1.0, 2.0]]}).shape == (1, 2)
     for wrong, message in (
         ({"joint": [2.0, 3.0]}, "no 'height'"),
         ({"joint": [2.0, 3.0], "height": 1.0, "width": 1.0}, "no such entry as 'width'"),
@@ -84,10 +87,10 @@ def test_observations_by_name():
 def test_names_that_nobody_knows_take_no_time():
     """As many as a body of a megabyte holds, against many columns: the server's event loop waits for it."""
     columns = {f"sensor_{index}/{axis}": [0, 1] for index in range(300) for axis in "xyz"}
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError, match=r"no such entry|no 'sensor_0/x'"):
         join(columns, {str(number): 1.0 for number in range(80_000)})
-    assert time.perf_counter() - started < 1.0  # it was half a minute
+    assert time.process_time() - started < 5.0  # it was half a minute
 
 
 def test_a_vector_or_a_text_stands_for_its_columns():

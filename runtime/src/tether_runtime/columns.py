@@ -35,11 +35,13 @@ def join(columns: Columns, values: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if faults:
         shown = faults[:SHOWN_NAMES] + ["..."] * (len(faults) > SHOWN_NAMES)
         raise InputError(f"observation: {', '.join(shown)}; its entries are {_summary(columns)}")
+    arrays = {name: numbers(f"observation: {name!r}", given[name]) for name in columns}
+    is_batch = any(array.ndim == 2 for array in arrays.values())
     parts = []
     for name, (start, stop) in columns.items():
-        part = numbers(f"observation: {name!r}", given[name])
-        if stop - start == 1 and (part.ndim == 0 or part.shape[-1] != 1):
-            part = part[..., None]
+        part = arrays[name]
+        if stop - start == 1 and (part.ndim == 0 or part.shape[-1] != 1 or (part.ndim == 1 and is_batch)):
+            part = part[..., None]  # of a batch (rows,), of one row too
         if part.ndim not in (1, 2) or part.shape[-1] != stop - start:
             raise InputError(f"observation: {name!r} has shape {part.shape}; it has {stop - start} numbers")
         parts.append(part)
@@ -125,7 +127,7 @@ def _by_column(columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
                 raise InputError(f"observation: {name!r} is {value!r}; it may be {', '.join(choices)}")
             found.update({key: float(choice == value) for key, choice in zip(texts, choices)})
         elif parts and np.ndim(value) and np.shape(value)[-1] == len(parts):
-            found.update({key: np.asarray(value)[..., index] for index, key in enumerate(parts)})
+            found.update({key: np.asarray(value)[..., index : index + 1] for index, key in enumerate(parts)})
         else:
             found[name] = value
     return found

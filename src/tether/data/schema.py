@@ -226,7 +226,7 @@ def _by_number(layout: Layout, values: dict[str, Any]) -> dict[str, Any]:
                 raise InputError(f"observation: {name!r} is {sorted(unknown_texts)[0]!r}; it may be {', '.join(known)}")
             found |= {key: np.asarray(value) == text for key, text in zip(texts, known, strict=True)}
         elif numbers and np.ndim(value) and np.shape(value)[-1] == len(numbers):
-            found |= {key: np.asarray(value)[..., index] for index, key in enumerate(numbers)}
+            found |= {key: np.asarray(value)[..., index : index + 1] for index, key in enumerate(numbers)}
         else:
             found[name] = value
     return found
@@ -244,11 +244,13 @@ def join(layout: Layout, values: Mapping[str, Any]) -> np.ndarray:
     faults += [f"no such entry as {name!r}" for name in values if name not in layout]
     if faults:
         raise InputError(f"observation: {', '.join(faults)}; its entries are {summary(layout)}")
+    arrays = {name: np.asarray(values[name], np.float32) for name in layout}
+    is_batch = any(array.ndim == 2 for array in arrays.values())
     parts = []
     for name, (start, stop) in layout.items():
-        part = np.asarray(values[name], np.float32)
-        if stop - start == 1 and (part.ndim == 0 or part.shape[-1] != 1):
-            part = part[..., None]
+        part = arrays[name]
+        if stop - start == 1 and (part.ndim == 0 or part.shape[-1] != 1 or (part.ndim == 1 and is_batch)):
+            part = part[..., None]  # of a batch (rows,), of one row too
         if part.ndim not in (1, 2) or part.shape[-1] != stop - start:
             raise InputError(f"observation: {name!r} has shape {part.shape}; it has {stop - start} numbers")
         parts.append(part)
