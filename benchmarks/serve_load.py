@@ -69,7 +69,7 @@ async def _load(port: int, size: int, clients: int, rate: float, seconds: float)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         observation = np.random.default_rng(number).normal(size=size).tolist()
         body = json.dumps({"observation": observation}).encode()
-        request = b"POST /act HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        request = b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         for question in range(int(rate * seconds / clients)):
             due = began + (question * clients + number) / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))

@@ -278,7 +278,7 @@ def test_a_rule_decides_in_the_place_of_a_chunk_and_the_dead_disturb_nobody(serv
         host, port = address.removeprefix("http://").split(":")
         for cut in (20, 60, len(body) + 80):  # within the head, within the body, before the answer
             with socket.create_connection((host, int(port)), 5) as wire:
-                text = f"POST /act HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+                text = f"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
                 wire.sendall(text[:cut])
         assert client.chunk(OBSERVATIONS[0]).actions.shape == (4, 2)
 

@@ -181,11 +181,11 @@ def test_what_is_wrong_is_answered_with_one_line(
 def test_a_huge_body_is_refused_before_it_is_read(address: str):
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 5) as wire:
-        wire.sendall(b"POST /act HTTP/1.1\r\nhost: x\r\ncontent-length: 104857600\r\n\r\n")
+        wire.sendall(b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: 104857600\r\n\r\n")
         assert wire.recv(100).startswith(b"HTTP/1.1 413")
     with socket.create_connection((host, int(port)), 5) as wire:  # the same without saying how much will come
         wire.sendall(
-            b"POST /act HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"7000\r\n" + b"1" * 0x7000
+            b"POST /act HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" + b"7000\r\n" + b"1" * 0x7000
         )
         assert wire.recv(100).startswith(b"HTTP/1.1 413")
     assert ask(address, "/health", None)[0] == 200
@@ -238,6 +238,31 @@ def test_a_host_header_opens_no_door(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert ask(address, "/act", b'{"observation": [1, 2, 3]}')[0] == 401
         with pytest.raises(websockets.exceptions.InvalidStatus):
             websockets.sync.client.connect(address.replace("http", "ws") + "/policies/bc/stream")
+
+
+def test_other_sites_pages_ask_nothing_without_a_token(address: str, tmp_path: Path):
+    """By Origin; or by Host, where a site gave its own name this machine's address."""
+    body, own = b'{"observation": [1, 2, 3]}', address[len("http://") :]
+    foreign = ({"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:1"})
+    for headers in (*foreign, {"host": "evil.example"}, {"host": "[::1"}, {"host": "a", "origin": "http://a"}):
+        status, content = ask(address, "/act", body, **headers)
+        assert (status, "without a token" in content["error"]) == (403, True)
+        assert ask(address, "/health", None, **headers)[0] == 200
+    for headers in (
+        {"origin": address},
+        {"host": "localhost:1"},
+        {"host": "[::1]:8000", "origin": "http://[::1]:8000"},
+    ):
+        assert ask(address, "/act", body, **headers)[0] == 200
+    connect, uri = websockets.sync.client.connect, f"ws://{own}/policies/bc/stream"
+    with pytest.raises(websockets.exceptions.InvalidStatus):
+        connect(uri, origin="http://evil.example")
+    with connect(uri, origin=address):
+        pass
+    (tmp_path / "token").write_text("0123456789abcdef\n")  # which no other page has: a proxy may stand before it
+    with running(f"bc={EXPORTS / 'bc-numpy'}", token_file=str(tmp_path / "token")) as where:
+        asked = {"authorization": "Bearer 0123456789abcdef", "host": "robot", "origin": "https://robot.example"}
+        assert ask(where, "/act", body, **asked)[0] == 200
 
 
 def test_a_new_version_takes_its_place_as_a_whole(tmp_path: Path):

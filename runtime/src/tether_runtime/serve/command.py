@@ -18,13 +18,13 @@ from typing import Any
 
 from tether_runtime.errors import InputError
 from tether_runtime.fallback import TROUBLES, Guard
+from tether_runtime.serve.limits import LOOPBACK
 
 __all__ = ["Options", "main", "serve"]
 
 OPTIONS = "TETHER_SERVE_OPTIONS"  # how a worker process hears of them
 POSITIVE = ("rate", "body_seconds")
 NUMBERS = ("rate", "late_ms", "margin", "flagged_share")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,13 @@ import asyncio
 import collections
 import hmac
 import time
+import urllib.parse
 from collections.abc import Awaitable
 from typing import Any, Callable
 
-__all__ = ["Limits", "Refused"]
+__all__ = ["LOOPBACK", "Limits", "Refused"]
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = ("/health", "/ready")  # asked by orchestrators, without a token
 MOST_ADDRESSES = 10_000
 
@@ -32,9 +34,11 @@ class Limits:
         self._left: collections.OrderedDict[str, tuple[float, float]] = collections.OrderedDict()
 
     def admit(self, path: str, headers: Any, address: str) -> None:
-        """Raises Refused for a wrong token or too many requests."""
+        """Raises Refused for a wrong token, without one for a page of another site, and for too many requests."""
         if path in OPEN:
             return
+        if self._token is None:
+            _refuse_pages(headers.get("host"), headers.get("origin"))
         given = headers.get("authorization", "")
         if self._token is not None and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             raise Refused(401, "a token is needed: Authorization: Bearer TOKEN")
@@ -78,3 +82,20 @@ class Limits:
 
     def _too_large(self) -> Refused:
         return Refused(413, f"a body may have {self.largest_body_bytes:,} bytes")
+
+
+def _refuse_pages(host: str | None, origin: str | None) -> None:
+    """A browser on this machine asks for any page that it shows, and says where that is from: in Origin, or, where a
+    site gave its own name this machine's address, in Host. Raises Refused for others than this server's page."""
+    if host is not None and _name(host) not in LOOPBACK:
+        raise Refused(403, f"host {host[:80]!r}: without a token it may be {', '.join(LOOPBACK)}")
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        raise Refused(403, f"a page of {origin[:80]!r} asks; without a token only this server's own may")
+
+
+def _name(host: str) -> str | None:
+    """Without the port."""
+    try:
+        return urllib.parse.urlsplit(f"//{host}").hostname
+    except ValueError:  # brackets that do not match
+        return None
