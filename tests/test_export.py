@@ -29,6 +29,7 @@ from tether.export import folder as export_folder
 from tether.export.batched import batched
 from tether.export.folder import Exported, write_export
 from tether.export.graph import Graph
+from tether.export.onnx_file import onnx_model
 from tether.export.program import program
 from tether.export.verify import check, golden_sample, sample_inputs
 from tether.networks.layers import orthogonal
@@ -46,7 +47,7 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 import tether_runtime  # noqa: E402
 from tether_runtime.fallback import Guard  # noqa: E402
-from tether_runtime.program import OPERATIONS  # noqa: E402
+from tether_runtime.program import OPERATIONS, Program  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SPEC = Spec(5, 3)
@@ -251,11 +252,59 @@ class Shuffled:
         return jax.random.truncated_normal(key, -1.0, 1.0, (3,)) + observation[:3]
 
 
-def test_a_draw_that_export_does_not_know_is_named():
+class Wide:
+    """One that draws between bounds of its own."""
+
+    def __call__(self, observation: Array, key: PRNGKey) -> Array:
+        return jax.random.uniform(key, (3,), minval=observation[0], maxval=observation[0] + 1.0)
+
+
+@pytest.mark.parametrize("kind", [Shuffled, Wide])
+def test_a_draw_that_export_does_not_know_is_named(kind: Any):
     _, policy = deployed("iql")
-    object.__setattr__(policy, "policy", Shuffled())
-    with pytest.raises(InputError, match=r"Shuffled: it draws .* export knows jax.random.normal, gumbel"):
+    object.__setattr__(policy, "policy", kind())
+    with pytest.raises(InputError, match=rf"{kind.__name__}: it draws .* export knows jax.random.normal, gumbel"):
         Graph(policy)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: jax.lax.cumsum(x, axis=0, reverse=True), "cumulative sum from the end"),
+        (lambda x: jnp.take(x, x[0].astype(int)), r"fills in .* say mode='clip'"),
+        (lambda x: x.at[x[0].astype(int)].set(1.0, mode="clip"), "index is clipped; say mode='drop'"),
+        (lambda x: jax.lax.round(x, jax.lax.RoundingMethod.AWAY_FROM_ZERO), "halves away from 0"),
+    ],
+)
+def test_what_would_be_written_as_something_else_is_refused(function: Any, message: str):
+    with pytest.raises(InputError, match=message):
+        program(jax.vmap(function), [jax.ShapeDtypeStruct((5,), jnp.float32)])
+
+
+def test_writing_out_of_range_and_bits_are_jax_s():
+    """Nothing is written there, where clipping would; and 6 & 3 is 2, which is no truth."""
+    seen = np.float32([[0, 6, -7, 1, 2], [5, 6, 7, 1, 2], [4, 1, 2, 3, 3]])
+    shape = [jax.ShapeDtypeStruct((5,), jnp.float32)]
+
+    def write(x: Array) -> Array:
+        return x.at[x[0].astype(int)].set(9.0)
+
+    def bits(x: Array) -> Array:
+        whole = x.astype(jnp.int32)
+        return ((whole & 3) ^ ~(whole | 8)).astype(jnp.float32)
+
+    for function in (write, bits):
+        document, values, _ = written = program(jax.vmap(function), shape)
+        wanted = np.asarray(jax.vmap(function)(seen))
+        (found,) = Program(document, {int(name): array for name, array in values.items()}, Path("own")).run([seen])
+        assert np.array_equal(found, wanted)
+        if function is bits:
+            with pytest.raises(InputError, match="no rule for bits"):
+                onnx_model(written, ["observation"], ["action"], {"algorithm": "own"})
+        else:
+            model = onnx_model(written, ["observation"], ["action"], {"algorithm": "own"}).SerializeToString()
+            session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+            assert np.array_equal(session.run(None, {"observation": seen})[0], wanted)
 
 
 @pytest.mark.parametrize("format", ["numpy", "onnx"])

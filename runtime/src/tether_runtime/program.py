@@ -216,8 +216,17 @@ def _gather(value: Array, start: Array, shape: list[int], **how: Any) -> Array:
 
 
 def _scatter(value: Array, start: Array, updates: Array, **how: Any) -> Array:
+    """StableHLO's: a window that would reach out of the operand is not written."""
+    places = _indices(value.shape, start, list(updates.shape), **how)
+    limits = [value.shape[axis] - how["sizes"][axis] for axis in how["mapped"]]
+    inside = ((start >= 0) & (start <= limits)).all(axis=-1)
     result = value.copy()
-    result[_indices(value.shape, start, list(updates.shape), **how)] = updates
+    if inside.all():
+        result[places] = updates
+        return result
+    windows = tuple(how["offset"])
+    there = np.broadcast_to(np.expand_dims(inside, windows), updates.shape)
+    result[tuple(np.broadcast_to(place, updates.shape)[there] for place in places)] = updates[there]
     return result
 
 
@@ -359,8 +368,8 @@ OPERATIONS: dict[str, Operation] = {
     **{"max": np.maximum, "min": np.minimum, "pow": np.power, "neg": np.negative, "abs": np.abs, "sign": np.sign},
     **{"exp": np.exp, "exp2": np.exp2, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt},
     **{"sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "atan2": np.arctan2, "floor": np.floor},
-    **{"ceil": np.ceil, "round": np.rint, "is_finite": np.isfinite, "not": np.logical_not},
-    **{"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor},
+    **{"ceil": np.ceil, "round": np.rint, "is_finite": np.isfinite, "not": np.invert},
+    **{"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor},
     **{
         "eq": np.equal,
         "ne": np.not_equal,

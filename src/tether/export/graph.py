@@ -304,8 +304,11 @@ class _Interpreter:
 
 
 def _is_standard(law: Law, inputs: Sequence[Any]) -> bool:
-    """Whether a draw has no parameters but its key: a uniform one has its bounds."""
-    return law != "uniform" or (len(inputs) == 3 and [float(bound) for bound in inputs[1:]] == [0.0, 1.0])
+    """Whether a draw has no parameters but its key: a uniform one has its bounds, which may hang on the observation."""
+    if law != "uniform":
+        return True
+    known = not any(isinstance(bound, jax.core.Tracer | _Unknown) for bound in inputs[1:])
+    return known and [float(bound) for bound in inputs[1:]] == [0.0, 1.0]
 
 
 def _stacked(values: Sequence[Any], axis: int = 0) -> Array:

@@ -34,7 +34,7 @@ def onnx_model(
     package onnx is not installed, or for an operation in a form that has no rule.
     """
     try:
-        from onnx import checker, helper
+        from onnx import checker, helper, shape_inference
     except ImportError:
         raise InputError("format onnx: needs the package onnx: pip install tether-rl[export]") from None
     writer = _Writer(program, inputs)
@@ -54,7 +54,11 @@ def onnx_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tether"
     )
     helper.set_model_props(model, notes)
-    checker.check_model(model, full_check=True)
+    try:
+        checker.check_model(model, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise InputError(f"format onnx: what the policy does is no graph of it: {line}; try --format numpy") from error
     return model
 
 
@@ -258,6 +262,15 @@ def _expm1(w: _Writer, x: list[str], dtype: Any, how: dict[str, Any]) -> str:
     return w.node("Where", [w.node("Less", [x[0], one]), small, large])
 
 
+def _logical(kind: str) -> Elementwise:
+    def write(w: _Writer, x: list[str], dtype: Any, how: dict[str, Any]) -> str:
+        if dtype.kind != "b":
+            raise InputError("format onnx: no rule for bits of whole numbers; try --format numpy or stablehlo")
+        return w.node(kind, x)
+
+    return write
+
+
 def _select(w: _Writer, x: list[str], dtype: Any, how: dict[str, Any]) -> str:
     if dtype.kind != "b" or len(x) != 3:
         raise InputError("format onnx: no rule for a choice among more than two; try --format numpy or stablehlo")
@@ -298,8 +311,8 @@ ELEMENTWISE: dict[str, Elementwise] = {
         "tanh": _plain("Tanh"),
     },
     **{"floor": _plain("Floor"), "ceil": _plain("Ceil"), "round": _plain("Round"), "erf": _plain("Erf")},
-    **{"logistic": _plain("Sigmoid"), "not": _plain("Not"), "and": _plain("And"), "or": _plain("Or")},
-    **{"xor": _plain("Xor"), "eq": _plain("Equal"), "lt": _plain("Less"), "le": _plain("LessOrEqual")},
+    **{"logistic": _plain("Sigmoid"), "not": _logical("Not"), "and": _logical("And"), "or": _logical("Or")},
+    **{"xor": _logical("Xor"), "eq": _plain("Equal"), "lt": _plain("Less"), "le": _plain("LessOrEqual")},
     **{"gt": _plain("Greater"), "ge": _plain("GreaterOrEqual"), "ne": _chain("Equal", "Not")},
     "erfc": lambda w, x, dtype, how: w.node("Sub", [w.constant(1, dtype), w.node("Erf", x)]),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
@@ -411,19 +424,18 @@ def _picked(w: _Writer, operand: int, how: dict[str, Any]) -> int:
     return axes[0]
 
 
-def _index(w: _Writer, start: int, how: dict[str, Any], axis: int, size: int) -> str:
-    """Where the entries are, within the axis, int64."""
+def _index(w: _Writer, start: int, how: dict[str, Any], axis: int) -> str:
+    """Where the entries are in the axis, or out of it, int64."""
     at = how["mapped"].index(axis)
-    column = w.node("Gather", [w.full(start), w.constant(at, np.int64)], axis=-1)
-    least, most = w.constant(0, np.int64), w.constant(size - 1, np.int64)
-    return w.node("Min", [w.node("Max", [w.cast(column, np.int64), least]), most])
+    return w.cast(w.node("Gather", [w.full(start), w.constant(at, np.int64)], axis=-1), np.int64)
 
 
 def _gather(w: _Writer, inputs: list[int], outputs: list[int], how: dict[str, Any]) -> str:
     operand, start = inputs
     shape = w.shape(operand)
     axis = _picked(w, operand, how)
-    index = _index(w, start, how, axis, shape[axis])
+    least, most = w.constant(0, np.int64), w.constant(shape[axis] - 1, np.int64)
+    index = w.node("Min", [w.node("Max", [_index(w, start, how, axis), least]), most])
     index_axes = len(w.shape(start)) - 1
     rest = [other for other in range(len(shape)) if other != axis and other not in how["batch"][0]]
     if how["batch"][0]:  # [batch, axis, rest] and [batch, indices, 1] -> [batch, indices, rest]
@@ -442,13 +454,14 @@ def _gather(w: _Writer, inputs: list[int], outputs: list[int], how: dict[str, An
 
 
 def _scatter(w: _Writer, inputs: list[int], outputs: list[int], how: dict[str, Any]) -> str:
-    """One entry of an axis replaced: a choice, entry by entry, between the update and what was there."""
+    """One entry of an axis replaced: a choice, entry by entry, between the update and what was there. An index out of
+    the axis is that of no entry."""
     operand, start, updates = inputs
     shape, batched = w.shape(operand), bool(how["batch"][0])
     axis = _picked(w, operand, how)
     if len(w.shape(start)) != 1 + batched:
         raise InputError("format onnx: no rule for writing several entries; try --format numpy or stablehlo")
-    index = _index(w, start, how, axis, shape[axis])
+    index = _index(w, start, how, axis)
     column: Shape = [1] * len(shape)
     if batched:
         column[0] = BATCH

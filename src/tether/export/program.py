@@ -207,6 +207,8 @@ def _pad(equation: Any, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _gather(equation: Any, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if how["mode"] == jax.lax.GatherScatterMode.FILL_OR_DROP:
+        raise InputError("no rule for a look-up that fills in where an index is out of range; say mode='clip'")
     numbers = how["dimension_numbers"]
     return "gather", {
         "shape": _sizes(equation.outvars[0].aval.shape),
@@ -219,6 +221,8 @@ def _gather(equation: Any, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 
 
 def _scatter(equation: Any, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if how["mode"] == jax.lax.GatherScatterMode.CLIP:
+        raise InputError("no rule for writing where an index is clipped; say mode='drop'")
     numbers = how["dimension_numbers"]
     operand, _, updates = (variable.aval.shape for variable in equation.invars)
     collapsed = _list(numbers.inserted_window_dims) + _list(numbers.operand_batching_dims)
@@ -231,6 +235,18 @@ def _scatter(equation: Any, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]
         "mapped": _list(numbers.scatter_dims_to_operand_dims),
         "batch": [_list(numbers.operand_batching_dims), _list(numbers.scatter_indices_batching_dims)],
     }
+
+
+def _round(equation: Any, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if how["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise InputError("no rule for rounding halves away from 0; jnp.round takes them to the even number")
+    return "round", {}
+
+
+def _cumsum(equation: Any, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if how["reverse"]:
+        raise InputError("no rule for a cumulative sum from the end; turn the array by jnp.flip, before and after")
+    return "cumsum", {"axis": int(how["axis"])}
 
 
 def _argument(name: str) -> Rule:
@@ -255,8 +271,8 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": lambda equation, how: ("dynamic_slice", {"sizes": _list(how["slice_sizes"])}),
     "convert_element_type": lambda equation, how: ("convert_element_type", {"dtype": np.dtype(how["new_dtype"]).name}),
     "integer_pow": lambda equation, how: ("integer_pow", {"exponent": int(how["y"])}),
-    "round": lambda equation, how: ("round", {}),
-    "cumsum": lambda equation, how: ("cumsum", {"axis": int(how["axis"])}),
+    "round": _round,
+    "cumsum": _cumsum,
     "top_k": lambda equation, how: ("top_k", {"count": int(how["k"])}),
     "sort": lambda equation, how: ("sort", {"axis": int(how["dimension"]), "keys": int(how["num_keys"])}),
     "argmax": _argument("argmax"),
