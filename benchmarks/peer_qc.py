@@ -88,13 +88,15 @@ def main() -> None:
         raise SystemExit(f"{options.out}: exists")
     sys.path.insert(0, str(options.peer))
     from agents.acfql import ACFQLAgent, get_config  # pyright: ignore[reportMissingImports]
+    from envs.env_utils import EpisodeMonitor  # pyright: ignore[reportMissingImports]
     from evaluation import evaluate  # pyright: ignore[reportMissingImports]
     from utils.datasets import Dataset  # pyright: ignore[reportMissingImports]
 
     random.seed(options.seed)
     np.random.seed(options.seed)  # noqa: NPY002  (their sampler draws from it)
     data = Dataset.create(**load(options.data, options.task))
-    decisions, world = before_goals(options.data, options.task, options.chunk), _environment(options.task)
+    decisions = before_goals(options.data, options.task, options.chunk)
+    world = EpisodeMonitor(_environment(options.task), filter_regexes=[".*privileged.*", ".*proprio.*"])  # as theirs
     config = get_config()
     config.horizon_length, config.alpha = options.chunk, options.weight
     config.value_hidden_dims = config.actor_hidden_dims = tuple(options.hidden_sizes)
@@ -119,7 +121,7 @@ def main() -> None:
                 log(update, **row)
         if update % options.eval_every_updates == 0:
             found, _, _ = evaluate(agent=agent, env=world, action_dim=example["actions"].shape[-1])
-            log(update, success=float(found["success"]), length=float(np.mean(found.get("length", np.nan))))
+            log(update, success=float(found["success"]), length=float(found["episode.length"]))
         if update % LOG_UPDATES == 0:
             started = time.perf_counter()
 
