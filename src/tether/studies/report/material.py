@@ -4,6 +4,7 @@ A study's folder (of `tether reproduce`, `compare` or `sweep`) and single runs a
 config.json and evaluations below it is a run. Where a reproduction trained it, it goes by the published method's name.
 """
 
+import functools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,7 +127,9 @@ class Material(NamedTuple):
 
 def read_material(folders: Sequence[Path], title: str | None = None) -> Material:
     """Raises InputError where there is no run with an evaluation below the folders."""
-    found, studies, reservations, seen = [], _studies(folders), [], set()
+    read_study = functools.cache(_study)  # a study has many runs
+    studies = [study for folder in dict.fromkeys(map(Path.resolve, folders)) if (study := read_study(folder))]
+    found, reservations, seen = [], [], set()
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
@@ -135,7 +138,8 @@ def read_material(folders: Sequence[Path], title: str | None = None) -> Material
                 continue
             seen.add(place.resolve())
             try:
-                found += _read(place, _study_of(place))
+                job = place.resolve()  # STUDY/jobs/RUN, where it is one
+                found += _read(place, read_study(job.parents[1]) if job.parent.name == "jobs" else {})
             except InputError as error:
                 reservations.append(f"left out: {error}")
     reservations += [f"left out: {run.folder}: no evaluation yet" for run in found if not len(run.curves.updates)]
@@ -188,18 +192,6 @@ def _read(folder: Path, study: dict[str, Any]) -> list[RunRecord]:
         own = config | {"hyperparameters": config.get("hyperparameters", {}) | swept}
         found.append(RunRecord(folder, own, result, of_lanes(curves, lanes), lanes, study))
     return found
-
-
-def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """reproduce.json of each folder that holds one, each once."""
-    found = [_study(folder.resolve()) for folder in dict.fromkeys(map(Path.resolve, folders))]
-    return [study for study in found if study]
-
-
-def _study_of(run: Path) -> dict[str, Any]:
-    """reproduce.json of the study whose job a run is; empty where it is none."""
-    run = run.resolve()
-    return _study(run.parents[1]) if run.parent.name == "jobs" else {}
 
 
 def _study(folder: Path) -> dict[str, Any]:

@@ -130,8 +130,7 @@ def _cell(table: PublishedTable, task: str, method: str, variant: str) -> Cell:
     options = {"preset": preset} | own_options
     if any(task.startswith(beginning) for beginning in table.sparse):
         options["reward_transform"] = "sparse"
-    found = [why for beginning, why in table.obstacles.items() if task.startswith(beginning)]
-    obstacle = found[0] if found else ""
+    obstacle = next((why for beginning, why in table.obstacles.items() if task.startswith(beginning)), "")
     if not table.own:
         obstacle = f"{table.title}: nothing here is trained for it"
     elif algorithm not in ALGORITHMS:
