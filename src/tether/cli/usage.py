@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from tyro.conf import Positional, UseAppendAction
 
+from tether.cli.words import option_name
 from tether.errors import InputError
 
 __all__ = ["gathered", "one_line_usage", "whole_numbers"]
@@ -57,7 +58,7 @@ def gathered(words: Sequence[str], verbs: Mapping[str, Any]) -> list[str]:
             groups.setdefault(key, []).append(word)
             continue
         name, equals, value = word.partition("=")
-        name = f"--{name[2:].replace('_', '-')}"
+        name = option_name(name[2:])
         key = name if name in several else place
         if key == name:
             groups.setdefault(key, [name]).extend([value] if equals else [])
@@ -73,7 +74,7 @@ def _several(command: type) -> set[str]:
         notes, hint = getattr(hints[field.name], "__metadata__", ()), hints[field.name]
         kinds = [hint, *typing.get_args(hint), *itertools.chain(*map(typing.get_args, typing.get_args(hint)))]
         if Ellipsis in kinds and UseAppendAction not in notes and Positional not in notes:
-            found.add(f"--{field.name.replace('_', '-')}")
+            found.add(option_name(field.name))
     return found
 
 
@@ -90,9 +91,7 @@ def _command(words: Sequence[str], verbs: Mapping[str, Any]) -> tuple[type | Non
 def _kinds(command: type) -> dict[str, set[type]]:
     """Option -> the types of its value, None left out."""
     hints = typing.get_type_hints(command)
-    return {
-        f"--{field.name.replace('_', '-')}": set(_types(hints[field.name])) for field in dataclasses.fields(command)
-    }
+    return {option_name(field.name): set(_types(hints[field.name])) for field in dataclasses.fields(command)}
 
 
 def _types(hint: Any) -> Iterator[type]:

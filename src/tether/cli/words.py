@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from tether.errors import InputError
 
-__all__ = ["check_words", "nearest", "options_of"]
+__all__ = ["check_words", "nearest", "option_name", "options_of"]
 
 MOST = 3  # names offered
 
@@ -37,9 +37,14 @@ def check_words(words: Sequence[str], verbs: Mapping[str, Any], place: str = "te
         return
     known = options_of(below)
     for word in rest:
-        name = "--" + word[2:].partition("=")[0].replace("_", "-")
+        name = option_name(word[2:].partition("=")[0])
         if word.startswith("--") and len(word) > 2 and name not in known:
             raise InputError(f"{place} has no option {word.partition('=')[0]}; {_offer(name, known, place)}")
+
+
+def option_name(field: str) -> str:
+    """`eval_episodes` -> `--eval-episodes`."""
+    return f"--{field.replace('_', '-')}"
 
 
 def options_of(command: type) -> list[str]:
@@ -49,7 +54,7 @@ def options_of(command: type) -> list[str]:
     for field in dataclasses.fields(command):
         notes = getattr(hints[field.name], "__metadata__", ())
         if Positional not in notes:
-            found.append(f"--{field.name.replace('_', '-')}")
+            found.append(option_name(field.name))
         found += [alias for note in notes for alias in getattr(note, "aliases", None) or ()]
     return found
 

@@ -34,7 +34,7 @@ from tether.environments.tasks import Task
 from tether.errors import InputError
 from tether.types import Bool, Float, Int, Transition
 
-__all__ = ["Dataset", "EpisodeBounds", "part_of", "recordings_of"]
+__all__ = ["Dataset", "EpisodeBounds", "part_of", "recorded_numbers", "recordings_of"]
 
 ALIGNMENT = 64  # bytes; JAX on a CPU takes such arrays as they are and copies others
 NUMBERS_AT_ONCE = 2**20  # of one check
@@ -507,6 +507,11 @@ def part_of(dataset: Dataset, rows: Int[np.ndarray, " kept"], source: Source | N
     return dataclasses.replace(dataset, **columns, masks=masks, source=source or dataset.source)
 
 
+def recorded_numbers(recorded: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """The number of each row's episode, of `Dataset.recorded_episodes`, whether or not rows of it are missing."""
+    return np.where(recorded < 0, -1 - recorded, recorded)
+
+
 def recordings_of(dataset: Dataset) -> Int[np.ndarray, " episodes"]:
     """The number of the recording that each of `Dataset.episode_bounds`' episodes is from, from 0: pieces of one share
     it, as they resemble each other.
@@ -519,7 +524,7 @@ def recordings_of(dataset: Dataset) -> Int[np.ndarray, " episodes"]:
     if recorded is None or 2 * len(starts) > len(dataset):
         return np.arange(len(starts))
     first = recorded[starts]
-    known, numbers = np.unique(np.where(first < 0, -1 - first, first), return_inverse=True)
+    known, numbers = np.unique(recorded_numbers(first), return_inverse=True)
     return numbers if len(known) > 1 else np.arange(len(starts))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tether.data.dataset import recorded_numbers
 from tether.data.hdf5 import new_hdf5
 from tether.data.schema import LAYOUT_KEY, RECORDED_KEY, SCHEMA_KEY, ActionBox, Schema, layout_of
 from tether.doctor import episodes
@@ -154,7 +155,7 @@ def _drop(data: Logged, dropped: np.ndarray) -> RawColumns:
     before = np.flatnonzero(dropped[1:] & ~dropped[:-1] & ~data.ends[:-1])
     timeouts[before] = True
     recorded = data.raw.extras.get(RECORDED_KEY, data.episode)[: data.rows]
-    number = np.where(recorded < 0, -1 - recorded, recorded)
+    number = recorded_numbers(recorded)
     recorded = np.where(np.isin(number, number[dropped]), -1 - number, recorded)
     raw = replace(data.raw, extras={**data.raw.extras, RECORDED_KEY: recorded})
     return raw.with_columns(timeouts=timeouts).select(np.flatnonzero(~dropped))
