@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import doctor_data as make
+import h5py
 import numpy as np
 import pyarrow as arrow
 import pytest
@@ -139,6 +140,22 @@ def test_a_repair_keeps_the_rules_of_the_rows(tmp_path: Path) -> None:
         assert report.changes
         assert (len(after), len(after.transitions()[0])) == (rows, rows)
         assert after.content_sha256() == before.content_sha256()
+
+
+def test_a_repair_of_minari_keeps_what_the_infos_say_of_success(tmp_path: Path) -> None:
+    """Flags, the start's first: what the strict reader makes of them is there after the repair, and no score is."""
+    columns = put(small(), "actions", (9, 0), 1.2)
+    ends = make.ends(columns)
+    for name, high in (("flags", 2), ("scores", 3)):
+        folder = write_minari(tmp_path / name, columns)
+        told = np.random.default_rng(0).integers(high, size=(12, 4000))
+        with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+            for index, steps in enumerate(np.diff([-1, *ends])):
+                file[f"episode_{index}/infos/success"] = told[index, : steps + 1]
+        fix(folder, out := tmp_path / f"{name}.hdf5", only=["actions-out-of-range"])
+        expected = np.concatenate([told[index, 1 : steps + 1] for index, steps in enumerate(np.diff([-1, *ends]))])
+        successes = load_dataset(str(out)).successes
+        assert successes is None if name == "scores" else np.array_equal(successes, expected)
 
 
 def test_names_give_names_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.hdf5 import as_scalar, new_hdf5
 from tether.data.logs.tables import natural
 from tether.data.schema import COLLECT_KEY, DENSITY_KEY, LAYOUT_KEY, MASKS_KEY, RECORDED_KEY, SCHEMA_KEY, ActionBox
-from tether.data.source import ACTION_TOLERANCE, COLUMNS, Bound, Names, Source, flags_of
+from tether.data.source import ACTION_TOLERANCE, COLUMNS, SUCCESS, Bound, Names, Source, flags_of, successes_of
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 
@@ -31,7 +31,6 @@ Metadata = Mapping[str, Any]
 Arguments = dict[str, Any]
 """What `Dataset(**arguments)` takes: `Dataset` is made of them where it is defined, and checks them."""
 GIVE_BOUNDS = "give action_low and action_high"
-SUCCESS = "success"  # of gymnasium's infos
 NO_TERMINALS = "no terminals: no episode truly ended; training values what would have followed"
 FLAGS = {"terminals": ("terminals", "terminations"), "timeouts": ("timeouts", "truncations")}
 """Column -> what it is called in recordings."""
@@ -348,7 +347,8 @@ def _episode(value: Any, where: str, continuous: bool, tuples: bool) -> _Episode
     terminals = np.zeros(steps, bool) if terminals is None else terminals
     timeouts = np.zeros(steps, bool) if timeouts is None else timeouts
     timeouts[-1] |= not terminals[-1]
-    successes = _successes(get, steps)
+    infos = get("infos")
+    successes = successes_of(infos.get(SUCCESS) if isinstance(infos, Mapping) else get("successes"), steps)
     return _Episode(observations, actions, rewards, terminals, timeouts, successes, has_rewards, has_terminals)
 
 
@@ -372,15 +372,6 @@ def _flag(get: Callable[[str], Any], column: str, steps: int, where: str) -> np.
         row = int(np.flatnonzero(flags)[0])
         raise InputError(f"{where}: {called[0]} is set at row {row}, before the episode's last row {steps - 1}")
     return flags
-
-
-def _successes(get: Callable[[str], Any], steps: int) -> np.ndarray | None:
-    """`successes`, or gymnasium's `infos["success"]`, which may have the start's as well."""
-    infos = get("infos")
-    found = infos.get(SUCCESS) if isinstance(infos, Mapping) else get("successes")
-    if found is None or np.shape(found) not in ((steps,), (steps + 1,)):
-        return None
-    return np.asarray(found)[-steps:]
 
 
 # --- gymnasium ----------------------------------------------------------------------------------------------

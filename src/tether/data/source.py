@@ -16,6 +16,7 @@ __all__ = [
     "ACTION_TOLERANCE",
     "COLUMNS",
     "SAME",
+    "SUCCESS",
     "Bound",
     "FileDigest",
     "Names",
@@ -26,6 +27,7 @@ __all__ = [
     "follows",
     "numbers_of",
     "rounded_away",
+    "successes_of",
 ]
 
 SAME = 1e-5
@@ -33,6 +35,9 @@ SAME = 1e-5
 
 ACTION_TOLERANCE = 1e-6
 """How far an action may leave [-1, 1]: float32 rounding of a tanh, not another action range."""
+
+SUCCESS = "success"
+"""What gymnasium's environments call it in their infos that the task stands solved."""
 
 
 class FileDigest:
@@ -99,6 +104,13 @@ def flags_of(where: str, column: str, value: Any, rows: int) -> Bool[np.ndarray,
     if len(bad):
         raise InputError(f"{where}: {column} holds {array[bad[0]]} at row {bad[0]}; a flag is false or true, 0 or 1")
     return array.astype(np.bool_)
+
+
+def successes_of(found: Any, steps: int) -> np.ndarray | None:
+    """(T,) one for each step, of T rows or of T+1 with the start's first, as gymnasium tells them; None of others."""
+    if found is None or np.shape(found) not in ((steps,), (steps + 1,)):
+        return None
+    return np.asarray(found)[len(found) - steps :]
 
 
 def column_of(where: str, column: str, value: Any, rows: int) -> np.ndarray:

@@ -7,7 +7,9 @@ import h5py
 import numpy as np
 
 from tether.data.hdf5 import as_scalar, open_hdf5, values_of
+from tether.data.readers.minari import SUCCESSES
 from tether.data.readers.minari import _episode_keys as episode_keys
+from tether.data.source import successes_of
 from tether.doctor.findings import Finding, Place
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_json
@@ -22,6 +24,7 @@ class MinariColumns(NamedTuple):
 
     name: str
     columns: dict[str, np.ndarray]
+    successes: np.ndarray | None
     metadata: dict[str, str | float | int]
     action_limits: tuple[np.ndarray, np.ndarray] | None
     horizon: int | None
@@ -34,6 +37,7 @@ def read_minari_columns(path: Path) -> MinariColumns:
     A step whose next observation is not stored gets NaN there. Raises: InputError for a damaged file.
     """
     parts: dict[str, list[np.ndarray]] = {}
+    successes: list[np.ndarray] | None = []  # None: an episode has none
     short: list[int] = []  # last row of each episode that lacks its last observation
     unflagged: list[int] = []
     dictionaries: set[str] = set()
@@ -50,6 +54,8 @@ def read_minari_columns(path: Path) -> MinariColumns:
             if steps == 0:
                 continue
             rows += steps
+            told = successes_of(_array(group.get(SUCCESSES), set()), steps)
+            successes = None if told is None or successes is None else [*successes, told]
             observations = columns.pop("observations")
             if observations is not None:
                 parts.setdefault("observations", []).append(observations[:steps])
@@ -71,7 +77,9 @@ def read_minari_columns(path: Path) -> MinariColumns:
     findings = [*_findings(short, dictionaries), *_counts(content, len(keys), rows)]
     metadata = {key: scalar for key, value in content.items() if (scalar := as_scalar(value)) is not None}
     name = str(metadata.get("dataset_id", path.stem))
-    return MinariColumns(name, joined, metadata, _action_limits(content), _horizon(content), tuple(findings))
+    told = np.concatenate(successes) if successes else None
+    flags = told if told is not None and np.isin(told, (0, 1)).all() else None  # others no reader would take
+    return MinariColumns(name, joined, flags, metadata, _action_limits(content), _horizon(content), tuple(findings))
 
 
 def _steps(columns: dict[str, np.ndarray | None]) -> int:

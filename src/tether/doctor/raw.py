@@ -252,6 +252,7 @@ def _from_minari(path: Path) -> RawColumns:
         location=str(path),
         layout="minari",
         columns=read.columns,
+        extras={} if read.successes is None else {"successes": read.successes},
         metadata=read.metadata,
         action_limits=read.action_limits,
         maps_actions=True,

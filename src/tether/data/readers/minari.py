@@ -22,7 +22,7 @@ from tether.data.entries import flat, joined, schema_of, widths
 from tether.data.hdf5 import as_scalar, open_hdf5, read_array, values_of
 from tether.data.logs.tables import natural
 from tether.data.schema import ActionBox
-from tether.data.source import ACTION_TOLERANCE, Source
+from tether.data.source import ACTION_TOLERANCE, SUCCESS, Source, successes_of
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.machine.files import sha256_file
@@ -40,7 +40,7 @@ __all__ = [
 COLLECTION = "Minari"
 MAIN_FILE = "main_data.hdf5"
 REQUIRED = ("observations", "actions", "rewards", "terminations", "truncations")
-SUCCESS = "success"  # of the infos, where the environment tells
+SUCCESSES = f"infos/{SUCCESS}"  # where the environment tells
 
 
 class Episode(NamedTuple):
@@ -198,7 +198,7 @@ def _read_episode(group: Any, where: str, path: Path) -> Episode:
     missing = [name for name in REQUIRED if name not in group]
     if missing:
         raise InputError(f"{where} has no {', '.join(map(repr, missing))}; found {sorted(map(str, group))}")
-    success = group.get(f"infos/{SUCCESS}")
+    success = group.get(SUCCESSES)
     return _checked(
         where,
         flat(group["observations"], f"{where}/observations"),
@@ -222,7 +222,7 @@ def _checked(
     truncations: np.ndarray,
     success: Any,
 ) -> Episode:
-    """The columns as an episode; refuses lengths that disagree. `success` has T rows, or T+1 with the start's first."""
+    """The columns as an episode; refuses lengths that disagree."""
     steps = len(next(iter(actions.values()), ()))
     columns = [("observations", column, steps + 1) for column in observations.values()]
     columns += [("actions", column, steps) for column in actions.values()]
@@ -233,10 +233,7 @@ def _checked(
     if steps and not (terminations[-1] or truncations[-1]):
         truncations = truncations.copy()
         truncations[-1] = True
-    known = None
-    if success is not None and np.shape(success) in ((steps,), (steps + 1,)):
-        known = np.asarray(success)[-steps:] if steps else np.zeros(0, bool)
-    return Episode(observations, actions, rewards, terminations, truncations, known)
+    return Episode(observations, actions, rewards, terminations, truncations, successes_of(success, steps))
 
 
 def _dataset(
