@@ -175,6 +175,11 @@ def test_bad_callbacks_are_refused() -> None:
     for wrong in (Listener, print, "tensorboard"):
         with pytest.raises(InputError, match=r"subclass of tether\.Callback"):
             check_callbacks([Listener(), wrong])
+    for wrong in (None, 3):
+        with pytest.raises(InputError, match="give a list of them"):
+            check_callbacks(wrong)
+    given = [Listener(), Listener()]
+    assert check_callbacks(callback for callback in given) == given  # a generator is heard, too
     with pytest.raises(TypeError, match=r"Wrong\.on_metrics returned True: return why the run should stop, or None"):
         Callbacks([Wrong()]).tell("on_metrics", [])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -391,6 +392,19 @@ def test_lanes_checkpoints_and_policies_are_candidates(trained: Path) -> None:
     one, other, before = (decisions_of(c.policy, evidence, data).following for c in (lanes[1], kept, earlier[1]))
     np.testing.assert_allclose(one, other, atol=1e-6)
     assert (one != before).any()
+
+
+def test_runs_on_levels_are_judged_on_levels(tmp_path: Path) -> None:
+    """Whole numbers among the actions that are levels, as the runs on them say."""
+    with h5py.File(file := tmp_path / "levels.hdf5", "w") as written:
+        for name in ("observations", "rewards", "terminals", "timeouts"):
+            written[name] = getattr(DATA, name)
+        written["actions"] = np.round(3 * DATA.actions)
+    algorithm = tether.BC(hidden_sizes=(8,), train_updates=5)
+    how: dict[str, Any] = {"environment": "none", "quiet": True, "continuous": True}
+    tether.train(algorithm, file, out=tmp_path / "run", **how)
+    for given in (None, file):
+        assert len(tether.choose([tmp_path / "run"], given, updates=8, members=2, rows=200, quiet=True).rows) == 1
 
 
 def test_the_command(trained: Path) -> None:

@@ -22,6 +22,7 @@ from tether import AWAC, TD3BC, Dataset, Framing, InputError, Options, api, fine
 from tether.algorithms.registry import make_algorithm
 from tether.data import prepare, view_of
 from tether.data.growing import GrowingEpisode
+from tether.diffusion import vp
 from tether.evaluation import collector
 from tether.evaluation.collector import Collector, episode_seed
 from tether.machine.signals import Interrupted
@@ -31,7 +32,7 @@ from tether.runs import finetuning as module
 from tether.runs import report
 from tether.runs.plan import Finetuning, Parent
 from tether.runs.report import plot_runs
-from tether.training.replay import empty_replay, insert_rows
+from tether.training.replay import Replay, empty_replay, insert_rows
 from tether.types import Transition
 
 OPTIONS = Options(batch_size=16, eval_every_updates=30, eval_episodes=2, log_every_updates=20)
@@ -460,15 +461,26 @@ def test_mixed_minibatches() -> None:
         lambda leaf: leaf[0], insert_rows(empty_replay(transitions(0, 1), 1, 50, 3), [transitions(100, 5)])
     )
     batch = jax.tree.map(jnp.asarray, transitions(0, 8))
+    places, kept = np.array([0, 2, 5]), np.array([1, 3, 4, 6, 7])  # at even distances
     mixed = jax.jit(lambda key: lane.mixed_into(batch, key))(jax.random.key(0))
-    np.testing.assert_array_equal(mixed.reward[:5], np.arange(5))
-    assert set(np.asarray(mixed.reward[5:]).tolist()) <= {100.0, 101.0, 102.0, 103.0, 104.0}
+    np.testing.assert_array_equal(mixed.reward[kept], kept)
+    assert set(np.asarray(mixed.reward[places]).tolist()) <= {100.0, 101.0, 102.0, 103.0, 104.0}
     np.testing.assert_array_equal(mixed.observation[:, 0], mixed.reward)  # whole rows
     empty = dataclasses.replace(lane, written=jnp.int32(0))
     jax.tree.map(np.testing.assert_array_equal, empty.mixed_into(batch, jax.random.key(0)), batch)
-    drawn = jax.vmap(lambda key: lane.mixed_into(batch, key).reward[5:])(jax.random.split(jax.random.key(1), 500))
+    drawn = jax.vmap(lambda key: lane.mixed_into(batch, key).reward[places])(jax.random.split(jax.random.key(1), 500))
     counts = np.unique(np.asarray(drawn), return_counts=True)[1]
     assert (np.abs(counts - 300) < 80).all()  # uniformly
+
+
+def test_bdpo_meets_collected_rows_at_every_diffusion_step() -> None:
+    """Its steps ascend over a minibatch: collected rows behind all others met none of the first, where actions end."""
+    lane = Replay(jax.tree.map(jnp.asarray, transitions(1000, 64)), jnp.int32(64), exchanged=64)
+    schedule, batch = vp.vp_schedule(5), jax.tree.map(jnp.asarray, transitions(0, 128))
+    mixed = lane.mixed_into(batch, jax.random.key(0))
+    step = np.asarray(vp.diffuse_evenly(schedule, mixed.action, jax.random.key(1)).step)
+    own = np.asarray(mixed.reward) >= 1000
+    assert [abs(np.mean(own[step == n]) - 0.5) < 0.05 for n in range(1, 6)] == [True] * 5
 
 
 def test_exploring() -> None:

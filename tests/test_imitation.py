@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from make_data import columns, tether, write_d4rl
@@ -40,12 +43,31 @@ def test_demonstrations_train_methods_that_imitate(tmp_path: Path) -> None:
 def test_the_behaviour_part_of_others_trains_alone(tmp_path: Path) -> None:
     size = (*SHORT, "hidden_sizes=8", "actor_hidden_sizes=8", "--pretrain-updates", "3")
     path = no_rewards(tmp_path)
-    code, _, error = tether("train", "brac-p", path, *size, "--out", tmp_path / "both")
+    code, _, error = tether("train", "bdpo-unimodal", path, *size, "--out", tmp_path / "both")
     assert code == 2
-    assert f"{path} holds no rewards, and brac-p learns from rewards (train)" in error
+    assert f"{path} holds no rewards, and bdpo-unimodal learns from rewards (train)" in error
     assert not (tmp_path / "both").exists()
-    code, _, error = tether("train", "brac-p", path, *size, "--updates", "0", "--out", tmp_path / "behaviour")
+    code, _, error = tether("train", "bdpo-unimodal", path, *size, "--updates", "0", "--out", tmp_path / "behaviour")
     assert code == 0, error
+    code, _, error = tether("train", "brac-p", path, *size, "--updates", "0", "--out", tmp_path / "none")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "updates 0: the train phase, which makes the policy, needs at least 1" in error
+
+
+@pytest.mark.parametrize("name", [name for name, cls in ALGORITHMS.items() if cls().phases()[0].gives_policy])
+def test_the_policy_after_the_behaviour_phase_is_the_behaviour(name: str) -> None:
+    """What `--updates 0` leaves: the averaged behaviour, not the networks that the actor began with."""
+    algorithm = ALGORITHMS[name]()
+    rows = prepare(bundled := load_dataset("halfcheetah-medium-replay-small")).transitions
+    batch = jax.tree.map(lambda column: jnp.asarray(column[:32]), rows)
+    state = algorithm.init(prepare(bundled).spec, jax.random.key(0))
+    before = algorithm.policy(state)
+    for step in range(2):
+        state, _ = algorithm.pretrain_update(state, batch, jax.random.key(step), jnp.asarray(step))
+    policy = algorithm.policy(state)
+    assert eqx.tree_equal(state.actor, state.target_behaviour)
+    assert eqx.tree_equal(state.target_actor, state.target_behaviour)
+    assert not eqx.tree_equal(policy, before)
 
 
 def test_methods_that_need_rewards_refuse_data_without(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """Matmuls at a precision: inputs rounded, sums in float32, in backward passes, loops and branches too."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tether.algorithms import ALGORITHMS
+from tether import resume, train
+from tether.algorithms import ALGORITHMS, BC
 from tether.bench.counting import dot_types, single_update
 from tether.errors import InputError
+from tether.runs.config import restored_plan, with_device_here
 from tether.training.precision import at_precision, check_precision
 from tether.types import Spec
 
@@ -136,3 +141,18 @@ def test_unknown_names_and_tf32_on_a_cpu_are_refused_with_the_choices():
         check_precision("bf16")
     with pytest.raises(InputError, match=r"tf32.*float32, bfloat16"):
         check_precision("tf32")
+
+
+def test_a_run_of_another_machine_is_evaluated_here(tmp_path: Path) -> None:
+    """tf32 and an accelerator are of training and of its evaluations there; acting is float32 everywhere."""
+    algorithm = BC(hidden_sizes=(8,), train_updates=2)
+    train(algorithm, "halfcheetah-medium-replay-small", environment="none", out=tmp_path / "run", quiet=True)
+    config = json.loads((path := tmp_path / "run" / "config.json").read_text())
+    config["settings"] |= {"precision": "tf32", "eval_device": "accelerator"}
+    path.write_text(json.dumps(config))
+    plan = restored_plan(tmp_path / "run", quiet=True)
+    assert plan.options.precision == "tf32"
+    here, why = with_device_here(plan)
+    assert (here.options.eval_device, why) == ("auto", "no accelerator is here: evaluations are played on the CPU")
+    with pytest.raises(InputError, match="tf32"):  # training on would be another one
+        resume(tmp_path / "run", updates=4, quiet=True)

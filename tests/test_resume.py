@@ -31,7 +31,7 @@ from make_data import (
     write_d4rl,
 )
 
-from tether import api
+from tether import InputError, api
 from tether.runs import checkpoint, evaluations
 from tether.runs.run import Run
 
@@ -429,6 +429,41 @@ def test_a_stopped_run_ends_early_with_its_policies(tmp_path: Path) -> None:
     assert "policy, last (update 210)" in printed
     assert [row["update"] for row in rows(folder / "evaluations.jsonl")][-1] == 210
     assert (folder / "policies" / "lane-1" / "policy.json").exists()
+
+
+def test_a_run_that_trains_on_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result of the shorter run would let sweeps and reports take it for finished, with another length."""
+    folder = copy_run(tmp_path / "run")
+    _call_in_piece(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    code, _, _ = tether("resume", folder, "--updates", 300)
+    assert code == 130
+    assert not (folder / "result.json").exists()
+
+
+def test_another_horizon_is_refused(tmp_path: Path) -> None:
+    folder = copy_run(tmp_path / "run")
+    task = json.loads((folder / "config.json").read_text())["environment"]
+    with pytest.raises(InputError, match=r"episodes are cut after \d+ steps; horizon 7 cannot change that"):
+        api.resume(folder, environment=task, horizon=7, quiet=True)
+
+
+def test_what_cannot_be_evaluated_is_refused_at_once() -> None:
+    """Before anything is read, in one line; in a process of its own, without the types that tests check."""
+    program = """
+import tether
+for how in ({"episodes": "3"}, {"episodes": 2.5}, {"episodes": 0}, {"runtime": "onx"}):
+    try:
+        tether.evaluate("nowhere", **how)
+    except tether.InputError as error:
+        print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == [
+        "episodes 3: must be whole, at least 1",
+        "episodes 2.5: must be whole, at least 1",
+        "episodes 0: must be at least 1",
+        "unknown runtime 'onx'; did you mean onnx?",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from tether.data import ONE_STEP, Dataset, Downloads, Framing, load_dataset, vie
 from tether.data.scale import unscaled
 from tether.environments.choose import task_for
 from tether.environments.ids import import_environment
-from tether.errors import InputError, shortened
+from tether.errors import InputError, shortened, unknown
 from tether.evaluation.rollout import Episodes
 from tether.evaluation.video import check_video, prepare_rendering
 from tether.export.folder import CHECKED_DECISIONS, DType, Exported, Format, write_export
@@ -26,6 +26,7 @@ from tether.machine.reading import read_json
 from tether.machine.signals import StopSignals
 from tether.policies.folder import load_policy
 from tether.policies.loaded import LoadedPolicy
+from tether.ranges import at_least, check_value
 from tether.runs.callbacks import Callback, check_callbacks
 from tether.runs.config import (
     check_counts,
@@ -39,6 +40,7 @@ from tether.runs.config import (
     note_length,
     prepare_training,
     restored_plan,
+    with_device_here,
 )
 from tether.runs.exported import rollout_exported
 from tether.runs.film import film
@@ -102,8 +104,7 @@ def train(
     Raises InputError for bad input, before anything is written; Interrupted (a KeyboardInterrupt) after Ctrl-C, SIGTERM
     or SIGHUP; Busy where another process writes there; CheckpointError or OSError where the disk fails.
     """
-    options, loggers = _options(options), find_loggers(logger)
-    check_callbacks(callbacks)
+    options, loggers, callbacks = _options(options), find_loggers(logger), check_callbacks(callbacks)
     _check_algorithm(algorithm)
     name = name_of(algorithm)
     check_counts(algorithm, options)
@@ -162,7 +163,7 @@ def resume(
     if horizon is not None and environment is None:
         raise InputError(f"horizon {horizon}: name the environment that a run without one is evaluated in, too")
     loggers = None if logger is None else find_loggers(logger)
-    check_callbacks(callbacks)
+    callbacks = check_callbacks(callbacks)
     with open_folder(Path(folder)):
         plan = before = restored_plan(Path(folder), quiet, algorithm, dataset, environment, horizon)
         if updates is not None:
@@ -170,12 +171,14 @@ def resume(
         check_callbacks(callbacks, evaluated=plan.task is not None)
         if eval_workers is not None:
             plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, eval_workers=eval_workers))
+        plan, warning = with_device_here(plan)
         check_counts(plan.algorithm, plan.options)
         if updates is not None:
             prepared = plan.prepared
             check_rewards(plan.algorithm_name, plan.algorithm, prepared.record["source"], prepared.no_rewards)
         new_length = plan.phases() != before.phases()
-        return _finish(plan, quiet, callbacks, loggers, resumed=True, new_length=new_length, repair=repair)
+        how: dict[str, Any] = {"new_length": new_length, "repair": repair, "warnings": [warning]}
+        return _finish(plan, quiet, callbacks, loggers, resumed=True, **how)
 
 
 @explain_function
@@ -220,8 +223,7 @@ def finetune(
     Raises InputError where the run has no environment, no checkpoint of its last phase or an algorithm that nothing can
     be added to, otherwise as `train`.
     """
-    loggers = find_loggers(logger)
-    check_callbacks(callbacks)
+    loggers, callbacks = find_loggers(logger), check_callbacks(callbacks)
     request = FinetuneRequest(
         env_steps=env_steps,
         online_fraction=online_fraction,
@@ -326,8 +328,9 @@ def evaluate(
     Raises InputError where the folder is no run, has no checkpoint or environment, all its lanes have diverged, or an
     option is one that training depends on; CheckpointError where all checkpoints are damaged.
     """
-    if episodes < 1:
-        raise InputError(f"episodes {episodes}: at least 1 is needed")
+    check_value("episodes", episodes, at_least(1, whole=True))
+    if runtime not in (choices := ("jax", *get_args(Format))):
+        raise unknown("runtime", runtime, choices)
     if video is not None:
         check_video(Path(video))
         prepare_rendering()
@@ -453,6 +456,8 @@ def _finish(
             if moved := note_data(plan):
                 display.message(f"data: at {moved} now")
             run.drop_later_rows()
+            if run.primary and not run.is_complete:  # until it has another result, nobody may take it for finished
+                (plan.folder / "result.json").unlink(missing_ok=True)
         elif plan.finetuning is None:
             how_much = plan.algorithm, plan.prepared.spec, plan.options.batch_size, lanes
             if slow := long_run_warning(*how_much):
@@ -477,6 +482,10 @@ def _save_policies(run: Run, report: Report) -> None:
     folders = {} if report.best_lane is None else {plan.folder / "policy": report.best_lane}
     if len(plan.lanes) > 1:
         folders |= {plan.folder / "policies" / f"lane-{lane}": lane for lane in np.flatnonzero(run.alive).tolist()}
+    known = [plan.folder / "policy", *(plan.folder / "policies" / f"lane-{lane}" for lane in run.frozen)]
+    for folder in known:
+        if run.primary and folder not in folders and folder.exists():
+            run.display.warn(f"{folder}: still the policy of the shorter run, from before it diverged")
     for folder, lane in folders.items():
         policy = run.policy(lane)
         if run.primary:

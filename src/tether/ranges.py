@@ -16,7 +16,7 @@ import numpy as np
 
 from tether.errors import InputError, shortened
 
-__all__ = ["COUNTED", "Range", "above", "at_least", "between", "check_ranges", "ranges_of"]
+__all__ = ["COUNTED", "Range", "above", "at_least", "between", "check_ranges", "check_value", "ranges_of"]
 
 
 COUNTED = 2**31 - 1
@@ -70,9 +70,9 @@ def between(low: float | int, high: float | int, *, without_high: bool = False, 
     return Range(low, high, without_high=without_high, length=length)
 
 
-def at_least(low: float | int) -> Range:
-    """`low` and more."""
-    return Range(low)
+def at_least(low: float | int, *, whole: bool = False) -> Range:
+    """`low` and more. whole: as an annotation's `int` says it elsewhere."""
+    return Range(low, whole=whole)
 
 
 def above(low: float | int) -> Range:
@@ -106,8 +106,13 @@ def check_ranges(instance: Any) -> None:
     Values that are not there yet are left alone: tracers, shapes, arrays of other processes.
     """
     for name, allowed in ranges_of(type(instance)).items():
-        if wanted := allowed.refusal(value := getattr(instance, name)):
-            raise InputError(f"{name} {shortened(value)}: must be {wanted}")
+        check_value(name, getattr(instance, name), allowed)
+
+
+def check_value(name: str, value: Any, allowed: Range) -> None:
+    """Refuse `value` where it is outside of what is allowed. Raises InputError, which calls it `name`."""
+    if wanted := allowed.refusal(value):
+        raise InputError(f"{name} {shortened(value)}: must be {wanted}")
 
 
 def _numbers(value: Any) -> np.ndarray | None:

@@ -73,6 +73,7 @@ class Phase(NamedTuple):
     update: Update
     derive: Derive | None = None  # before the first update; few phases need it
     reads_rewards: bool = True  # False: it imitates, so demonstrations without rewards will do
+    gives_policy: bool = False  # True: a run may end after it, as its last phase may: `policy` is what it has trained
 
 
 @runtime_checkable

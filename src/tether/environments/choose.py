@@ -10,6 +10,7 @@ from tether.environments.ids import find_environment
 from tether.environments.make import make_environment
 from tether.environments.tasks import Task, find_task
 from tether.errors import InputError
+from tether.ranges import at_least, check_value
 
 __all__ = ["NO_ENVIRONMENT", "Evaluated", "data_box", "known_task", "limits_of", "task_for"]
 
@@ -30,8 +31,8 @@ def task_for(data: Dataset, environment: str | None, horizon: int | None = None)
     that can be made here. horizon: steps after which episodes are cut, where not as the environment says.
     Raises InputError where an environment was asked for that does not exist or cannot be made, or the data do not fit.
     """
-    if horizon is not None and horizon < 1:
-        raise InputError(f"horizon {horizon}: episodes have at least 1 step")
+    if horizon is not None:
+        check_value("horizon", horizon, at_least(1, whole=True))
     if environment == NO_ENVIRONMENT:
         return Evaluated(None, why_not="as asked")
     try:

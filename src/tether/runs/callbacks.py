@@ -10,7 +10,7 @@ is due, an evaluation is in, a checkpoint is written. Of several processes only 
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +143,12 @@ class Callbacks:
             error.add_note(f"a callback failed at the end, too: {type(second).__name__} {second}")
 
 
-def check_callbacks(callbacks: Sequence[Any], evaluated: bool = True) -> None:
-    """Raises: InputError for what is no callback, or in a run that is not evaluated could never act."""
-    if isinstance(callbacks, Callback):
+def check_callbacks(callbacks: Any, evaluated: bool = True) -> list[Callback]:
+    """All of them, also of a generator. Raises: InputError for what is no callback, or in a run that is not evaluated
+    could never act."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise InputError(f"callbacks: a {type(callbacks).__name__}; give a list of them")
+    callbacks = list(callbacks)
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise InputError(f"callback {callback!r}: give an instance of a subclass of tether.Callback")
@@ -155,6 +157,7 @@ def check_callbacks(callbacks: Sequence[Any], evaluated: bool = True) -> None:
                 f"callback {type(callback).__name__}: acts on evaluations, and this run has none; name an environment "
                 "(environment=...), or a metric of training where it takes one, or leave it out"
             )
+    return callbacks
 
 
 def check_validated(metric: str, run: RunInfo) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "prepare_training",
     "restored_plan",
     "versions",
+    "with_device_here",
 ]
 
 SAMPLED_OBSERVATIONS = 256  # kept of the data set for the golden pairs of policies
@@ -117,7 +118,6 @@ def restored_plan(
     config, document = read_config(folder)
     try:
         algorithm = recover_algorithm(config, given)
-        check_precision(document.options.precision)
         lanes, options = document.named_lanes(), document.options
         check_lanes(algorithm, lanes)
         check_framing(document.data.framing, lanes)
@@ -142,6 +142,10 @@ def _restored_place(
     name = document.environment
     if name == NO_ENVIRONMENT:
         return (None, None) if asked is None else task_for(data, asked, horizon)[:2]
+    if horizon not in (None, document.horizon):
+        raise InputError(
+            f"{path}: episodes are cut after {document.horizon} steps; horizon {horizon} cannot change that"
+        )
     if asked is not None and (wanted := known_task(data, asked)) is not None and wanted.name != name:
         raise InputError(f"{path}: the run is evaluated in {name}, which --environment {asked} cannot change")
     task = known_task(data, name, document.horizon)
@@ -176,7 +180,7 @@ def _same_data(path: Path, given: str | Path | Dataset, record: DataRecord, quie
     if not isinstance(given, Dataset):
         given = load_dataset(given, downloads=Downloads(quiet=quiet), continuous=record.continuous)
     data = given
-    found = data.content_sha256() if in_memory else data.source.sha256
+    found = record.digest_of(data)
     if found != sha256:
         what = "data" if in_memory else "file"
         raise InputError(
@@ -295,12 +299,19 @@ def check_counts(algorithm: Any, options: Options) -> None:
         raise InputError("eval_device 'accelerator': JAX finds none on this machine; choices here: auto, cpu")
     *earlier, last = algorithm.phases()
     trained = [phase for phase in earlier if phase.updates > 0]
-    imitates = bool(trained) and not any(phase.reads_rewards for phase in trained)
-    if last.updates < (0 if imitates else 1):  # a model of the behaviour is worth having alone
-        raise InputError(f"updates {last.updates}: the {last.name} phase needs at least 1")
+    if last.updates < (0 if trained and trained[-1].gives_policy else 1):  # a model of the behaviour alone
+        raise InputError(f"updates {last.updates}: the {last.name} phase, which makes the policy, needs at least 1")
     for phase in earlier:
         if phase.updates < 0:
             raise InputError(f"{phase.name} updates {phase.updates}: must not be negative")
+
+
+def with_device_here(plan: Plan) -> tuple[Plan, str]:
+    """The plan with evaluations where there is a device for them, and a line where its run asks for another one."""
+    if plan.options.eval_device != "accelerator" or jax.default_backend() != "cpu":
+        return plan, ""
+    options = dataclasses.replace(plan.options, eval_device="auto")
+    return dataclasses.replace(plan, options=options), "no accelerator is here: evaluations are played on the CPU"
 
 
 def fresh_folder(stem: str) -> Path:

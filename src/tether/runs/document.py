@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tether.data.dataset import Dataset
 from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import ActionBox
 from tether.errors import InputError
@@ -50,6 +51,10 @@ class DataRecord(msgspec.Struct):
     in_memory: bool = False
     continuous: bool = False  # whole numbers among the actions are levels
     relative_source: str | None = None
+
+    def digest_of(self, data: Dataset) -> str:
+        """The SHA-256 that `sha256` is compared with: of the content of what was in memory, else of the file."""
+        return data.content_sha256() if self.in_memory else data.source.sha256
 
 
 class ActionLimits(msgspec.Struct):

@@ -32,6 +32,8 @@ SUCCESS = ("done", "stopped-early")
 
 def find_loggers(names: str | Iterable[str]) -> list[str]:
     """The names, once each. Raises: InputError for one that nobody has, or whose package is not installed."""
+    if not isinstance(names, Iterable):
+        raise InputError(f"logger {names!r}: give a name or a list of them, none: ()")
     names = list(dict.fromkeys([names] if isinstance(names, str) else names))
     for name in names:
         package = getattr(LOGGERS.find(name), "package", None)

@@ -13,7 +13,7 @@ from tether.environments.ids import import_environment
 from tether.errors import InputError
 from tether.ranges import COUNTED, between, check_ranges
 from tether.runs.checkpoint import find_latest
-from tether.runs.config import check_batch_size, check_counts, fresh_folder, restored_plan
+from tether.runs.config import check_batch_size, check_counts, fresh_folder, restored_plan, with_device_here
 from tether.runs.plan import Finetuning, Parent, Plan
 from tether.types import Spec, Transition
 
@@ -92,7 +92,7 @@ def plan_finetuning(
         raise InputError(f"{run}: its config.json names no environment to go on in; name one with --environment")
     finetuning = request.finetuning(find_parent(run, before))
     stem = f"finetune-{before.algorithm_name}-{before.prepared.record['dataset']}"
-    plan = _changed_plan(before, request, finetuning)
+    plan, _ = with_device_here(_changed_plan(before, request, finetuning))
     check_counts(plan.algorithm, plan.options)
     return dataclasses.replace(plan, folder=fresh_folder(stem) if out is None else Path(out))
 

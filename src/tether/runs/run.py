@@ -114,6 +114,12 @@ class Run:
         return self.position.update if self.position.phase == len(self.plan.phases()) - 1 else 0
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all updates are done and evaluated."""
+        last = len(self.plan.phases()) - 1
+        return self.position == (last, self.plan.phases()[last][1]) and not self.queue.pending
+
+    @property
     def stopped_early(self) -> str | None:
         """Why a callback ended the run where there were updates left to do."""
         last = len(self.plan.phases()) - 1
@@ -562,6 +568,8 @@ class Run:
             "summed_updates": self._summed,
             "seconds": self.seconds,
             "updates_timed": self.updates_timed,
+            "compiled": self.compiled,
+            "seconds_to_first_update": self.seconds_to_first_update,
             "memory": {name: list(memory) for name, memory in self.memory.items()},
             **self._own_notes(),
         }
@@ -605,6 +613,8 @@ class Run:
         self._summed = np.zeros_like(self._summed) + np.asarray(notes["summed_updates"], np.int64)
         self.seconds |= notes["seconds"]
         self.updates_timed = notes["updates_timed"]
+        self.compiled = notes.get("compiled", {})
+        self.seconds_to_first_update = notes.get("seconds_to_first_update")
         if "evaluations" in notes:
             self.queue.restore(notes["evaluations"], arrays["evaluations"])
         self.queue.seconds_played = self.seconds["evaluation"]

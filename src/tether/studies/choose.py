@@ -156,17 +156,19 @@ def choose_among(
 def _read(paths: Sequence[Path], given: str | Path | Dataset | None) -> tuple[Dataset, list[Candidate]]:
     """The data to judge on, and all candidates. Data of several runs are read once."""
     known: dict[str, Dataset] = {}
+    continuous: set[bool] = set()
 
     def trained_on(folder: Path) -> Dataset:
         record = read_config(folder)[1].data
+        continuous.add(record.continuous)
         if record.sha256 not in known:
-            if record.in_memory:
-                if not isinstance(given, Dataset) or given.content_sha256() != record.sha256:
-                    raise InputError(f"{folder}: trained on data in memory: give them as dataset=data")
+            if isinstance(given, Dataset) and record.digest_of(given) == record.sha256:
                 known[record.sha256] = given
+            elif record.in_memory:
+                raise InputError(f"{folder}: trained on data in memory: give them as dataset=data")
             else:
                 source = find_source(record.source, record.relative_source, record.sha256, folder)
-                known[record.sha256] = load_dataset(source, downloads=Downloads(quiet=True))
+                known[record.sha256] = _loaded(source, record.continuous)
         return known[record.sha256]
 
     found = [candidate for path in paths for candidate in read_candidates(path, trained_on)]
@@ -174,12 +176,16 @@ def _read(paths: Sequence[Path], given: str | Path | Dataset | None) -> tuple[Da
     if isinstance(given, Dataset):
         return given, found
     if given is not None:
-        return load_dataset(given, downloads=Downloads(quiet=True)), found
+        return _loaded(given, True in continuous), found
     if not known:
         raise InputError("choose: a policy folder does not say what it was trained on; name data with --data")
     if len(known) > 1:
         raise InputError(f"{len(known)} different data sets were trained on; name one to judge on with --data")
     return next(iter(known.values())), found
+
+
+def _loaded(source: str | Path, continuous: bool) -> Dataset:
+    return load_dataset(source, downloads=Downloads(quiet=True), continuous=continuous)
 
 
 def _named_apart(found: list[Candidate]) -> list[Candidate]:

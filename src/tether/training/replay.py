@@ -1,8 +1,9 @@
 """What lanes have collected while they learn: rows on the device, drawn together with those of the data.
 
-A minibatch is the one that training on the data alone would draw, with its last rows exchanged for collected ones:
-symmetric sampling (RLPD, arXiv 2302.02948) where half of them are. So with none exchanged, or while nothing is
-collected yet, nothing changes.
+A minibatch is the one that training on the data alone would draw, with rows at even distances exchanged for collected
+ones: symmetric sampling (RLPD, arXiv 2302.02948) where half of them are. So with none exchanged, or while nothing is
+collected yet, nothing changes. Even distances, since algorithms may take a minibatch for rows in random order: BDPO
+gives its first rows other diffusion steps than its last ones.
 """
 
 import functools
@@ -35,14 +36,14 @@ class Replay(eqx.Module):
         return jnp.minimum(self.written, jax.tree.leaves(self.columns)[0].shape[0])
 
     def mixed_into(self, batch: T, key: PRNGKey) -> T:
-        """`batch`, its last `exchanged` rows in exchange for as many drawn from these, uniformly with replacement."""
+        """`batch`, `exchanged` of its rows in exchange for as many drawn from these, uniformly with replacement."""
         if self.exchanged == 0:
             return batch
         indices = jax.random.randint(key, (self.exchanged,), 0, jnp.maximum(self.rows, 1), jnp.int32)
 
         def exchange(old: Array, own: Array) -> Array:
-            kept, given = old[: -self.exchanged], old[-self.exchanged :]
-            return jnp.concatenate([kept, jnp.where(self.rows > 0, own[indices], given)])
+            places = np.arange(self.exchanged) * len(old) // self.exchanged
+            return old.at[places].set(jnp.where(self.rows > 0, own[indices], old[places]))
 
         return jax.tree.map(exchange, batch, self.columns)
 
