@@ -212,9 +212,9 @@ class BDPO(eqx.Module):
     def pretrain_update(
         self, state: BDPOState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[BDPOState, Metrics]:
-        """Noise regression on the data. Actor and its average begin as the behaviour's average, so they go with it."""
+        """Noise regression on the data. The actor goes along: a run may end here, its policy being the behaviour."""
         state, metrics = self._update_behaviour(state, clip_actions(batch, state.actor.max_action), key)
-        return state._replace(actor=state.target_behaviour, target_actor=state.target_behaviour), metrics
+        return _start_actor(state), metrics
 
     def update(
         self, state: BDPOState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
@@ -222,6 +222,7 @@ class BDPO(eqx.Module):
         """Critics and their averages every time; then, at its interval after the warm-up, the actor."""
         q_key, value_key, actor_key, behaviour_key = jax.random.split(key, 4)
         batch = clip_actions(batch, state.actor.max_action)
+        state = jax.lax.cond(step == 0, _start_actor, lambda s: s, state)
         rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
         state, q_metrics = self._update_q(state, batch, q_key, rate_factor)
         state, value_metrics = self._update_value(state, batch, value_key, rate_factor)
@@ -367,3 +368,8 @@ class BDPO(eqx.Module):
 
     def _bound(self, state: BDPOState) -> float | None:
         return state.actor.max_action if self.clip_denoised else None
+
+
+def _start_actor(state: BDPOState) -> BDPOState:
+    """The hand-over after pretraining: actor and its average become the behaviour's average."""
+    return state._replace(actor=state.target_behaviour, target_actor=state.target_behaviour)

@@ -137,15 +137,15 @@ class BDPOUnimodal(eqx.Module):
     def pretrain_update(
         self, state: BDPOUnimodalState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
     ) -> tuple[BDPOUnimodalState, Metrics]:
-        """Regression or maximum likelihood on the data. Actor and its average begin as the behaviour's average, so they
-        go with it."""
+        """Regression or maximum likelihood on the data. The actor goes with it: a run may end here, with the behaviour
+        as its policy."""
         batch = clip_actions(batch, state.actor.max_action)
         loss, gradients = eqx.filter_value_and_grad(self.behaviour_loss)(state.behaviour, batch)
         rate = self.behaviour_learning_rate
         behaviour, optimiser = clipped_adam_step(state.behaviour, gradients, state.behaviour_optimiser, rate)
         average = polyak(state.target_behaviour, behaviour, self.target_rate)
         state = state._replace(behaviour=behaviour, behaviour_optimiser=optimiser, target_behaviour=average)
-        return state._replace(actor=average, target_actor=average), {"behaviour/loss": loss}
+        return _start_actor(state), {"behaviour/loss": loss}
 
     def update(
         self, state: BDPOUnimodalState, batch: Transition, key: PRNGKey, step: Int[Array, ""]
@@ -153,6 +153,7 @@ class BDPOUnimodal(eqx.Module):
         """The critic and its average every time; then, at its interval after the warm-up, the actor."""
         critic_key, actor_key = jax.random.split(key)
         batch = clip_actions(batch, state.actor.max_action)
+        state = jax.lax.cond(step == 0, _start_actor, lambda s: s, state)
         rate_factor = decay_factor(step, self.cosine_decay, self.decay_updates, self.train_updates)
 
         target, penalty = self.q_target(state, batch, critic_key)
@@ -247,3 +248,8 @@ class BDPOUnimodal(eqx.Module):
         actor, optimiser = clipped_adam_step(state.actor, gradients, state.actor_optimiser, rate)
         average = polyak(state.target_actor, actor, self.target_rate)
         return state._replace(actor=actor, actor_optimiser=optimiser, target_actor=average), metrics
+
+
+def _start_actor(state: BDPOUnimodalState) -> BDPOUnimodalState:
+    """The hand-over after pretraining: actor and its average become the behaviour's average."""
+    return state._replace(actor=state.target_behaviour, target_actor=state.target_behaviour)
