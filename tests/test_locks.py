@@ -217,16 +217,19 @@ def test_what_dead_processes_left_more_than_a_day_ago_goes(tmp_path: Path) -> No
     ended.wait()
     living = subprocess.Popen(["sleep", "600"])
     old = time.time() - files.ABANDONED_SECONDS - 60
-    gone = [f".tmp-set.hdf5-{ended.pid}", f".tmp-set.hdf5-{os.getpid()}", ".tmp-train-00000001-removed"]
-    kept = [f".tmp-set.hdf5-{living.pid}", f"set-{ended.pid}"]
+    gone = [f".tmp-set.hdf5-{ended.pid}.tether", f".tmp-set.hdf5-{os.getpid()}.tether"]
+    kept = [f".tmp-set.hdf5-{living.pid}.tether", f"set-{ended.pid}.tether"]
+    kept += [".tmp-draft.md", f".tmp-notes-{ended.pid}", f".tmp-{ended.pid}.tether", ".tmp-set-x.tether"]  # others'
     for name in (*gone, *kept):
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (old, old))
-    (tmp_path / f".tmp-young-{ended.pid}").write_text("x")
-    (tmp_path / f".tmp-folder-{ended.pid}" / "data").mkdir(parents=True)
-    for folder in (tmp_path / f".tmp-folder-{ended.pid}" / "data", tmp_path / f".tmp-folder-{ended.pid}"):
-        os.utime(folder, (old, old))
+    (tmp_path / f".tmp-young-{ended.pid}.tether").write_text("x")
+    kept += [f".tmp-young-{ended.pid}.tether", ".tmp-backup"]
+    for folder in (tmp_path / f".tmp-folder-{ended.pid}.tether", tmp_path / ".tmp-backup"):
+        (folder / "data").mkdir(parents=True)
+        for path in (folder / "data", folder):
+            os.utime(path, (old, old))
     atomic_write_text(tmp_path / "new", "x")
     living.send_signal(signal.SIGKILL)
     living.wait()
-    assert set(os.listdir(tmp_path)) == {*kept, "new", f".tmp-young-{ended.pid}"}
+    assert set(os.listdir(tmp_path)) == {*kept, "new"}

@@ -15,7 +15,7 @@ import numpy as np
 from tether.environments import Task
 from tether.environments.make import make_environment
 from tether.errors import InputError
-from tether.machine.files import TEMPORARY_PREFIX
+from tether.machine.files import temporary_path
 
 if TYPE_CHECKING:
     import gymnasium
@@ -24,13 +24,13 @@ __all__ = ["Camera", "check_video", "contact_sheet_path", "prepare_rendering"]
 
 MOST_FPS = 30  # of the film; simulators that step faster are shown in real time by leaving pictures out
 SHEET = 12  # pictures on the sheet, three rows of four
-SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
+FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".webm": "webm"}  # ending -> ffmpeg's name
 
 
 def check_video(path: Path) -> None:
     """Raises InputError where a film cannot be written there: another ending, no folder, no ffmpeg."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--video {path}: name a file that ends with {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"--video {path}: name a file that ends with {', '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--video {path}: there is no folder {path.absolute().parent}")
     try:
@@ -57,7 +57,7 @@ class Camera:
         self.path = path
         self._writer: Any = None  # ffmpeg, once there is a picture
         self._fps = float(MOST_FPS)
-        self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+        self._temporary = temporary_path(path)
         self._every = 1  # pictures of the simulator to one of the film
         self._seen = 0
         self._kept: list[np.ndarray] = []  # at equal distances; every other is dropped when there are too many
@@ -97,7 +97,9 @@ class Camera:
         frame = np.ascontiguousarray(np.asarray(picture)[..., :3], np.uint8)
         frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # which H.264 needs
         if self._writer is None:
-            self._writer = _ffmpeg(self._temporary, frame.shape[1], frame.shape[0], self._fps)
+            self._writer = _ffmpeg(
+                self._temporary, FORMATS[self.path.suffix.lower()], frame.shape[1], frame.shape[0], self._fps
+            )
         self._writer.stdin.write(frame.tobytes())
         if (self._seen - 1) // self._every % self._distance == 0:
             self._kept.append(frame)
@@ -112,7 +114,7 @@ class Camera:
         image.imsave(contact_sheet_path(self.path), np.concatenate(rows, axis=0))
 
 
-def _ffmpeg(path: Path, width: int, height: int, fps: float) -> subprocess.Popen[bytes]:
+def _ffmpeg(path: Path, format: str, width: int, height: int, fps: float) -> subprocess.Popen[bytes]:
     """What writes the film, of pictures on its stdin. Not by imageio_ffmpeg's own writer, which forks beside JAX."""
     import imageio_ffmpeg
 
@@ -126,6 +128,8 @@ def _ffmpeg(path: Path, width: int, height: int, fps: float) -> subprocess.Popen
         "-an",
         "-pix_fmt",
         "yuv420p",
+        "-f",
+        format,
         str(path),
     ]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -42,11 +42,14 @@ __all__ = [
     "remove_abandoned",
     "save_arrays",
     "sha256_file",
+    "temporary_path",
+    "temporary_suffix",
     "to_json",
     "write_synced",
 ]
 
 TEMPORARY_PREFIX = ".tmp-"
+TEMPORARY = re.compile(r"\.tmp-.+-([0-9]+)\.tether", re.DOTALL)  # as in `temporary_path`, the number is the process
 LOCK = ".lock"  # how a folder's lock file is called (`machine/locks.py`)
 ABANDONED_SECONDS = 24 * 3600.0  # a temporary file that was not touched for so long, and whose process is gone
 
@@ -98,7 +101,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises: OSError; what `path` was before is then still there.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -116,7 +119,7 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
     Raises: OSError; the old content is then still there and the temporary file is not.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         write_synced(temporary, data)
         os.replace(temporary, path)
@@ -127,33 +130,41 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     fsync_directory(path.parent)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The name under which this process writes `path`; those that dead processes left beside it go."""
     remove_abandoned(path.parent.absolute())
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}{temporary_suffix()}")
+
+
+def temporary_suffix() -> str:
+    """What ends the names of this process's temporary files: who made them. No reader takes them for data by it."""
+    return f"-{os.getpid()}.tether"
 
 
 @functools.cache
 def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files and folders that a killed process has left in `folder` more than a day ago. Done once."""
+    """Remove what a killed process of tether has left in `folder` more than a day ago. Done once.
+
+    The folder may be the user's own (`--out ~/curve.png`), so nothing goes but what has a name of `temporary_path`.
+    """
     with contextlib.suppress(OSError):
-        for path in [path for path in folder.iterdir() if path.name.startswith(TEMPORARY_PREFIX)]:
-            if not _is_in_use(path):
+        for path in list(folder.iterdir()):
+            named = TEMPORARY.fullmatch(path.name)
+            if named is not None and not _is_in_use(path, int(named[1])):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _is_in_use(path: Path) -> bool:
+def _is_in_use(path: Path, process: int) -> bool:
     """Whether a temporary file is young, or the process in its name may still be at it."""
     touched = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
     if time.time() - touched < ABANDONED_SECONDS:
         return True
-    process = path.name.rpartition("-")[2]
-    if not process.isdecimal() or int(process) == os.getpid():  # this one has just begun to write here
+    if process == os.getpid():  # this one has just begun to write here
         return False
     if os.name == "nt":  # where signal 0 is Ctrl-C
         return False
     try:
-        os.kill(int(process), 0)
+        os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it is somebody else's

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import InputError
-from tether.machine.files import TEMPORARY_PREFIX
+from tether.machine.files import TEMPORARY_PREFIX, temporary_suffix
 from tether.machine.registry import registry
 from tether.runs.background import Background, recall, remember, remembered_names
 from tether.runs.callbacks import Callback, Row, RunInfo, lane_means
@@ -262,7 +262,8 @@ def _mlflow_database(folder: Path) -> str:
 
     path = folder / "mlflow.db"
     if not path.exists():
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as temporary:
+        prefix = f"{TEMPORARY_PREFIX}{path.name}-"
+        with tempfile.TemporaryDirectory(temporary_suffix(), prefix, folder) as temporary:
             made = Path(temporary) / path.name
             client = MlflowClient(tracking_uri=f"sqlite:///{made}")
             client.create_experiment(PROJECT, (folder / "mlartifacts").as_uri())
