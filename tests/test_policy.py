@@ -36,7 +36,7 @@ from tether.machine.files import to_json
 from tether.policies import folder as policy
 from tether.policies import golden
 from tether.policies.deployed import deploy
-from tether.policies.folder import save_policy
+from tether.policies.folder import save_policy, write_folder
 from tether.policies.golden import GOLDEN_PAIRS
 from tether.policies.loaded import LoadedPolicy
 from tether.types import Spec
@@ -141,10 +141,16 @@ def test_the_run_folder_stands_for_its_policy(loaded: LoadedPolicy) -> None:
 
 def test_saving_again_replaces(tmp_path: Path, loaded: LoadedPolicy) -> None:
     save(tmp_path / "policy", loaded.module, notes={"turn": 1})
-    (tmp_path / ".tmp-policy").mkdir()  # left by a crash
+    for left in (f".tmp-policy-{os.getpid()}.tether", ".old-policy.tether"):  # by a crash
+        (tmp_path / left / "x").mkdir(parents=True)
     save(tmp_path / "policy", loaded.module, notes={"turn": 2})
     assert load_policy(tmp_path / "policy").document["notes"] == {"turn": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def full(*_: Any) -> None:
+    """What writes, where there is no space left."""
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("call", ["write_synced", "fsync_directory"])
@@ -154,13 +160,65 @@ def test_a_full_disk_keeps_the_old_one(
     save(tmp_path / "policy", loaded.module)
     before = snapshot(tmp_path)
 
-    def fail(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(policy, call, fail)
+    monkeypatch.setattr(policy, call, full)
     with pytest.raises(OSError, match=r"policy not written: No space left on device.*policy"):
         save(tmp_path / "policy", loaded.module, notes={"turn": 2})
     assert snapshot(tmp_path) == before
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    """It may say which of several versions is served."""
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "current").symlink_to("v1")
+    for text in (b"one", b"two"):
+        write_folder(tmp_path / "current", {"policy.json": text})
+        assert os.readlink(tmp_path / "current") == "v1"
+        assert (tmp_path / "v1" / "policy.json").read_bytes() == text
+    assert sorted(os.listdir(tmp_path)) == ["current", "v1"]
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one is there again, also where the next one cannot be written."""
+    write_folder(tmp_path / "policy", {"policy.json": b"old"})
+    rename, renamed = Path.rename, []
+
+    class Killed(BaseException):
+        """Nothing is tidied up behind it."""
+
+    def killed(path: Path, to: Path) -> Path:
+        renamed.append(path)
+        if len(renamed) == 2:
+            raise Killed
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(Killed):
+        write_folder(tmp_path / "policy", {"policy.json": b"lost"})
+    monkeypatch.setattr(Path, "rename", rename)
+    assert not (tmp_path / "policy").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "write_synced", full)
+        with pytest.raises(OSError, match="policy not written: No space left"):
+            write_folder(tmp_path / "policy", {"policy.json": b"new"})
+    assert snapshot(tmp_path) == {"policy/policy.json": hashlib.sha256(b"old").hexdigest()}
+    write_folder(tmp_path / "policy", {"policy.json": b"new"})
+    assert snapshot(tmp_path) == {"policy/policy.json": hashlib.sha256(b"new").hexdigest()}
+
+
+def test_two_processes_do_not_mix_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One writes into a folder while another is at it."""
+    written, own = policy.write_synced, os.getpid()
+
+    def first_the_other(path: Path, data: bytes) -> None:
+        monkeypatch.setattr(policy, "write_synced", written)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: own + 1)
+            write_folder(tmp_path / "out", {"a": b"theirs", "b": b"theirs"})
+        written(path, data)
+
+    monkeypatch.setattr(policy, "write_synced", first_the_other)
+    write_folder(tmp_path / "out", {"a": b"ours"})
+    assert snapshot(tmp_path) == {"out/a": hashlib.sha256(b"ours").hexdigest()}
 
 
 def test_loading_needs_nothing_else(tmp_path: Path) -> None:

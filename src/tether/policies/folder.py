@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ from tether.algorithms.registry import hyperparameters_of, name_of, origin_of, r
 from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import Schema, size_of
 from tether.errors import InputError
-from tether.machine.files import decode_arrays, encode_arrays, fsync_directory, to_json, write_synced
+from tether.machine.files import (
+    decode_arrays,
+    encode_arrays,
+    fsync_directory,
+    temporary_path,
+    to_json,
+    write_synced,
+)
 from tether.machine.reading import one_line, read_bytes
 from tether.policies.deployed import DeployedPolicy
 from tether.policies.document import PolicyDocument, document_hash, read_document
@@ -123,24 +131,31 @@ def _statistics(observations: Float[np.ndarray, "rows observation"]) -> dict[str
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Put `files` into `folder`, all or none; what was there before goes only when they are complete."""
-    temporary, replaced = (folder.with_name(f".{kind}-{folder.name}") for kind in ("tmp", "old"))
-    for left in (temporary, replaced):  # by a crash
-        shutil.rmtree(left, ignore_errors=True)
+    """Put `files` into `folder`, all or none; what was there before goes only when they are complete.
+
+    A link such as `current -> v1` stays one: what it leads to is replaced.
+    Raises: OSError; an existing folder is then still there.
+    """
+    place = Path(os.path.realpath(folder))
+    temporary, replaced = temporary_path(place), place.with_name(f".old-{place.name}.tether")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a dead process that had this one's number
     try:
+        if replaced.exists() and not place.exists():  # a kill came between the two renames below
+            replaced.rename(place)
         temporary.mkdir(parents=True)
         for name, data in files.items():
             write_synced(temporary / name, data)
         fsync_directory(temporary)
-        if folder.exists():
-            folder.rename(replaced)
+        if place.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # of a kill behind the two renames
+            place.rename(replaced)
         try:
-            temporary.rename(folder)
+            temporary.rename(place)
         except OSError:
             if replaced.exists():
-                replaced.rename(folder)
+                replaced.rename(place)
             raise
-        fsync_directory(folder.parent)
+        fsync_directory(place.parent)
     except OSError as error:
         raise OSError(error.errno, f"policy not written: {error.strerror or error}", str(folder)) from error
     finally:
