@@ -248,6 +248,17 @@ def test_evaluate(tmp_path: Path) -> None:
     assert list(itertools.chain(*repeated)) == last
 
 
+def test_evaluate_in_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    """Somebody else's run: the scores are told all the same."""
+    run = copy_run(tmp_path / "a-run")
+    path = run / "evaluate-250-1.json"
+    path.mkdir()  # which refuses the superuser, too
+    code, out, err = tether("evaluate", run, "--episodes", 1, "--quiet")
+    assert code == 0
+    assert len(re.findall(r"^│ +(?:0|1|all) │", out, re.MULTILINE)) == 3
+    assert err == f"{path}: not written: Is a directory\n"
+
+
 def test_plot(tmp_path: Path) -> None:
     first, second = copy_run(tmp_path / "first"), copy_run(tmp_path / "second")
     (first / "curve.png").unlink()

@@ -324,7 +324,7 @@ def evaluate(
     runtime: "onnx", "numpy" or "stablehlo": what is exported plays, from the same starts with the same noise.
     video: a file, such as "out.mp4", for a film of the best lane's first episode; a sheet of pictures lies beside it.
     Lanes that have diverged hold NaN. Also writes `evaluate-<update>-<episodes>.json` in the run folder, with the
-    acting options and the runtime in its name where there are any.
+    acting options and the runtime in its name where there are any; a warning says where it cannot be written.
     Raises InputError where the folder is no run, has no checkpoint or environment, all its lanes have diverged, or an
     option is one that training depends on; CheckpointError where all checkpoints are damaged.
     """
@@ -362,7 +362,12 @@ def evaluate(
     }
     changed = "".join(f"-{name}={value}" for name, value in (acting or {}).items())
     changed += "" if runtime == "jax" else f"-{runtime}"
-    atomic_write_json(plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json", rows)
+    path = plan.folder / f"evaluate-{run.updates}-{episodes}{changed}.json"
+    try:
+        atomic_write_json(path, rows)
+    except OSError as error:  # somebody else's run: what was played is worth more than the file
+        with Display(quiet) as display:
+            display.warn(f"{path}: not written: {error.strerror or error}")
     if video is not None:
         with Display(quiet) as display:
             film(run, int(np.nanargmax(outcome.returns.mean(axis=1))), Path(video), display)
