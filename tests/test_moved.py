@@ -1,15 +1,18 @@
 """A run finds its data where they lie now, by their SHA-256; and says what else is not as it was."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from make_data import copy_run, data_file, digest, tether
 
 from tether import InputError, load_dataset
 from tether.runs.config import config_of, restored_plan
-from tether.runs.moved import find_source, relative_source
+from tether.runs.moved import find_source, findable, relative_source
 from tether.studies.compare import Protocol
 
 SHA256 = load_dataset(str(data_file())).source.sha256
@@ -41,6 +44,21 @@ def test_data_are_found_where_they_may_have_gone(tmp_path: Path, monkeypatch: py
     now = put(tmp_path / place / NAME)
     assert find_source(GONE, "../../../data/hopper-medium.hdf5", SHA256, run) == str(now)
     assert find_source(GONE, None, "0" * 64, run) == GONE
+
+
+def test_places_that_may_not_be_entered_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A colleague's run: its data lay in a folder that is closed to others, and were copied with it."""
+    stat, closed = os.stat, tmp_path / "closed"
+
+    def refused(path: Any, *arguments: Any, **how: Any) -> Any:
+        if str(path).startswith(str(closed)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *arguments, **how)
+
+    now, was = put(tmp_path / "runs" / NAME), closed / NAME
+    monkeypatch.setattr(os, "stat", refused)
+    assert find_source(str(was), "../../closed/hopper-medium.hdf5", SHA256, tmp_path / "runs" / "mine") == str(now)
+    assert findable(str(was)) == str(was)
 
 
 def test_what_is_no_path_is_not_looked_for(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ ANCESTORS = 4  # of a run's folder, in which data are looked for
 def findable(location: str) -> str:
     """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
     path = Path(location)
-    return str(path.resolve()) if location not in bundled_names() and path.exists() else location
+    return str(path.resolve()) if location not in bundled_names() and _is_there(path) else location
 
 
 def relative_source(location: str, folder: Path) -> str | None:
@@ -35,10 +35,10 @@ def find_source(source: str, relative: str | None, sha256: str, folder: Path) ->
     source, relative: as config.json of the run in `folder` has them.
     """
     prefix, path = _path_of(source)
-    if path is None or path.exists():
+    if path is None or _is_there(path):
         return source
     for place in _places(path.name, relative, folder):
-        if place.exists() and _sha256(prefix, place) == sha256:
+        if _is_there(place) and _sha256(prefix, place) == sha256:
             return f"{prefix}{place}"
     return source
 
@@ -57,6 +57,14 @@ def _places(name: str, relative: str | None, folder: Path) -> Iterator[Path]:
         yield Path(os.path.normpath(folder / relative))
     parents = list(folder.parents)[:ANCESTORS]
     yield from (place / name for place in (*parents[:1], folder, *parents[1:], Path.cwd()))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything is at `path`, as far as this user may look."""
+    try:
+        return path.exists()
+    except OSError:  # Python 3.11 raises where a folder may not be entered
+        return False
 
 
 def _sha256(prefix: str, place: Path) -> str | None:
