@@ -68,6 +68,19 @@ def test_what_is_no_path_is_not_looked_for(tmp_path: Path) -> None:
     assert find_source(f"own:{GONE}", None, SHA256, tmp_path) == f"own:{GONE}"
 
 
+def test_a_relative_path_means_the_folder_that_it_was_read_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program goes elsewhere before it trains."""
+    path, elsewhere = put(tmp_path / NAME), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    source = load_dataset(NAME).source
+    monkeypatch.chdir(elsewhere)
+    assert source.location == NAME  # as the user calls it
+    assert findable(source) == str(path.resolve())
+    assert relative_source(source, elsewhere / "runs" / "mine") == f"../../../{NAME}"
+    assert source.sha256 == SHA256
+
+
 def test_run_and_data_move_together(tmp_path: Path) -> None:
     """The first folder is where the run was made, the second where both are now; nothing else tells."""
     before, after = tmp_path / "before", tmp_path / "after"

@@ -44,7 +44,7 @@ class FileDigest:
     """The SHA-256 of a file, taken when it is asked for: that takes longer than reading the file."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = path.absolute()  # the current folder may be another one by then
         self._stamp = self._now()
 
     @functools.cached_property
@@ -69,6 +69,12 @@ class Source:
     digest: str | FileDigest | None  # None: `Dataset` takes that of its content
     collection: str = ""  # Minari, OGBench: whose data these are, and whose scores they are therefore not
     in_memory: bool = False
+    path: Path | None = None  # what `location` means from any folder, where it is a path; people read `location`
+
+    @classmethod
+    def at(cls, path: Path, digest: str | FileDigest, collection: str = "") -> "Source":
+        """Of a file or a folder."""
+        return cls(str(path), digest, collection, path=path.resolve())
 
     @classmethod
     def memory(cls, name: str) -> "Source":

@@ -186,9 +186,8 @@ def _named(dataset: Any, prefix: str, name: str) -> Dataset:
         return dataset
     path = Path(name).expanduser()
     source = f"{prefix}:{path.resolve() if path.exists() else name}"
-    return replace(
-        dataset, source=replace(dataset.source, location=source, digest=dataset.source.sha256, in_memory=False)
-    )
+    read = dataset.source
+    return replace(dataset, source=replace(read, location=source, digest=read.sha256, in_memory=False, path=None))
 
 
 READERS: Registry[Callable[..., Dataset]] = registry("reader").provide(

@@ -84,8 +84,8 @@ def config_of(plan: Plan) -> dict[str, Any]:
         "settings": dataclasses.asdict(plan.options),
         "data": record
         | {
-            "source": findable(record["source"]),
-            "relative_source": relative_source(record["source"], plan.folder),
+            "source": findable(source or record["source"]),
+            "relative_source": relative_source(source or record["source"], plan.folder),
             "sha256": sha256,
             "in_memory": source is not None and source.in_memory,
         },
@@ -210,7 +210,7 @@ def note_data(plan: Plan) -> str | None:
     """Write where the data lie now into config.json -> that place, None where it is the same or they are in memory."""
     path, source = plan.folder / "config.json", plan.prepared.source
     config = read_json(path)
-    now = findable(plan.prepared.record["source"])
+    now = findable(source or plan.prepared.record["source"])
     together("read where the data were")  # nobody reads what the first has written
     if config["data"].get("in_memory") or source is None or source.in_memory or config["data"]["source"] == now:
         return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tether.data import bundled_names, load_dataset
+from tether.data.source import Source
 from tether.errors import InputError
 from tether.machine.files import sha256_file
 
@@ -14,15 +15,17 @@ __all__ = ["find_source", "findable", "relative_source"]
 ANCESTORS = 4  # of a run's folder, in which data are looked for
 
 
-def findable(location: str) -> str:
+def findable(source: str | Source) -> str:
     """A path as an absolute one, so that a run can be resumed from another folder; a bundled name as it is."""
-    path = Path(location)
-    return str(path.resolve()) if location not in bundled_names() and _is_there(path) else location
+    if isinstance(source, Source):
+        return findable(source.location) if source.path is None else str(source.path)
+    path = Path(source)
+    return str(path.resolve()) if source not in bundled_names() and _is_there(path) else source
 
 
-def relative_source(location: str, folder: Path) -> str | None:
+def relative_source(source: str | Source, folder: Path) -> str | None:
     """The way from a run's folder to its data, which stays true where both move together; None: they are no path."""
-    _, path = _path_of(findable(location))
+    _, path = _path_of(findable(source))
     with contextlib.suppress(ValueError):  # another drive of Windows
         return None if path is None else os.path.relpath(path, folder.resolve())
     return None

@@ -306,8 +306,8 @@ def _plan(request: Request, data: Dataset, folder: Path) -> Comparison:
     task = task_for(data, request.environment, request.horizon).task
     every = request.eval_every_updates
     protocol = Protocol(
-        source=findable(data.source.location),
-        relative_source=relative_source(data.source.location, folder),
+        source=findable(data.source),
+        relative_source=relative_source(data.source, folder),
         dataset=data.name,
         sha256=data.source.sha256,
         observation_size=data.observations.shape[1],

@@ -185,7 +185,7 @@ def read_table(path: Path, continuous: bool = False) -> Dataset:
     return Dataset(
         name=path.stem,
         **columns,
-        source=Source(str(path), sha256_file(path)),
+        source=Source.at(path, sha256_file(path)),
         exact_next_observations=rows.next_observations is not None,
         has_rewards=plan.reward.recorded,
         notes=(*(() if plan.reward.recorded else ("no column is called reward or rewards",)), *mended.notes(plan)),

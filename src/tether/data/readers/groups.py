@@ -144,7 +144,7 @@ def read_episode_groups(path: Path) -> Recording:
         names = [name.rsplit("/", 1)[-1] for name in _groups(file)]
         masks = _masks(file, names, recording.lengths) if names else {}
         metadata, notes = _robomimic(file, len(recording.columns["actions"]))
-    own = recording.recording(path.stem, Source(str(path), FileDigest(path)))
+    own = recording.recording(path.stem, Source.at(path, FileDigest(path)))
     return replace(own, masks={**own.masks, **masks}, metadata=metadata, notes=(*own.notes, *notes))
 
 
@@ -157,7 +157,7 @@ def read_episode_files(folder: Path) -> Recording | None:
     else:
         return None
     joined = _joined(_episodes_of(files), str(folder))
-    return joined.recording(folder.resolve().name, Source(str(folder), files_digest(files)))
+    return joined.recording(folder.resolve().name, Source.at(folder, files_digest(files)))
 
 
 def _episodes_of(files: Iterable[Path]) -> Iterator[Episode]:

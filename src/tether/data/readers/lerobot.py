@@ -124,7 +124,7 @@ def read_lerobot_folder(folder: Path) -> Recording:
     used = {*FRAME_COLUMNS, *observation, *action, *following.values()}
     return Recording(
         folder.resolve().name,
-        Source(str(folder), files_digest([folder / INFO, *files])),
+        Source.at(folder, files_digest([folder / INFO, *files])),
         columns,
         _names(observation),
         _names(action),

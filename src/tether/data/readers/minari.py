@@ -184,7 +184,7 @@ def read_minari_hdf5(path: str | Path, continuous: bool = False) -> Dataset:
             found = sorted(map(str, file))
             raise InputError(f"{path}: no 'episode_<number>' group among its keys {found}; not Minari's layout")
         episodes = [_read_episode(file[key], f"{path}: {key}", path) for key in keys]
-    return _dataset(episodes, path.parent, Source(str(path), sha256_file(path), COLLECTION), path.stem, continuous)
+    return _dataset(episodes, path.parent, Source.at(path, sha256_file(path), COLLECTION), path.stem, continuous)
 
 
 def _episode_keys(file: h5py.File) -> list[str]:
