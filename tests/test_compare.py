@@ -360,6 +360,16 @@ def test_folders_that_are_no_comparison_are_left_alone(tmp_path: Path) -> None:
     assert "this version of tether reads 1" in tether("compare", folder)[2]
 
 
+def test_comparisons_of_one_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that begins where another has just begun must not join it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "fresh_folder", lambda _: Path("runs/mine"))
+    monkeypatch.setattr(compare, "_train_all", lambda asked, *_: asked)
+    request = compare.Request(str(data_file()), ("bc",))
+    made = [compare.start_comparison(request, None, quiet=True).folder.name for _ in range(2)]
+    assert made == ["mine", "mine-2"]
+
+
 def test_without_an_environment_values_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "choose", functools.partial(compare.choose, updates=64, members=2))
     out = tmp_path / "out"

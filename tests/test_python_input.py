@@ -1,6 +1,8 @@
 """Bad input from Python: one line, an InputError, that names the value, the place and the choices; nothing written."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pandas
 import pytest
 
 import tether
-from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC
+from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC, api
 from tether.data.transforms import REWARD_TRANSFORMS, prepare
 from tether.runs.config import fresh_folder
+from tether.runs.folder import make_fresh
+from tether.runs.plan import Plan
 
 GENERATOR = np.random.default_rng(0)
 ARRAYS = {
@@ -93,6 +97,27 @@ def test_a_data_set_does_not_choose_where_its_runs_lie(tmp_path: Path, monkeypat
         folder = fresh_folder(f"bc-{name}")
         assert folder.parent == Path("runs")
         assert folder.name.startswith(f"{inside}-2")
+
+
+def test_runs_of_one_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes the folder after this one has chosen it."""
+    monkeypatch.chdir(tmp_path)
+    written = api.config_of
+
+    def slower(plan: Plan) -> dict[str, Any]:
+        plan.folder.mkdir(parents=True)
+        (plan.folder / "config.json").write_text("theirs")
+        return written(plan)
+
+    monkeypatch.setattr(api, "config_of", slower)
+    report = tether.train(SMALL, DATA, environment="none", options=Options(batch_size=4), quiet=True)
+    theirs, ours = sorted((tmp_path / "runs").iterdir())
+    assert (ours.name, report.folder) == (f"{theirs.name}-2", Path("runs") / ours.name)
+    assert os.listdir(theirs) == ["config.json"]
+    assert (ours / "result.json").exists()
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(make_fresh, [Path("runs/x")] * 8))
+    assert {path.name for path in made} == {"x", *(f"x-{count}" for count in range(2, 9))}
 
 
 def test_other_functions_name_the_argument_that_is_near(tmp_path: Path) -> None:

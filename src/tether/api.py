@@ -121,7 +121,8 @@ def train(
     warnings = [place.note, *unscaled(data, reward_transform, observation_transform, rewards=learns)]
     plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
     del data, prepared, dataset  # only what the plan keeps of them is needed: unless the caller holds them, freed
-    with new_folder(folder, config_of(plan) | {"notes": dict(notes or {})}):
+    with new_folder(folder, config_of(plan) | {"notes": dict(notes or {})}, fresh=out is None) as made:
+        plan = dataclasses.replace(plan, folder=made)
         return _finish(plan, quiet, callbacks, loggers, why_not=place.why_not, warnings=warnings)
 
 
@@ -239,8 +240,8 @@ def finetune(
         horizon=horizon,
     )
     plan = plan_finetuning(Path(run), request, out, quiet, dataset, algorithm)
-    with new_folder(plan.folder, config_of(plan) | {"notes": dict(notes or {})}):
-        return _finish(plan, quiet, callbacks, loggers)
+    with new_folder(plan.folder, config_of(plan) | {"notes": dict(notes or {})}, fresh=out is None) as made:
+        return _finish(dataclasses.replace(plan, folder=made), quiet, callbacks, loggers)
 
 
 def _lanes(algorithm: Any, seeds: Any, sweep: Any, lanes: Sequence[Lane] | None, framing: Framing) -> Sequence[Lane]:

@@ -315,14 +315,8 @@ def with_device_here(plan: Plan) -> tuple[Plan, str]:
 
 
 def fresh_folder(stem: str) -> Path:
-    """`runs/STEM-TIME`, or with a number behind it where that is taken; not created."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{file_stem(stem)}-{stamp}"
-    folder, count = Path("runs") / name, 1
-    while folder.exists():
-        count += 1
-        folder = Path("runs") / f"{name}-{count}"
-    return folder
+    """`runs/STEM-TIME`; not created (`runs.folder.make_fresh`)."""
+    return Path("runs") / f"{file_stem(stem)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def versions() -> dict[str, str]:

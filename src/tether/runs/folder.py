@@ -12,16 +12,19 @@ from tether.machine.reading import read_json
 from tether.runs.config import versions
 from tether.training.devices import any_process, is_primary
 
-__all__ = ["changed_versions", "check_free", "new_folder", "open_folder"]
+__all__ = ["changed_versions", "check_free", "make_fresh", "new_folder", "open_folder"]
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, config: dict[str, Any]) -> Iterator[None]:
-    """Make the run folder with config.json in it, or nothing, and be the one that writes to it.
+def new_folder(folder: Path, config: dict[str, Any], *, fresh: bool = False) -> Iterator[Path]:
+    """Make the run folder with config.json in it, or nothing, and be the one that writes to it -> the folder.
 
+    fresh: nobody has named it, so that it gets another number where it is taken (`make_fresh`).
     A folder that a kill left before there was anything in it is taken for none.
     Raises: InputError where it exists or cannot be made; Busy; OSError.
     """
+    if fresh:
+        folder = make_fresh(folder)
     check_free(folder)  # nobody makes it before everybody has looked
     with _alone(folder):
         check_free(folder)  # of a run that ended just now
@@ -34,7 +37,25 @@ def new_folder(folder: Path, config: dict[str, Any]) -> Iterator[None]:
                         path.unlink()
                     folder.rmdir()
                 raise
-        yield
+        yield folder
+
+
+def make_fresh(folder: Path) -> Path:
+    """Make `folder`, or with the next free number behind it where that is there -> what was made.
+
+    Of several processes that begin in one second each makes its own. Raises: InputError where it cannot be made.
+    """
+    _make(folder.parent)
+    made, count = folder, 1
+    while True:
+        try:
+            made.mkdir()
+            return made
+        except FileExistsError:
+            count += 1
+            made = folder.with_name(f"{folder.name}-{count}")
+        except OSError as error:
+            raise InputError(f"{made}: cannot be created: {error.strerror or error}") from None
 
 
 def check_free(folder: Path) -> None:

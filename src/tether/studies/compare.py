@@ -45,6 +45,7 @@ from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
 from tether.runs.arms import as_text
 from tether.runs.config import check_counts, check_rewards, commit, fresh_folder, versions
+from tether.runs.folder import make_fresh
 from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options
 from tether.runs.records import Display
@@ -223,6 +224,8 @@ def start_comparison(
     where the folder cannot be written.
     """
     asked, data = plan_comparison(request, out, quiet, data)
+    if out is None:
+        asked = dataclasses.replace(asked, folder=make_fresh(asked.folder))
     folder = asked.folder
     if folder.exists() and (not folder.is_dir() or lasting(folder)) and not (folder / "comparison.json").exists():
         raise InputError(f"{folder}: exists already and holds no comparison; name another with --out")

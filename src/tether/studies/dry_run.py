@@ -92,7 +92,8 @@ def describe_training(
     task, why_not = _task(data, request.environment, request.horizon)
     name = name_of(algorithm)
     folder = out or fresh_folder(f"{name}-{data.dataset.name if data.dataset else d4rl_name(data.source[5:])}")
-    check_free(folder)
+    if out is not None:
+        check_free(out)
     rate = matmul_rate(precision=options.precision)
     found = _estimate(algorithm, options, data, arguments, lanes, task, rate)
     phases = (
@@ -125,7 +126,8 @@ def describe_training(
 def describe_finetuning(run: Path, request: FinetuneRequest, out: Path | None, dataset: str | None) -> Table:
     """The run that `tether finetune` would make. Raises InputError for all that it would refuse."""
     plan = plan_finetuning(run, request, out, True, dataset)
-    check_free(plan.folder)
+    if out is not None:
+        check_free(out)
     finetuning, options, task = plan.finetuning, plan.options, plan.task
     assert finetuning is not None
     assert task is not None
