@@ -14,6 +14,7 @@ import tomllib
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from make_data import OPTIONS, copy_run, data_file, finished_run, rows, snapshot, tether, write_d4rl
 
@@ -25,6 +26,7 @@ from tether.cli.data import DATA_VERBS
 from tether.cli.lists import Algorithms
 from tether.cli.words import check_words, options_of
 from tether.environments import TASKS
+from tether.evaluation.rollout import Episodes
 from tether.runs.jsonlines import JsonLines
 from tether.runs.records import Display
 
@@ -257,6 +259,20 @@ def test_evaluate_in_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     assert code == 0
     assert len(re.findall(r"^│ +(?:0|1|all) │", out, re.MULTILINE)) == 3
     assert err == f"{path}: not written: Is a directory\n"
+
+
+def test_evaluations_are_summed_up_as_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two scores by chance, where the run has had more: their interquartile mean, in the rows of all lanes."""
+    scores = np.array([[75.0] * 8 + [100.0] * 2, [75.0] * 10])
+    monkeypatch.setattr(api, "evaluate", lambda *_, **__: (Episodes(scores, np.ones((2, 10), int)), scores))
+    row = {"update": 1, "lane": 0, "length": 5, "return": 1.0}
+    own = [{**row, "episode": e, "normalized_score": score} for e, score in enumerate((0.0, 75.0, 100.0))]
+    JsonLines(tmp_path / "evaluations.jsonl").append(own)
+    code, out, _ = tether("evaluate", tmp_path)
+    assert code == 0
+    assert re.findall(r"^│ +(0|1|all) │.* ([\d.]+) │ +([\d.]+) │ +\[", out, re.MULTILINE) == [
+        ("0", "80.0", "75.0"), ("1", "75.0", "75.0"), ("all", "77.5", "75.0")
+    ]  # fmt: skip
 
 
 def test_plot(tmp_path: Path) -> None:

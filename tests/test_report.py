@@ -13,11 +13,14 @@ from rich.console import Console
 
 from tether.environments import get_task
 from tether.errors import InputError
-from tether.evaluation.statistics import aggregate
+from tether.evaluation.statistics import aggregate, interquartile_mean
 from tether.plots import curves as plot_module
+from tether.runs.callbacks import RunInfo
 from tether.runs.jsonlines import JsonLines
+from tether.runs.records import Display
 from tether.runs.report import Report, behaviour_summary, plot_runs, report_table, summarise, write_report
 from tether.runs.run import Frozen
+from tether.studies.comparison import read_row
 from tether.training.lanes import Lane
 
 
@@ -90,7 +93,7 @@ def test_last_and_best(tmp_path: Path) -> None:
     run = run_of(tmp_path, {100: [[1, 3], [2, 2]], 200: [[9, 5], [6, 8]], 300: [[4, 4], [4, 5]]})
     report = reported(run)
     assert (report.status, report.updates, report.best_update) == ("done", 300, 200)
-    assert report.last == aggregate(np.array([[4, 4], [4, 5]]))
+    assert report.last == aggregate(np.array([[4, 4], [4, 5]]), statistic=interquartile_mean)
     assert report.best == aggregate(np.array([[9, 5], [6, 8]]))
     assert report.lane_scores == {0: 4.0, 1: 4.5}
     assert report.best_lane == 1
@@ -131,7 +134,7 @@ def test_diverged_lanes_are_in_no_summary(tmp_path: Path) -> None:
     scores: dict[int, list[list[float | None]]] = {100: [[1, 1], [99, 99]], 200: [[3, 5], [None, None]]}
     report = reported(run_of(tmp_path, scores, frozen={1: Frozen("train", 150)}))
     assert report.status == "partly-diverged"
-    assert report.last == aggregate(np.array([[3, 5]]))
+    assert report.last == aggregate(np.array([[3, 5]]), statistic=interquartile_mean)
     assert report.best_update == 200  # the diverged lane's 99 does not count
     assert (report.best_lane, report.lane_scores) == (0, {0: 4.0})
     lanes = json.loads((tmp_path / "result.json").read_text())["lanes"]
@@ -152,8 +155,8 @@ def test_a_sweep_is_summarised_by_its_settings(tmp_path: Path) -> None:
     lanes = [Lane(seed, {"expectile": value}) for value in (0.7, 0.9) for seed in (0, 1)]
     report = reported(run_of(tmp_path, {100: [[1, 1], [2, 2], [8, 8], [9, 9]]}, lanes))
     assert report.last_by_arm == {
-        "expectile 0.7": aggregate(np.array([[1, 1], [2, 2]])),
-        "expectile 0.9": aggregate(np.array([[8, 8], [9, 9]])),
+        "expectile 0.7": aggregate(np.array([[1, 1], [2, 2]]), statistic=interquartile_mean),
+        "expectile 0.9": aggregate(np.array([[8, 8], [9, 9]]), statistic=interquartile_mean),
     }
     (row,) = [line for line in lines(report_table(report)) if "expectile 0.9" in line]
     assert "│  8.5 │" in row
@@ -215,6 +218,67 @@ def test_a_line_of_successes_is_their_mean(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal([curve.middle, *curve.lanes], [[0, 20], [0, 20]])
     assert curve.high[1] > 20
     assert curve.statistic == "mean"
+
+
+def test_a_run_is_summed_up_by_one_statistic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kitchen's scores are five, of which a single evaluation may show two: they are no success rate for that."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    last = [75] * 8 + [100] * 2
+    lanes = [Lane(0, {"expectile": value}) for value in (0.7, 0.9)]
+    run = run_of(tmp_path, {100: [[25, 50, 75, 75, 75] * 2, [0] * 10], 200: [last, last]}, lanes)
+    report = reported(run)
+    expected = aggregate(np.array([last, last]), statistic=interquartile_mean)
+    assert report.last == expected
+    assert (expected.iqm, expected.mean, expected.statistic) == (75, 80, "IQM")
+    assert {(arm.iqm, arm.statistic) for arm in report.last_by_arm.values()} == {(75, "IQM")}
+    plot_runs([tmp_path], tmp_path / "picture.png")
+    assert {(curve.middle[-1], curve.statistic) for _, curves, *_ in drawn for curve in curves} == {(75, "IQM")}
+    rows = run.records.evaluations.read()
+    (tmp_path / "result.json").unlink()
+    about = {"algorithm": "dtql", "family": "", "paper": "", "settings": ""}
+    assert read_row(tmp_path, about, None, None).last == expected  # stopped, in a comparison
+    capsys.readouterr()
+    told = [[row for row in rows if row["update"] == update] for update in (100, 200)]
+    display = Display(quiet=False)
+    display.on_evaluation(told[0])
+    display.on_evaluation(told[1])
+    resumed = Display(quiet=False)
+    resumed.on_start(RunInfo(tmp_path, {}, (("train", 200),), True, [], told[0], 100, lambda *_, **__: False))
+    resumed.on_evaluation(told[1])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == lines[2]
+    assert lines[2].endswith(f"score {expected} (IQM)")
+
+
+def fine_tuned(folder: Path, parent: Path, scores: dict[int, list[list[float | None]]]) -> Any:
+    """A run as of `run_of` that went on from `parent`, from its first evaluation on."""
+    run = run_of(folder, scores)
+    config = json.loads((folder / "config.json").read_text())
+    config["finetuning"] = {"parent": {"folder": str(parent), "update": min(scores)}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return run
+
+
+def folders(tmp_path: Path, *names: str) -> list[Path]:
+    """New ones."""
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+    return [tmp_path / name for name in names]
+
+
+def test_a_fine_tuned_run_is_summed_up_by_its_own_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    before, tuned = folders(tmp_path, "before", "tuned")
+    run_of(before, {100: [[10, 20, 30, 40, 50]]})
+    report = reported(fine_tuned(tuned, before, {200: [[0, 0, 0, 0, 0]], 300: [[100, 0, 0, 0, 0]]}))
+    assert report.last is not None
+    ((_, (curve,), *_),) = drawn
+    assert curve.updates.tolist() == [100, 200, 300]
+    assert (curve.middle[-1], curve.statistic) == (report.last.iqm, report.last.statistic) == (20, "mean")
 
 
 def test_runs_of_different_tasks_do_not_share_a_picture(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ class Evaluate:
         from rich.table import Table
 
         from tether.api import evaluate
-        from tether.evaluation.statistics import IQM_WORDS
+        from tether.evaluation.statistics import IQM_WORDS, statistic_of
+        from tether.runs.callbacks import score_of
+        from tether.runs.records import evaluation_log
 
         acting = assignments("--set", self.set)
         how: dict[str, Any] = {"episodes": self.episodes, "quiet": self.quiet, "acting": acting, "video": self.video}
@@ -60,21 +62,23 @@ class Evaluate:
         for column in ("lane", "mean return", "mean length", "mean score", "IQM of scores", "95 % interval of it"):
             table.add_column(column, justify="right")
         alive = [bool(np.isfinite(row).all()) for row in scores]
+        before, _ = evaluation_log(self.folder).read_whole()  # they choose the statistic, as in the run's own tables
+        statistic = statistic_of(np.array([*scores[alive].flat, *map(score_of, before)]))
         for lane in range(len(scores)):
-            cells = _outcome(outcome, scores, [lane]) if alive[lane] else ["diverged"]
+            cells = _outcome(outcome, scores, [lane], statistic) if alive[lane] else ["diverged"]
             table.add_row(str(lane), *cells)
         if sum(alive) > 1:
-            table.add_row("all", *_outcome(outcome, scores, np.flatnonzero(alive).tolist()))
+            table.add_row("all", *_outcome(outcome, scores, np.flatnonzero(alive).tolist(), statistic))
         table.caption, table.caption_justify = IQM_WORDS, "left"
         print_out(table)
         return 0 if all(alive) else fail(1, f"{alive.count(False)} of {len(alive)} lanes diverged")
 
 
-def _outcome(outcome: Any, scores: Any, lanes: list[int]) -> list[str]:
+def _outcome(outcome: Any, scores: Any, lanes: list[int], statistic: Any) -> list[str]:
     """The cells of a row of `tether evaluate`."""
     from tether.evaluation.statistics import aggregate
 
-    summary = aggregate(scores[lanes])
+    summary = aggregate(scores[lanes], statistic=statistic)
     interval = f"[{summary.ci95_low:.1f}, {summary.ci95_high:.1f}]"
     means = f"{outcome.returns[lanes].mean():.1f}", f"{outcome.lengths[lanes].mean():.0f}", f"{summary.mean:.1f}"
     return [*means, f"{summary.iqm:.1f}", interval]

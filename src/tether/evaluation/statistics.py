@@ -16,6 +16,7 @@ from tether.errors import InputError
 
 __all__ = [
     "IQM_WORDS",
+    "Statistic",
     "Summary",
     "aggregate",
     "interquartile_mean",
@@ -30,7 +31,7 @@ Statistic = Callable[..., np.ndarray]
 """`statistic(scores, axis=1)`: scores (resamples, lanes * episodes) -> (resamples,), as `np.mean` does."""
 
 IQM_WORDS = (
-    "IQM: interquartile mean, of the middle half of all episodes; of episodes that only succeed or fail, their mean"
+    "IQM: interquartile mean, of the middle half of all episodes; where those of a run only succeed or fail, their mean"
 )
 CHUNK = 1_000_000  # scores resampled at once, which bounds the memory to tens of MB
 
@@ -70,7 +71,8 @@ def statistic_of(scores: np.ndarray) -> Statistic:
     """What sums such scores up: their interquartile mean, or of no more than two values their mean.
 
     Episodes that only succeed or fail have no middle half: it would hold the more frequent outcome alone, so that 6
-    successes of 50 came to 0 and 44 to 100.
+    successes of 50 came to 0 and 44 to 100. Of a run that is asked of all its evaluations together: a single one may
+    hold two values by chance.
     """
     return np.mean if len(np.unique(scores[np.isfinite(scores)])) <= 2 else interquartile_mean
 

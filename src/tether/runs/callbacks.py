@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tether.errors import InputError, unknown
+from tether.evaluation.statistics import Statistic, statistic_of
 
 __all__ = [
     "VALIDATION",
@@ -30,6 +31,7 @@ __all__ = [
     "lane_means",
     "score_of",
     "scores_by_update",
+    "statistic_of_run",
 ]
 
 VALIDATION = "validation/"
@@ -187,6 +189,12 @@ def scores_by_update(rows: Sequence[Row], lanes: Sequence[int] | None = None) ->
         update: np.asarray([by_lane[lane] for lane in (by_lane if lanes is None else lanes)])
         for update, by_lane in table.items()
     }
+
+
+def statistic_of_run(rows: Sequence[Mapping[str, Any]]) -> Statistic:
+    """What sums up every evaluation of the run with these rows of evaluations.jsonl: one statistic for all of them, so
+    that the end of its curve is what its tables say."""
+    return statistic_of(np.array([score_of(row) for row in rows]))
 
 
 def by_update(rows: Sequence[Row]) -> Iterator[tuple[int, list[Row]]]:

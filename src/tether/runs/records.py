@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tether.evaluation.statistics import aggregate
-from tether.runs.callbacks import Callback, Row, scores_by_update
+from tether.evaluation.statistics import aggregate, statistic_of
+from tether.runs.callbacks import Callback, Row, RunInfo, score_of, scores_by_update
 from tether.runs.jsonlines import JsonLines, Mark
 
 __all__ = ["Display", "Records", "evaluation_log", "metric_log"]
@@ -116,6 +117,7 @@ class Display(Callback):
         self._total = 0
         self._counted = False  # whether a line of this stretch has said how much is done
         self._score = ""
+        self._values: set[float] = set()  # that scores of episodes have had in this run
         self._spoke = time.monotonic()
 
     def __enter__(self) -> "Display":
@@ -150,10 +152,15 @@ class Display(Callback):
         if self._task is not None:
             self._progress.update(self._task, note=text)
 
+    def on_start(self, run: RunInfo) -> None:
+        """Recall what scores there have been."""
+        self._values = {score_of(row) for row in run.evaluations}
+
     def on_evaluation(self, rows: list[Row]) -> None:
         """Show the score."""
         (update, scores), *_ = scores_by_update(rows).items()
-        summary = aggregate(scores)
+        self._values.update(scores.flat)
+        summary = aggregate(scores, statistic=statistic_of(np.array([*self._values])))
         self.score(update, f"{summary} ({summary.statistic})")
 
     def score(self, update: int, text: str) -> None:

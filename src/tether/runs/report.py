@@ -10,12 +10,12 @@ from rich.table import Table
 
 from tether.environments import Task
 from tether.errors import InputError
-from tether.evaluation.statistics import IQM_WORDS, Summary, aggregate, interval_text, statistic_of
+from tether.evaluation.statistics import IQM_WORDS, Statistic, Summary, aggregate, interval_text
 from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.machine.reading import parse_json, read_bytes
 from tether.runs.alarms import alarms_of
 from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
-from tether.runs.callbacks import score_of, scores_by_update
+from tether.runs.callbacks import score_of, scores_by_update, statistic_of_run
 from tether.runs.curves import Curves, read_curves
 from tether.runs.records import evaluation_log
 from tether.training.lanes import Lane
@@ -76,8 +76,8 @@ def summarise(run: Any) -> Report:
     """The outcome of a `tether.runs.run.Run` that has come to its end."""
     plan, rows = run.plan, run.records.evaluations.read()
     survivors = np.flatnonzero(run.alive).tolist()
-    scores = scores_by_update(rows, survivors)
-    by_update = {update: aggregate(values) for update, values in scores.items()}
+    scores, statistic = scores_by_update(rows, survivors), statistic_of_run(rows)
+    by_update = {update: aggregate(values, statistic=statistic) for update, values in scores.items()}
     best_update = max(by_update, key=lambda update: by_update[update].mean, default=None)
     last = max((row["update"] for row in rows), default=-1)  # not in `scores` where damage has taken rows of it
     last_scores = dict(zip(survivors, scores[last], strict=True)) if last in scores else {}
@@ -90,7 +90,7 @@ def summarise(run: Any) -> Report:
         score_name=plan.task.score_name if plan.task else "",
         behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
         last=by_update.get(last),
-        last_by_arm=_by_arm(plan.lanes, last_scores),
+        last_by_arm=_by_arm(plan.lanes, last_scores, statistic),
         best=None if best_update is None else by_update[best_update],
         best_update=best_update,
         lane_scores=lane_scores,
@@ -188,7 +188,9 @@ def plot_runs(folders: list[Path], path: Path) -> None:
         raise InputError(f"runs of different tasks do not share an axis: {', '.join(tasks)}")
     title, names = _names(runs)
     curves = [
-        curve_of(", ".join(filter(None, [name, arm])), run.rows, lanes, online_from=run.online_from)
+        curve_of(
+            ", ".join(filter(None, [name, arm])), run.rows, lanes, earlier=run.earlier, online_from=run.online_from
+        )
         for run, name in zip(runs, names, strict=True)
         for arm, lanes in run.arms.items()
     ]
@@ -259,24 +261,26 @@ def curve_of(
     *,
     most_points: int | None = None,
     resamples: int = 2000,
+    earlier: Sequence[Mapping[str, Any]] = (),
     online_from: int | None = None,
 ) -> Any:
     """The line of some lanes. One that lacks episodes at an update, as it has diverged, does not count there.
 
+    rows: all of the run, which choose the line's statistic as they do in its result.
     most_points: so many evaluations at most, evenly, the last one among them. resamples: of each interval.
-    online_from: as of `Curve`.
+    earlier: rows of the run that it went on from. online_from: as of `Curve`.
     """
     from tether.plots.curves import Curve
 
+    statistic = statistic_of_run(rows)
     scores: dict[tuple[int, int], list[float]] = {}
-    for row in rows:
+    for row in (*earlier, *rows):
         scores.setdefault((row["update"], row["lane"]), []).append(score_of(row))
     updates, episodes = sorted({update for update, _ in scores}), max(map(len, scores.values()))
     if most_points is not None and len(updates) > most_points:
         places = np.linspace(0, len(updates) - 1, most_points).round().astype(int)
         updates = [updates[place] for place in places]
     own, summaries = np.full((len(lanes), len(updates)), np.nan), np.full((3, len(updates)), np.nan)
-    statistic = statistic_of(np.concatenate(list(scores.values())))  # one for the whole line
     name = "IQM"
     for column, update in enumerate(updates):
         found = [scores.get((update, lane), []) for lane in lanes]
@@ -296,13 +300,15 @@ def lane_score(lane: Mapping[str, Any]) -> float | None:
     return lane.get("score", lane["normalized_score"])
 
 
-def _by_arm(lanes: Sequence[Lane], scores: dict[int, np.ndarray]) -> dict[str, Summary]:
+def _by_arm(lanes: Sequence[Lane], scores: dict[int, np.ndarray], statistic: Statistic) -> dict[str, Summary]:
     """Swept combination -> summary of its lanes; empty where there is only one combination."""
     names = [swept_name(lane.swept) for lane in lanes]
     groups: dict[str, list[np.ndarray]] = {}
     for lane, values in scores.items():
         groups.setdefault(names[lane], []).append(values)
-    return {name: aggregate(np.asarray(values)) for name, values in groups.items()} if len(set(names)) > 1 else {}
+    if len(set(names)) < 2:
+        return {}
+    return {name: aggregate(np.asarray(values), statistic=statistic) for name, values in groups.items()}
 
 
 def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -356,6 +362,7 @@ class _StoredRun(NamedTuple):
     score_name: str
     arms: dict[str, list[int]]  # name -> its lanes; "" where nothing was swept
     rows: list[dict[str, Any]]  # of evaluations.jsonl
+    earlier: list[dict[str, Any]]  # of the run that it went on from, until there
     behaviour: float | None  # interquartile mean of the data's episodes
     online_from: int | None  # the update from which on it was fine-tuned
 
@@ -377,7 +384,7 @@ def _read_run(folder: Path) -> _StoredRun:
     if not rows:
         raise InputError(f"{folder}: holds no evaluations to plot")
     earlier, online_from = _offline_part(folder, config)
-    return _StoredRun(folder, *what, score_name, arms, earlier + rows, _stored_behaviour(folder), online_from)
+    return _StoredRun(folder, *what, score_name, arms, rows, earlier, _stored_behaviour(folder), online_from)
 
 
 def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | None]:
@@ -392,7 +399,7 @@ def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[dict[st
         except InputError:
             continue
         if before.environment == config["environment"] and sum(map(len, before.arms.values())) == len(config["lanes"]):
-            rows = [row for row in before.rows if row["update"] < parent["update"]]
+            rows = [row for row in (*before.earlier, *before.rows) if row["update"] < parent["update"]]
             return rows, parent["update"] if before.online_from is None else before.online_from
     return [], parent["update"]
 

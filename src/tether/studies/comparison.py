@@ -13,7 +13,7 @@ from tether.errors import InputError
 from tether.evaluation.statistics import Summary, aggregate, interval_text, mean_interval, three_digits
 from tether.machine.reading import one_line, read_json
 from tether.plots.tradeoff import Point
-from tether.runs.callbacks import scores_by_update
+from tether.runs.callbacks import scores_by_update, statistic_of_run
 from tether.runs.records import evaluation_log, metric_log
 from tether.runs.report import lane_score
 
@@ -114,6 +114,7 @@ def _outcome(result: dict[str, Any]) -> dict[str, Any]:
 
 def _progress(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How far an unfinished run has come, by its evaluations. One that a kill cut short does not count."""
+    statistic = statistic_of_run(rows)
     counts: dict[tuple[int, int], int] = {}  # (update, lane) -> episodes
     for row in rows:
         key = row["update"], row["lane"]
@@ -128,7 +129,7 @@ def _progress(rows: list[dict[str, Any]]) -> dict[str, Any]:
     scores = scores_by_update(rows, lanes)
     if last not in scores:
         return {}
-    summaries = {update: aggregate(values) for update, values in scores.items()}
+    summaries = {update: aggregate(values, statistic=statistic) for update, values in scores.items()}
     best = max(summaries, key=lambda update: summaries[update].mean)
     seeds = {"seed_scores": tuple(scores[last].mean(axis=1).tolist())}
     return {"updates": last, "last": summaries[last], "best": summaries[best], "best_update": best} | seeds
@@ -221,9 +222,9 @@ def legend(scored: bool, score_name: str) -> list[str]:
     """What the columns mean, a line each."""
     score = (
         f"last, best score: interquartile mean [95 % bootstrap interval] of the {score_name}s over seeds and "
-        "episodes (the mean, where they only succeed or fail), at the last evaluation and at the one with the highest "
-        "mean, which is chosen with hindsight. With few seeds the interval is too narrow: it covers the truth in 74 of "
-        "100 cases with 3, in 89 with 10. "
+        "episodes (the mean, where a run's only succeed or fail), at the last evaluation and at the one with the "
+        "highest mean, which is chosen with hindsight. With few seeds the interval is too narrow: it covers the truth "
+        "in 74 of 100 cases with 3, in 89 with 10. "
         "over seeds: plain mean at the last evaluation [95 % interval by Student's t over the seeds' means], which is "
         "as wide as few seeds make it."
     )
