@@ -281,6 +281,20 @@ def test_a_fine_tuned_run_is_summed_up_by_its_own_evaluations(tmp_path: Path, mo
     assert (curve.middle[-1], curve.statistic) == (report.last.iqm, report.last.statistic) == (20, "mean")
 
 
+def test_half_an_evaluation_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill left of it; a fine-tuned run may have played other numbers of episodes than the one before."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    before, tuned = folders(tmp_path, "before", "tuned")
+    run_of(before, {100: [[1, 2, 3, 4]], 200: [[9, 9, None, None]]})
+    plot_runs([before], tmp_path / "picture.png")
+    fine_tuned(tuned, before, {300: [[5, 6]], 400: [[7, None]]})
+    plot_runs([tuned], tmp_path / "picture.png")
+    assert [(curve.updates.tolist(), curve.middle.tolist()) for _, (curve,), *_ in drawn] == [
+        ([100], [2.5]), ([100, 300], [2.5, 5.5])
+    ]  # fmt: skip
+
+
 def test_runs_of_different_tasks_do_not_share_a_picture(tmp_path: Path) -> None:
     other = copy_run(tmp_path / "other")
     config = json.loads((other / "config.json").read_text())

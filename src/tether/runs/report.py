@@ -1,6 +1,7 @@
 """From a finished run to result.json, curve.png and the table that people see."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,15 +267,16 @@ def curve_of(
 ) -> Any:
     """The line of some lanes. One that lacks episodes at an update, as it has diverged, does not count there.
 
-    rows: all of the run, which choose the line's statistic as they do in its result.
+    rows: all of the run, which choose the line's statistic as they do in its result, and say how many episodes a whole
+    evaluation has.
     most_points: so many evaluations at most, evenly, the last one among them. resamples: of each interval.
-    earlier: rows of the run that it went on from. online_from: as of `Curve`.
+    earlier: rows of whole evaluations of the run that it went on from. online_from: as of `Curve`.
     """
     from tether.plots.curves import Curve
 
     statistic = statistic_of_run(rows)
     scores: dict[tuple[int, int], list[float]] = {}
-    for row in (*earlier, *rows):
+    for row in (*earlier, *_whole(rows)):
         scores.setdefault((row["update"], row["lane"]), []).append(score_of(row))
     updates, episodes = sorted({update for update, _ in scores}), max(map(len, scores.values()))
     if most_points is not None and len(updates) > most_points:
@@ -284,7 +286,7 @@ def curve_of(
     name = "IQM"
     for column, update in enumerate(updates):
         found = [scores.get((update, lane), []) for lane in lanes]
-        whole = [np.isfinite(values).all() and len(values) == max(map(len, found)) > 0 for values in found]
+        whole = [len(values) > 0 and np.isfinite(values).all() for values in found]
         for lane, values in enumerate(found):
             own[lane, column] = statistic(np.asarray(values)) if whole[lane] else np.nan
         if any(whole):
@@ -293,6 +295,14 @@ def curve_of(
             summaries[:, column], name = (summary.iqm, summary.ci95_low, summary.ci95_high), summary.statistic
     middle, low, high = summaries
     return Curve(label, np.asarray(updates), middle, low, high, own, episodes, online_from, name)
+
+
+def _whole(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of a run without those of lanes that lack episodes at an update, as after a kill; each row once."""
+    table = {(row["update"], row["lane"], row["episode"]): row for row in rows}
+    counts = Counter(key[:2] for key in table)
+    episodes = max(counts.values(), default=0)
+    return [row for key, row in table.items() if counts[key[:2]] == episodes]
 
 
 def lane_score(lane: Mapping[str, Any]) -> float | None:
@@ -362,7 +372,7 @@ class _StoredRun(NamedTuple):
     score_name: str
     arms: dict[str, list[int]]  # name -> its lanes; "" where nothing was swept
     rows: list[dict[str, Any]]  # of evaluations.jsonl
-    earlier: list[dict[str, Any]]  # of the run that it went on from, until there
+    earlier: list[Mapping[str, Any]]  # of whole evaluations of the run that it went on from, until there
     behaviour: float | None  # interquartile mean of the data's episodes
     online_from: int | None  # the update from which on it was fine-tuned
 
@@ -387,9 +397,9 @@ def _read_run(folder: Path) -> _StoredRun:
     return _StoredRun(folder, *what, score_name, arms, rows, earlier, _stored_behaviour(folder), online_from)
 
 
-def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | None]:
-    """The evaluations of the run that a fine-tuned one went on from, and the update of that; none where it is not there
-    any more. Folders that were moved together are found beside each other."""
+def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], int | None]:
+    """The whole evaluations of the run that a fine-tuned one went on from, and the update of that; none where it is not
+    there any more. Folders that were moved together are found beside each other."""
     parent = (config.get("finetuning") or {}).get("parent")
     if parent is None:
         return [], None
@@ -399,7 +409,7 @@ def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[dict[st
         except InputError:
             continue
         if before.environment == config["environment"] and sum(map(len, before.arms.values())) == len(config["lanes"]):
-            rows = [row for row in (*before.earlier, *before.rows) if row["update"] < parent["update"]]
+            rows = [row for row in (*before.earlier, *_whole(before.rows)) if row["update"] < parent["update"]]
             return rows, parent["update"] if before.online_from is None else before.online_from
     return [], parent["update"]
 
