@@ -191,8 +191,8 @@ def test_nan_in_one_lane_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert code == 1
     assert "lane 2 (seed 0, learning_rate 0.001) turned non-finite in pretrain update 1" in progress
     first, second = json.loads((out / "sweep.json").read_text())
-    assert (first["settings"], first["lanes"], first["diverged"]) == ({"learning_rate": 3e-4}, [0, 1], [])
-    assert (second["settings"], second["lanes"], second["diverged"]) == ({"learning_rate": 1e-3}, [2, 3], [2])
+    assert (first["swept"], first["lanes"], first["diverged"]) == ({"learning_rate": 3e-4}, [0, 1], [])
+    assert (second["swept"], second["lanes"], second["diverged"]) == ({"learning_rate": 1e-3}, [2, 3], [2])
     result = json.loads((out / "result.json").read_text())
     scores = [lane["normalized_score"] for lane in result["lanes"]]
     assert first["mean"] == pytest.approx(np.mean(scores[:2]))

@@ -198,6 +198,19 @@ def test_a_sweep_has_a_line_for_each_arm(tmp_path: Path, monkeypatch: pytest.Mon
         assert curve.lanes.shape == (2, 1)
 
 
+def test_arms_whose_numbers_read_alike_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    lanes = [Lane(seed, {"target_return": value}) for value in (3600000.0, 3600001.0, 0.1 + 0.2) for seed in (0, 1)]
+    report = reported(run_of(tmp_path, {100: [[1, 1], [2, 4], [8, 8], [9, 9], [5, 5], [6, 6]]}, lanes))
+    means = {"target_return 3600000": 2, "target_return 3600001": 8.5, "target_return 0.3": 5.5}
+    assert {name: summary.mean for name, summary in report.last_by_arm.items()} == means
+    assert {arm.name: arm.mean for arm in report.arms} == means
+    ((_, curves, *_),) = drawn
+    drawn_lanes = dict(zip(means, ([1, 3], [8, 9], [5, 6]), strict=True))
+    assert {curve.label: curve.lanes[:, 0].tolist() for curve in curves} == drawn_lanes
+
+
 def test_a_lane_that_ended_early_is_drawn_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))

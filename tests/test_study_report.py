@@ -196,6 +196,8 @@ def test_runs_of_one_algorithm_are_told_apart(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "bc", "hopper-medium-v2", 10.0)
     write_run(tmp_path / "b", "bc", "hopper-medium-v2", 20.0, hyperparameters={"rate": 0.5})
     assert list(read_material([tmp_path]).runs) == ["bc rate 0.1", "bc rate 0.5"]
+    write_run(tmp_path / "c", "bc", "hopper-medium-v2", 30.0, hyperparameters={"rate": 0.50000001})
+    assert list(read_material([tmp_path]).runs) == ["bc rate 0.1", "bc rate 0.5", "bc rate 0.50000001"]
 
 
 def test_unlike_runs_are_no_seeds_of_one_method(tmp_path: Path) -> None:

@@ -181,6 +181,17 @@ def test_the_table_counts_what_is_there(tmp_path: Path) -> None:
     assert "4 lanes have no result, 1 diverged" in errors
 
 
+def test_settings_that_read_alike_have_rows_of_their_own(tmp_path: Path) -> None:
+    spec = load_spec(write_spec(tmp_path, tiny() + "[sweep]\nlearning_rate = [3600000.0, 3600001.0, 0.5]\n"))
+    folder = SweepFolder.open(tmp_path / "out", spec)
+    rows = write_table(folder)
+    values = [row.settings["learning_rate"] for row in rows]
+    assert values == [3600000, 3600001, 0.5]
+    for name in ("table.csv", "lanes.csv"):
+        written = list(csv.DictReader((folder.path / name).read_text().splitlines()))
+        assert {row["settings"] for row in written} == {f"learning_rate {value:.7g}" for value in values}
+
+
 # --- Slurm --------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +10,7 @@ from rich.table import Table
 from tether.evaluation.statistics import mean_interval
 from tether.training.lanes import Lane
 
-__all__ = ["Arm", "arms_table", "as_text", "summarise_arms", "swept_name"]
+__all__ = ["Arm", "arms_table", "as_text", "short_numbers", "summarise_arms", "swept_names"]
 
 
 class Arm(NamedTuple):
@@ -22,16 +22,31 @@ class Arm(NamedTuple):
     mean: float | None  # over the seeds that are left, each with the mean of its episodes
     low: float | None  # 95 % interval of that mean; None for fewer than two seeds
     high: float | None
-
-    @property
-    def name(self) -> str:
-        """For people: `expectile 0.9, discount 0.5`."""
-        return swept_name(self.swept)
+    name: str  # for people: `expectile 0.9, discount 0.5`
 
 
-def swept_name(swept: Mapping[str, float]) -> str:
-    """`expectile 0.9, discount 0.5`; empty where nothing is swept."""
-    return ", ".join(f"{name} {value:g}" for name, value in swept.items())
+def swept_names(settings: Sequence[Mapping[str, float]]) -> list[str]:
+    """A name for each of these swept combinations: `expectile 0.9, discount 0.5`; empty where nothing is swept."""
+    return [", ".join(f"{name} {text}" for name, text in setting.items()) for setting in short_numbers(settings)]
+
+
+def short_numbers(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """These settings with their floats as texts of six digits, or of all where another setting's would read the same:
+    different settings stay different."""
+    alike: dict[tuple[str, str], set[float]] = {}  # (name, text) -> the numbers that read so
+    for setting in settings:
+        for name, value in setting.items():
+            if isinstance(value, float):
+                alike.setdefault((name, f"{value:g}"), set()).add(value)
+
+    def text(name: str, value: float) -> str:
+        short = f"{value:g}"
+        return short if len(alike[name, short]) == 1 else repr(value).removesuffix(".0")
+
+    return [
+        {name: text(name, value) if isinstance(value, float) else value for name, value in setting.items()}
+        for setting in settings
+    ]
 
 
 def summarise_arms(lanes: Sequence[Lane], scores: Mapping[int, float], diverged: Container[int]) -> tuple[Arm, ...]:
@@ -44,11 +59,11 @@ def summarise_arms(lanes: Sequence[Lane], scores: Mapping[int, float], diverged:
         groups.setdefault(tuple(lane.swept.items()), []).append(number)
     if len(groups) < 2:
         return ()
-    found = []
-    for swept, numbers in groups.items():
+    found, names = [], swept_names([dict(swept) for swept in groups])
+    for (swept, numbers), name in zip(groups.items(), names, strict=True):
         values = [scores[lane] for lane in numbers if lane in scores and lane not in diverged]
         lost = tuple(lane for lane in numbers if lane in diverged)
-        found.append(Arm(dict(swept), tuple(numbers), lost, *mean_interval(values)))
+        found.append(Arm(dict(swept), tuple(numbers), lost, *mean_interval(values), name))
     return tuple(found)
 
 

@@ -15,11 +15,10 @@ from tether.evaluation.statistics import IQM_WORDS, Statistic, Summary, aggregat
 from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.machine.reading import parse_json, read_bytes
 from tether.runs.alarms import alarms_of
-from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_name
+from tether.runs.arms import Arm, arms_table, as_text, summarise_arms, swept_names
 from tether.runs.callbacks import score_of, scores_by_update, statistic_of_run
-from tether.runs.curves import Curves, read_curves
+from tether.runs.curves import Curves, lanes_by_setting, read_curves
 from tether.runs.records import evaluation_log
-from tether.training.lanes import Lane
 
 # Pictures are drawn with matplotlib, which is imported where one is drawn: the start of a run does not wait for it.
 
@@ -83,6 +82,7 @@ def summarise(run: Any) -> Report:
     last = max((row["update"] for row in rows), default=-1)  # not in `scores` where damage has taken rows of it
     last_scores = dict(zip(survivors, scores[last], strict=True)) if last in scores else {}
     lane_scores = {lane: float(values.mean()) for lane, values in last_scores.items()}
+    arms = summarise_arms(plan.lanes, lane_scores, run.frozen)
     return Report(
         folder=plan.folder,
         status=_status(len(survivors), len(plan.lanes), run.stopped_early),
@@ -91,13 +91,13 @@ def summarise(run: Any) -> Report:
         score_name=plan.task.score_name if plan.task else "",
         behaviour=behaviour_summary(plan.behaviour_returns, plan.task),
         last=by_update.get(last),
-        last_by_arm=_by_arm(plan.lanes, last_scores, statistic),
+        last_by_arm=_by_arm(arms, last_scores, statistic),
         best=None if best_update is None else by_update[best_update],
         best_update=best_update,
         lane_scores=lane_scores,
         best_lane=max(survivors, key=lambda lane: lane_scores.get(lane, 0.0), default=None),
         diverged={lane: str(where) for lane, where in run.frozen.items()},
-        arms=summarise_arms(plan.lanes, lane_scores, run.frozen),
+        arms=arms,
         updates_per_second=run.updates_per_second(),
     )
 
@@ -193,7 +193,7 @@ def plot_runs(folders: list[Path], path: Path) -> None:
             ", ".join(filter(None, [name, arm])), run.rows, lanes, earlier=run.earlier, online_from=run.online_from
         )
         for run, name in zip(runs, names, strict=True)
-        for arm, lanes in run.arms.items()
+        for arm, lanes in run.arms
     ]
     behaviours = {run.behaviour for run in runs}
     plot_curves(path, curves, behaviours.pop() if len(behaviours) == 1 else None, runs[0].score_name, title)
@@ -310,15 +310,10 @@ def lane_score(lane: Mapping[str, Any]) -> float | None:
     return lane.get("score", lane["normalized_score"])
 
 
-def _by_arm(lanes: Sequence[Lane], scores: dict[int, np.ndarray], statistic: Statistic) -> dict[str, Summary]:
-    """Swept combination -> summary of its lanes; empty where there is only one combination."""
-    names = [swept_name(lane.swept) for lane in lanes]
-    groups: dict[str, list[np.ndarray]] = {}
-    for lane, values in scores.items():
-        groups.setdefault(names[lane], []).append(values)
-    if len(set(names)) < 2:
-        return {}
-    return {name: aggregate(np.asarray(values), statistic=statistic) for name, values in groups.items()}
+def _by_arm(arms: Sequence[Arm], scores: dict[int, np.ndarray], statistic: Statistic) -> dict[str, Summary]:
+    """Name of an arm -> summary of its lanes, where any has scores."""
+    own = {arm.name: [scores[lane] for lane in arm.lanes if lane in scores] for arm in arms}
+    return {name: aggregate(np.asarray(values), statistic=statistic) for name, values in own.items() if values}
 
 
 def _result(run: Any, report: Report, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -370,7 +365,7 @@ class _StoredRun(NamedTuple):
     dataset: str
     environment: str
     score_name: str
-    arms: dict[str, list[int]]  # name -> its lanes; "" where nothing was swept
+    arms: list[tuple[str, tuple[int, ...]]]  # (name, its lanes); the name is "" where nothing was swept
     rows: list[dict[str, Any]]  # of evaluations.jsonl
     earlier: list[Mapping[str, Any]]  # of whole evaluations of the run that it went on from, until there
     behaviour: float | None  # interquartile mean of the data's episodes
@@ -381,9 +376,8 @@ def _read_run(folder: Path) -> _StoredRun:
     """Raises InputError where it is none, or holds no evaluations."""
     try:
         config = parse_json(read_bytes(folder / "config.json"))
-        arms: dict[str, list[int]] = {}
-        for number, lane in enumerate(config["lanes"]):
-            arms.setdefault(swept_name(lane["settings"]), []).append(number)
+        settings, lanes = zip(*lanes_by_setting(config), strict=True)
+        arms = list(zip(swept_names(settings), lanes, strict=True))
         what = config["algorithm"], config["data"]["dataset"], config["environment"]
         score_name = config.get("score") or "normalised score"  # runs of tether 0.1 do not say
     except OSError as error:
@@ -408,7 +402,8 @@ def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[Mapping
             before = _read_run(place)
         except InputError:
             continue
-        if before.environment == config["environment"] and sum(map(len, before.arms.values())) == len(config["lanes"]):
+        lanes = sum(len(own) for _, own in before.arms)
+        if before.environment == config["environment"] and lanes == len(config["lanes"]):
             rows = [row for row in (*before.earlier, *_whole(before.rows)) if row["update"] < parent["update"]]
             return rows, parent["update"] if before.online_from is None else before.online_from
     return [], parent["update"]

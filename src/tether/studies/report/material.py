@@ -6,7 +6,7 @@ config.json and evaluations below it is a run. Where a reproduction trained it, 
 
 import functools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from tether.environments.names import without_version
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_bytes
+from tether.runs.arms import short_numbers
 from tether.runs.curves import Curves, lanes_by_setting, of_lanes, read_curves, read_record, read_result
 from tether.studies.reproduce.study import reproduce_command
 
@@ -210,22 +211,20 @@ def _study(folder: Path) -> dict[str, Any]:
 
 def _by_method(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """By method; runs of one method and task that differ in settings are methods of their own."""
-    settings = [_changes(run, runs) for run in runs]
+    texts = short_numbers([run.settings for run in runs])
+    settings = [_changes(run, runs, own) for run, own in zip(runs, texts, strict=True)]
     found: dict[str, list[RunRecord]] = {}
     for run, words in zip(runs, settings, strict=True):
         found.setdefault(" ".join(filter(None, [run.method, words])), []).append(run)
     return dict(sorted(found.items()))
 
 
-def _changes(run: RunRecord, runs: Sequence[RunRecord]) -> str:
-    """In which settings a run differs from others of its method on its task."""
+def _changes(run: RunRecord, runs: Sequence[RunRecord], texts: Mapping[str, Any]) -> str:
+    """In which settings a run differs from others of its method on its task. texts: its own, for people."""
     like = [r.settings for r in runs if (r.method, r.task) == (run.method, run.task)]
-    own = run.settings
-    differ = [name for name, value in own.items() if any(other.get(name) != value for other in like)]
-    return ", ".join(f"{name} {_text(own[name])}" for name in differ)
+    differ = [name for name, value in run.settings.items() if any(other.get(name) != value for other in like)]
+    return ", ".join(f"{name} {_text(texts[name])}" for name in differ)
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from rich.table import Table
 from tether.evaluation.statistics import mean_interval
 from tether.machine.files import atomic_write_json, atomic_write_text
 from tether.plots.markdown import markdown_table
+from tether.runs.arms import short_numbers
 from tether.runs.report import lane_score
 from tether.studies.sweep.jobs import SweepFolder, job_result
 
@@ -36,7 +38,7 @@ def job_rows(folder: SweepFolder) -> tuple[list[JobRow], list[dict[str, Any]]]:
     lanes = [lane for job in folder.spec.jobs for lane in _lanes(folder, job)]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for lane in lanes:
-        key = lane["algorithm"], lane["dataset"], _settings_text(lane["settings"])
+        key = lane["algorithm"], lane["dataset"], json.dumps(lane["settings"], sort_keys=True)
         groups.setdefault(key, []).append(lane)
     return [_row(group) for group in groups.values()], lanes
 
@@ -76,25 +78,30 @@ def _row(lanes: Sequence[Mapping[str, Any]]) -> JobRow:
 def write_table(folder: SweepFolder) -> list[JobRow]:
     """table.csv, table.md, table.json (rows) and lanes.csv (every seed) of what is known so far."""
     rows, lanes = job_rows(folder)
-    flat = [{**row._asdict(), "settings": _settings_text(row.settings)} for row in rows]
+    texts = _settings_texts([row.settings for row in rows])
+    flat = [{**row._asdict(), "settings": text} for row, text in zip(rows, texts, strict=True)]
+    texts = _settings_texts([lane["settings"] for lane in lanes])
     atomic_write_json(folder.path / "table.json", [row._asdict() for row in rows])
     atomic_write_text(folder.path / "table.csv", _csv(flat))
-    atomic_write_text(
-        folder.path / "lanes.csv", _csv([{**lane, "settings": _settings_text(lane["settings"])} for lane in lanes])
-    )
-    atomic_write_text(folder.path / "table.md", markdown_table(HEADINGS, map(_cells, rows)) + "\n")
+    by_lane = [{**lane, "settings": text} for lane, text in zip(lanes, texts, strict=True)]
+    atomic_write_text(folder.path / "lanes.csv", _csv(by_lane))
+    atomic_write_text(folder.path / "table.md", markdown_table(HEADINGS, _cells(rows)) + "\n")
     return rows
 
 
 HEADINGS = ("algorithm", "data set", "setting", "mean", "95 % interval", "seeds", "diverged", "missing")
 
 
-def _cells(row: JobRow) -> list[str]:
-    interval = "-" if row.low is None else f"[{row.low:.1f}, {row.high:.1f}]"
-    mean = "-" if row.mean is None else f"{row.mean:.1f}"
-    missing = row.seeds - row.finished
-    counts = f"{row.scored} of {row.seeds}", str(row.diverged), str(missing)
-    return [row.algorithm, row.dataset, _settings_text(row.settings), mean, interval, *counts]
+def _cells(rows: Sequence[JobRow]) -> list[list[str]]:
+    """What stands under `HEADINGS`."""
+    found = []
+    for row, settings in zip(rows, _settings_texts([row.settings for row in rows]), strict=True):
+        interval = "-" if row.low is None else f"[{row.low:.1f}, {row.high:.1f}]"
+        mean = "-" if row.mean is None else f"{row.mean:.1f}"
+        missing = row.seeds - row.finished
+        counts = f"{row.scored} of {row.seeds}", str(row.diverged), str(missing)
+        found.append([row.algorithm, row.dataset, settings, mean, interval, *counts])
+    return found
 
 
 def sweep_table(rows: Sequence[JobRow], title: str) -> Table:
@@ -102,8 +109,8 @@ def sweep_table(rows: Sequence[JobRow], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in HEADINGS[:3] else "right")
-    for row in rows:
-        table.add_row(*_cells(row))
+    for cells in _cells(rows):
+        table.add_row(*cells)
     return table
 
 
@@ -116,11 +123,10 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _settings_text(settings: Mapping[str, Any]) -> str:
-    """`hidden_sizes 256,256; expectile 0.9`."""
-    parts = []
-    for name, value in settings.items():
-        if isinstance(value, list):
-            value = ",".join(map(str, value))
-        parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-    return "; ".join(parts)
+def _settings_texts(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`hidden_sizes 256,256; expectile 0.9` of each; different settings have different texts."""
+
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return ["; ".join(f"{name} {text(value)}" for name, value in own.items()) for own in short_numbers(settings)]
