@@ -294,6 +294,22 @@ def test_a_fine_tuned_run_is_summed_up_by_its_own_evaluations(tmp_path: Path, mo
     assert (curve.middle[-1], curve.statistic) == (report.last.iqm, report.last.statistic) == (20, "mean")
 
 
+def test_a_fine_tuned_run_is_not_its_own_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a parent that is gone a folder of its name is looked for beside the run: that may be the run itself, or one
+    that went on from it."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot_module, "plot_curves", lambda *arguments: drawn.append(arguments))
+    own, first, second = folders(tmp_path, "online/hopper", "online/first", "online/second")
+    fine_tuned(own, tmp_path / "offline" / "hopper", {200: [[1, 2]], 300: [[3, 4]]})
+    plot_runs([own], tmp_path / "picture.png")
+    fine_tuned(first, tmp_path / "offline" / "second", {200: [[1, 2]], 300: [[3, 4]]})
+    fine_tuned(second, first, {400: [[5, 6]]})
+    plot_runs([second], tmp_path / "picture.png")
+    assert [(curve.updates.tolist(), curve.online_from) for _, (curve,), *_ in drawn] == [
+        ([200, 300], 200), ([200, 300, 400], 200)
+    ]  # fmt: skip
+
+
 def test_half_an_evaluation_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kill left of it; a fine-tuned run may have played other numbers of episodes than the one before."""
     drawn: list[Any] = []

@@ -372,8 +372,8 @@ class _StoredRun(NamedTuple):
     online_from: int | None  # the update from which on it was fine-tuned
 
 
-def _read_run(folder: Path) -> _StoredRun:
-    """Raises InputError where it is none, or holds no evaluations."""
+def _read_run(folder: Path, after: tuple[Path, ...] = ()) -> _StoredRun:
+    """Raises InputError where it is none, or holds no evaluations. after: folders of runs that went on from it."""
     try:
         config = parse_json(read_bytes(folder / "config.json"))
         settings, lanes = zip(*lanes_by_setting(config), strict=True)
@@ -387,19 +387,23 @@ def _read_run(folder: Path) -> _StoredRun:
     rows = evaluation_log(folder).read()
     if not rows:
         raise InputError(f"{folder}: holds no evaluations to plot")
-    earlier, online_from = _offline_part(folder, config)
+    earlier, online_from = _offline_part((*after, folder.resolve()), config)
     return _StoredRun(folder, *what, score_name, arms, rows, earlier, _stored_behaviour(folder), online_from)
 
 
-def _offline_part(folder: Path, config: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], int | None]:
+def _offline_part(runs: tuple[Path, ...], config: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], int | None]:
     """The whole evaluations of the run that a fine-tuned one went on from, and the update of that; none where it is not
-    there any more. Folders that were moved together are found beside each other."""
+    there any more. Folders that were moved together are found beside each other.
+
+    runs: folders of runs of which each went on from the next, the last with this config: none is its own parent."""
     parent = (config.get("finetuning") or {}).get("parent")
     if parent is None:
         return [], None
-    for place in (Path(parent["folder"]), folder.resolve().parent / Path(parent["folder"]).name):
+    for place in (Path(parent["folder"]), runs[-1].parent / Path(parent["folder"]).name):
+        if place.resolve() in runs:
+            continue
         try:
-            before = _read_run(place)
+            before = _read_run(place, runs)
         except InputError:
             continue
         lanes = sum(len(own) for _, own in before.arms)
