@@ -413,6 +413,27 @@ def test_the_best_policy_is_the_same_after_an_interruption(tmp_path: Path, playe
         assert digest(tmp_path / "run" / "policy-best" / name) == digest(whole / "policy-best" / name)
 
 
+@pytest.mark.parametrize(("metric", "values"), [("return", [-9.0, -5.0]), ("validation/loss", [])])
+def test_the_best_policy_by_another_metric_is_another_one(tmp_path: Path, metric: str, values: list[float]) -> None:
+    """Of a resumed run: a loss of 0.3 is no return to beat."""
+    saved: list[float] = []
+
+    def save(folder: Path, lane: int, *, value: float, **notes: Any) -> bool:
+        saved.append(value)
+        return True
+
+    (tmp_path / "policy-best").mkdir()
+    notes = {"update": 50, "metric": "validation/loss", "value": 0.3}
+    (tmp_path / "policy-best" / "policy.json").write_text(json.dumps({"notes": notes}))
+    callback = KeepBest(metric, higher_is_better=metric == "return")
+    config: Any = {"data": {"holdout": {"name": "fraction"}}}
+    callback.on_start(RunInfo(tmp_path, config, (("train", 90),), True, [], [], -1, save))
+    for update, value in ((60, -9.0), (70, -5.0)):
+        callback.on_evaluation([{"update": update, "lane": 0, "episode": 0, "return": value}])
+        callback.on_metrics([{"phase": "train", "update": update, "lane": 0, "validation/loss": 0.4}])
+    assert saved == values
+
+
 # --- the page -----------------------------------------------------------------------------------------------
 
 

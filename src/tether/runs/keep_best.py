@@ -31,9 +31,10 @@ class KeepBest(Callback):
         self._kept: dict[str, Any] | None = None  # the notes of the policy that is kept
 
     def on_start(self, run: RunInfo) -> None:
-        """Recall what is kept already."""
+        """Recall what is kept already, where it was kept by the same metric: no other compares with it."""
         check_validated(self.metric, run)
-        self._run, self._kept = run, _notes_of(run.folder / self.folder)
+        kept = _notes_of(run.folder / self.folder)
+        self._run, self._kept = run, kept if kept is not None and kept["metric"] == self.metric else None
 
     def on_evaluation(self, rows: list[Row]) -> None:
         """Keep the best lane's policy where it is better than what is kept."""
@@ -62,9 +63,9 @@ class KeepBest(Callback):
 
 
 def _notes_of(folder: Path) -> dict[str, Any] | None:
-    """Update and value of a policy that this callback has kept; None where there is none."""
+    """Update, metric and value of a policy that this callback has kept; None where there is none."""
     try:
         notes = parse_json(read_bytes(folder / "policy.json"))["notes"]
-        return {"update": int(notes["update"]), "value": float(notes["value"])}
+        return {"update": int(notes["update"]), "metric": notes["metric"], "value": float(notes["value"])}
     except (OSError, ValueError, KeyError, TypeError):  # nothing yet, or what no version of this wrote
         return None
