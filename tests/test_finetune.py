@@ -238,6 +238,18 @@ def test_a_second_round_collects_anew(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not heard & {episode_seed(lane, episode) for lane in (0, 1) for episode in range(60)}
 
 
+def test_repair_looks_for_no_rows_of_the_run_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = Path(shutil.copytree(whole()[0], tmp_path / "run"))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        (out / name).write_text("x" + (out / name).read_text())  # its first row is lost
+    capsys.readouterr()
+    resume(out, dataset=data(), quiet=True, repair=True)
+    assert [line for line in capsys.readouterr().err.splitlines() if "missing" in line] == [
+        "metrics.jsonl: 1 rows are missing: phase train, update 60, lane 0",
+        "evaluations.jsonl: 1 rows are missing: update 40, lane 0, episode 0",
+    ]
+
+
 # --- interruptions ---
 
 

@@ -60,7 +60,7 @@ class FinetuningRun(Run):
         assert plan.finetuning is not None
         assert plan.task is not None
         self.finetuning, lanes = plan.finetuning, len(plan.lanes)
-        self._first_update = self.finetuning.parent.update
+        self.first_update = self.finetuning.parent.update
         self._piece = min(PIECE_UPDATES, PIECE_STEPS * self.finetuning.updates_per_step)
         self._exchanged = round(self.finetuning.online_fraction * plan.options.batch_size)
         schema = plan.prepared.schema
@@ -82,7 +82,7 @@ class FinetuningRun(Run):
     @property
     def updates_since(self) -> int:
         """Updates since the parent's."""
-        return self.position.update - self._first_update
+        return self.position.update - self.first_update
 
     @property
     def env_steps(self) -> int:
@@ -92,7 +92,7 @@ class FinetuningRun(Run):
     @property
     def all_env_steps(self) -> int:
         """The same at the end of the run."""
-        return self.finetuning.steps_for(self.plan.phases()[-1][1] - self._first_update)
+        return self.finetuning.steps_for(self.plan.phases()[-1][1] - self.first_update)
 
     def own_record(self) -> dict[str, Any]:
         """For result.json."""

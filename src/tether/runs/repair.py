@@ -58,20 +58,23 @@ def _repair(log: JsonLines, run: Run, expected: set[Any], names: tuple[str, ...]
 
 def _expected_metrics(run: Run) -> Iterator[tuple[str, int, int]]:
     """(phase, update, lane) of the rows that there must be; there may be more, at the ends of phases."""
-    for number, (phase, updates) in enumerate(run.plan.phases()[: run.position.phase + 1]):
+    phases, every = run.plan.phases(), run.plan.options.log_every_updates
+    for number, (phase, updates) in enumerate(phases[: run.position.phase + 1]):
+        is_last = number == len(phases) - 1
+        if run.plan.finetuning is not None and not is_last:  # its parent's, in which those rows are
+            continue
+        begin = run.first_update if is_last else 0
         done = run.position.update if number == run.position.phase else updates
-        every = run.plan.options.log_every_updates
         for lane in range(len(run.plan.lanes)):
-            yield from (
-                (phase, update, lane) for update in range(every, done + 1, every) if run.lived(lane, phase, update)
-            )
+            due = range(begin + every, done + 1, every)
+            yield from ((phase, update, lane) for update in due if run.lived(lane, phase, update))
 
 
 def _expected_evaluations(run: Run) -> Iterator[tuple[int, int, int]]:
     """(update, lane, episode) of the rows that there must be; not of lanes whose return was not finite at some time."""
     first = min((row["update"] for row in run.records.evaluations.read_whole()[0]), default=0)
     every, (phase, _) = run.plan.options.eval_every_updates, run.plan.phases()[-1]
-    updates = {*range(every, run.evaluated + 1, every), run.evaluated} - run.queue.missing
+    updates = {*range(run.first_update, run.evaluated + 1, every), run.evaluated} - run.queue.missing
     for update in sorted(update for update in updates if update >= max(first, 1)):
         for lane in range(len(run.plan.lanes)):
             if lane not in run.queue.lost and run.lived(lane, phase, update):

@@ -88,7 +88,7 @@ class Run:
         held_out = plan.prepared.held_out
         self._held_out = None if held_out is None else minibatches(held_out.rows, plan.options.batch_size)
         self.position = Position(0, 0)
-        self._first_update = 0  # of the last phase: from there on intervals are counted
+        self.first_update = 0  # of the last phase: from there on intervals are counted
         self.resumed = False
         self._stop_reason: str | None = None  # of a callback
         self.evaluated = -1  # updates of the last phase that were done when an evaluation was last requested
@@ -200,7 +200,7 @@ class Run:
 
     def _is_multiple(self, interval: int) -> bool:
         """Whether what happens after every `interval` updates happens now."""
-        return (self.position.update - self._first_update) % interval == 0
+        return (self.position.update - self.first_update) % interval == 0
 
     def _derive(self) -> None:
         """Make the columns that the phase trains on beside the data's, if it has any."""
@@ -323,7 +323,7 @@ class Run:
     def _next_stop(self) -> int:
         """The next update of the phase at which a row, an evaluation or a checkpoint is due."""
         options, (phase, done) = self.plan.options, self.position
-        since = done - self._first_update
+        since = done - self.first_update
         steps = [options.log_every_updates, options.checkpoint_every_updates]
         if self._evaluates() or self._held_out is not None:
             steps.append(options.eval_every_updates)
