@@ -1,5 +1,6 @@
 """Damaged, hostile and hand-edited files: one line and exit code 2, nothing written, no time and no memory lost."""
 
+import dataclasses
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from make_data import tether
 
 import tether as package
 from tether import ALGORITHMS, DTQL, InputError, Options, load_policy
+from tether.algorithms import SAC
 from tether.data.logs.expression import parse_expression
 from tether.machine.reading import parse_json, read_bytes, read_json
 from tether.ranges import ranges_of
@@ -521,6 +523,16 @@ def test_values_that_are_not_there_yet_are_left_alone() -> None:
     assert ranges_of(DTQL)["learning_rate"].refusal(jax.ShapeDtypeStruct((), jnp.float32)) == ""
     with pytest.raises(InputError, match=r"discount 1.5: must be 0 to 1"):
         make_lanes(DTQL(), [0], {"discount": [0.9, 1.5]})
+
+
+def test_so_are_those_of_hyperparameters_that_may_be_any_number() -> None:
+    stacked = stack_lanes(SAC(), make_lanes(SAC(), [0], {"entropy_target": [-1.0, -2.0]}))
+    assert dataclasses.replace(stacked, train_updates=5).entropy_target.shape == (2,)
+    targets = jnp.array([-1.0, jnp.nan])
+    assert jax.jit(jax.vmap(lambda target: SAC(entropy_target=target).entropy_target))(targets).shape == (2,)
+    assert jnp.isnan(jax.tree.map(lambda leaf: leaf * jnp.nan, SAC()).entropy_target)  # what JAX takes apart and joins
+    with pytest.raises(InputError, match=r"^entropy_target=.*: expected a finite number"):
+        SAC(entropy_target=targets)
 
 
 def test_options_state_theirs() -> None:

@@ -1,6 +1,8 @@
 """Bad input from Python: one line, an InputError, that names the value, the place and the choices; nothing written."""
 
+import dataclasses
 import os
+import typing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,11 @@ import pytest
 
 import tether
 from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC, api
+from tether.algorithms import ALGORITHMS
+from tether.algorithms.callables import is_callable
+from tether.algorithms.registry import make_algorithm
 from tether.data.transforms import REWARD_TRANSFORMS, prepare
+from tether.ranges import check_ranges, ranges_of
 from tether.runs.config import fresh_folder
 from tether.runs.folder import make_fresh
 from tether.runs.plan import Plan
@@ -54,11 +60,55 @@ def refused(call: Callable[[], Any], *words: str) -> None:
         (lambda: BC(learning_rate=float("nan")), ["learning_rate nan", "at least 0"]),
         (lambda: BC(learing_rate=1), ["'learing_rate'", "learning_rate"]),  # pyright: ignore
         (lambda: IQL(discount=2), ["discount 2", "0 to 1"]),
+        (lambda: IQL(discount=True), ["discount True", "0 to 1"]),
         (lambda: Options(batch_size=8.0), ["batch_size 8.0", "whole"]),  # pyright: ignore
     ],
 )
 def test_hyperparameters(make: Callable[[], Any], words: list[str]) -> None:
     refused(make, *words)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_option_is_checked(name: str) -> None:
+    """Each hyper-parameter without a range: what is none of its values would be taken for one, and could not be loaded
+    again."""
+    cls = ALGORITHMS[name]
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in ranges_of(cls) or is_callable(field):
+            continue
+        kind = hints[field.name]
+        choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+        if choices:
+            right, wrong, words = choices, (choices[0].capitalize(), choices[0][:-1], None, 0), ", ".join(choices)
+        elif kind is bool:
+            right, wrong, words = (True, False), ("false", 1, 0.0, None), "true or false"
+        else:
+            right, wrong, words = (-2, 0.5), (np.nan, np.inf, "1", True, [0.0, np.nan]), "a finite number"
+        for value in right:
+            assert getattr(cls(**{field.name: value}), field.name) == value
+        for value in wrong:
+            refused(lambda field=field, value=value: cls(**{field.name: value}), f"{field.name}=", "expected ", words)
+
+
+def test_the_words_are_those_of_the_command_line() -> None:
+    for options in ({"guidance": "sofft"}, {"bootstrap": "maybe"}):
+        for make in (tether.DAC, lambda options=options, **_: make_algorithm("dac", options)):
+            refused(lambda make=make, options=options: make(**options), "='", "': expected ")
+
+
+def test_options_that_may_be_left_out() -> None:
+    @dataclasses.dataclass
+    class Mine:
+        kind: typing.Literal["a", "b"] | None = None
+        flag: bool | None = None
+        other: typing.Literal[2, None] = None
+        floor: float | None = None
+
+    check_ranges(Mine())
+    check_ranges(Mine("b", False, 2, -1.0))
+    for wrong in (Mine(kind="c"), Mine(flag=0), Mine(other=3), Mine(floor=np.nan)):  # pyright: ignore
+        refused(lambda wrong=wrong: check_ranges(wrong), ": expected ")
 
 
 def test_numbers_may_be_whole() -> None:

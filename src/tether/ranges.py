@@ -2,7 +2,8 @@
 
     discount: Annotated[float, between(0, 1)] = 0.99
 
-A class that states ranges checks them where it is made (`check_ranges(self)`); the docs show them (`ranges_of`).
+A class that states ranges checks them where it is made (`check_ranges(self)`); the docs show them (`ranges_of`). What a
+`Literal`, `bool` or `float` says is checked there, too: anything else would be taken for one of the values in silence.
 """
 
 import functools
@@ -16,11 +17,13 @@ import numpy as np
 
 from tether.errors import InputError, shortened
 
-__all__ = ["COUNTED", "Range", "above", "at_least", "between", "check_ranges", "check_value", "ranges_of"]
+__all__ = ["COUNTED", "Range", "above", "at_least", "between", "check_ranges", "check_value", "describe", "ranges_of"]
 
 
 COUNTED = 2**31 - 1
 """As far as JAX counts; who is told a range need not hear of it."""
+
+UNIONS = (types.UnionType, typing.Union)  # such as int | None
 
 
 class Range(NamedTuple):
@@ -93,18 +96,37 @@ def _range_in(hint: Any) -> Range | None:
         own = next((extra for extra in hint.__metadata__ if isinstance(extra, Range)), None)
         whole = hint.__origin__ is int or typing.get_args(hint.__origin__)[:1] == (int,)
         return own._replace(whole=whole) if own else _range_in(hint.__origin__)
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # such as int | None
+    if typing.get_origin(hint) in UNIONS:
         parts = typing.get_args(hint)
         found = next((found for part in parts if (found := _range_in(part))), None)
         return found._replace(optional=types.NoneType in parts) if found else None
     return None
 
 
+@functools.cache
+def _kinds_of(cls: type) -> Mapping[str, Any]:
+    """Field -> the Literal, bool or float that its annotation is, with None where that may stand there; fields with a
+    range are left out, and those of other kinds."""
+    found = {name: _kind_in(hint) for name, hint in typing.get_type_hints(cls).items() if name not in ranges_of(cls)}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def _kind_in(hint: Any) -> Any:
+    parts = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+    kinds = (part for part in parts if part in (bool, float) or typing.get_origin(part) is typing.Literal)
+    kind = next(kinds, None)
+    return kind | None if kind is not None and types.NoneType in parts else kind
+
+
 def check_ranges(instance: Any) -> None:
-    """Refuse a field whose value is outside of the range that its annotation states. Raises InputError.
+    """Refuse a field whose value is outside of the range that its annotation states, is none of its Literal's, no bool
+    or no finite number where it says so. Raises InputError.
 
     Values that are not there yet are left alone: tracers, shapes, arrays of other processes.
     """
+    for name, kind in _kinds_of(type(instance)).items():
+        if not _is_of(kind, value := getattr(instance, name)):
+            raise InputError(f"{name}={shortened(repr(value))}: expected {describe(kind)}")
     for name, allowed in ranges_of(type(instance)).items():
         check_value(name, getattr(instance, name), allowed)
 
@@ -115,11 +137,38 @@ def check_value(name: str, value: Any, allowed: Range) -> None:
         raise InputError(f"{name} {shortened(value)}: must be {wanted}")
 
 
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether `value` is one of `kind`, or not there yet."""
+    if value is None:
+        return bool({None, types.NoneType}.intersection(typing.get_args(kind)))
+    numbers = _numbers(value)
+    if numbers is None:
+        return True
+    kind = typing.get_args(kind)[0] if typing.get_origin(kind) in UNIONS else kind
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is float:
+        return bool(np.isfinite(numbers).all())
+    return any(isinstance(value, type(choice)) and value == choice for choice in typing.get_args(kind))
+
+
+def describe(kind: Any) -> str:
+    """What a user may write for a field of this type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in UNIONS:
+        return " or ".join(describe(a) if a is not types.NoneType else "none" for a in arguments)
+    if origin is tuple:
+        return "whole numbers separated by commas"
+    return {bool: "true or false", int: "a whole number", float: "a finite number"}.get(kind, str(kind))
+
+
 def _numbers(value: Any) -> np.ndarray | None:
     """The numbers that a value is made of; None where it has none (yet)."""
     if isinstance(value, int | float | str | tuple | list | Mapping | np.ndarray | np.generic):
         try:
-            return np.asarray(np.nan if isinstance(value, str) else value, np.float64)
+            return np.asarray(np.nan if isinstance(value, str | bool) else value, np.float64)  # True is no 1
         except (TypeError, ValueError, OverflowError):
             return np.asarray(np.nan)  # in no range
     import jax

@@ -1,7 +1,7 @@
 """Hyper-parameters with the range that is allowed, stated beside the default: `discount: Fraction = 0.99  # gamma`.
 
 An algorithm checks them by `check_ranges(self)` in `__check_init__`; its page in the docs shows them. A plain
-`Hyperparameter` is any finite number.
+`Hyperparameter` is any finite number; options (`Literal`, `bool`) are checked likewise.
 """
 
 from typing import Annotated

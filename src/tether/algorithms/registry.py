@@ -47,6 +47,7 @@ from tether.algorithms.xql import XQL
 from tether.errors import InputError
 from tether.machine.keywords import explain_keywords
 from tether.machine.registry import Registry, distribution_of, registry
+from tether.ranges import describe
 
 T = TypeVar("T")
 
@@ -290,7 +291,7 @@ def parse_values(what: str, kinds: Mapping[str, Any], assignments: Mapping[str, 
         try:
             parsed[name] = _parse(kinds[name], value)
         except (TypeError, ValueError, KeyError, OverflowError):
-            raise InputError(f"{name}={errors.shortened(repr(value))}: expected {_describe(kinds[name])}") from None
+            raise InputError(f"{name}={errors.shortened(repr(value))}: expected {describe(kinds[name])}") from None
     return parsed
 
 
@@ -337,15 +338,3 @@ def _parse(kind: Any, value: Any) -> Any:
     if not math.isfinite(number):
         raise ValueError(value)
     return number
-
-
-def _describe(kind: Any) -> str:
-    """What a user may write for `kind`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_describe(a) if a is not types.NoneType else "none" for a in arguments)
-    if origin is tuple:
-        return "whole numbers separated by commas"
-    return {bool: "true or false", int: "a whole number", float: "a finite number"}.get(kind, str(kind))
