@@ -8,6 +8,8 @@ import pytest
 
 from tether.algorithms import DTQL, DTQLKL
 from tether.algorithms.dtql_kl import WEIGHT_FLOOR, distillation_gradient, distillation_loss
+from tether.errors import InputError
+from tether.networks.factories import mlp
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER, init_lanes, run_updates
 from tether.types import Spec, Transition
@@ -98,6 +100,22 @@ def test_training_starts_from_the_denoiser():
     later = frozen.update(state, batch(), jax.random.key(1), jnp.asarray(1, jnp.int32))[0]
     assert eqx.tree_equal(later.actor, state.actor)
     assert eqx.tree_equal(later.fake_denoiser, state.fake_denoiser)
+
+
+@pytest.mark.parametrize("network", ["residual", "gelu", "512x512", "layernorm"])
+def test_an_actor_of_another_kind_starts_from_weights_of_its_own(network):
+    with pytest.raises(InputError, match=f"^actor_network '{network}': .* start_from_denoiser=False "):
+        DTQLKL(actor_network=network)
+    own = DTQLKL(actor_network=network, start_from_denoiser=False)
+    assert jax.eval_shape(lambda key: own.init(SPEC, key), jax.random.key(0)).actor.network is not None
+
+
+@pytest.mark.parametrize("network", ["mish", "256x256x256", mlp])
+def test_an_actor_of_the_denoisers_kind_by_another_name_starts_from_it(network):
+    algorithm, step = DTQLKL(actor_network=network), jnp.asarray(0, jnp.int32)
+    state = jax.eval_shape(lambda key: algorithm.init(SPEC, key), jax.random.key(0))
+    after, _ = jax.eval_shape(algorithm.update, state, batch(), jax.random.key(0), step)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_fake_denoiser_learns_from_policy_actions_and_not_from_the_data():

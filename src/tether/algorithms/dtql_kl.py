@@ -23,7 +23,7 @@ From the code:
      arXiv 2405.14867); the default 1 is Algorithm 2. Tight coverage of many modes needs more (docs/gallery).
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -46,6 +46,7 @@ from tether.algorithms.ranges import (
 from tether.algorithms.shared.losses import polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
+from tether.errors import InputError
 from tether.networks import Denoiser, ImplicitActor, QEnsemble, ValueNetwork
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
@@ -112,6 +113,11 @@ class DTQLKL(eqx.Module):
 
     def __check_init__(self):
         check_ranges(self)
+        if self.start_from_denoiser and self.actor_network != "mlp" and not self._fits_denoiser():
+            raise InputError(
+                f"actor_network {self.actor_network!r}: the policy starts as a copy of the denoiser, whose network is "
+                "of another kind; start_from_denoiser=False lets it start from weights of its own"
+            )
 
     def init(self, spec: Spec, key: PRNGKey) -> DTQLKLState:
         """Fresh networks and zero moments; the target heads start as a copy of the online ones."""
@@ -226,6 +232,17 @@ class DTQLKL(eqx.Module):
         rates = self.critic_learning_rate * rate_factor, self.learning_rate * rate_factor
         schedule, bound = self._schedule(), self._bound(state)
         return update_behaviour(state, batch, key, schedule, bound, self.expectile, self.discount, *rates)
+
+    def _fits_denoiser(self) -> bool:
+        """Whether the policy's network has the layers of the denoiser's."""
+
+        def layers(network: Network) -> Any:
+            sizes = 1, 1, self.denoiser_hidden_sizes, self.time_embedding_size
+            return jax.eval_shape(lambda: Denoiser(jax.random.key(0), *sizes, network=network))
+
+        own, denoiser = layers(self.actor_network), layers("mlp")
+        same_shapes = jax.tree.leaves(own) == jax.tree.leaves(denoiser)
+        return same_shapes and jax.tree.structure(own) == jax.tree.structure(denoiser)
 
     def _schedule(self) -> edm.EDM:
         return edm.EDM(self.sigma_data, self.sigma_min, self.sigma_max)
