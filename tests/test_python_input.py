@@ -15,7 +15,7 @@ import pytest
 
 import tether
 from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC, api
-from tether.algorithms import ALGORITHMS
+from tether.algorithms import ALGORITHMS, DT, EQL, SQL, XQL
 from tether.algorithms.callables import is_callable
 from tether.algorithms.registry import make_algorithm
 from tether.data.transforms import REWARD_TRANSFORMS, prepare
@@ -23,6 +23,7 @@ from tether.ranges import check_ranges, ranges_of
 from tether.runs.config import fresh_folder
 from tether.runs.folder import make_fresh
 from tether.runs.plan import Plan
+from tether.training.lanes import make_lanes
 
 GENERATOR = np.random.default_rng(0)
 ARRAYS = {
@@ -62,6 +63,9 @@ def refused(call: Callable[[], Any], *words: str) -> None:
         (lambda: IQL(discount=2), ["discount 2", "0 to 1"]),
         (lambda: IQL(discount=True), ["discount True", "0 to 1"]),
         (lambda: Options(batch_size=8.0), ["batch_size 8.0", "whole"]),  # pyright: ignore
+        (lambda: DT(dropout=1), ["dropout 1", "0 to below 1"]),
+        (lambda: make_lanes(DT(), [0], {"dropout": [0.5, 1]}), ["dropout 1", "0 to below 1"]),
+        *((lambda cls=cls: cls(actor_dropout=1), ["actor_dropout 1", "0 to below 1"]) for cls in (IQL, SQL, EQL, XQL)),
     ],
 )
 def test_hyperparameters(make: Callable[[], Any], words: list[str]) -> None:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Phase, acting_field
-from tether.algorithms.ranges import Count, Depth, Fraction, NonNegative, Positive, Updates, check_ranges
+from tether.algorithms.ranges import Count, Depth, FractionBelowOne, NonNegative, Positive, Updates, check_ranges
 from tether.algorithms.shared.optimisers import adam_init, adamw_step, clip_by_global_norm
 from tether.errors import InputError
 from tether.networks import CausalTransformer, Dropout, Linear, dropout, torch_uniform
@@ -168,7 +168,7 @@ class DT(eqx.Module):
     learning_rate: NonNegative = 1e-4  # AdamW
     weight_decay: NonNegative = 1e-4  # AdamW
     gradient_norm: Positive = 0.25  # gradients are clipped to it, all as one
-    dropout: Fraction = 0.1
+    dropout: FractionBelowOne = 0.1
 
     context_length: Count = eqx.field(static=True, default=20)  # K: steps that are seen
     episode_length: Count = eqx.field(static=True, default=1000)  # steps that have an embedding of their own

@@ -18,7 +18,15 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
-from tether.algorithms.ranges import Fraction, Interval, NonNegative, Sizes, StaticFraction, Updates, check_ranges
+from tether.algorithms.ranges import (
+    Fraction,
+    Interval,
+    NonNegative,
+    Sizes,
+    StaticFractionBelowOne,
+    Updates,
+    check_ranges,
+)
 from tether.algorithms.shared.losses import (
     advantage_weights,
     clip_actions,
@@ -202,7 +210,7 @@ class IQL(eqx.Module):
     critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
     target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    actor_dropout: StaticFractionBelowOne = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
     decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V

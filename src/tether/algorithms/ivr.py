@@ -35,7 +35,7 @@ from tether.algorithms.ranges import (
     NonNegative,
     Positive,
     Sizes,
-    StaticFraction,
+    StaticFractionBelowOne,
     Updates,
     check_ranges,
 )
@@ -74,7 +74,7 @@ class SQL(eqx.Module):
     critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
     target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    actor_dropout: StaticFractionBelowOne = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
     decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V
@@ -127,7 +127,7 @@ class EQL(eqx.Module):
     critic_learning_rate: NonNegative = 3e-4  # Adam, Q and V, constant
     target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    actor_dropout: StaticFractionBelowOne = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
     decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field()  # of Q and V

@@ -13,20 +13,25 @@ __all__ = [
     "Count",
     "Depth",
     "Fraction",
+    "FractionBelowOne",
     "Interval",
     "NonNegative",
     "Positive",
     "Sizes",
     "StaticFraction",
+    "StaticFractionBelowOne",
     "Updates",
     "check_ranges",
 ]
 
 Fraction = Annotated[Hyperparameter, between(0, 1)]
+FractionBelowOne = Annotated[Hyperparameter, between(0, 1, without_high=True)]
+"""Of what divides by what is left of it, such as dropout."""
 Positive = Annotated[Hyperparameter, above(0)]
 NonNegative = Annotated[Hyperparameter, at_least(0)]
 StaticFraction = Annotated[float, between(0, 1)]
 """Of a number that is no leaf, because it decides the program or a column of the data."""
+StaticFractionBelowOne = Annotated[float, between(0, 1, without_high=True)]
 Updates = Annotated[int, between(0, COUNTED)]
 """Of a phase, or of a part of one."""
 Interval = Annotated[int, between(1, COUNTED)]

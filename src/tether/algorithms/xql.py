@@ -39,7 +39,7 @@ from tether.algorithms.ranges import (
     NonNegative,
     Positive,
     Sizes,
-    StaticFraction,
+    StaticFractionBelowOne,
     Updates,
     check_ranges,
 )
@@ -85,7 +85,7 @@ class XQL(eqx.Module):
     uniform_actions: bool = eqx.field(static=True, default=False)  # V is fitted to half data, half uniform actions
     noisy_actions: bool = eqx.field(static=True, default=False)  # V is fitted at the data's actions plus noise
     value_updates: Depth = eqx.field(static=True, default=1)  # steps of V per update, on the same minibatch
-    actor_dropout: StaticFraction = eqx.field(static=True, default=0.0)  # in the actor's loss only
+    actor_dropout: StaticFractionBelowOne = eqx.field(static=True, default=0.0)  # in the actor's loss only
     cosine_decay: bool = eqx.field(static=True, default=True)  # the actor's rate falls to 0
     decay_updates: Interval | None = eqx.field(static=True, default=None)  # horizon of the decay; None: train_updates
     critic_network: Network = network_field(scalar=True)  # of Q and V
