@@ -15,7 +15,7 @@ import pytest
 
 import tether
 from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC, api
-from tether.algorithms import ALGORITHMS, DT, EQL, SQL, XQL
+from tether.algorithms import ALGORITHMS, AWR, DT, EQL, SQL, XQL
 from tether.algorithms.callables import is_callable
 from tether.algorithms.registry import make_algorithm
 from tether.data.transforms import REWARD_TRANSFORMS, prepare
@@ -63,6 +63,8 @@ def refused(call: Callable[[], Any], *words: str) -> None:
         (lambda: IQL(discount=2), ["discount 2", "0 to 1"]),
         (lambda: IQL(discount=True), ["discount True", "0 to 1"]),
         (lambda: Options(batch_size=8.0), ["batch_size 8.0", "whole"]),  # pyright: ignore
+        (lambda: AWR(discount=1), ["discount 1", "0 to below 1"]),
+        (lambda: make_lanes(AWR(), [0], {"discount": [0.9, 1.0]}), ["'discount'", "cannot be swept"]),
         (lambda: DT(dropout=1), ["dropout 1", "0 to below 1"]),
         (lambda: make_lanes(DT(), [0], {"dropout": [0.5, 1]}), ["dropout 1", "0 to below 1"]),
         *((lambda cls=cls: cls(actor_dropout=1), ["actor_dropout 1", "0 to below 1"]) for cls in (IQL, SQL, EQL, XQL)),

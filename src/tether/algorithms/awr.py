@@ -25,7 +25,15 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Derive, Hyperparameter, Network, Phase, network_field
-from tether.algorithms.ranges import Fraction, NonNegative, Positive, Sizes, StaticFraction, Updates, check_ranges
+from tether.algorithms.ranges import (
+    Fraction,
+    NonNegative,
+    Positive,
+    Sizes,
+    StaticFractionBelowOne,
+    Updates,
+    check_ranges,
+)
 from tether.algorithms.shared.losses import advantage_weights
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.networks import Layers, ValueNetwork, make_network
@@ -96,7 +104,7 @@ class AWR(eqx.Module):
     learning_rate: NonNegative = 3e-4  # Adam, actor
     value_learning_rate: NonNegative = 3e-4  # Adam, V
 
-    discount: StaticFraction = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
+    discount: StaticFractionBelowOne = eqx.field(static=True, default=0.99)  # gamma: decides a column of the data
     critic_network: Network = network_field(scalar=True)  # of V
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(128, 64))
