@@ -15,7 +15,7 @@ import pytest
 
 import tether
 from tether import BC, IQL, Dataset, EarlyStopping, InputError, KeepBest, Options, ReBRAC, api
-from tether.algorithms import ALGORITHMS, AWR, DT, EQL, SQL, XQL
+from tether.algorithms import ALGORITHMS, AWR, DT, EDP, EQL, SQL, XQL
 from tether.algorithms.callables import is_callable
 from tether.algorithms.registry import make_algorithm
 from tether.data.transforms import REWARD_TRANSFORMS, prepare
@@ -65,6 +65,7 @@ def refused(call: Callable[[], Any], *words: str) -> None:
         (lambda: Options(batch_size=8.0), ["batch_size 8.0", "whole"]),  # pyright: ignore
         (lambda: AWR(discount=1), ["discount 1", "0 to below 1"]),
         (lambda: make_lanes(AWR(), [0], {"discount": [0.9, 1.0]}), ["'discount'", "cannot be swept"]),
+        (lambda: EDP(diffusion_steps=20), ["diffusion_steps 20", "21 to 100,000"]),
         (lambda: DT(dropout=1), ["dropout 1", "0 to below 1"]),
         (lambda: make_lanes(DT(), [0], {"dropout": [0.5, 1]}), ["dropout 1", "0 to below 1"]),
         *((lambda cls=cls: cls(actor_dropout=1), ["actor_dropout 1", "0 to below 1"]) for cls in (IQL, SQL, EQL, XQL)),

@@ -20,7 +20,7 @@ Deviations.
      after its step, theirs before it.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -44,12 +44,14 @@ from tether.diffusion import vp
 from tether.networks import NoiseNetwork, QEnsemble, ValueNetwork, lecun_normal
 from tether.policies.acting import BestOfSamples
 from tether.policies.samplers import NoiseSampler, ancestral_sampler
+from tether.ranges import between
 from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
 
 __all__ = ["EDP", "EDPState"]
 
 AVERAGE_INTERVAL = 5  # updates of the actor's average
 ACTION_MARGIN = 1e-3  # in action boxes: data actions are clipped to ±0.999
+Steps = Annotated[int, between(vp.LEAST_LINEAR_STEPS, 100_000)]
 CRR_LIMIT, IQL_LIMIT, IQL_INVERSE_TEMPERATURE = 20.0, 100.0, 3.0
 
 
@@ -77,7 +79,7 @@ class EDP(eqx.Module):
     gradient_norm: Positive = 9.0  # clip of the global norm of each network
 
     mode: Literal["td3", "crr", "iql"] = eqx.field(static=True, default="td3")
-    diffusion_steps: Count = eqx.field(static=True, default=100)  # T
+    diffusion_steps: Steps = eqx.field(static=True, default=100)  # T
     max_q_backup: bool = eqx.field(static=True, default=False)  # best of `draws` next actions per head
     draws: Count = eqx.field(static=True, default=10)  # of the max-Q backup and of crr's baseline
     candidates: Count = acting_field(50)  # chains when acting

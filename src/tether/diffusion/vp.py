@@ -24,6 +24,7 @@ import numpy as np
 from tether.types import Array, Float, Int, PRNGKey, Scalar
 
 __all__ = [
+    "LEAST_LINEAR_STEPS",
     "VP",
     "Diffused",
     "NoisePredictor",
@@ -74,13 +75,16 @@ def vp_schedule(steps: int, beta_min: float = 0.1, beta_max: float = 10.0, varia
     return _schedule(np.exp(-beta_min / steps - (beta_max - beta_min) * (2 * n - 1) / (2 * steps**2)), variance)
 
 
+LEAST_LINEAR_STEPS = 21  # with fewer the last beta of the linear schedule reaches 1
+
+
 def linear_schedule(steps: int, variance: Variance = "posterior") -> VP:
     """beta from 1e-4 to 0.02 in equal steps, both times 1000/N ("scaled linear": EDP, arXiv 2305.20081).
 
-    A few steps would need betas beyond 1, so N is at least 21. Raises ValueError for less.
+    Raises ValueError for fewer than `LEAST_LINEAR_STEPS`.
     """
-    if steps < 21:
-        raise ValueError(f"linear_schedule: {steps} steps; at least 21, or the last beta reaches 1")
+    if steps < LEAST_LINEAR_STEPS:
+        raise ValueError(f"linear_schedule: {steps} steps; at least {LEAST_LINEAR_STEPS}, or the last beta reaches 1")
     return _schedule(1.0 - np.linspace(1e-4, 0.02, steps) * 1000 / steps, variance)
 
 
