@@ -66,6 +66,10 @@ def refused(call: Callable[[], Any], *words: str) -> None:
         (lambda: AWR(discount=1), ["discount 1", "0 to below 1"]),
         (lambda: make_lanes(AWR(), [0], {"discount": [0.9, 1.0]}), ["'discount'", "cannot be swept"]),
         (lambda: EDP(diffusion_steps=20), ["diffusion_steps 20", "21 to 100,000"]),
+        *(
+            (lambda cls=cls: cls(time_embedding_size=15), ["time_embedding_size 15", "2 to 100,000, even"])
+            for cls in (tether.DTQL, tether.DTQLKL, tether.DAC, tether.BDPO)
+        ),
         (lambda: DT(dropout=1), ["dropout 1", "0 to below 1"]),
         (lambda: make_lanes(DT(), [0], {"dropout": [0.5, 1]}), ["dropout 1", "0 to below 1"]),
         *((lambda cls=cls: cls(actor_dropout=1), ["actor_dropout 1", "0 to below 1"]) for cls in (IQL, SQL, EQL, XQL)),

@@ -34,6 +34,7 @@ class Range(NamedTuple):
     without_low: bool = False
     without_high: bool = False
     length: int | None = None
+    even: bool = False
     whole: bool = False  # said by the annotation's type
     optional: bool = False  # None, too; likewise
 
@@ -47,7 +48,7 @@ class Range(NamedTuple):
             return f"{'above' if self.without_low else 'at least'} {self.low:,g}"
         low = f"above {self.low:,g}" if self.without_low else f"{self.low:,g}"
         high = f"below {self.high:,}" if self.without_high else f"{self.high:,}"
-        return f"{low} to {high}"
+        return f"{low} to {high}" + (", even" if self.even else "")
 
     def refusal(self, value: Any) -> str:
         """What `value` must be and is not; "" where it is, or where it is not there yet, as a tracer."""
@@ -63,14 +64,17 @@ class Range(NamedTuple):
         long_enough = self.length is None or 1 <= numbers.size <= self.length
         low = numbers > self.low if self.without_low else numbers >= self.low
         high = numbers < self.high if self.without_high else numbers <= self.high
-        if not (long_enough and bool((low & high).all())):
+        fitting = low & high & (numbers % 2 == 0) if self.even else low & high
+        if not (long_enough and bool(fitting.all())):
             return str(self)
         return "" if np.isfinite(numbers).all() else f"finite, {self}"
 
 
-def between(low: float | int, high: float | int, *, without_high: bool = False, length: int | None = None) -> Range:
+def between(
+    low: float | int, high: float | int, *, without_high: bool = False, length: int | None = None, even: bool = False
+) -> Range:
     """From `low` to `high`, both included unless said otherwise. length: the most entries of a tuple."""
-    return Range(low, high, without_high=without_high, length=length)
+    return Range(low, high, without_high=without_high, length=length, even=even)
 
 
 def at_least(low: float | int, *, whole: bool = False) -> Range:

@@ -48,7 +48,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Network, Phase, acting_field, network_field
-from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
+from tether.algorithms.ranges import Count, EmbeddingSize, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import aggregate_heads, clip_actions, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor, update_when_due
 from tether.diffusion import vp
@@ -153,7 +153,7 @@ class BDPO(eqx.Module):
     actor_network: Network = network_field(scalar=True)  # the behaviour, too
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critics
     noise_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256, 256))
-    time_embedding_size: Count = eqx.field(static=True, default=64)
+    time_embedding_size: EmbeddingSize = eqx.field(static=True, default=64)
     pretrain_updates: Updates = eqx.field(static=True, default=2_000_000)
     train_updates: Updates = eqx.field(static=True, default=2_000_000)
 

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Network, Phase, acting_field, network_field
-from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
+from tether.algorithms.ranges import Count, EmbeddingSize, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.shared.losses import aggregate_heads, average_when_due, clip_actions, polyak, q_errors, td_target
 from tether.algorithms.shared.optimisers import adam_init, clipped_adam_step, decay_factor
 from tether.diffusion import vp
@@ -110,7 +110,7 @@ class DAC(eqx.Module):
     critic_network: Network = network_field()  # of Q
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
-    time_embedding_size: Count = eqx.field(static=True, default=16)
+    time_embedding_size: EmbeddingSize = eqx.field(static=True, default=16)
     train_updates: Updates = eqx.field(static=True, default=2_000_000)
 
     def __check_init__(self):

@@ -36,7 +36,17 @@ import jax.numpy as jnp
 import optax
 
 from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_field, network_field
-from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Positive, Sizes, Updates, check_ranges
+from tether.algorithms.ranges import (
+    Count,
+    EmbeddingSize,
+    Fraction,
+    Interval,
+    NonNegative,
+    Positive,
+    Sizes,
+    Updates,
+    check_ranges,
+)
 from tether.algorithms.shared.losses import expectile_loss, polyak, q_regression, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step, decay_factor
 from tether.diffusion import edm
@@ -160,7 +170,7 @@ class DTQL(eqx.Module):
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critic and Gaussian actor
     denoiser_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
-    time_embedding_size: Count = eqx.field(static=True, default=16)
+    time_embedding_size: EmbeddingSize = eqx.field(static=True, default=16)
     pretrain_updates: Updates = eqx.field(static=True, default=50_000)
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

@@ -35,6 +35,7 @@ from tether.algorithms.interface import Hyperparameter, Network, Phase, acting_f
 from tether.algorithms.ranges import (
     Count,
     Depth,
+    EmbeddingSize,
     Fraction,
     Interval,
     NonNegative,
@@ -107,7 +108,7 @@ class DTQLKL(eqx.Module):
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # critic
     denoiser_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))  # policy, too
-    time_embedding_size: Count = eqx.field(static=True, default=16)
+    time_embedding_size: EmbeddingSize = eqx.field(static=True, default=16)
     pretrain_updates: Updates = eqx.field(static=True, default=50_000)
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
 

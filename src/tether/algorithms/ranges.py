@@ -12,6 +12,7 @@ from tether.ranges import COUNTED, above, at_least, between, check_ranges
 __all__ = [
     "Count",
     "Depth",
+    "EmbeddingSize",
     "Fraction",
     "FractionBelowOne",
     "Interval",
@@ -40,5 +41,7 @@ Count = Annotated[int, between(1, 100_000)]
 """Of networks, samples, steps of diffusion, candidates."""
 Depth = Annotated[int, between(1, 100)]
 """Of what a program unrolls: blocks of a network, steps of an optimiser in an update."""
+EmbeddingSize = Annotated[int, between(2, 100_000, even=True)]
+"""Of a time in sines and cosines, one of each for a frequency."""
 Sizes = Annotated[tuple[int, ...], between(1, 100_000, length=100)]
 """Widths of hidden layers."""
