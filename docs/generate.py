@@ -244,7 +244,7 @@ def _rows(cls: type) -> list[str]:
             break
         if (match := FIELD.match(line)) and "ClassVar" not in line:
             field, default, meaning = match.groups()
-            default = re.sub(r"network_field\((scalar=True)?\)", 'eqx.field(static=True, default="mlp")', default)
+            default = re.sub(r"network_field\(.*\)", 'eqx.field(static=True, default="mlp")', default)
             static = STATIC.fullmatch(default)
             known = static or SWEPT_ACTING.fullmatch(default)
             value = known.group(1) if known else default

@@ -1,6 +1,7 @@
 """Critics that learn a distribution: HL-Gauss and quantiles."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import tether
 from tether.algorithms import ALGORITHMS
+from tether.algorithms.callables import values_beyond_bins
+from tether.algorithms.registry import field_names
 from tether.algorithms.shared.losses import q_errors
 from tether.data import Dataset, view_of
 from tether.networks import QEnsemble, ValueNetwork, stack_heads
@@ -124,6 +127,24 @@ def test_the_range_is_that_of_every_lane_and_of_the_returns_that_are_learnt() ->
     mean = (-3 - 100 * 5 / 6) / (3 + 100)  # of the three rows that were cut, and of all as a hundred rows
     cut = -(1 + 0.99 + 0.99**2) + 0.99**3 * 100 * mean
     assert network(tether.IQL(critic_network="hl-gauss"), failures, []) == wanted(cut, 0.0)
+
+
+def test_a_run_says_where_values_may_leave_the_bins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for algorithm in (tether.ReBRAC, tether.IQL):
+        made = algorithm(critic_network="hl-gauss", hidden_sizes=(8,), train_updates=2)
+        out = tmp_path / algorithm.__name__
+        tether.train(made, _one_step(), environment="none", options=tether.Options(batch_size=8), out=out, quiet=True)
+    line = "critic_network hl-gauss: .* ReBRAC critic_penalty is taken off the targets; .* hl-gauss=LOW,HIGH .*quantile"
+    assert len(re.findall(line, err := capsys.readouterr().err)) == err.count("its bins lie") == 1, err
+
+
+def test_algorithms_whose_targets_are_not_returns_alone() -> None:
+    def beyond(network: str) -> set[str]:
+        having = (name for name in ALGORITHMS if "critic_network" in field_names(ALGORITHMS[name]))
+        return {name for name in having if values_beyond_bins(ALGORITHMS[name](critic_network=network))}
+
+    assert beyond("hl-gauss") == {"rebrac", "brac-v", "sac", "dsrl", "rlpd", "cql", "cal-ql"}
+    assert beyond("hl-gauss=-2,6") == beyond("quantile") == set()
 
 
 def test_ranges_in_names() -> None:

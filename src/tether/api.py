@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
+from tether.algorithms.callables import values_beyond_bins
 from tether.algorithms.interface import Algorithm
 from tether.algorithms.registry import ALGORITHMS, change_acting, name_of
 from tether.bench.forecast import long_run_warning
@@ -115,10 +116,11 @@ def train(
     check_callbacks(callbacks, evaluated=place.task is not None)
     how: dict[str, Any] = {"reward_transform": reward_transform, "observation_transform": observation_transform}
     how |= {"data_filter": data_filter, "holdout": str(holdout), "view": view_of(algorithm, framing)}
+    beyond = values_beyond_bins(algorithm)
     algorithm, prepared = prepare_training(algorithm, lanes, data, options, how)
     folder = _folder(out, f"{name}-{data.name}")
     learns = view_of(algorithm).name != "trajectories" and any(phase.reads_rewards for phase in algorithm.phases())
-    warnings = [place.note, *unscaled(data, reward_transform, observation_transform, rewards=learns)]
+    warnings = [place.note, *unscaled(data, reward_transform, observation_transform, rewards=learns), *beyond]
     plan = make_plan(folder, name, algorithm, lanes, options, data, prepared, place.task, place.limits)
     del data, prepared, dataset  # only what the plan keeps of them is needed: unless the caller holds them, freed
     with new_folder(folder, config_of(plan) | {"notes": dict(notes or {})}, fresh=out is None) as made:

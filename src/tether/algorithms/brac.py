@@ -244,7 +244,7 @@ class BRACV(eqx.Module):
 
     samples: Count = eqx.field(static=True, default=4)  # actions per state in the KL
     warmup_updates: Updates = eqx.field(static=True, default=20_000)  # with the KL alone
-    critic_network: Network = network_field()  # of Q
+    critic_network: Network = network_field(beyond="the KL is taken off the targets")  # of Q
     actor_network: Network = network_field(scalar=True)  # the behaviour, too
     hidden_sizes: Sizes = eqx.field(static=True, default=(300, 300))  # Q
     actor_hidden_sizes: Sizes = eqx.field(static=True, default=(200, 200))  # behaviour, too

@@ -63,7 +63,7 @@ class CalQL(eqx.Module):
     max_q_backup: bool = eqx.field(static=True, default=True)  # best of `proposals` next actions
     gap_floor: float | None = eqx.field(static=True, default=None)  # the least Z - Q of a row that counts
     proposals: Count = eqx.field(static=True, default=10)  # n of each of the three kinds
-    critic_network: Network = network_field()  # of Q
+    critic_network: Network = network_field(beyond="the penalty pushes values down")  # of Q
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256, 256))  # Q
     actor_hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))

@@ -9,6 +9,7 @@ from typing import Any
 
 from tether.errors import InputError
 from tether.networks import NETWORKS, find_network
+from tether.networks.distributions import HL_GAUSS, QUANTILE
 from tether.networks.factories import has_unknown_range, is_distributional, with_range
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "origin",
     "read_callable",
     "spelling",
+    "values_beyond_bins",
     "with_value_range",
     "without_value_range",
 ]
@@ -55,6 +57,19 @@ def without_value_range(algorithm: Any) -> list[str]:
     """The hyper-parameters whose networks have bins, of which nobody has said yet where they lie."""
     networks = [field.name for field in dataclasses.fields(algorithm) if _is_network(field)]
     return [name for name in networks if has_unknown_range(getattr(algorithm, name))]
+
+
+def values_beyond_bins(algorithm: Any) -> list[str]:
+    """A line for each network whose bins will lie around the data's returns though its targets may lie elsewhere."""
+    lines, reasons = [], {field.name: field.metadata.get("beyond") for field in dataclasses.fields(algorithm)}
+    for name in without_value_range(algorithm):
+        if reason := reasons[name]:
+            lines.append(
+                f"{name} {getattr(algorithm, name)}: its bins lie around the data's returns, but in "
+                f"{type(algorithm).__name__} {reason}; what leaves the bins counts as their ends: "
+                f"{HL_GAUSS}=LOW,HIGH places them, {QUANTILE} has none"
+            )
+    return lines
 
 
 def with_value_range(algorithm: Any, low: float = 0.0, high: float = 1.0) -> Any:

@@ -108,7 +108,7 @@ class DSRL(eqx.Module):
 
     ensemble_size: Count = eqx.field(static=True, default=2)
     flow_steps: Count = eqx.field(static=True, default=10)
-    critic_network: Network = network_field()  # of Q
+    critic_network: Network = network_field(beyond="the policy's entropy is in the targets")  # of Q
     noise_critic_network: Network = network_field(scalar=True)  # of Q^W
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(1024, 1024, 1024))  # actor and critics

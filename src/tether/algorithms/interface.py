@@ -38,14 +38,17 @@ def acting_field(default: Any, *, static: bool = True) -> Any:
     return eqx.field(static=static, default=default, metadata={"acting": True})
 
 
-def network_field(*, scalar: bool = False) -> Any:
+def network_field(*, scalar: bool = False, beyond: str = "") -> Any:
     """A hyper-parameter that says what networks are made of: by default the MLP of the paper, else a name or a factory
     (`tether.networks.factories`).
 
     scalar: whether distributions are refused: those of critics that do not learn by `q_regression`, or of other
         returns than those of the data, of which their range is taken.
+    beyond: why values may leave a range that is taken of the data's returns, where distributions serve all the same; it
+        is said at the start of a run.
     """
-    return eqx.field(static=True, default="mlp", metadata={"registry": "network", "scalar": scalar})
+    metadata = {"registry": "network", "scalar": scalar, "beyond": beyond}
+    return eqx.field(static=True, default="mlp", metadata=metadata)
 
 
 Update = Callable[[Any, Any, PRNGKey, Int[Array, ""]], tuple[Any, Metrics]]

@@ -47,7 +47,7 @@ class ReBRAC(eqx.Module):
     target_noise_limit: NonNegative = 0.5
 
     actor_update_interval: Interval = eqx.field(static=True, default=2)
-    critic_network: Network = network_field()  # of Q
+    critic_network: Network = network_field(beyond="critic_penalty is taken off the targets")  # of Q
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256, 256))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)

@@ -73,7 +73,7 @@ class RLPD(eqx.Module):
     target_heads: Count = eqx.field(static=True, default=2)  # how many Z holds
     entropy_backup: bool = eqx.field(static=True, default=True)  # the target counts the policy's entropy
     actor_update_interval: Interval = eqx.field(static=True, default=20)  # G, in updates
-    critic_network: Network = network_field()  # of Q
+    critic_network: Network = network_field(beyond="the policy's entropy is in the targets (entropy_backup)")  # of Q
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)

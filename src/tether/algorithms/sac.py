@@ -112,7 +112,7 @@ class SAC(eqx.Module):
     critic_learning_rate: NonNegative = 3e-4  # Adam, Q
     target_rate: Fraction = 0.005  # Polyak step of the target critic
 
-    critic_network: Network = network_field()  # of Q
+    critic_network: Network = network_field(beyond="the policy's entropy is in the targets")  # of Q
     actor_network: Network = network_field(scalar=True)  # of the policy
     hidden_sizes: Sizes = eqx.field(static=True, default=(256, 256))
     train_updates: Updates = eqx.field(static=True, default=1_000_000)
