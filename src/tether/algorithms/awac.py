@@ -44,7 +44,7 @@ class AWACState(NamedTuple):
 class AWAC(eqx.Module):
     """Hyper-parameters of AWAC; the default temperature is CORL's for locomotion."""
 
-    temperature: Positive = 1.0 / 3.0  # lambda; infinite is cloning
+    temperature: Positive = 1.0 / 3.0  # lambda; the larger, the nearer to cloning
     discount: Fraction = 0.99  # gamma
     learning_rate: NonNegative = 3e-4  # Adam, actor
     critic_learning_rate: NonNegative = 3e-4  # Adam, Q

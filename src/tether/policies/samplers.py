@@ -40,7 +40,7 @@ class NoiseSampler(eqx.Module):
 
     @property
     def max_action(self) -> float:
-        """Size of an action."""
+        """The bound of each coordinate of an action."""
         return self.network.max_action
 
     def sample(
@@ -81,7 +81,7 @@ class SDESampler(eqx.Module):
 
     @property
     def max_action(self) -> float:
-        """Size of an action."""
+        """The bound of each coordinate of an action."""
         return self.network.max_action
 
     def sample(
