@@ -91,6 +91,7 @@ def test_target_reduces_actions_per_head_before_the_confidence_bound():
     np.testing.assert_allclose(aggregate_heads(heads, "lcb", 0.0), [3.0, 3.0], rtol=1e-5)
     population = np.sqrt(8 / 3)
     np.testing.assert_allclose(aggregate_heads(heads, "lcb", 1.5), 3.0 - 1.5 * population, rtol=1e-5)
+    np.testing.assert_allclose(aggregate_heads(heads, "mean"), [3.0, 3.0], rtol=1e-5)
     np.testing.assert_allclose(aggregate_heads(heads, "min", 9.0), [1.0, 1.0])
     np.testing.assert_allclose(aggregate_heads(heads, "convex", 0.75), [2.0, 2.0])
 

@@ -32,13 +32,13 @@ import optax
 
 from tether.algorithms.interface import Network, Phase, acting_field, network_field
 from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
-from tether.algorithms.shared.losses import clip_actions, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import aggregate_heads, clip_actions, mean_q_regression, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import flow_loss
 from tether.networks import FLAX_EPSILON, QEnsemble, VelocityNetwork, glorot_uniform
 from tether.policies.acting import BestOfSamples
 from tether.policies.samplers import FlowSampler
-from tether.types import Array, Float, Int, Metrics, PRNGKey, Scalar, Spec, Transition
+from tether.types import Array, Float, Int, Metrics, PRNGKey, Spec, Transition
 
 __all__ = ["BestOfN", "BestOfNState"]
 
@@ -93,12 +93,8 @@ class BestOfN(eqx.Module):
         target_key, flow_key = jax.random.split(key)
         batch = clip_actions(batch, state.flow.max_action)
         target = self.critic_target(state, batch, target_key)
-
-        def critic_loss(critic: QEnsemble) -> tuple[Scalar, Array]:
-            loss, q = q_regression(critic, batch, target)
-            return loss / q.shape[1], q
-
-        (q_loss, q), gradients = eqx.filter_value_and_grad(critic_loss, has_aux=True)(state.critic)
+        grad = eqx.filter_value_and_grad(mean_q_regression, has_aux=True)
+        (q_loss, q), gradients = grad(state.critic, batch, target)
         critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
         loss, gradients = eqx.filter_value_and_grad(flow_loss)(state.flow, batch.action, batch.observation, flow_key)
         flow, flow_optimiser = adam_step(state.flow, gradients, state.flow_optimiser, self.learning_rate)
@@ -115,8 +111,7 @@ class BestOfN(eqx.Module):
         keys = jax.random.split(key, len(batch.reward))
         action = jax.vmap(self._best_of(state, self.next_candidates))(batch.next_observation, keys)
         q: Float[Array, "batch ensemble"] = jax.vmap(state.target_critic)(batch.next_observation, action)
-        value = q.mean(axis=1) if self.aggregation == "mean" else q.min(axis=1)
-        return td_target(batch.reward, self.discount, batch.terminal, value)
+        return td_target(batch.reward, self.discount, batch.terminal, aggregate_heads(q.T, self.aggregation))
 
     def _best_of(self, state: BestOfNState, count: int) -> BestOfSamples:
         return BestOfSamples(FlowSampler(state.flow, self.flow_steps), state.critic, count, self.aggregation)

@@ -22,7 +22,7 @@ import optax
 
 from tether.algorithms.interface import Network, Phase, network_field
 from tether.algorithms.ranges import Count, Fraction, NonNegative, Sizes, Updates, check_ranges
-from tether.algorithms.shared.losses import clip_actions, polyak, q_regression, td_target
+from tether.algorithms.shared.losses import aggregate_heads, clip_actions, mean_q_regression, polyak, td_target
 from tether.algorithms.shared.optimisers import adam_init, adam_step
 from tether.diffusion.flow import euler_flow, flow_loss
 from tether.networks import FLAX_EPSILON, QEnsemble, VelocityNetwork, glorot_uniform
@@ -117,12 +117,8 @@ class FQL(eqx.Module):
         target_key, actor_key = jax.random.split(key)
         batch = clip_actions(batch, state.actors.flow.max_action)
         target = self.critic_target(state, batch, target_key)
-
-        def critic_loss(critic: QEnsemble) -> tuple[Scalar, Array]:
-            loss, q = q_regression(critic, batch, target)
-            return loss / q.shape[1], q
-
-        (q_loss, q), gradients = eqx.filter_value_and_grad(critic_loss, has_aux=True)(state.critic)
+        grad = eqx.filter_value_and_grad(mean_q_regression, has_aux=True)
+        (q_loss, q), gradients = grad(state.critic, batch, target)
         critic, critic_optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
         gradients, metrics = eqx.filter_grad(self.actor_loss, has_aux=True)(
             state.actors, state.critic, batch, actor_key
@@ -141,8 +137,7 @@ class FQL(eqx.Module):
         noise = jax.random.normal(key, batch.action.shape, batch.action.dtype)
         action = jax.vmap(lambda o, z: one_step_action(state.actors.one_step, o, z))(batch.next_observation, noise)
         q: Float[Array, "batch ensemble"] = jax.vmap(state.target_critic)(batch.next_observation, action)
-        value = q.mean(axis=1) if self.aggregation == "mean" else q.min(axis=1)
-        return td_target(batch.reward, self.discount, batch.terminal, value)
+        return td_target(batch.reward, self.discount, batch.terminal, aggregate_heads(q.T, self.aggregation))
 
     def actor_loss(self, actors: Actors, critic: QEnsemble, batch: Transition, key: PRNGKey) -> tuple[Scalar, Metrics]:
         """flow + alpha distil - Q."""

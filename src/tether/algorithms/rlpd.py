@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from tether.algorithms.interface import Hyperparameter, Network, Phase, network_field
 from tether.algorithms.ranges import Count, Fraction, Interval, NonNegative, Sizes, Updates, check_ranges
 from tether.algorithms.sac import LOG_STD_RANGE, SACState, soft_actor_step, soft_q_target
-from tether.algorithms.shared.losses import clip_actions, polyak, q_regression
+from tether.algorithms.shared.losses import clip_actions, mean_q_regression, polyak
 from tether.algorithms.shared.optimisers import adam_init, adam_step, update_when_due
 from tether.errors import InputError
 from tether.networks import FLAX_EPSILON, GaussianActor, QEnsemble, glorot_uniform
@@ -107,12 +107,8 @@ class RLPD(eqx.Module):
         target_key, actor_key = jax.random.split(key)
         batch = clip_actions(batch, state.actor.max_action)
         target = self.critic_target(state, batch, target_key)
-
-        def critic_loss(critic: QEnsemble) -> tuple[Scalar, Array]:
-            loss, q = q_regression(critic, batch, target)
-            return loss / q.shape[1], q
-
-        (q_loss, q), gradients = eqx.filter_value_and_grad(critic_loss, has_aux=True)(state.critic)
+        grad = eqx.filter_value_and_grad(mean_q_regression, has_aux=True)
+        (q_loss, q), gradients = grad(state.critic, batch, target)
         critic, optimiser = adam_step(state.critic, gradients, state.critic_optimiser, self.critic_learning_rate)
         target_critic = polyak(state.target_critic, critic, self.target_rate)
         state = state._replace(critic=critic, critic_optimiser=optimiser, target_critic=target_critic)

@@ -18,6 +18,7 @@ __all__ = [
     "expectile_loss",
     "grad_in_parts",
     "limited_exponent",
+    "mean_q_regression",
     "mmd",
     "polyak",
     "q_errors",
@@ -72,6 +73,14 @@ def q_regression(
     """sum_i mean (Q_i(s, a) - y)^2 -> (it, the values Q_i(s, a))."""
     errors, q = q_errors(critic, batch, target)
     return jnp.sum(jnp.mean(errors, axis=0)), q
+
+
+def mean_q_regression(
+    critic: QEnsemble, batch: Transition, target: Float[Array, " batch"]
+) -> tuple[Scalar, Float[Array, "batch ensemble"]]:
+    """`q_regression`, of which the loss is a mean over heads."""
+    loss, q = q_regression(critic, batch, target)
+    return loss / q.shape[1], q
 
 
 def smoothed_action(
@@ -163,12 +172,16 @@ def clip_actions(batch: Transition, max_action: float, margin: float = ACTION_MA
     return batch._replace(action=jnp.clip(batch.action, -limit, limit))
 
 
-def aggregate_heads(q: Float[Array, "ensemble *batch"], how: str, pessimism: float | Scalar) -> Float[Array, "*batch"]:
+def aggregate_heads(
+    q: Float[Array, "ensemble *batch"], how: str, pessimism: float | Scalar = 0.0
+) -> Float[Array, "*batch"]:
     """One value from the heads of an ensemble.
 
-    "lcb": mean - pessimism * std, the population's (ddof 0; pessimism 0 is the mean); "min": the lowest head;
+    "mean"; "min": the lowest head; "lcb": mean - pessimism * std, the population's (ddof 0; pessimism 0 is the mean);
     "convex": pessimism * min + (1 - pessimism) * max.
     """
+    if how == "mean":
+        return q.mean(axis=0)
     if how == "lcb":
         # The floor keeps the square root's gradient finite where all heads agree.
         deviation = jnp.sqrt(jnp.maximum(q.var(axis=0), 1e-12))
