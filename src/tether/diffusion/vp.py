@@ -40,7 +40,6 @@ __all__ = [
     "reverse_mean",
     "reverse_step",
     "sample",
-    "sample_ddim",
     "sample_direct",
     "sample_path",
     "vp_schedule",
@@ -285,24 +284,6 @@ def ddim_step(
     # The noise that leads from the clipped x0 to a_n, so that clipping moves the whole chain and not x0 alone.
     noise = (noisy_action - jnp.sqrt(level.alpha_bar) * clean) / jnp.sqrt(1.0 - level.alpha_bar)
     return jnp.sqrt(level.previous_alpha_bar) * clean + jnp.sqrt(1.0 - level.previous_alpha_bar) * noise
-
-
-def sample_ddim(
-    schedule: VP,
-    network: NoisePredictor,
-    observation: Float[Array, " observation"],
-    key: PRNGKey,
-    action_size: int,
-    bound: float | None,
-) -> Float[Array, " action"]:
-    """One action by the deterministic chain from a_N ~ N(0, I)."""
-
-    def body(noisy_action, step):
-        predicted = network(noisy_action, observation, step)
-        return ddim_step(schedule, noisy_action, step, predicted, bound), None
-
-    start = jax.random.normal(key, (action_size,), jnp.float32)
-    return jax.lax.scan(body, start, jnp.arange(schedule.steps, 0, -1, jnp.int32))[0]
 
 
 def kernel_kl(
