@@ -134,6 +134,10 @@ class ListField(Good):
     sizes: Any = eqx.field(static=True, default_factory=lambda: [4, 4])
 
 
+class SaysTextMeansNumber(Good):
+    sizes: tuple[int, ...] = eqx.field(static=True, default=("4", "4"))  # pyright: ignore[reportAssignmentType]
+
+
 class FieldThatIsNoNumber(Good):
     kind: str = "fast"
 
@@ -405,6 +409,12 @@ BROKEN: list[tuple[Callable[..., Any], str, dict[str, Any], str]] = [
     (NoPolicy, "interface", {}, "it has no policy: an algorithm has init"),
     (StaticNumber, "numbers are leaves", {}, r"weight=0\.5 is a number but static.*leave out static=True"),
     (ListField, "numbers are leaves", {}, r"sizes=\[4, 4\] is static but cannot be hashed"),
+    (
+        SaysTextMeansNumber,
+        "records give it back",
+        {},
+        r"nobody could load or .*sizes=\('4', '4'\) comes back as \(4, 4\)",
+    ),
     (FieldThatIsNoNumber, "numbers are leaves", {}, "kind='fast' is no number.*declare it eqx.field"),
     (LastPhaseIsFinetune, "phases", {}, "last phase is called 'finetune'; it must|last phase is called 'finetune'"),
     (LengthOfItsOwn, "phases", {}, "with train_updates=17 its last phase has 1000 updates"),
@@ -521,7 +531,7 @@ def test_all_failures_are_collected() -> None:
     with pytest.raises(AssertionError) as caught:
         check_algorithm(Bad())
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("Bad breaks 3 of 25 clauses of the contract:")
+    assert lines[0].startswith("Bad breaks 3 of 26 clauses of the contract:")
     assert [line.split(":")[0].strip(" -") for line in lines[1:]] == [
         *("metrics are scalars", "every number counts", "actions in bounds, fresh noise")
     ]

@@ -2,6 +2,7 @@
 begins, and again when a run is resumed. And nothing that a file names is imported."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 import pytest
 from make_data import data_file, digest, rows, tether
@@ -18,7 +20,7 @@ from make_data import data_file, digest, rows, tether
 import tether as package
 from tether import BC, InputError, Options, api
 from tether.algorithms.catalogue import OTHERS, catalogue
-from tether.algorithms.registry import ALGORITHMS, name_of, recover_class
+from tether.algorithms.registry import ALGORITHMS, name_of, parse_fields, recover_class
 from tether.data import load_dataset, prepare, view_of
 from tether.machine import plugins
 from tether.machine.registry import KINDS, register, registry
@@ -169,6 +171,43 @@ def test_a_registered_subclass_is_found_by_its_name(tmp_path: Path) -> None:
         assert type(load_policy(folder).algorithm) is Louder
     finally:
         registry("algorithm")._registered.pop("louder")
+
+
+class ManyKinds(BC):
+    """Static fields of the kinds that people annotate."""
+
+    blocks: tuple = eqx.field(static=True, default=(8, "wide", (1, 2)))
+    none: tuple[int, ...] = eqx.field(static=True, default=())
+    width: int | str = eqx.field(static=True, default="auto")
+    kind: tuple[int, str] = eqx.field(static=True, default=(3, "x"))
+    scale: int | float = eqx.field(static=True, default=0.5)
+    anything: object = eqx.field(static=True, default=(1, 2))
+    flag: int | bool = eqx.field(static=True, default=True)
+
+
+def test_all_kinds_of_static_fields_are_read_back(tmp_path: Path) -> None:
+    folder = louder(tmp_path / "run", algorithm=ManyKinds)
+    found = load_policy(folder, algorithm=ManyKinds).algorithm
+    assert found == ManyKinds(hidden_sizes=(8,), train_updates=4)
+    assert api.resume(folder, updates=6, quiet=True, algorithm=ManyKinds).updates == 6
+    words = {"blocks": "4,wide,0.5", "width": "7", "kind": "(4, y)", "scale": "0.25", "anything": "x", "flag": "true"}
+    expected = {"blocks": (4, "wide", 0.5), "width": 7, "kind": (4, "y"), "scale": 0.25, "anything": "x", "flag": True}
+    assert parse_fields(ManyKinds, words) == expected
+    for name, value in (("kind", "4"), ("kind", "4,y,z"), ("kind", "y,4"), ("scale", "x")):
+        with pytest.raises(InputError, match=f"{name}='{value}': expected "):
+            parse_fields(ManyKinds, {name: value})
+
+
+def test_what_no_record_gives_back_is_not_trained(tmp_path: Path) -> None:
+    class Lost(BC):
+        sizes: tuple[int, ...] = eqx.field(static=True, default=("4",))  # pyright: ignore[reportAssignmentType]
+        rows: Any = eqx.field(static=True, default=frozenset({1}))
+
+    with pytest.raises(InputError, match=r"Lost cannot be recorded, .*frozenset is not JSON"):
+        louder(tmp_path / "run", algorithm=Lost)
+    with pytest.raises(InputError, match=r"sizes=\('4',\) comes back as \(4,\); annotate it"):
+        louder(tmp_path / "run", algorithm=functools.partial(Lost, rows=1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_class_of_a_script_is_not_offered_as_a_plugin() -> None:

@@ -163,9 +163,13 @@ def describe(kind: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if origin in UNIONS:
         return " or ".join(describe(a) if a is not types.NoneType else "none" for a in arguments)
+    if kind is tuple or arguments == (int, ...):
+        return ("values" if kind is tuple else "whole numbers") + " separated by commas"
     if origin is tuple:
-        return "whole numbers separated by commas"
-    return {bool: "true or false", int: "a whole number", float: "a finite number"}.get(kind, str(kind))
+        own = [describe(a) for a in arguments if a is not Ellipsis]
+        return f"entries separated by commas, each {own[0]}" if Ellipsis in arguments else f"({', '.join(own)})"
+    words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+    return words.get(kind, str(kind))
 
 
 def _numbers(value: Any) -> np.ndarray | None:

@@ -1,7 +1,9 @@
 """Names to algorithms, and hyper-parameters from text: what the rest of the library asks of an algorithm's class."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import math
 import types
 import typing
@@ -45,6 +47,7 @@ from tether.algorithms.srpo import SRPO
 from tether.algorithms.td3_bc import TD3BC
 from tether.algorithms.xql import XQL
 from tether.errors import InputError
+from tether.machine.files import to_json
 from tether.machine.keywords import explain_keywords
 from tether.machine.registry import Registry, distribution_of, registry
 from tether.ranges import describe
@@ -56,6 +59,7 @@ __all__ = [
     "FAMILIES",
     "acting_fields",
     "change_acting",
+    "check_recorded",
     "field_names",
     "hyperparameters_of",
     "make_algorithm",
@@ -306,6 +310,22 @@ def hyperparameters_of(algorithm: Any) -> dict[str, Any]:
     return {name: spelling(value) if callable(value) else value for name, value in values.items()}
 
 
+def check_recorded(algorithm: Any) -> None:
+    """InputError where records do not give the algorithm back: what it trains could be neither loaded nor resumed."""
+    cls = type(algorithm)
+    lost = f"{name_of(cls)} cannot be recorded, so that nobody could load or resume what it trains"
+    try:
+        record = json.loads(to_json(hyperparameters_of(algorithm)))
+        again = make_algorithm(cls, record, callables_of(algorithm))
+    except (TypeError, ValueError, NameError) as error:  # NameError: of annotations that are not to be found
+        raise InputError(f"{lost}: {' '.join(str(error).split())}") from None
+    for name in field_names(cls):
+        value, found = getattr(algorithm, name), getattr(again, name)
+        if not bool(value == found):
+            values = f"{errors.shortened(repr(value))} comes back as {errors.shortened(repr(found))}"
+            raise InputError(f"{lost}: {name}={values}; annotate it with the type that its values have")
+
+
 def _parse(kind: Any, value: Any) -> Any:
     """`value` as `kind`, where text stands for the value it spells."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -314,17 +334,13 @@ def _parse(kind: Any, value: Any) -> Any:
             raise ValueError(value)
         return value
     if origin in (types.UnionType, typing.Union):  # int | None
-        if value in (None, "none", "None"):
-            return None
-        return _parse(next(a for a in arguments if a is not types.NoneType), value)
-    if origin is tuple:
-        parts = value.strip("()[]").split(",") if isinstance(value, str) else value
-        parsed = tuple(_parse(arguments[0], part) for part in parts if part != "")
-        if not parsed:
-            raise ValueError(value)
-        return parsed
-    if kind is str or kind is Any:
-        return value if kind is Any else str(value)
+        return _parse_union(arguments, value)
+    if kind is tuple or origin is tuple:
+        return _parse_tuple(arguments or (Any, ...), value)
+    if kind is Any or kind is object:
+        return _hashable(value)
+    if kind is str:
+        return str(value)
     if kind is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         return value if isinstance(value, bool) else words[str(value).lower()]
@@ -338,3 +354,34 @@ def _parse(kind: Any, value: Any) -> Any:
     if not math.isfinite(number):
         raise ValueError(value)
     return number
+
+
+def _parse_union(kinds: tuple[Any, ...], value: Any) -> Any:
+    """As the first kind that takes the value; what is of a kind already comes first, text, which takes all, last."""
+    if types.NoneType in kinds and value in (None, "none", "None"):
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
+    if not isinstance(value, str) and type(value) in kinds:
+        return value
+    for kind in sorted(kinds, key=lambda kind: kind in (str, Any, object)):
+        with contextlib.suppress(TypeError, ValueError, KeyError, OverflowError):
+            return _parse(kind, value)
+    raise ValueError(value)
+
+
+def _parse_tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    """Entry by entry: all of one kind, (int, ...), or each of its own, (int, str)."""
+    if value == "":
+        raise ValueError(value)
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.strip("()[] ").split(",") if part.strip()]
+        kinds = tuple(int | float | str if kind in (Any, object) else kind for kind in kinds)  # a record has the values
+    else:
+        parts = list(value)
+    each = kinds[:1] * len(parts) if kinds[1:] == (Ellipsis,) else kinds
+    return tuple(_parse(kind, part) for kind, part in zip(each, parts, strict=True))
+
+
+def _hashable(value: Any) -> Any:
+    """A value of any kind; JSON's lists are tuples, as what is static is hashed."""
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value

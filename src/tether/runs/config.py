@@ -13,7 +13,7 @@ import numpy as np
 
 from tether import _version
 from tether.algorithms.callables import check_networks, with_value_range, without_value_range
-from tether.algorithms.registry import hyperparameters_of, name_of, origin_of, recover_algorithm
+from tether.algorithms.registry import check_recorded, hyperparameters_of, name_of, origin_of, recover_algorithm
 from tether.data import Dataset, Downloads, Framing, Prepared, load_dataset, prepare, view_of
 from tether.data.schema import ActionBox
 from tether.environments import Task
@@ -291,10 +291,12 @@ def check_framing(framing: Framing, lanes: Sequence[Lane]) -> None:
 
 
 def check_counts(algorithm: Any, options: Options) -> None:
-    """Refuse what cannot train here: networks that nobody has registered, devices and precisions that are not there,
-    phases without updates. Algorithm and options check their ranges themselves."""
+    """Refuse what cannot train here: networks that nobody has registered, hyper-parameters that no record gives back,
+    devices and precisions that are not there, phases without updates. Algorithm and options check their ranges
+    themselves."""
     check_precision(options.precision)
     check_networks(algorithm)
+    check_recorded(algorithm)
     if options.eval_device == "accelerator" and jax.default_backend() == "cpu":
         raise InputError("eval_device 'accelerator': JAX finds none on this machine; choices here: auto, cpu")
     *earlier, last = algorithm.phases()

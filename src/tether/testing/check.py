@@ -26,6 +26,7 @@ FIRST: dict[str, Clause] = {
 """In order; where one does not hold, those behind it have nothing to stand on."""
 
 CLAUSES: dict[str, Clause] = {
+    "records give it back": structure.recorded,
     "same seed, same numbers": numbers.same_seed_same_numbers,
     "keys are consumed": structure.constant_keys,
     "metrics are scalars": numbers.metrics_are_scalars,

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import jaxtyping
 from jax.extend.core import jaxpr_as_fun
 
+from tether.algorithms.registry import check_recorded
+from tether.errors import InputError
 from tether.testing.subject import ROWS, Subject, act_once, bits, is_key, take_lane
 from tether.training.derive import derived_shapes
 
@@ -26,6 +28,7 @@ __all__ = [
     "interface",
     "numbers_are_leaves",
     "phase_names",
+    "recorded",
     "state_arrays",
     "state_keeps_its_form",
 ]
@@ -74,6 +77,14 @@ def numbers_are_leaves(it: Subject) -> Sentences:
                 hash(value)
                 continue
             yield f"{field.name}={value!r} is static but cannot be hashed: take a tuple in the place of a list"
+
+
+def recorded(it: Subject) -> Sentences:
+    """A record of its hyper-parameters gives it back."""
+    try:
+        check_recorded(it.one)
+    except InputError as error:
+        yield str(error)
 
 
 def phase_names(it: Subject) -> Sentences:
