@@ -23,6 +23,7 @@ from tether.algorithms.catalogue import OTHERS, catalogue
 from tether.algorithms.registry import ALGORITHMS, name_of, parse_fields, recover_class
 from tether.data import load_dataset, prepare, view_of
 from tether.machine import plugins
+from tether.machine import registry as machine_registry
 from tether.machine.registry import KINDS, register, registry
 from tether.policies.folder import load_policy
 from tether.studies.sweep import load_spec
@@ -126,6 +127,74 @@ def test_a_plugin_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     code, _, err = tether("algorithms", "--plugin", "failing_plugin")
     said = "plugin 'failing_plugin': algorithm 'bc' is tether's own; register yours under another name"
     assert (code, err) == (2, f"tether: error: {said}\n")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_plugin_that_exits_is_one_line(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exiting_plugin.py").write_text(f"import sys\nsys.exit({code})\n")
+    monkeypatch.chdir(tmp_path)
+    said = f"tether: error: plugin 'exiting_plugin': SystemExit {code}\n"
+    assert tether("algorithms", "--plugin", "exiting_plugin") == (2, "", said)
+
+
+TAKEN = {
+    "algorithm": "bc",
+    "reader": "minari",
+    "reward_transform": "standardise",
+    "observation_transform": "minmax",
+    "environment": "Ant_Maze-umaze",
+    "view": "sarsa",
+    "logger": "wandb",
+    "network": "64x64",
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), TAKEN.items())
+def test_names_of_tethers_own_are_refused_also_before_the_library_is_there(kind: str, name: str) -> None:
+    """A plug-in is the first that is imported."""
+    program = f"import tether\ntether.register({name!r}, kind={kind!r})(lambda *_: None)"
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    said = f"InputError: {kind.replace('_', ' ')} {name!r} is tether's own; register yours under another name"
+    assert done.stderr.splitlines()[-1].endswith(said)
+
+
+# --- installed packages ---
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Installs a package: (name, its entry points by kind, the text of its module)."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+
+    def install(name: str, entries: dict[str, str], text: str = "") -> None:
+        (site / f"{name}.py").write_text(text)
+        about = site / f"{name}-0.1.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+        groups = (f"[{KINDS[kind].group}]\n{entry}\n" for kind, entry in entries.items())
+        (about / "entry_points.txt").write_text("".join(groups))
+        machine_registry._entry_points.cache_clear()
+
+    yield install
+    machine_registry._entry_points.cache_clear()
+
+
+def test_packages_that_share_a_name_are_one_line(installed: Callable[..., None]) -> None:
+    installed("one_pkg", {"reader": "shared = one_pkg:read"})
+    installed("two_pkg", {"reader": "shared = two_pkg:read"})
+    code, out, err = tether("data", "show", "shared:x")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(part in err for part in ("one_pkg 0.1 (one_pkg:read)", "two_pkg 0.1 (two_pkg:read)", "the same name"))
+
+
+def test_a_package_does_not_take_a_name_of_tethers_own(installed: Callable[..., None]) -> None:
+    installed("taking_pkg", {"algorithm": "bc = taking_pkg:BC"})
+    with pytest.warns(UserWarning, match=r"'bc' of taking_pkg 0.1 \(taking_pkg:BC\) is not used: the name is tether's"):
+        assert ALGORITHMS.is_ours("bc")
+    assert ALGORITHMS["bc"] is BC
 
 
 # --- identity ---

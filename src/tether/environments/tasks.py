@@ -122,15 +122,22 @@ def _beginnings(task: Task) -> set[str]:
 _BEGINNINGS = {beginning: task for task in TASKS.values() for beginning in _beginnings(task)}
 
 
-ENVIRONMENTS: Registry[Task | Callable[[], Task]] = registry("environment")
+ENVIRONMENTS: Registry[Task | Callable[[], Task]] = registry("environment").provide(
+    {}, reserved=lambda name: _spelled(name) in (*TASKS, "none")
+)
 """Names that others registered -> their task, or what makes it."""
+
+
+def _spelled(name: str) -> str:
+    """As the table's own names are."""
+    return name.lower().replace("_", "-").replace("ant-maze-", "antmaze-")
 
 
 def _registered(name: str) -> Task | None:
     if name not in ENVIRONMENTS:
         return None
     found = ENVIRONMENTS[name]
-    task = found if isinstance(found, Task) else found()
+    task = found if isinstance(found, Task) else ENVIRONMENTS.call(name)
     if not isinstance(task, Task):
         raise InputError(f"environment {name!r}: what is registered gave a {type(task).__name__}, not a Task")
     return dataclasses.replace(task, name=name)
@@ -143,7 +150,7 @@ def find_task(dataset_name: str) -> Task | None:
     `hopper-medium`, `hopper_medium-v2` and `hopper-medium-small` are hopper; `hopper-mine` and `door-robot`
     are nobody's, since a wrong environment would score silently.
     """
-    name = dataset_name.lower().replace("_", "-").replace("ant-maze-", "antmaze-")
+    name = _spelled(dataset_name)
     if name in TASKS:
         return TASKS[name]
     if (own := _registered(dataset_name)) is not None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from tether.errors import InputError
+from tether.machine.registry import reason
 
 __all__ = ["PLUGINS", "load_plugins", "plugin_names", "take_plugin_words"]
 
@@ -72,9 +73,8 @@ def _load(name: str) -> None:
         raise InputError(f"plugin {name!r}: {error}") from error
     except InputError as error:
         raise InputError(f"plugin {name!r}: {error}") from error
-    except Exception as error:  # whatever somebody's module meets
-        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
-        raise InputError(f"plugin {name!r}: {reason}") from error
+    except (Exception, SystemExit) as error:  # whatever somebody's module meets; a command must not end with 0 for it
+        raise InputError(f"plugin {name!r}: {reason(error)}") from error
     finally:
         if not _lies_in(name, here):  # else what it imports later is found, too
             sys.path.remove(here)

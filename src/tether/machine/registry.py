@@ -15,30 +15,44 @@ A package adds its own without being imported first, by an entry point in the gr
 A name from a file is only looked up here: it is never imported.
 """
 
+import contextlib
+import dataclasses
 import functools
+import importlib
 import importlib.metadata
+import inspect
 import re
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from tether._version import __version__
 from tether.errors import InputError, unknown
 
-__all__ = ["KINDS", "Registry", "distribution_of", "register", "registry"]
+__all__ = ["KINDS", "Registry", "distribution_of", "reason", "register", "registry"]
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+LIBRARY = str(Path(__file__).parents[1])
 
 
-def _a_class(*methods: str) -> Callable[[Any], str | None]:
-    def wrong(thing: Any) -> str | None:
-        if not isinstance(thing, type):
-            return "is not a class"
-        missing = [method for method in methods if not callable(getattr(thing, method, None))]
-        return f"has no {', '.join(missing)}" if missing else None
-
-    return wrong
+def _algorithm(thing: Any) -> str | None:
+    if not isinstance(thing, type):
+        return "is not a class"
+    if missing := [name for name in ("init", "phases", "policy") if not callable(getattr(thing, name, None))]:
+        return f"has no {', '.join(missing)}"
+    if not dataclasses.is_dataclass(thing):
+        return "is no equinox.Module, nor another dataclass: its fields are the hyper-parameters"
+    _, *parameters = inspect.signature(thing.__init__).parameters.values()
+    needed = [
+        each.name
+        for each in parameters
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    return f"has no default for {', '.join(needed)}: every hyper-parameter needs one" if needed else None
 
 
 def _callable(thing: Any) -> str | None:
@@ -52,20 +66,46 @@ def _task(thing: Any) -> str | None:
 
 
 def _view(thing: Any) -> str | None:
-    return None if callable(getattr(thing, "build", None)) else "has no build"
+    missing = [name for name in ("build", "table", "describe") if not callable(getattr(thing, name, None))]
+    return f"has no {', '.join(missing)}: register a tether.data.views.ViewKind" if missing else None
 
 
-KINDS: Mapping[str, tuple[str, Callable[[Any], str | None]]] = {
-    "algorithm": ("tether.algorithms", _a_class("init", "phases", "policy")),
-    "reader": ("tether.readers", _callable),
-    "reward_transform": ("tether.reward_transforms", _callable),
-    "observation_transform": ("tether.observation_transforms", _callable),
-    "environment": ("tether.environments", _task),
-    "view": ("tether.views", _view),
-    "logger": ("tether.loggers", _callable),
-    "network": ("tether.networks", _callable),
+class Kind(NamedTuple):
+    """One kind of things that have names."""
+
+    group: str  # of entry points
+    wrong: Callable[[Any], str | None]  # why a thing cannot be one
+    home: str  # the module that provides the library's own
+
+
+KINDS: Mapping[str, Kind] = {
+    "algorithm": Kind("tether.algorithms", _algorithm, "tether.algorithms.registry"),
+    "reader": Kind("tether.readers", _callable, "tether.data.sources"),
+    "reward_transform": Kind("tether.reward_transforms", _callable, "tether.data.transforms"),
+    "observation_transform": Kind("tether.observation_transforms", _callable, "tether.data.transforms"),
+    "environment": Kind("tether.environments", _task, "tether.environments.tasks"),
+    "view": Kind("tether.views", _view, "tether.data.views"),
+    "logger": Kind("tether.loggers", _callable, "tether.runs.loggers"),
+    "network": Kind("tether.networks", _callable, "tether.networks.factories"),
 }
-"""Kind -> its group of entry points, and what says why a thing cannot be one."""
+
+
+def reason(error: BaseException) -> str:
+    """What somebody else's code raised, in a line."""
+    return " ".join(f"{type(error).__name__} {error}".split())
+
+
+@contextlib.contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Around a call of somebody else's code: whatever it raises is an InputError that begins with `what`."""
+    try:
+        yield
+    except InputError:
+        raise  # it says itself what is wrong
+    except (Exception, SystemExit) as error:
+        theirs = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(LIBRARY)]
+        place = f" ({Path(theirs[0].filename).name} line {theirs[0].lineno})" if theirs else ""
+        raise InputError(f"{what}: {reason(error)}{place}") from error
 
 
 class Registry(Mapping[str, T]):
@@ -74,8 +114,9 @@ class Registry(Mapping[str, T]):
 
     def __init__(self, kind: str):
         self.kind = kind
-        self.group, self._wrong = KINDS[kind]
+        self.group, self._wrong, self._home = KINDS[kind]
         self._own: dict[str, T] = {}
+        self._reserved: Callable[[str], bool] = lambda name: False
         self._registered: dict[str, T] = {}
         self._prepare: Callable[[T], T] = lambda thing: thing
 
@@ -84,23 +125,39 @@ class Registry(Mapping[str, T]):
         """The kind as people write it."""
         return self.kind.replace("_", " ")
 
-    def provide(self, own: Mapping[str, T], prepare: Callable[[T], T] | None = None) -> "Registry[T]":
-        """The library's own things, by name. prepare: what is done to each thing of this kind, whoever has added it."""
-        self._prepare = prepare or self._prepare
+    def provide(
+        self,
+        own: Mapping[str, T],
+        prepare: Callable[[T], T] | None = None,
+        reserved: Callable[[str], bool] | None = None,
+    ) -> "Registry[T]":
+        """The library's own things, by name. prepare: what is done to each thing of this kind, whoever has added it.
+        reserved: whether a name that is not among them is the library's, too."""
+        self._prepare, self._reserved = prepare or self._prepare, reserved or self._reserved
         self._own = {name: self._prepare(thing) for name, thing in own.items()}
-        self._registered = {name: self._prepare(thing) for name, thing in self._registered.items()}
         return self
 
     def add(self, name: str, thing: T) -> None:
         """Register `thing`; one of the same name that this program registered before is replaced, so that a cell of a
         notebook may run twice. Raises InputError for a bad name, the library's own names, and what cannot be one."""
+        importlib.import_module(self._home)  # a plug-in may be there first: the names are known then
         if not NAME.fullmatch(name):
             raise InputError(f"{self.words} name {name!r}: letters, digits and . _ - / after a letter or digit")
-        if name in self._own:
+        if self._is_own(name):
             raise InputError(f"{self.words} {name!r} is tether's own; register yours under another name")
         if why := self._wrong(thing):
             raise InputError(f"{self.words} {name!r}: {thing!r} {why}")
         self._registered[name] = self._prepare(thing)
+
+    def guard(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Around a call of what has that name: whatever somebody else's raises is an InputError that names it."""
+        return contextlib.nullcontext() if name in self._own else _blamed(f"{self.words} {name!r}")
+
+    def call(self, name: str, *arguments: Any, **keywords: Any) -> Any:
+        """What the thing of that name gives, called so. Raises InputError as `find`, and as `guard` has it."""
+        thing: Any = self.find(name)
+        with self.guard(name):
+            return thing(*arguments, **keywords)
 
     def find(self, name: str) -> T:
         """Raises InputError for a name that nobody has, with the nearest names."""
@@ -113,7 +170,7 @@ class Registry(Mapping[str, T]):
         """The distribution whose entry point has the name, such as `my-package 0.1`; None for the others."""
         if name in self._own or name in self._registered or name not in self._installed:
             return None
-        distribution = self._installed[name].dist
+        distribution = self._entry(name).dist
         return None if distribution is None else f"{distribution.name} {distribution.version}"
 
     def is_ours(self, name: str) -> bool:
@@ -129,26 +186,40 @@ class Registry(Mapping[str, T]):
         for known in (self._own, self._registered):
             if name in known:
                 return known[name] is thing
-        entry = self._installed[name]
-        module = sys.modules.get(entry.module)
-        return module is not None and getattr(module, entry.attr.partition(".")[0], None) is thing
+        return any(_named(entry) is thing for entry in self._installed[name])
+
+    def _is_own(self, name: str) -> bool:
+        return name in self._own or self._reserved(name)
 
     @property
-    def _installed(self) -> Mapping[str, importlib.metadata.EntryPoint]:
-        return _entry_points(self.group)
+    def _installed(self) -> Mapping[str, tuple[importlib.metadata.EntryPoint, ...]]:
+        """The entry points of each name; several where packages share it."""
+        found = _entry_points(self.group)
+        for name in filter(self._is_own, found):
+            others = " and ".join(map(_described, found[name]))
+            warnings.warn(f"{self.words} {name!r} of {others} is not used: the name is tether's own", stacklevel=2)
+        return {name: entries for name, entries in found.items() if not self._is_own(name)}
+
+    def _entry(self, name: str) -> importlib.metadata.EntryPoint:
+        """Raises InputError where packages share the name."""
+        entries = self._installed[name]
+        if len({entry.value for entry in entries}) > 1:
+            shared = " and ".join(map(_described, entries))
+            raise InputError(f"{self.words} {name!r}: {shared} have the same name; uninstall one of them")
+        return entries[0]
 
     def __getitem__(self, name: str) -> T:
         for known in (self._own, self._registered):
             if name in known:
                 return known[name]
-        return self._load(self._installed[name])
+        return self._load(self._entry(name))
 
     def _load(self, entry: importlib.metadata.EntryPoint) -> T:
         try:
             thing = entry.load()
-        except Exception as error:  # whatever somebody else's package meets
-            reason = f"{type(error).__name__} {' '.join(str(error).split())}"
-            raise InputError(f"{self.words} {entry.name!r} of {entry.value}: cannot be imported: {reason}") from error
+        except (Exception, SystemExit) as error:  # whatever somebody else's package meets
+            what = f"{self.words} {entry.name!r} of {entry.value}: cannot be imported"
+            raise InputError(f"{what}: {reason(error)}") from error
         if why := self._wrong(thing):
             raise InputError(f"{self.words} {entry.name!r} of {entry.value}: {why}")
         return self._prepare(thing)
@@ -175,12 +246,12 @@ def register(name: str, kind: str = "algorithm") -> Callable[[T], T]:
     """A decorator that registers a class, function or object under `name`, for this process.
 
     kind: what it is; its contract is on the page "Extending tether" (docs/extending.md).
-        algorithm              a class, `tether.testing.check_algorithm` says what it owes
+        algorithm              a class, `tether.check_algorithm` says what it owes
         reader                 (text after "NAME:") -> Dataset
         reward_transform       (transition table) -> (function of float64 rewards, numbers to record)
         observation_transform  (observations (rows, observation)) -> Normaliser
         environment            a Task, or a function that makes one
-        view                   an object with build(view, dataset, rows, table, rewards)
+        view                   a `tether.data.views.ViewKind`
         logger                 (folder, run's config) -> a logger
         network                (key, in_sizes, hidden_sizes, out_size, **how) -> a module of one sample
     Raises InputError for names that are tether's own and for what cannot be of that kind.
@@ -194,12 +265,25 @@ def register(name: str, kind: str = "algorithm") -> Callable[[T], T]:
 
 
 @functools.cache
-def _entry_points(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
-    """Entry points of installed packages, the first of each name; the library's own names never get here."""
-    found: dict[str, importlib.metadata.EntryPoint] = {}
+def _entry_points(group: str) -> Mapping[str, tuple[importlib.metadata.EntryPoint, ...]]:
+    """Entry points of installed packages, by name."""
+    found: dict[str, tuple[importlib.metadata.EntryPoint, ...]] = {}
     for entry in importlib.metadata.entry_points(group=group):
-        found.setdefault(entry.name, entry)
+        found[entry.name] = (*found.get(entry.name, ()), entry)
     return found
+
+
+def _described(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.value if entry.dist is None else f"{entry.dist.name} {entry.dist.version} ({entry.value})"
+
+
+def _named(entry: importlib.metadata.EntryPoint) -> Any:
+    """What an entry point means, where its module is imported already; else None. Without `:name` it is the module."""
+    module, _, names = entry.value.partition(":")
+    thing = sys.modules.get(module.strip())
+    for name in filter(None, names.partition("[")[0].strip().split(".")):
+        thing = getattr(thing, name, None)
+    return thing
 
 
 def distribution_of(thing: Any) -> str | None:

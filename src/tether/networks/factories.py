@@ -312,6 +312,7 @@ NETWORKS: Registry[Callable[..., Layers]] = registry("network").provide(
         **{name: Change({"activation": activation}) for name, activation in _ACTIVATIONS.items()},
         HL_GAUSS: Distributional(mlp, Unranged, BINS),
         QUANTILE: Distributional(mlp, Quantiles, Quantiles.outputs),
-    }
+    },
+    reserved=lambda name: SIZES.fullmatch(name) is not None,
 )
 """Name -> factory, of the library and of whoever registered one."""
