@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +22,9 @@ import tether as package
 from tether import BC, InputError, Options, api
 from tether.algorithms.catalogue import OTHERS, catalogue
 from tether.algorithms.registry import ALGORITHMS, name_of, parse_fields, recover_class
-from tether.data import load_dataset, prepare, view_of
+from tether.data import View, load_dataset, prepare, view_of
+from tether.data.views import ViewKind
+from tether.environments.tasks import find_task
 from tether.machine import plugins
 from tether.machine import registry as machine_registry
 from tether.machine.registry import KINDS, register, registry
@@ -84,7 +87,7 @@ def test_all_kinds_from_end_to_end(plugin: str) -> None:
     assert Path("run/lines.txt").read_text().splitlines() == ["3", "6"]
     # The view: training saw the second episode alone, so another first one changes nothing.
     prepared = prepare(load_dataset("dice:3"), view=view_of(ALGORITHMS["timid"]()))
-    assert prepared.transitions.rows == prepared.record["transitions"] - prepared.record["transitions"] // 2
+    assert prepared.transitions.rows == prepared.record["transitions"] == 38 - 38 // 2
 
     forget(plugin)
     os.environ.pop(plugins.PLUGINS, None)
@@ -195,6 +198,68 @@ def test_a_package_does_not_take_a_name_of_tethers_own(installed: Callable[..., 
     with pytest.warns(UserWarning, match=r"'bc' of taking_pkg 0.1 \(taking_pkg:BC\) is not used: the name is tether's"):
         assert ALGORITHMS.is_ours("bc")
     assert ALGORITHMS["bc"] is BC
+
+
+# --- what is registered and is wrong ---
+
+
+def fails(*arguments: Any) -> Any:
+    raise ValueError("one\ntwo")
+
+
+def test_what_a_reader_raises_is_one_line() -> None:
+    register("failing", kind="reader")(fails)
+    code, out, err = tether("data", "show", "failing:x")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("tether: error: reader 'failing': ValueError one two (test_extending.py line ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "thing", "said"),
+    [
+        ("observation_transform", fails, "observation transform 'wrong': ValueError one two"),
+        ("observation_transform", lambda o: None, "observation transform 'wrong': gives a NoneType; needs Normaliser"),
+        ("observation_transform", lambda o: (0, 1, 2), "observation transform 'wrong': gives a tuple; needs Normal"),
+        ("observation_transform", lambda o: ("x", "y"), "observation transform 'wrong': ValueError could not convert"),
+        ("reward_transform", fails, "reward transform 'wrong': ValueError one two"),
+        ("reward_transform", lambda table: (fails, {}), "reward transform 'wrong': ValueError one two"),
+        ("reward_transform", lambda table: (np.sign, {"name": 5.0}), "'wrong': call none of its numbers 'name'"),
+        ("reward_transform", lambda table: (np.sign, {"x": {1}}), "reward transform 'wrong': TypeError Object of type"),
+    ],
+)
+def test_what_a_transform_does_wrong_is_one_line(kind: str, thing: Any, said: str) -> None:
+    register("wrong", kind=kind)(thing)
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        prepare(load_dataset(str(data_file())), **{kind: "wrong"})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_an_environment_or_a_view_does_wrong_is_one_line() -> None:
+    register("wrong", kind="environment")(fails)
+    with pytest.raises(InputError, match="environment 'wrong': ValueError one two"):
+        find_task("wrong")
+    for name, build, said in (
+        ("raising", fails, "view 'raising': ValueError one two"),
+        ("numbers", lambda *_: np.zeros(3), r"view 'numbers': builds a ndarray without rows and take\(indices\)"),
+    ):
+        register(name, kind="view")(ViewKind(build))
+        with pytest.raises(InputError, match=said):
+            prepare(load_dataset(str(data_file())), view=View(name))
+    with pytest.raises(InputError, match="has no table, describe: register a "):
+        register("half", kind="view")(SimpleNamespace(build=fails))
+
+
+def test_algorithms_that_cannot_be_made_are_refused_where_they_are_registered() -> None:
+    class Plain:
+        init = phases = policy = fails
+
+    class Needs(BC):
+        need: int = eqx.field(static=True, kw_only=True)
+
+    with pytest.raises(InputError, match=r"Plain'> is no equinox\.Module, nor another dataclass"):
+        register("plain")(Plain)
+    with pytest.raises(InputError, match="has no default for need: every hyper-parameter needs one"):
+        register("needs")(Needs)
 
 
 # --- identity ---

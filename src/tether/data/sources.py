@@ -169,12 +169,11 @@ def _read_d4rl_by_name(name: str, downloads: Downloads, continuous: bool = False
 
 def _read_by_prefix(prefix: str, name: str, continuous: bool) -> Any:
     """What the reader of a prefix gives. Raises InputError where it is asked for levels and knows of none."""
-    read = READERS[prefix]
     if not continuous:
-        return read(name)
-    if "continuous" not in inspect.signature(read).parameters:
+        return READERS.call(prefix, name)
+    if "continuous" not in inspect.signature(READERS[prefix]).parameters:
         raise InputError(f"data source {f'{prefix}:{name}'!r}: its reader does not take {IN_PYTHON}")
-    return read(name, continuous=True)
+    return READERS.call(prefix, name, continuous=True)
 
 
 def _named(dataset: Any, prefix: str, name: str) -> Dataset:

@@ -19,6 +19,7 @@ from tether.data.schema import Schema
 from tether.data.source import Source
 from tether.data.views import Trajectories, View, build, raw_table, return_bounds, step_returns
 from tether.errors import InputError
+from tether.machine.files import to_json
 from tether.machine.registry import Registry, registry
 from tether.types import Bool, Float, Int, Spec, Transition
 
@@ -270,11 +271,17 @@ OBSERVATION_TRANSFORMS: Registry[ObservationTransform] = registry("observation_t
 )
 
 
-def _checked(normaliser: Normaliser, name: str, size: int) -> Normaliser:
+def _checked(given: Any, name: str, size: int) -> Normaliser:
     """The numbers as float32; InputError for what somebody's transform must not give."""
-    mean, std = (np.asarray(numbers, np.float32) for numbers in normaliser)
+    needed = f"{size} finite means and as many positive divisors"
+    if not (isinstance(given, tuple | list) and len(given) == 2):
+        raise InputError(
+            f"observation transform {name!r}: gives a {type(given).__name__}; needs Normaliser(mean, std): {needed}"
+        )
+    with OBSERVATION_TRANSFORMS.guard(name):
+        mean, std = (np.asarray(numbers, np.float32) for numbers in given)
     if mean.shape != (size,) or std.shape != (size,) or not np.isfinite([mean, std]).all() or (std <= 0).any():
-        raise InputError(f"observation transform {name!r}: needs {size} finite means and as many positive divisors")
+        raise InputError(f"observation transform {name!r}: needs {needed}")
     return Normaliser(mean, std)
 
 
@@ -286,9 +293,14 @@ def _checked_rewards(given: Any, name: str) -> RewardFit:
             f"reward transform {name!r}: gives a {kind}; needs (function of rewards, dictionary of its numbers)"
         )
     transform, numbers = given
+    if "name" in numbers:  # it stands beside them in config.json
+        raise InputError(f"reward transform {name!r}: call none of its numbers 'name'")
+    with REWARD_TRANSFORMS.guard(name):
+        to_json(numbers)
 
     def checked(rewards: np.ndarray) -> np.ndarray:
-        changed = np.asarray(transform(rewards))
+        with REWARD_TRANSFORMS.guard(name):
+            changed = np.asarray(transform(rewards))
         if changed.shape != rewards.shape or changed.dtype.kind not in "fiu" or not np.isfinite(changed).all():
             raise InputError(f"reward transform {name!r}: its function must give a finite reward for each one")
         return changed
@@ -323,8 +335,8 @@ def prepare(
         InputError: an unknown name or rule; a transform that would divide by zero here, or of rewards for the view
             "trajectories"; no transition is left, or none of the episodes held out.
     """
-    fit_rewards = REWARD_TRANSFORMS.find(reward_transform)
-    fit_observations = OBSERVATION_TRANSFORMS.find(observation_transform)
+    REWARD_TRANSFORMS.find(reward_transform)
+    OBSERVATION_TRANSFORMS.find(observation_transform)
     if reward_transform != "none":
         _refuse_transform(reward_transform, dataset, view)
     file_rows = len(dataset)
@@ -332,15 +344,16 @@ def prepare(
     dataset, held_out, cut = hold_out(dataset, holdout)
     table, rows = raw_table(view, dataset, keep_timeouts)
     observation = np.asarray(table.observation)
-    transform, numbers = _checked_rewards(fit_rewards(table), reward_transform)
-    normaliser = _checked(fit_observations(observation), observation_transform, observation.shape[1])
+    transform, numbers = _checked_rewards(REWARD_TRANSFORMS.call(reward_transform, table), reward_transform)
+    fitted = OBSERVATION_TRANSFORMS.call(observation_transform, observation)
+    normaliser = _checked(fitted, observation_transform, observation.shape[1])
     change = Change(
         view, None if reward_transform == "none" else transform, None if observation_transform == "none" else normaliser
     )
     columns = change.columns(dataset, table, rows)
     held = None if held_out is None else change.columns(held_out, *raw_table(view, held_out, keep_timeouts))
     record = {"rows": file_rows, "filter": filtered, "holdout": cut}
-    record |= {"transitions": columns.rows if view.framing.changes_data else len(rows)}
+    record |= {"transitions": int(columns.rows)}
     record |= {"reward_transform": {"name": reward_transform, **numbers}}
     record |= {"observation_transform": {"name": observation_transform}}
     rewards = change.rewards(dataset)

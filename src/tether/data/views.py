@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,7 +24,7 @@ from tether.data.dataset import Dataset
 from tether.data.framing import ONE_STEP, Framing
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
-from tether.types import Array, Float, Int, Transition, Windows
+from tether.types import Array, Float, Int, Spec, Transition, Windows
 
 __all__ = [
     "VIEWS",
@@ -31,6 +32,7 @@ __all__ = [
     "View",
     "ViewKind",
     "build",
+    "of_random_episodes",
     "raw_table",
     "return_bounds",
     "returns_to_go",
@@ -114,7 +116,9 @@ def view_of(algorithm: Any, framing: Framing = ONE_STEP) -> View:
     """The view that `algorithm` (an instance) declares, of decisions that are framed so. Raises InputError for a name
     that nobody registered, and for `framing` with the view "trajectories"."""
     name = getattr(algorithm, "view", "transitions")
-    view = VIEWS.find(name).describe(algorithm)._replace(name=name)
+    kind = VIEWS.find(name)
+    with VIEWS.guard(name):
+        view = kind.describe(algorithm)._replace(name=name)
     if not framing.changes_data:
         return view
     if name == "trajectories":
@@ -130,7 +134,9 @@ def raw_table(
     Whatever a transform takes from the data it takes from this table.
     Raises: InputError as `Dataset.transitions`, and for `keep_timeouts` with "sarsa".
     """
-    return VIEWS.find(view.name).table(view, dataset, keep_timeouts)
+    kind = VIEWS.find(view.name)
+    with VIEWS.guard(view.name):
+        return kind.table(view, dataset, keep_timeouts)
 
 
 def build(
@@ -144,8 +150,26 @@ def build(
 
     table: `raw_table`'s, transformed; rows: the file's row of each transition.
     rewards: of *every* row of the file, transformed: a time-out has lost its row in the table, not its reward.
+    Raises InputError for what somebody's view must not give.
     """
-    return VIEWS.find(view.name).build(view, dataset, rows, table, rewards)
+    kind = VIEWS.find(view.name)
+    with VIEWS.guard(view.name):
+        made = kind.build(view, dataset, rows, table, rewards)
+        if not (hasattr(made, "rows") and callable(getattr(made, "take", None))):
+            raise InputError(f"view {view.name!r}: builds a {type(made).__name__} without rows and take(indices)")
+        return made
+
+
+def of_random_episodes(view: View, spec: Spec, rows: int, steps: int) -> Any:
+    """What `view` makes of random episodes of `steps` steps, for those who need its shapes; arrays of JAX."""
+    generator = np.random.default_rng(0)
+    observations = generator.normal(size=(rows, spec.observation_size))
+    actions = spec.max_action * np.tanh(generator.normal(size=(rows, spec.action_size)))
+    timeouts, none = np.arange(rows) % steps == steps - 1, np.zeros(rows, bool)
+    rewards = generator.normal(size=rows)
+    dataset = Dataset.from_arrays(observations, actions, rewards, none, timeouts=timeouts, name="random")
+    table, kept = raw_table(view, dataset)
+    return jax.tree.map(jnp.asarray, build(view, dataset, kept, table, dataset.rewards))
 
 
 # --- the library's own ---
