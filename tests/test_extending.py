@@ -11,17 +11,20 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import numpy as np
 import pytest
 from make_data import data_file, digest, rows, tether
 
 import tether as package
 from tether import BC, InputError, Options, api
-from tether.algorithms.catalogue import OTHERS, catalogue
+from tether.algorithms.catalogue import OTHERS, catalogue, entry_of
 from tether.algorithms.registry import ALGORITHMS, name_of, parse_fields, recover_class
+from tether.bench.counting import synthetic, update_flops
+from tether.bench.suite import usable_algorithms
 from tether.data import View, load_dataset, prepare, view_of
 from tether.data.views import ViewKind
 from tether.environments.tasks import find_task
@@ -29,9 +32,11 @@ from tether.machine import plugins
 from tether.machine import registry as machine_registry
 from tether.machine.registry import KINDS, register, registry
 from tether.policies.folder import load_policy
+from tether.studies import compare
 from tether.studies.sweep import load_spec
 from tether.studies.sweep.jobs import SweepFolder
 from tether.studies.sweep.slurm import write_script
+from tether.types import Spec, Transition
 
 SOURCE = str(Path(package.__file__).parents[1])
 
@@ -185,6 +190,27 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     machine_registry._entry_points.cache_clear()
 
 
+def test_a_broken_package_is_a_row_that_says_why(installed: Callable[..., None]) -> None:
+    """And disables nothing but itself."""
+    installed("licensed_pkg", {"algorithm": "licensed = licensed_pkg:Licensed"}, "raise RuntimeError('no licence')\n")
+    installed("leaving_pkg", {"algorithm": "leaving = leaving_pkg:Leaving"}, "import sys\nsys.exit(0)\n")
+    installed("module_pkg", {"algorithm": "module = module_pkg"})
+    code, out, err = tether("algorithms")
+    assert (code, err) == (0, "")
+    for name, why in (
+        ("licensed", "of licensed_pkg:Licensed: cannot be imported: RuntimeError no licence"),
+        ("leaving", "of leaving_pkg:Leaving: cannot be imported: SystemExit 0"),
+        ("module", "of module_pkg: is not a class"),
+    ):
+        assert f"cannot be used: algorithm '{name}' {why}" in out
+    assert entry_of("bc").family == "cloning"
+    assert entry_of("gone").what.startswith("cannot be used: unknown algorithm 'gone'")
+    assert name_of(Louder) == "Louder"  # beside an entry point that is a module
+    heard: list[str] = []
+    assert usable_algorithms(heard.append) == [name for name in ALGORITHMS if ALGORITHMS.is_ours(name)]
+    assert {line.split(":")[0] for line in heard} == {"licensed", "leaving", "module"}
+
+
 def test_packages_that_share_a_name_are_one_line(installed: Callable[..., None]) -> None:
     installed("one_pkg", {"reader": "shared = one_pkg:read"})
     installed("two_pkg", {"reader": "shared = two_pkg:read"})
@@ -260,6 +286,64 @@ def test_algorithms_that_cannot_be_made_are_refused_where_they_are_registered() 
         register("plain")(Plain)
     with pytest.raises(InputError, match="has no default for need: every hyper-parameter needs one"):
         register("needs")(Needs)
+
+
+# --- registered views ---
+
+
+class Pairs(NamedTuple):
+    """What a view of one's own may make: no `Transition`."""
+
+    first: Any
+    second: Any
+
+    @property
+    def rows(self) -> int:
+        return self.first.shape[0]
+
+    def take(self, indices: Any) -> "Pairs":
+        return Pairs(self.first[indices], self.second[indices])
+
+
+class PairClone(BC):
+    """BC of what its view calls otherwise."""
+
+    view = "pairs"
+
+    def update(self, state: Any, batch: Any, key: Any, step: Any) -> Any:
+        zeros = batch.first[:, 0]
+        return super().update(state, Transition(batch.first, batch.second, zeros, batch.first, zeros), key, step)
+
+
+@pytest.fixture
+def pairs() -> None:
+    register("pairs", kind="view")(ViewKind(lambda view, data, rows, table, rewards: Pairs(*table[:2])))
+    register("pair-clone")(PairClone)
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_registered_view_is_counted_and_forecast() -> None:
+    assert update_flops(PairClone(), 0, Spec(2, 1), 16) == update_flops(BC(), 0, Spec(2, 1), 16)
+    assert synthetic(view_of(PairClone()), Spec(2, 1), jax.random.key(0)).first.shape[1] == 2
+    code, out, err = tether("train", "pair-clone", str(data_file()), "--environment", "none", "--dry-run")
+    assert (code, err) == (0, "")
+    assert "pair-clone, its defaults" in out
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_comparison_trains_also_what_it_cannot_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "update_flops", fails)
+    request = compare.Request(
+        str(data_file()),
+        ("pair-clone",),
+        seeds=1,
+        updates=2,
+        batch_size=4,
+        environment="none",
+        assignments=("hidden_sizes=4",),
+    )
+    done = compare.start_comparison(request, tmp_path / "both", quiet=True)
+    assert [(row.algorithm, row.status, row.gflop_per_update) for row in done.rows()] == [("pair-clone", "done", None)]
 
 
 # --- identity ---

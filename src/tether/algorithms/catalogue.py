@@ -6,11 +6,15 @@ import sys
 from typing import NamedTuple
 
 from tether.algorithms import ALGORITHMS, FAMILIES
+from tether.errors import InputError
 
-__all__ = ["OTHERS", "Entry", "catalogue"]
+__all__ = ["OTHERS", "Entry", "catalogue", "entry_of"]
 
 OTHERS = "of others"
 """The family of what is not the library's own."""
+
+
+_FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
 
 
 class Entry(NamedTuple):
@@ -24,16 +28,22 @@ class Entry(NamedTuple):
 
 def catalogue() -> dict[str, Entry]:
     """Every algorithm, in the registry's order."""
-    family_of = {name: family for family, names in FAMILIES.items() for name in names}
-    return {name: _entry(name, family_of.get(name, OTHERS)) for name in ALGORITHMS}
+    return {name: entry_of(name) for name in ALGORITHMS}
 
 
-def _entry(name: str, family: str) -> Entry:
-    cls = ALGORITHMS[name]
+def entry_of(name: str) -> Entry:
+    """The algorithm of that name; where there is none, or its package cannot be used here, an entry that says why."""
+    family = _FAMILY_OF.get(name, OTHERS)
+    try:
+        cls = ALGORITHMS.find(name)
+    except InputError as error:
+        return Entry(name, f"cannot be used: {error}", "", family)
     header = sys.modules[cls.__module__].__doc__ or ""
-    shared = sum(other.__module__ == cls.__module__ for other in ALGORITHMS.values()) > 1
     own = inspect.getdoc(cls) or ""
-    texts = (own, header, name) if shared or not ALGORITHMS.is_ours(name) else (header, own, name)
+    if name not in _FAMILY_OF or sum(ALGORITHMS[other].__module__ == cls.__module__ for other in _FAMILY_OF) > 1:
+        texts = (own, header, name)  # the file is no algorithm's alone
+    else:
+        texts = (header, own, name)
     what = next(text.strip() for text in texts if text.strip()).splitlines()[0].split(": ", 1)[-1]
     what = re.sub(r"\s*\([^()]*(?:arXiv|et al)[^()]*\)", "", what).removesuffix(".")
     # The text says whose the algorithm is; what is set in, beside the equations, whose form of it.

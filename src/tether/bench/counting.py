@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tether.data import Trajectories, View, view_of
+from tether.data import VIEWS, Trajectories, View, view_of
+from tether.data.views import of_random_episodes
 from tether.machine.traces import scan_sizes
 from tether.networks import stack_heads
 from tether.training.derive import derived_shapes
@@ -26,6 +27,7 @@ __all__ = [
     "matmul_flops",
     "single_update",
     "synthetic",
+    "synthetic_shapes",
     "update_bytes",
     "update_flops",
     "update_work",
@@ -43,7 +45,7 @@ def single_update(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> An
     # As the training loop holds it.
     state = jax.eval_shape(lambda key: stack_heads(algorithm.init(spec, key)), jax.random.key(0))
     view, indices = view_of(algorithm), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    data = jax.eval_shape(lambda key: synthetic(view, spec, key), jax.random.key(0))
+    data = synthetic_shapes(view, spec)
     if (derived := derived_shapes(algorithm, state, data, phase)) is not None:
         data = data._replace(derived=derived)
     batch = jax.eval_shape(lambda data, i: data.take(i), data, indices)
@@ -192,8 +194,18 @@ def xla_flops(algorithm: Any, phase: int, spec: Spec, batch_size: int) -> float 
     return None if not analysis else float(analysis.get("flops", float("nan")))
 
 
-def synthetic(view: View, spec: Spec, key: jax.Array) -> Transition | Trajectories:
+def synthetic_shapes(view: View, spec: Spec) -> Any:
+    """Of `synthetic`, without making the numbers; what a registered view makes of them it makes of numbers alone."""
+    key = jax.random.key(0)
+    if VIEWS.is_ours(view.name):
+        return jax.eval_shape(lambda key: synthetic(view, spec, key), key)
+    return jax.eval_shape(lambda data: data, synthetic(view, spec, key))
+
+
+def synthetic(view: View, spec: Spec, key: jax.Array) -> Any:
     """Random data of the right shapes; speed does not depend on their values."""
+    if not VIEWS.is_ours(view.name):
+        return of_random_episodes(view, spec, ROWS, EPISODE_STEPS)
     keys = jax.random.split(key, 4)
     shape = (ROWS, spec.observation_size)
     if view.name == "trajectories":

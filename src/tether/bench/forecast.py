@@ -15,7 +15,7 @@ import jax
 
 from tether.algorithms.callables import with_value_range
 from tether.algorithms.registry import field_names, name_of, numeric_fields
-from tether.bench.counting import synthetic, update_flops
+from tether.bench.counting import synthetic_shapes, update_flops
 from tether.bench.results import COSTS, read_figures
 from tether.bench.rounds import alternate, matmul_program
 from tether.data import view_of
@@ -223,6 +223,6 @@ def _state_bytes(algorithm: Any, spec: Spec) -> int:
 def _work_bytes(algorithm: Any, row: dict[str, Any], batch_size: int) -> int:
     """What the committed program took beside its data and states, for this minibatch."""
     committed, default = Spec(row["sizes"]["observation_size"], row["sizes"]["action_size"]), type(algorithm)()
-    data = jax.eval_shape(lambda key: synthetic(view_of(default), committed, key), jax.random.key(0))
+    data = synthetic_shapes(view_of(default), committed)
     work = (row.get("memory_bytes") or 0) - tree_bytes(data) - 2 * _state_bytes(default, committed)
     return int(max(0, work) * batch_size / row["sizes"]["batch_size"])

@@ -16,7 +16,15 @@ from tether.algorithms import ALGORITHMS
 from tether.errors import InputError
 from tether.machine.reading import parse_json, read_bytes
 
-__all__ = ["add_rows", "committed_costs", "empty_figures", "is_measured", "merge_figures", "read_figures"]
+__all__ = [
+    "add_rows",
+    "committed_costs",
+    "empty_figures",
+    "is_measured",
+    "measured_row",
+    "merge_figures",
+    "read_figures",
+]
 
 FORMAT_VERSION = 2
 COST_KEYS = {  # what -> name in a table -> (name in the results, factor)
@@ -38,6 +46,8 @@ def read_figures(path: Path) -> dict[str, Any]:
         figures = parse_json(read_bytes(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except InputError:  # a folder, a pipe
+        raise
     except ValueError:
         raise InputError(f"{path}: truncated or altered: not JSON") from None
     try:
@@ -75,15 +85,19 @@ def identity(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
     return *own, *(json.dumps(part, sort_keys=True) for part in parts)
 
 
-def is_measured(
-    figures: Mapping[str, Any],
-    run: Mapping[str, Any],
-    row: Mapping[str, Any],
-) -> bool:
-    """Whether there is such a row, measured by the same code on the same machine."""
+def is_measured(figures: Mapping[str, Any], run: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether `measured_row` finds one."""
+    return measured_row(figures, run, row) is not None
+
+
+def measured_row(
+    figures: Mapping[str, Any], run: Mapping[str, Any], row: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Such a row, measured by the same code on the same machine; None where there is none."""
     same = [index for index, other in enumerate(figures["runs"]) if all(other[key] == run[key] for key in SAME_RUN)]
     wanted = identity(row, run)
-    return any(found["run"] in same and identity(found, run) == wanted for found in figures["results"])
+    rows = (found for found in figures["results"] if found["run"] in same and identity(found, run) == wanted)
+    return next(rows, None)
 
 
 def add_rows(figures: Mapping[str, Any], run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

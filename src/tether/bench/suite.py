@@ -10,12 +10,13 @@ from tether.algorithms import ALGORITHMS
 from tether.algorithms.callables import with_value_range
 from tether.bench.acting import measure_acting, untrained_policy
 from tether.bench.options import BenchOptions, describe_run
-from tether.bench.results import add_rows, empty_figures, is_measured, read_figures
+from tether.bench.results import add_rows, empty_figures, is_measured, measured_row, read_figures
 from tether.bench.rounds import floors
 from tether.bench.training import measure_phase
+from tether.errors import InputError
 from tether.machine.files import atomic_write_json
 
-__all__ = ["Book", "bench"]
+__all__ = ["Book", "bench", "usable_algorithms"]
 
 
 class Book:
@@ -37,6 +38,11 @@ class Book:
         """Whether the row was measured already by the same code on the same machine."""
         return is_measured(self.figures, self.run, {"algorithm": name, "what": what, "lanes": lanes})
 
+    def acting(self, name: str, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The row of acting with these settings that was measured already by the same code on the same machine."""
+        wanted = {"algorithm": name, "what": "act", "lanes": 1, "settings": settings}
+        return measured_row(self.figures, self.run, wanted)
+
 
 def bench(
     names: Sequence[str],
@@ -55,7 +61,7 @@ def bench(
     tell: hears, now and then, what is being done.
     Raises InputError for an unknown name; OSError.
     """
-    algorithms = {name: with_value_range(options.algorithm(name)) for name in names or ALGORITHMS}
+    algorithms = {name: with_value_range(options.algorithm(name)) for name in names or usable_algorithms(tell)}
     book = Book(options, out, command)
     for number, (name, algorithm) in enumerate(algorithms.items(), 1):
         at = f"[{number}/{len(algorithms)}] {name}"
@@ -81,6 +87,19 @@ def bench(
             tell(f"{at} act: p50 {row['milliseconds_p50']:.2f} ms, p99 {row['milliseconds_p99']:.2f} ms")
         jax.clear_caches()  # programs of all algorithms together would be gigabytes
     return book.figures
+
+
+def usable_algorithms(tell: Callable[[str], None]) -> list[str]:
+    """The names of all algorithms but those whose package cannot be used here, of which `tell` hears."""
+    usable = []
+    for name in ALGORITHMS:
+        try:
+            ALGORITHMS.find(name)
+        except InputError as error:
+            tell(f"{name}: left out: {error}")
+        else:
+            usable.append(name)
+    return usable
 
 
 def _train_words(row: Mapping[str, Any]) -> str:

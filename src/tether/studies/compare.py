@@ -21,7 +21,7 @@ import numpy as np
 from tether import errors
 from tether.algorithms import ALGORITHMS, FAMILIES
 from tether.algorithms.callables import with_value_range
-from tether.algorithms.catalogue import catalogue
+from tether.algorithms.catalogue import entry_of
 from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.api import resume, train
 from tether.bench import act_latency, update_flops
@@ -176,9 +176,10 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """One per algorithm, from the run folders as they are now."""
-        entries, rows = catalogue(), []
+        rows = []
         for name, entrant in self.entrants.items():
-            about = {"algorithm": name, "family": entries[name].family, "paper": entries[name].paper}
+            entry = entry_of(name)
+            about = {"algorithm": name, "family": entry.family, "paper": entry.paper}
             about["settings"] = entrant.where_from
             row = tables.read_row(self.folder / name, about, self.costs.get(name), self.errors.get(name))
             rows.append(dataclasses.replace(row, **self._value(name)))
@@ -412,8 +413,7 @@ def _train_all(comparison: Comparison, data: Dataset, cost: str, quiet: bool) ->
         comparison.errors.pop(name, None)
         display.message(f"[{index}/{len(comparison.entrants)}] {name}: {_announcement(comparison, name)}")
         try:
-            if name not in comparison.costs:
-                comparison.costs[name] = _measure(comparison, name)
+            _note_cost(comparison, name, display)
             if not _finished(comparison.folder / name):
                 _write(comparison, cost)
                 _train_one(comparison, name, data, quiet)
@@ -509,6 +509,16 @@ def _check_run(comparison: Comparison, name: str) -> None:
     for what, value in json.loads(json.dumps(wanted)).items():
         if found[what] != value:
             raise InputError(f"{path.parent}: a run with other {what} than this comparison's; move it away")
+
+
+def _note_cost(comparison: Comparison, name: str, display: Display) -> None:
+    """Measure what the algorithm costs; where that fails its row goes without, as training is what was asked for."""
+    if name in comparison.costs:
+        return
+    try:
+        comparison.costs[name] = _measure(comparison, name)
+    except Exception as error:
+        display.warn(f"{name}: its cost is not measured: {_failure(comparison.folder, name, error)}")
 
 
 def _measure(comparison: Comparison, name: str) -> Cost:

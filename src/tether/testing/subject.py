@@ -13,8 +13,8 @@ import numpy as np
 
 from tether.algorithms import PolicyWithMemory
 from tether.algorithms.registry import numeric_fields
-from tether.data import VIEWS, Dataset, Trajectories, view_of
-from tether.data.views import build, raw_table
+from tether.data import VIEWS, Trajectories, view_of
+from tether.data.views import of_random_episodes
 from tether.ranges import ranges_of
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
@@ -173,6 +173,8 @@ class Subject:
 
 def sample(view: Any, spec: Spec) -> Any:
     """ROWS of random experience, as the view gives them to training."""
+    if not VIEWS.is_ours(view.name):
+        return of_random_episodes(view, spec, ROWS, EPISODE)
     generator = np.random.default_rng(0)
 
     def normal(*shape: int) -> Array:
@@ -186,24 +188,8 @@ def sample(view: Any, spec: Spec) -> Any:
         return Trajectories(normal(ROWS, size), action, normal(ROWS), timestep, left, steps=view.steps)
     terminal = jnp.asarray(generator.random(ROWS) < 0.1, jnp.float32)
     usual = normal(ROWS, size), action, normal(ROWS), normal(ROWS, size), terminal
-    if VIEWS.is_ours(view.name):
-        optional = {
-            "next_action": jnp.roll(action, -1, axis=0),
-            "return_to_go": normal(ROWS),
-            "trajectory_end": terminal,
-        }
-        return Transition(*usual, **optional)
-    return _somebodys(view, Transition(*usual))
-
-
-def _somebodys(view: Any, table: Transition) -> Any:
-    """What a registered view makes of such a data set."""
-    observation, action, reward = (np.asarray(column) for column in (table.observation, table.action, table.reward))
-    timeouts = np.arange(ROWS) % EPISODE == EPISODE - 1
-    none = np.zeros(ROWS, bool)
-    dataset = Dataset.from_arrays(observation, action, reward, none, timeouts=timeouts, name="check_algorithm")
-    table, rows = raw_table(view, dataset)
-    return jax.tree.map(jnp.asarray, build(view, dataset, rows, table, dataset.rewards))
+    optional = {"next_action": jnp.roll(action, -1, axis=0), "return_to_go": normal(ROWS), "trajectory_end": terminal}
+    return Transition(*usual, **optional)
 
 
 # --- arrays and actions ---
