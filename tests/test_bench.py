@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from make_data import tether
 
 from tether.algorithms import ALGORITHMS
 from tether.bench import BenchOptions, bench, bench_table, committed_costs, matmul_flops, merge_figures, read_figures
@@ -245,10 +247,54 @@ def test_costs_are_those_of_one_lane_and_of_the_own_settings(monkeypatch: pytest
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"lanes": (1, -1)}, {"lanes": (1, 1)}, {"seconds": 0.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"batch_size": 0},
+        {"lanes": (1, -1)},
+        {"lanes": (1, 1)},
+        {"seconds": 0.0},
+        {"seconds": math.nan},
+        {"seconds": math.inf},
+    ],
+)
 def test_bad_sizes_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         BenchOptions(**bad)
+
+
+def test_a_folder_is_no_bench_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder, not a file"):
+        read_figures(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words", [("--lanes", "1,4"), ("--seconds", "1"), ("--precision", "bfloat16"), ("--pictures", "drawn")]
+)
+def test_options_of_training_are_refused_with_those_of_acting(words: tuple[str, str]) -> None:
+    code, out, err = tether("bench", "--act", "bc", *words)
+    assert (code, out, err) == (2, "", f"tether: error: {words[0]} is of training: leave out --act\n")
+
+
+def test_acting_that_is_there_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def measure(name: str, policy: Any, settings: Any) -> dict[str, Any]:
+        asked.append((name, settings))
+        times = {f"milliseconds_p{part}": 1.0 for part in (50, 95, 99)}
+        row = {"algorithm": name, "what": "act", "lanes": 1, "settings": dict(settings), "candidates": None}
+        return row | times | {"compile_seconds": 1.0}
+
+    monkeypatch.setattr("tether.bench.acting.measure_acting", measure)
+    monkeypatch.setattr("tether.cli.bench._keep_to_one_core", lambda: None)
+    words = ("bench", "--act", "bc", "--set", "hidden_sizes=4", "--out", str(tmp_path / "act.json"))
+    first = tether(*words)
+    second = tether(*words)
+    assert (first[0], second[0], first[1]) == (0, 0, second[1])
+    assert "bc: its own settings: measured before" in second[2]
+    assert asked == [("bc", {})]
+    tether(*words, "--fresh")
+    assert asked == [("bc", {}), ("bc", {})]
 
 
 def test_unknown_algorithm_is_refused_with_the_nearest_name() -> None:

@@ -105,11 +105,14 @@ def bench_acting(
     budget_ms: float | None = None,
     tell: Tell = lambda text: None,
     keep: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    known: Callable[[str, Mapping[str, int]], dict[str, Any] | None] = lambda name, changes: None,
 ) -> dict[str, Chosen]:
     """Measure algorithms or policy folders with these numbers of candidates (their own where none are given), or
     search the largest setting that keeps within `budget_ms` -> of each, with a budget, what was chosen.
 
-    keep: is given rows as they are measured. Raises InputError for what is neither, or for bad numbers.
+    keep: is given rows as they are measured. known: the row of an algorithm with these changes, where it was measured
+        before and need not be again; policy folders, which may have changed, always are.
+    Raises InputError for what is neither, or for bad numbers.
     """
     if budget_ms is not None and not budget_ms > 0:
         raise InputError(f"budget-ms {budget_ms}: must be positive")
@@ -120,6 +123,10 @@ def bench_acting(
         policy = _policy_of(name, settings)
 
         def measure(changes: Mapping[str, int], name: str = name, policy: LoadedPolicy = policy) -> dict[str, Any]:
+            before = None if Path(name).is_dir() else known(name, changes)
+            if before is not None:
+                tell(f"{name}: {settings_text(changes) or 'its own settings'}: measured before")
+                return before
             tell(f"{name}: {settings_text(changes) or 'its own settings'}")
             row = measure_acting(name, policy, changes)
             tell(f"{name}: p50 {row['milliseconds_p50']:.3f} ms, p99 {row['milliseconds_p99']:.3f} ms")

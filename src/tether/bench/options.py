@@ -1,6 +1,7 @@
 """What a bench measures, and the machine that it measures on."""
 
 import dataclasses
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -32,8 +33,8 @@ class BenchOptions:
     def __post_init__(self):
         sizes = {name: getattr(self, name) for name in ("batch_size", "observation_size", "action_size", "seconds")}
         for name, value in [*sizes.items(), *(("lanes", count) for count in self.lanes)]:
-            if value <= 0:
-                raise InputError(f"{name} {value}: must be positive")
+            if not 0 < value < math.inf:
+                raise InputError(f"{name} {value}: must be positive and finite")
         check_precision(self.precision)
         if not self.lanes or len(set(self.lanes)) < len(self.lanes):
             raise InputError(f"lanes {self.lanes}: at least one number, each once")

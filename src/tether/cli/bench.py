@@ -10,9 +10,12 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from tether.cli.parts import Precision, assignments, hint, print_out
+from tether.cli.words import option_name
 from tether.errors import InputError
 
 __all__ = ["Bench"]
+
+OF_TRAINING = ("lanes", "seconds", "precision", "pictures")  # acting has no use for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Bench:
       tether bench --merge first.json second.json --out both.json
     """
 
-    algorithms: Annotated[Positional[tuple[str, ...]], arg(metavar="ALGORITHM|DIR ...")] = ()
-    """Algorithms (default: all); with --act also folders of policies or runs."""
+    algorithms: Annotated[Positional[tuple[str, ...]], hint("all algorithms", "ALGORITHM|DIR ...")] = ()
+    """Algorithms; with --act also folders of policies or runs."""
     batch_size: Annotated[int, arg(metavar="N")] = 256
     """Transitions in a minibatch."""
     observation_size: Annotated[int, arg(metavar="N")] = 11
@@ -59,7 +62,7 @@ class Bench:
     out: Annotated[Path | None, hint("none", "JSON")] = None
     """The file for the figures."""
     fresh: bool = False
-    """Measure also what --out holds already."""
+    """Measure also what --out holds already; policy folders, which may have changed, always are."""
     pictures: Annotated[Path | None, hint("none", "DIR")] = None
     """Folder for lanes.png and limits.png."""
     quiet: bool = False
@@ -69,6 +72,9 @@ class Bench:
         """Measure, print the table, write the files."""
         if (self.candidates is not None or self.budget_ms is not None) and not self.act:
             raise InputError("--candidates and --budget-ms are of acting: add --act")
+        for field in dataclasses.fields(self):
+            if self.act and field.name in OF_TRAINING and getattr(self, field.name) != field.default:
+                raise InputError(f"{option_name(field.name)} is of training: leave out --act")
         if self.out is not None and not self.out.resolve().parent.is_dir():
             raise InputError(f"{self.out}: there is no folder {self.out.resolve().parent}")
         if self.merge:
@@ -108,9 +114,8 @@ class Bench:
 
     def _act(self) -> int:
         _keep_to_one_core()
-        from tether.algorithms import ALGORITHMS
         from tether.bench.acting import bench_acting
-        from tether.bench.suite import Book
+        from tether.bench.suite import Book, usable_algorithms
         from tether.bench.table import acting_table
 
         settings = self._settings()
@@ -120,9 +125,15 @@ class Bench:
             rows.extend(found)
             book.add(found)
 
+        def known(name: str, changes: Mapping[str, int]) -> dict[str, Any] | None:
+            row = None if self.fresh else book.acting(name, changes)
+            rows.extend([] if row is None else [dict(row)])
+            return None if row is None else dict(row)
+
         candidates = () if self.candidates is None else _numbers("--candidates", self.candidates)
         how: dict[str, Any] = {"candidates": candidates, "budget_ms": self.budget_ms}
-        chosen = bench_acting(self.algorithms or tuple(ALGORITHMS), settings, **how, tell=self._tell, keep=keep)
+        names = self.algorithms or usable_algorithms(self._tell)
+        chosen = bench_acting(names, settings, **how, tell=self._tell, keep=keep, known=known)
         cores = book.run["machine"]["cores"]
         print_out(acting_table(rows, f"one observation, host to host, {cores} core{'s' if cores > 1 else ''}"))
         for name, found in chosen.items():
