@@ -428,6 +428,7 @@ def test_the_command(trained: Path) -> None:
         (["choose", "RUN/run/policy"], "name data with --data"),
         (["choose", "RUN/run", "--discount", "1"], "discount 1.0"),
         (["choose", "RUN/run", "--members", "1"], "members 1"),
+        (["choose", "RUN/run", "--seed", "-1"], "seed -1: must be from 0 to 2147483647"),
         (["choose", "RUN/run", "--json", "nowhere/x.json"], "no such folder"),
     ],
 )

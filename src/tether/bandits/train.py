@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
 from tether.machine.files import load_arrays, save_arrays
 from tether.networks import unstack_heads
+from tether.ranges import COUNTED, above, at_least, check_ranges
 from tether.runs.records import Display
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
@@ -38,12 +39,15 @@ BANDIT_ALGORITHMS = ("dtql", "dtql-kl", "dac", "bdpo")  # those with settings fo
 class Setup:
     """How a problem is put before an algorithm."""
 
-    points: int | None = None  # rows of the data set; None: the published number
-    batch_size: int = 256
+    points: Annotated[int | None, at_least(1)] = None  # rows of the data set; None: the published number
+    batch_size: Annotated[int, at_least(1)] = 256
     state: float = 1.0  # the constant observation; the DTQL paper's 0 leaves a ReLU policy only its last bias
     terminal: bool = True  # one step and over; False bootstraps from the same state, as DTQL's toy code does
     unit_scale: bool = False  # actions into [-1, 1] and energies into [0, 1]; samples come back in the problem's units
-    box: float = 1.0  # the action bound, in largest coordinates of the data
+    box: Annotated[float, above(0)] = 1.0  # the action bound, in largest coordinates of the data
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 class Trained(NamedTuple):
@@ -105,6 +109,8 @@ def train_bandit(
     Raises InputError for a name or value that neither knows. Where numbers turn non-finite training ends there.
     """
     check_precision(precision)
+    if not 0 <= seed <= COUNTED:
+        raise InputError(f"seed {seed}: must be from 0 to {COUNTED}")
     ready, started = _ready(algorithm_name, problem, settings, seed), time.process_time()
     lanes = stack_lanes(ready.algorithm, [Lane(seed, {})])
     init_key, train_key = jax.random.split(jax.random.key(seed))

@@ -14,9 +14,13 @@ from tether.cli.parts import (
     hint,
     print_out,
 )
+from tether.cli.words import option_name
 from tether.errors import InputError
 
 __all__ = ["Bandit"]
+
+OF_ONE = ("problem", "settings", "updates", "seed", "precision", "set")
+OF_THE_GALLERY = ("only", "fresh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Bandit:
     """Precision of the matmuls of training."""
     set: Assignments = ()
     """Hyper-parameters, over the settings; also batch_size, points, state, terminal, unit_scale, box."""
-    only: tuple[str, ...] = ()
-    """Figures of the gallery to draw; all by default."""
+    only: Annotated[tuple[str, ...], hint("all", "FIGURE ...")] = ()
+    """Figures of the gallery to draw."""
     fresh: bool = False
     """Train and draw the gallery's figures again, those that are there too."""
     out: Annotated[Path | None, hint("bandit-ALGORITHM-PROBLEM.png; of the gallery: gallery", "PATH")] = None
@@ -58,10 +62,12 @@ class Bandit:
 
     def run(self) -> int:
         """Train and score, draw the gallery, or list."""
+        gallery = self.algorithm == "gallery"
+        self._refuse(OF_ONE if gallery else OF_THE_GALLERY, "not of the gallery" if gallery else "of the gallery alone")
         if self.algorithm is None:
             print_out(_problem_table())
             return 0
-        if self.algorithm == "gallery":
+        if gallery:
             from tether.bandits.gallery import draw_gallery
 
             folder = self.out or Path("gallery")
@@ -75,6 +81,8 @@ class Bandit:
 
         out = self.out or Path(f"bandit-{self.algorithm}-{self.problem}.png")
         picture_format(out)  # before anything is trained
+        if not out.resolve().parent.is_dir():
+            raise InputError(f"--out {out}: there is no folder {out.resolve().parent}")
         changes: dict[str, Any] = dict(assignments("--set", self.set))
         if self.updates is not None:
             changes["train_updates"] = self.updates
@@ -84,6 +92,13 @@ class Bandit:
         print_out(table)
         print_out(f"picture {out}")
         return 0 if diverged_at is None else fail(1, f"diverged at update {diverged_at:,}")
+
+    def _refuse(self, names: tuple[str, ...], why: str) -> None:
+        """Refuse options that would be passed over in silence."""
+        for field in dataclasses.fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                word = self.problem if field.name == "problem" else option_name(field.name)
+                raise InputError(f"bandit: {word} is {why}")
 
 
 def _problem_table() -> Any:
