@@ -1,5 +1,6 @@
 """The `tether` command: its help teaches, its output can be read and piped, its exit codes tell."""
 
+import io
 import itertools
 import json
 import os
@@ -25,8 +26,11 @@ from tether.cli.command import COMMANDS
 from tether.cli.data import DATA_VERBS
 from tether.cli.lists import Algorithms
 from tether.cli.words import check_words, options_of
-from tether.environments import TASKS
+from tether.environments import TASKS, Task
+from tether.environments.ids import find_environment
+from tether.errors import InputError
 from tether.evaluation.rollout import Episodes
+from tether.machine.registry import register
 from tether.runs.jsonlines import JsonLines
 from tether.runs.records import Display
 
@@ -68,6 +72,7 @@ def test_each_help_teaches(name: str) -> None:
         assert "Examples:" in out
     assert "{None}" not in out
     assert "(default: None)" not in out
+    assert "(default: )" not in out
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -492,6 +497,46 @@ def test_an_option_that_takes_several_may_be_given_again(words: list[str]) -> No
     columns = ["--observation", "x", "--action", "u", "--observation", "y", "v*", "--out", "made.hdf5"]
     imported = cli.parse(["data", "import", "log.csv", "--action_low", "-1", *columns, "--action-low", "-2"]).verb
     assert (imported.action_low, imported.observation) == ((-1.0, -2.0), ("x", "y", "v*"))
+
+
+def test_whole_numbers_may_be_written_with_an_exponent_however_the_option_is_spelled():
+    for words, name, value in (
+        (["--updates=1e4"], "updates", 10_000),
+        (["--pretrain_updates", "1e4"], "pretrain_updates", 10_000),
+        (["--pretrain_updates=1e4"], "pretrain_updates", 10_000),
+        (["--lanes.seeds", "1e1"], "seeds", 10),
+    ):
+        assert getattr(cli.parse(["train", "bc", *words]), name) == value
+    command = cli.parse(["export", "run", "--candidates", "16", "1e2", "2e3", "--out", "made"])
+    assert command.candidates == (16, 100, 2000)
+
+
+@pytest.mark.parametrize("words", [["--plugin", "no_such_module", "--version"], ["--version", "--plugin", "gone"]])
+def test_the_version_is_said_whatever_the_plugins_are(words: list[str]) -> None:
+    assert tether(*words) == (0, f"tether {package.__version__}\n", "")
+
+
+def test_a_terminal_without_unicode_gets_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback it was."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", "show", str(data_file())])
+    sys.stdout.flush()
+    assert stop.value.code == 0
+    assert b"beyond ?0.99" in raw.getvalue()
+
+
+def test_registered_environments_are_tasks_that_are_listed_and_offered() -> None:
+    register("countdown", kind="environment")(Task("x", 2, 1, horizon=4, gymnasium_id="CountDown-v0"))
+    register("failing", kind="environment")(lambda: 1 / 0)
+    code, out, _ = tether("tasks")
+    assert code == 0
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
+    assert "CountDown-v0" in rows["countdown"]
+    assert "cannot be used: environment 'failing': ZeroDivisionError" in rows["failing"]
+    with pytest.raises(InputError, match="unknown environment 'cuontdown'; did you mean countdown"):
+        find_environment("cuontdown")
 
 
 def test_whole_numbers_may_be_written_with_an_exponent():

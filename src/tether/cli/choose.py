@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from tether.cli.parts import hint, print_out
+from tether.cli.parts import hint, print_out, several
 from tether.errors import InputError
 
 __all__ = ["Choose"]
@@ -26,7 +26,7 @@ class Choose:
       tether choose runs/first runs/first/checkpoints/train-000010000 --json choice.json
     """
 
-    candidates: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
+    candidates: Annotated[Positional[tuple[Path, ...]], several("RUN ...")]
     """Run folders, checkpoints in them, policy folders."""
     data: Annotated[str | None, hint("what the runs trained on", "DATASET")] = None
     """A source to judge them on, as for `tether train`; best one that none was trained on."""

@@ -77,9 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _main(arguments: Sequence[str] | None) -> NoReturn:
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["--version"]:
-        sys.stdout.write(f"tether {__version__}\n")
-        sys.exit(0)
+    _degrade_output()
     command = parse(_without_plugins(words))
     # Not Bench, which reports what compiling costs.
     dry = getattr(command, "dry_run", False)  # which writes nothing
@@ -95,10 +93,21 @@ def _main(arguments: Sequence[str] | None) -> NoReturn:
     sys.exit(_guarded(command))
 
 
+def _degrade_output() -> None:
+    """A terminal or pipe that knows ASCII alone gets `?` for other letters, in the place of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") in ("strict", "surrogateescape"):  # stderr's own way loses nothing
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _without_plugins(words: list[str]) -> list[str]:
-    """The other words, after importing what --plugin and TETHER_PLUGINS name: before anything looks names up."""
+    """The other words, after importing what --plugin and TETHER_PLUGINS name: before anything looks names up. Of
+    --version alone nothing is imported, the process ends."""
     try:
         rest, plugins = take_plugin_words(words)
+        if rest[:1] == ["--version"]:
+            sys.stdout.write(f"tether {__version__}\n")
+            sys.exit(0)
         load_plugins(plugins)
     except InputError as error:
         sys.exit(fail(2, f"error: {error}"))

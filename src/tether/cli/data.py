@@ -12,6 +12,7 @@ from tether.cli.parts import (
     assignments,
     hint,
     print_out,
+    several,
 )
 from tether.errors import InputError, in_options
 
@@ -140,7 +141,7 @@ class Import:
       tether data import plant.csv --observation T --action u --reward r --time t --missing drop --out set.hdf5
     """
 
-    logs: Annotated[Positional[tuple[Path, ...]], arg(metavar="LOGS ...")]
+    logs: Annotated[Positional[tuple[Path, ...]], several("LOGS ...")]
     """Files or folders."""
     observation: Patterns
     """What the policy sees: columns, in this order. * and ? stand for any letters and mean columns in the file's order,

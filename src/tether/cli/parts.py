@@ -8,7 +8,18 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from tether.errors import InputError, in_options
 
-__all__ = ["Assignments", "Folder", "Loggers", "Precision", "assignments", "fail", "hint", "print_out", "show_report"]
+__all__ = [
+    "Assignments",
+    "Folder",
+    "Loggers",
+    "Precision",
+    "assignments",
+    "fail",
+    "hint",
+    "print_out",
+    "several",
+    "show_report",
+]
 
 Precision = Literal["float32", "bfloat16", "tf32"]
 """`tether.training.precision.PRECISIONS`, which this must not import: it starts JAX."""
@@ -17,6 +28,11 @@ Precision = Literal["float32", "bfloat16", "tf32"]
 def hint(text: str, metavar: str = "N") -> Any:
     """An option whose default is not a plain value: `text` says what it is."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
+
+
+def several(metavar: str) -> Any:
+    """A positional of which at least one is needed: the parser, which takes none for a default, would say it so."""
+    return arg(metavar=metavar, help_behavior_hint="(required)")
 
 
 def print_out(what: Any) -> None:

@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from tether.cli.parts import (
     hint,
     print_out,
+    several,
 )
 from tether.errors import InputError
 
@@ -28,7 +29,7 @@ class Plot:
       tether plot runs/first runs/second --out comparison.pdf
     """
 
-    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR ...")]
+    folders: Annotated[Positional[tuple[Path, ...]], several("DIR ...")]
     """Run folders."""
     losses: bool = False
     """The losses of one run, beside those on held-out episodes; also where nothing was evaluated."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from tether.cli.parts import hint, print_out
+from tether.cli.parts import hint, print_out, several
 from tether.errors import InputError
 
 __all__ = ["Report"]
@@ -31,7 +31,7 @@ class Report:
       tether report runs/first --data logs.hdf5
     """
 
-    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN|FOLDER ...")]
+    folders: Annotated[Positional[tuple[Path, ...]], several("RUN|FOLDER ...")]
     """Run folders, or folders of studies: all runs below them; with --data, one run or policy folder."""
     data: Annotated[str | None, hint("none", "DATASET")] = None
     """A log: say what the policy would do there beside what was done."""

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from tether.cli.parts import hint
+from tether.cli.parts import hint, several
 from tether.errors import InputError
 
 __all__ = ["Serve"]
@@ -30,7 +30,7 @@ class Serve:
       tether serve walker=exports/walker --on not_finite=hold late=safe --safe-action 0 0 0 --late-ms 50
     """
 
-    policies: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME=]POLICY ...")]
+    policies: Annotated[Positional[tuple[str, ...]], several("[NAME=]POLICY ...")]
     """Exports, policy folders or runs; a name is that of the folder unless one is given."""
     host: str = "127.0.0.1"
     """Address to listen on; others than this machine's own need a token."""

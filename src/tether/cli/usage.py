@@ -39,11 +39,19 @@ def whole_numbers(words: Sequence[str], verbs: Mapping[str, Any]) -> list[str]:
     """`words` with 1e6 written out where a whole number is meant."""
     command, _ = _command(words, verbs)
     kinds = {} if command is None else _kinds(command)
-    changed = list(words)
-    for place, (option, value) in enumerate(itertools.pairwise(words), 1):
-        if kinds.get(option) == {int} and EXPONENT.fullmatch(value) and float(value).is_integer():
-            changed[place] = str(int(float(value)))
+    changed, whole = [], False
+    for word in words:
+        option, equals, value = word.partition("=")
+        if word.startswith("--"):  # what follows are its values, as far as the next one
+            whole = kinds.get(option_name(option[2:])) == {int}
+            changed.append(f"{option}={_written_out(value)}" if whole and equals else word)
+        else:
+            changed.append(_written_out(word) if whole else word)
     return changed
+
+
+def _written_out(value: str) -> str:
+    return str(int(float(value))) if EXPONENT.fullmatch(value) and float(value).is_integer() else value
 
 
 def gathered(words: Sequence[str], verbs: Mapping[str, Any]) -> list[str]:
@@ -89,9 +97,14 @@ def _command(words: Sequence[str], verbs: Mapping[str, Any]) -> tuple[type | Non
 
 
 def _kinds(command: type) -> dict[str, set[type]]:
-    """Option -> the types of its value, None left out."""
-    hints = typing.get_type_hints(command)
-    return {option_name(field.name): set(_types(hints[field.name])) for field in dataclasses.fields(command)}
+    """Option, also by another name that it has -> the types of its value, None left out."""
+    hints, found = typing.get_type_hints(command, include_extras=True), {}
+    for field in dataclasses.fields(command):
+        notes = getattr(hints[field.name], "__metadata__", ())
+        aliases = [alias for note in notes for alias in getattr(note, "aliases", None) or ()]
+        kinds = set(_types(typing.get_type_hints(command)[field.name]))
+        found |= dict.fromkeys([option_name(field.name), *aliases], kinds)
+    return found
 
 
 def _types(hint: Any) -> Iterator[type]:

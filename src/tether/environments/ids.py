@@ -6,7 +6,7 @@ import importlib
 
 from tether.environments.make import OWN_MODULES, check_imported, make_environment
 from tether.environments.names import is_single_task
-from tether.environments.tasks import TASKS, Task, find_task, single_task
+from tether.environments.tasks import ENVIRONMENTS, TASKS, Task, find_task, single_task
 from tether.errors import InputError
 from tether.machine.plugins import load_plugins
 
@@ -54,7 +54,7 @@ def task_of_id(name: str, horizon: int | None = None) -> Task:
         raise InputError(f"environment {name}: {error}") from None
     know_robotics(name)
     if ":" not in name and name not in gymnasium.registry:
-        near = difflib.get_close_matches(name, [*TASKS, *gymnasium.registry], n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, [*TASKS, *ENVIRONMENTS, *gymnasium.registry], n=3, cutoff=0.4)
         known = f"did you mean {', '.join(near)}?" if near else f"tasks: {', '.join(TASKS)} (`tether tasks`)"
         raise InputError(
             f"unknown environment {name!r}; {known}; besides, {len(gymnasium.registry):,} ids of gymnasium, or one "
