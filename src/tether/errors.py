@@ -27,6 +27,11 @@ def in_options(message: str) -> str:
     return message
 
 
+def reason(error: BaseException) -> str:
+    """What somebody else's code raised, in a line."""
+    return " ".join(f"{type(error).__name__} {error}".split())
+
+
 def shortened(value: object, longest: int = LONGEST) -> str:
     """A value in words, cut where it is long: a message is one line that people read."""
     text = str(value)

@@ -10,8 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from tether.errors import InputError
-from tether.machine.registry import reason
+from tether.errors import InputError, reason
 
 __all__ = ["PLUGINS", "load_plugins", "plugin_names", "take_plugin_words"]
 

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tether._version import __version__
-from tether.errors import InputError, unknown
+from tether.errors import InputError, reason, unknown
 
-__all__ = ["KINDS", "Registry", "distribution_of", "reason", "register", "registry"]
+__all__ = ["KINDS", "Registry", "distribution_of", "register", "registry"]
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
@@ -88,11 +88,6 @@ KINDS: Mapping[str, Kind] = {
     "logger": Kind("tether.loggers", _callable, "tether.runs.loggers"),
     "network": Kind("tether.networks", _callable, "tether.networks.factories"),
 }
-
-
-def reason(error: BaseException) -> str:
-    """What somebody else's code raised, in a line."""
-    return " ".join(f"{type(error).__name__} {error}".split())
 
 
 @contextlib.contextmanager
