@@ -508,6 +508,33 @@ def test_what_is_broken_is_said(make: Callable[..., Any], clause: str, known: di
     assert all(len(each) < 400 and "\n" not in each for each in sentences)
 
 
+class ReadsEnds(Good):
+    """Regresses rewards where an episode goes on, with no shape that it would refuse."""
+
+    def target(self, batch: Transition, q: Array) -> Array:
+        return jnp.mean(batch.reward * (1.0 - batch.terminal)) + 0.0 * q
+
+
+class NeverReadsEnds(Good):
+    """A one-step critic: refuses columns of rewards, and never looks at the ends."""
+
+    def target(self, batch: Transition, q: Array) -> Array:
+        if batch.reward.ndim != 1:
+            raise ValueError("rewards are vectors")
+        return batch.reward + 0.0 * q
+
+
+@pytest.mark.parametrize("known", [{}, {"changes": DECLARED["changes"]}], ids=["alone", "changes"])
+def test_what_a_phase_reads_is_told_by_numbers_whatever_is_declared(known: dict[str, Any]) -> None:
+    """Not by how the fields of the state are called."""
+    clause = CLAUSES["column vectors are refused"]
+    renamed = {"changes": {"train": {"q", "actor"}}} if known else {}
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as a user has it
+        assert broken(clause, Subject(NeverReadsEnds(), Expected(**known), SPEC)) == []
+        said = broken(clause, Subject(ReadsEnds(), Expected(**renamed), SPEC))
+    assert [sentence.split("takes a ")[1].split(" of")[0] for sentence in said] == ["reward", "terminal"]
+
+
 @functools.cache
 def report() -> Any:
     return check_algorithm(Good())

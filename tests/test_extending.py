@@ -120,6 +120,14 @@ def test_it_is_in_the_tables(plugin: str) -> None:
     assert "dice:NAME" in tether("data", "show", "no-such-thing", "--plugin", plugin)[2]
 
 
+def test_the_check_of_the_page_passes(plugin: str) -> None:
+    """As it is written there."""
+    plugins.load_plugins([plugin])
+    (call,) = re.findall(r"`(tether\.check_algorithm\(Timid.*?\))`", PAGE.read_text())
+    report = eval(call, vars(sys.modules[plugin]))
+    assert report.failures == ()
+
+
 @pytest.mark.parametrize(
     "words", [("--plugin", "no_such_module"), ("--plugin=no.such",), ("--plugin", "3x"), ("--plugin",)]
 )

@@ -92,7 +92,7 @@ def check_algorithm(
     """Whether an algorithm keeps the contract with the trainer; as `check_estimator` of scikit-learn.
 
         def test_mine():
-            tether.testing.check_algorithm(MyAlgorithm(hidden_sizes=(8,)))
+            tether.check_algorithm(MyAlgorithm(hidden_sizes=(8,)))
 
     It trains a few updates on random transitions, some ten seconds, most of them to compile; give it small networks.
     Every clause that does not hold is said in a sentence. What the check is not told it finds out, as far as it can:

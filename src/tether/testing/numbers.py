@@ -14,7 +14,7 @@ import numpy as np
 from tether.algorithms.registry import numeric_fields
 from tether.runs.checkpoint import load_checkpoint, save_checkpoint
 from tether.testing.structure import trace
-from tether.testing.subject import BATCH, COUNT, ROWS, Subject, act, bits, changed, same_bits
+from tether.testing.subject import BATCH, COUNT, Subject, act, bits, changed, same_bits
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
 from tether.training.loop import NEVER, run_updates
@@ -53,7 +53,7 @@ def imitation_reads_no_rewards(it: Subject) -> Sentences:
     """Of a phase that says that it reads no rewards, whatever stands there changes nothing, NaN neither."""
     for number, phase in enumerate(it.phases):
         if not phase.reads_rewards and hasattr(it.data, "reward"):
-            unpaid = it.data._replace(reward=jnp.full(ROWS, jnp.nan))
+            unpaid = it.data._replace(reward=jnp.full(it.data.rows, jnp.nan))
             if not same_bits(it.run(it.state, number, 0, 3, data=unpaid), it.run(it.state, number, 0, 3)):
                 yield f"phase {phase.name!r} says reads_rewards=False, but rewards change what it does"
 
@@ -74,7 +74,7 @@ def loop_is_single_calls(it: Subject) -> Sentences:
     for step in range(start, start + COUNT):
         key = jax.random.fold_in(jax.random.fold_in(it.keys[0], it.last), step)
         index_key, update_key = jax.random.split(key)
-        rows = jax.random.randint(index_key, (BATCH,), 0, ROWS)
+        rows = jax.random.randint(index_key, (BATCH,), 0, it.data.rows)
         state, metrics = update(algorithm, state, data.take(rows), update_key, jnp.asarray(step, jnp.int32))
         totals = {metric: value + totals.get(metric, 0.0) for metric, value in metrics.items()}
     if len(traces) != 1:

@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from tether.algorithms.registry import check_recorded
 from tether.errors import InputError
-from tether.testing.subject import ROWS, Subject, act_once, bits, is_key, take_lane
+from tether.testing.subject import Subject, act_once, bits, is_key, take_lane
 from tether.training.derive import derived_shapes
 
 __all__ = [
@@ -242,7 +242,7 @@ def _equations(program: Any) -> Any:
 
 def _batch(it: Subject, phase: int, change: Callable[[Any], Any] = lambda batch: batch) -> Any:
     """A minibatch of every row, changed."""
-    batch = change(it.data.take(jnp.arange(ROWS, dtype=jnp.int32)))
+    batch = change(it.data.take(jnp.arange(it.data.rows, dtype=jnp.int32)))
     state = jax.eval_shape(lambda key: it.one.init(it.spec, key), it.keys[0])
     derived = derived_shapes(it.one, state, it.data, phase)
     return batch if derived is None else batch._replace(derived=derived)
@@ -299,8 +299,9 @@ def _column_vector(it: Subject, number: int, phase: str, column: str) -> Sentenc
 
 
 def _reads(it: Subject, number: int, column: str) -> bool:
-    """Whether a phase's update depends on a column: it says so by training a critic, or other numbers show it."""
-    if it.expected.changes is not None:
+    """Whether a phase's update depends on a column: other numbers show it. Of those whose words of refusal are known,
+    which are tether's own, a phase that trains a critic must refuse whatever it reads."""
+    if it.expected.refusal and it.expected.changes is not None:
         return any("critic" in field for field in it.expected.changes[it.phases[number].name])
     other = it.data._replace(**{column: 1.0 - getattr(it.data, column)})
     before, after = (it.run(it.state, number, 0, 1, data=data) for data in (it.data, other))

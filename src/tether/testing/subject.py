@@ -24,7 +24,6 @@ from tether.types import Array, Spec, Transition
 __all__ = [
     "BATCH",
     "COUNT",
-    "ROWS",
     "Expected",
     "Subject",
     "act",
