@@ -22,7 +22,7 @@ from make_data import data_file, digest, rows, tether
 import tether as package
 from tether import BC, InputError, Options, api
 from tether.algorithms.catalogue import OTHERS, catalogue, entry_of
-from tether.algorithms.registry import ALGORITHMS, name_of, parse_fields, recover_class
+from tether.algorithms.registry import ALGORITHMS, check_recorded, name_of, parse_fields, recover_class
 from tether.bench.counting import synthetic, update_flops
 from tether.bench.suite import usable_algorithms
 from tether.data import View, load_dataset, prepare, view_of
@@ -422,6 +422,11 @@ def test_all_kinds_of_static_fields_are_read_back(tmp_path: Path) -> None:
     for name, value in (("kind", "4"), ("kind", "4,y,z"), ("kind", "y,4"), ("scale", "x")):
         with pytest.raises(InputError, match=f"{name}='{value}': expected "):
             parse_fields(ManyKinds, {name: value})
+
+
+def test_records_give_all_of_tethers_own_back() -> None:
+    for name in ALGORITHMS:
+        check_recorded(ALGORITHMS[name]())
 
 
 def test_what_no_record_gives_back_is_not_trained(tmp_path: Path) -> None:
