@@ -112,7 +112,7 @@ CASES: dict[str, Case] = {
             },
         },
         changes={
-            "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour"},
+            "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour", "actor", "target_actor"},
             "train": {
                 *("critics", "target_critics", "q_optimiser", "value_optimiser"),
                 *("actor", "actor_optimiser", "target_actor"),
@@ -137,7 +137,7 @@ CASES: dict[str, Case] = {
             "deterministic": {"actor_kind": "deterministic", "penalty_order": "discounted"},
         },
         changes={
-            "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour"},
+            "pretrain": {"behaviour", "behaviour_optimiser", "target_behaviour", "actor", "target_actor"},
             "train": {
                 *("critic", "target_critic", "critic_optimiser"),
                 *("actor", "actor_optimiser", "target_actor"),
