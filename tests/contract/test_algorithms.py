@@ -93,6 +93,7 @@ def test_no_clause_is_left_out() -> None:
 def test_it_speaks_the_contract(name: str, variant: str) -> None:
     for clause in (structure.interface, structure.numbers_are_leaves, structure.phase_names, acting.policy_is_one):
         holds(clause, name, variant)
+    holds(structure.recorded, name, variant)
 
 
 @each_case

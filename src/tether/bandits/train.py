@@ -39,7 +39,7 @@ BANDIT_ALGORITHMS = ("dtql", "dtql-kl", "dac", "bdpo")  # those with settings fo
 class Setup:
     """How a problem is put before an algorithm."""
 
-    points: Annotated[int | None, at_least(1)] = None  # rows of the data set; None: the published number
+    points: Annotated[int, at_least(1)] | None = None  # rows of the data set; None: the published number
     batch_size: Annotated[int, at_least(1)] = 256
     state: float = 1.0  # the constant observation; the DTQL paper's 0 leaves a ReLU policy only its last bias
     terminal: bool = True  # one step and over; False bootstraps from the same state, as DTQL's toy code does
