@@ -96,8 +96,8 @@ def record(episodes: int) -> tether.Dataset:
 # As a script this trains; as a module it only registers, which is what `--plugin own_environment` imports:
 #
 # ```
-# tether train td3-bc push-noisy-v0.hdf5 --plugin own_environment --updates 5000
-# tether evaluate runs/push --plugin own_environment --episodes 50 --eval-workers 1
+# tether train td3-bc push-noisy-v0.hdf5 --plugin own_environment --environment push --updates 5000 --out runs/push
+# tether evaluate runs/push --plugin own_environment --episodes 50
 # ```
 #
 # A package of its own names it in an entry point of the group `tether.environments` and needs no `--plugin`.
