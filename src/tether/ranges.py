@@ -17,7 +17,18 @@ import numpy as np
 
 from tether.errors import InputError, shortened
 
-__all__ = ["COUNTED", "Range", "above", "at_least", "between", "check_ranges", "check_value", "describe", "ranges_of"]
+__all__ = [
+    "COUNTED",
+    "Range",
+    "above",
+    "at_least",
+    "between",
+    "check_ranges",
+    "check_seed",
+    "check_value",
+    "describe",
+    "ranges_of",
+]
 
 
 COUNTED = 2**31 - 1
@@ -139,6 +150,12 @@ def check_value(name: str, value: Any, allowed: Range) -> None:
     """Refuse `value` where it is outside of what is allowed. Raises InputError, which calls it `name`."""
     if wanted := allowed.refusal(value):
         raise InputError(f"{name} {shortened(value)}: must be {wanted}")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what cannot seed JAX's keys and NumPy's generators alike. Raises InputError."""
+    if not 0 <= seed <= COUNTED:
+        raise InputError(f"seed {seed}: must be from 0 to {COUNTED}")
 
 
 def _is_of(kind: Any, value: Any) -> bool:

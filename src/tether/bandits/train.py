@@ -18,7 +18,7 @@ from tether.bandits.problems import Problem
 from tether.errors import InputError, unknown
 from tether.machine.files import load_arrays, save_arrays
 from tether.networks import unstack_heads
-from tether.ranges import COUNTED, above, at_least, check_ranges
+from tether.ranges import above, at_least, check_ranges, check_seed
 from tether.runs.records import Display
 from tether.training.derive import derive_columns
 from tether.training.lanes import Lane, stack_lanes, take_lane
@@ -109,8 +109,7 @@ def train_bandit(
     Raises InputError for a name or value that neither knows. Where numbers turn non-finite training ends there.
     """
     check_precision(precision)
-    if not 0 <= seed <= COUNTED:
-        raise InputError(f"seed {seed}: must be from 0 to {COUNTED}")
+    check_seed(seed)
     ready, started = _ready(algorithm_name, problem, settings, seed), time.process_time()
     lanes = stack_lanes(ready.algorithm, [Lane(seed, {})])
     init_key, train_key = jax.random.split(jax.random.key(seed))

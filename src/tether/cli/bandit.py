@@ -14,7 +14,7 @@ from tether.cli.parts import (
     hint,
     print_out,
 )
-from tether.cli.words import option_name
+from tether.cli.words import given_fields, option_name
 from tether.errors import InputError
 
 __all__ = ["Bandit"]
@@ -95,10 +95,9 @@ class Bandit:
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         """Refuse options that would be passed over in silence."""
-        for field in dataclasses.fields(self):
-            if field.name in names and getattr(self, field.name) != field.default:
-                word = self.problem if field.name == "problem" else option_name(field.name)
-                raise InputError(f"bandit: {word} is {why}")
+        for name in given_fields(self):
+            if name in names:
+                raise InputError(f"bandit: {self.problem if name == 'problem' else option_name(name)} is {why}")
 
 
 def _problem_table() -> Any:

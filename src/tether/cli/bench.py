@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from tether.cli.parts import Precision, assignments, hint, print_out
-from tether.cli.words import option_name
+from tether.cli.words import given_fields, option_name
 from tether.errors import InputError
 
 __all__ = ["Bench"]
@@ -72,9 +72,8 @@ class Bench:
         """Measure, print the table, write the files."""
         if (self.candidates is not None or self.budget_ms is not None) and not self.act:
             raise InputError("--candidates and --budget-ms are of acting: add --act")
-        for field in dataclasses.fields(self):
-            if self.act and field.name in OF_TRAINING and getattr(self, field.name) != field.default:
-                raise InputError(f"{option_name(field.name)} is of training: leave out --act")
+        if self.act and (refused := [option_name(name) for name in given_fields(self) if name in OF_TRAINING]):
+            raise InputError(f"{refused[0]} is of training: leave out --act")
         if self.out is not None and not self.out.resolve().parent.is_dir():
             raise InputError(f"{self.out}: there is no folder {self.out.resolve().parent}")
         if self.merge:

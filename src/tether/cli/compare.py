@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from tether.cli.parts import Precision, hint, print_out
+from tether.cli.words import given_fields
 from tether.errors import InputError
 
 if TYPE_CHECKING:  # it imports JAX, which --help does not wait for
@@ -120,8 +121,7 @@ class Compare:
     def _asked(self) -> list[str]:
         """The options of training that were given."""
         no_part = ("folder", "out", "cost", "dry_run", "quiet")
-        fields = [field for field in dataclasses.fields(self) if field.name not in no_part]
-        return [field.name for field in fields if getattr(self, field.name) != field.default]
+        return [name for name in given_fields(self) if name not in no_part]
 
     def _request(self, data: str, algorithms: str) -> "Request":
         from tether.studies.compare import Request

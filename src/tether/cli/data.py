@@ -14,6 +14,7 @@ from tether.cli.parts import (
     print_out,
     several,
 )
+from tether.cli.words import given_fields, option_name
 from tether.errors import InputError, in_options
 
 __all__ = ["DATA_VERBS", "DEFAULT_DATASET", "Data"]
@@ -306,10 +307,8 @@ class Collect:
         from tether.collect import RegenerateOptions, regenerate
 
         taken = {"environment", "out", "episodes", "seed", "processes", "quiet"}
-        for field in dataclasses.fields(self):
-            if field.name not in taken and getattr(self, field.name) != field.default:
-                option = field.name.replace("_", "-")
-                raise InputError(f"--{option}: {self.environment} is made by its recipe; it takes --episodes, --seed")
+        if refused := [option_name(name) for name in given_fields(self) if name not in taken]:
+            raise InputError(f"{refused[0]}: {self.environment} is made by its recipe; it takes --episodes, --seed")
         options = RegenerateOptions(self.environment, self.out, self.episodes, self.seed, self.processes)
         command = shlex.join(["tether", *sys.argv[1:]])
         paths, made = regenerate(options, quiet=self.quiet, command=command)

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from tether.errors import InputError
 
-__all__ = ["check_words", "nearest", "option_name", "options_of"]
+__all__ = ["check_words", "given_fields", "nearest", "option_name", "options_of"]
 
 MOST = 3  # names offered
 
@@ -40,6 +40,11 @@ def check_words(words: Sequence[str], verbs: Mapping[str, Any], place: str = "te
         name = option_name(word[2:].partition("=")[0])
         if word.startswith("--") and len(word) > 2 and name not in known:
             raise InputError(f"{place} has no option {word.partition('=')[0]}; {_offer(name, known, place)}")
+
+
+def given_fields(command: Any) -> list[str]:
+    """The fields of a command that are not as they are by default, in their order."""
+    return [field.name for field in dataclasses.fields(command) if getattr(command, field.name) != field.default]
 
 
 def option_name(field: str) -> str:

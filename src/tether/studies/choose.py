@@ -30,7 +30,7 @@ from tether.ope.own_critic import find_critic, own_value
 from tether.ope.propensities import by_propensities
 from tether.ope.ranking import CONFIDENCE, Ranking, rank
 from tether.ope.support import Support
-from tether.ranges import COUNTED
+from tether.ranges import check_seed
 from tether.runs.arms import as_text
 from tether.runs.candidates import Candidate, read_candidates
 from tether.runs.document import read_config
@@ -127,8 +127,7 @@ def choose(
         raise InputError("choose: name at least one run, checkpoint or policy folder")
     if members < 2 or updates < 1 or rows < 1:
         raise InputError(f"members {members}, updates {updates}, rows {rows}: at least 2 members, 1 update, 1 row")
-    if not 0 <= seed <= COUNTED:
-        raise InputError(f"seed {seed}: must be from 0 to {COUNTED}")
+    check_seed(seed)
     data, found = _read(paths, dataset)
     discount = _discount(found) if discount is None else discount
     if not 0 <= discount < 1:
