@@ -58,6 +58,13 @@ PUBLIC = {
     "Build on it": ("register", "check_algorithm", "ALGORITHMS", "Phase", "Spec", "Transition"),
     "Faults": ("InputError",),
 }
+MODULES = {
+    "data": ("Downloads",),
+    "doctor": ("check", "fix"),
+    "environments": ("Task", "find_task"),
+    "ope": ("importance_ratios", "importance_sampling", "doubly_robust", "fit_values"),
+}
+"""Public names of modules that `import tether` has besides."""
 """The sections of docs/api.md; algorithms have one of their own."""
 CONSTANTS = {"ALGORITHMS": "Name -> class of every algorithm, the library's own and those that are registered."}
 API_HEAD = """# The public API
@@ -120,6 +127,12 @@ def api_page() -> str:
     parts = [API_HEAD.strip()]
     for title, names in PUBLIC.items():
         parts += [f"## {title}", _table([line for name in names for line in _described(name)])]
+    inner = [
+        (f"`{room}.{name}`", _first_line(inspect.getdoc(getattr(getattr(tether, room), name)) or ""))
+        for room, public in MODULES.items()
+        for name in public
+    ]
+    parts += ["## Modules", _table(inner)]
     names = {cls.__name__: name for name, cls in ALGORITHMS.items()}
     rows = [(f"`{cls}`", f"[`{name}`](algorithms/{_page_of(name)}.md)", _what(cls)) for cls, name in names.items()]
     parts += ["## Algorithms", _table(rows, ("class", "name", "what it is"))]

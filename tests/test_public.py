@@ -41,7 +41,7 @@ def imported_for_type_checkers() -> set[str]:
 
 def test_every_public_name_is_there_and_documented() -> None:
     assert len(set(tether.__all__)) == len(tether.__all__)
-    assert imported_for_type_checkers() == set(tether.__all__)
+    assert imported_for_type_checkers() == {*tether.__all__, *tether._MODULES}
     assert {cls.__name__ for cls in OWN} <= set(tether.__all__)
     for name in tether.__all__:
         assert name in dir(tether)
@@ -52,6 +52,14 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert sorted(listed) == sorted(tether.__all__)
     page = (SOURCE.parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     assert page == module.api_page(), "run `python docs/generate.py`"
+
+
+def test_modules_need_no_import_of_their_own() -> None:
+    """Pages write `tether.doctor.check`; in a fresh process, where nothing else has imported the module."""
+    for name in tether._MODULES:
+        subprocess.run([sys.executable, "-c", f"import tether; tether.{name}.__all__"], check=True)
+    with pytest.raises(AttributeError, match="no attribute"):
+        tether.cli_  # type: ignore[attr-defined]
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -1,5 +1,8 @@
 """`tether serve`: the loop closes, what was decided becomes data again. The server's own tests: runtime/tests."""
 
+import ast
+import inspect
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -76,3 +79,15 @@ def test_decisions_become_data(tmp_path: Path):
     assert data.terminals.sum() == 1
     with h5py.File(tmp_path / "out.hdf5") as file:  # what `tether.ope.importance_ratios` divides by
         assert np.allclose(file["infos/log_density"], [0.0, -0.5, -1.0, -1.5] * 2)
+
+
+def test_both_commands_say_the_same_of_their_options():
+    command = pytest.importorskip("tether_runtime.serve.command")
+    (serve,) = (node for node in ast.parse(inspect.getsource(Serve)).body if isinstance(node, ast.ClassDef))
+    said = {
+        before.target.id: node.value.value
+        for before, node in itertools.pairwise(serve.body)
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    assert {name: text for name, text in said.items() if name != "policies"} == command.HELP

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -379,17 +380,31 @@ def test_other_weights_are_another_version(tmp_path: Path):
     assert served["one"].version != served["two"].version
 
 
-def test_a_command_that_is_ended_leaves_nothing_behind(tmp_path: Path):
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_command_says_its_address_and_ends_when_asked_to(tmp_path: Path, answered: bool):
+    """Even where it is asked before it has begun to serve: a signal that came into an import used to be lost."""
     command = [sys.executable, "-c", "import sys; from tether_runtime.serve.command import main; sys.exit(main())"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
-    server = subprocess.Popen([*command, f"bc={EXPORTS / 'bc-numpy'}", "--port", "0"], env=environment)
-    deadline = time.time() + 60
-    while not list(tmp_path.iterdir()):  # its scratch folder
-        assert time.time() < deadline
-        time.sleep(0.05)
-    server.terminate()
-    assert server.wait(15) == 0
+    words = [*command, f"bc={EXPORTS / 'bc-numpy'}", "--port", "0"]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            said = re.fullmatch(r"bc: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)\n", server.stdout.readline())
+            assert said is not None
+            if answered:
+                assert ask(said[1], "/health", None)[0] == 200
+            server.terminate()
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_port_in_use_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {port}: is in use; choose another --port"):
+            serve(Options((str(EXPORTS / "bc-numpy"),), port=port))
 
 
 def test_fallbacks():

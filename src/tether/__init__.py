@@ -106,9 +106,11 @@ _HOMES = {
     "sweep": "tether.studies.start",
     "train": "tether.api",
 }
+_MODULES = ("data", "doctor", "environments", "ope", "testing")  # resolved, too: `tether.doctor.check`
 _RENAMED = {"Settings": ("Options", "0.3")}  # old name -> new one, and the version that no longer has the old one
 
 if TYPE_CHECKING:
+    from tether import data, doctor, environments, ope, testing
     from tether.algorithms import (
         ALGORITHMS,
         AWAC,
@@ -175,13 +177,15 @@ if not TYPE_CHECKING:  # else a misspelt name would be of any type
             new, removed_in = _RENAMED[name]
             warn_deprecated(f"tether.{name}", f"tether.{new}", removed_in)
             name = new
+        if name in _MODULES:
+            return importlib.import_module(f"tether.{name}")
         if name not in __all__:
             raise AttributeError(f"module 'tether' has no attribute {name!r}{_near(name)}", name=name)
         return getattr(importlib.import_module(_HOMES.get(name, "tether.algorithms")), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})
 
 
 def _near(name: str) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import math
 import os
 import signal
+import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,33 @@ POSITIVE = ("rate", "body_seconds")
 NUMBERS = ("rate", "late_ms", "margin", "flagged_share")
 
 
+# The same words as of `tether serve`, which has the same options; tests/test_serve.py compares them.
+HELP = {
+    "host": "Address to listen on; others than this machine's own need a token.",
+    "port": "Port to listen on.",
+    "workers": "Processes; one that dies is replaced.",
+    "batch_wait_ms": "How long a decision waits for others to be computed together with.",
+    "largest_batch": "Decisions that are computed together at most.",
+    "threads": "Threads of ONNX Runtime in each process.",
+    "token_file": "A file with the token that requests must bear: Authorization: Bearer TOKEN.",
+    "largest_body_bytes": "Of a request or message.",
+    "body_seconds": "How long a client may take to send a request's body.",
+    "rate": "Requests a second that each address may make of each process.",
+    "most_connections": "Of each process at once; more are turned away.",
+    "tls_certificate": "Certificate chain, PEM.",
+    "tls_key": "Its private key, PEM.",
+    "on": "What happens on missing, not_finite, late, outside and foreign: refuse, hold (the last action) or safe.",
+    "safe_action": "The action of the rules hold and safe, in the robot's units.",
+    "late_ms": "How old an observation may be whose request says its `time`.",
+    "margin": "How far beyond the training data's range an observation may lie, in widths of that range.",
+    "flagged_share": "Share of the data's own decisions that count as foreign; decisions as unlike them do, too; 0: none.",  # noqa: E501
+    "log": "Append every decision to this file; `tether data import` reads it.",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of a server; `tether serve --help` says what they are."""
+    """Of a server; HELP says what they are."""
 
     policies: tuple[str, ...]
     host: str = "127.0.0.1"
@@ -54,41 +82,78 @@ class Options:
 
 
 def serve(options: Options) -> int:
-    """Serve until a signal. Raises InputError for what cannot be, before anything listens."""
+    """Serve until Ctrl-C or SIGTERM. Raises InputError for what cannot be, before anything listens."""
     try:
         import uvicorn
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install tether-runtime[serve]") from None
     _check(options)
-    make_server(options, several_processes=False)  # what does not load is said here, once
+    made = make_server(options, several_processes=False)  # what does not load is said here, once
+    how: dict[str, Any] = {
+        "limit_concurrency": options.most_connections,
+        "ws_max_size": options.largest_body_bytes,
+        "timeout_graceful_shutdown": 10,
+        "timeout_keep_alive": 30,
+        "ssl_certfile": options.tls_certificate,
+        "ssl_keyfile": options.tls_key,
+        "access_log": False,
+        "log_level": "warning",
+        "server_header": False,
+        "ws": "websockets-sansio",
+    }
+    with _listener(options.host, options.port) as listener:
+        host, port = (f"[{options.host}]" if ":" in options.host else options.host), listener.getsockname()[1]
+        said = f"{', '.join(made.store.served)}: http{'s' if options.tls_key else ''}://{host}:{port} (Ctrl-C ends it)"
+        if options.workers == 1:
+            server = uvicorn.Server(uvicorn.Config(made.app, **how))
+            with _asked_to_end(server), contextlib.suppress(KeyboardInterrupt):
+                _say(said)
+                server.run([listener])
+            return 0 if server.started or server.should_exit else 1
     with tempfile.TemporaryDirectory(prefix="tether-serve-") as scratch:
-        if options.workers > 1:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
         os.environ[OPTIONS] = json.dumps(dataclasses.asdict(options))
-        uvicorn.run(
-            "tether_runtime.serve.command:application",
-            factory=True,
-            host=options.host,
-            port=options.port,
-            workers=options.workers,
-            limit_concurrency=options.most_connections,
-            ws_max_size=options.largest_body_bytes,
-            timeout_graceful_shutdown=10,
-            timeout_keep_alive=30,
-            ssl_certfile=options.tls_certificate,
-            ssl_keyfile=options.tls_key,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            ws="websockets-sansio",
-        )
+        _say(said)
+        application = "tether_runtime.serve.command:application"
+        uvicorn.run(application, factory=True, host=options.host, port=port, workers=options.workers, **how)
     return 0
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()  # a pipe is read by whoever waits for the address
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that is bound there. Raises InputError where none can be."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        what = "is in use; choose another --port" if error.errno == errno.EADDRINUSE else error.strerror
+        raise InputError(f"host {host}, port {port}: {what}") from None
+
+
+@contextlib.contextmanager
+def _asked_to_end(server: Any) -> Iterator[None]:
+    """Inside, SIGTERM asks the server to end. uvicorn does so itself, but only once it runs, and sends the signal on
+    when it has ended. (A handler that raises would be lost where it comes in the middle of an import.)"""
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
 def application() -> Any:
-    """What uvicorn runs in each process."""
-    options = _options(json.loads(os.environ[OPTIONS]))
-    return make_server(options, several_processes=options.workers > 1).app
+    """What uvicorn runs in each of several processes."""
+    return make_server(_options(json.loads(os.environ[OPTIONS])), several_processes=True).app
 
 
 def _options(given: dict[str, Any]) -> Options:
@@ -198,10 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind = kind or (type(field.default) if field.default not in (None, ()) else str)
         several: dict[str, Any] = {"nargs": "+"} if field.default == () else {}
         kind = float if field.name == "safe_action" else kind
+        default = "" if field.default in (None, ()) else f" (default: {field.default})"
+        several["help"] = HELP[field.name] + default
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, **several)
     given = vars(parser.parse_args(arguments))
     logging.basicConfig(format="tether-serve: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # which uvicorn sends on when it has ended; files are cleared
     try:
         return serve(_options(given))
     except InputError as error:
