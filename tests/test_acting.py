@@ -83,7 +83,8 @@ def test_a_number_that_only_acting_reads_changes() -> None:
     [
         ({"hidden_sizes": (3,)}, r"'hidden_sizes' was trained with: on a trained policy only candidates may change"),
         ({"candidates": "many"}, r"candidates='many': expected a whole number"),
-        ({"candidate": 3}, r"candidates"),
+        ({"candidate": 3}, r"'candidate'; did you mean candidates\?$"),
+        ({"hidden_size": 3}, r"choices: candidates$"),  # not one that was trained with
     ],
 )
 def test_other_settings_are_refused(changes: Mapping[str, Any], message: str) -> None:

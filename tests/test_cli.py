@@ -372,7 +372,7 @@ def test_quiet_leaves_warnings(capsys: pytest.CaptureFixture[str]) -> None:
             display.begin("train", 50, 100)
             display.advance(60, 10.0)
             display.note("evaluating")
-            display.score(60, "1.0 [0.5, 1.5]")
+            display.score(60, "score 1.0 [0.5, 1.5]")
             display.message("a message")
             display.warn("a warning " + "x" * 200)
         out, err = capsys.readouterr()
@@ -422,7 +422,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         "with Display(False) as display:\n"
         "    display.begin('train', 0, 4000)\n"
         "    display.advance(1000, 123.4)\n"
-        "    display.score(1000, '12.3 [11.0, 13.0]')\n"
+        "    display.score(1000, 'score 12.3 [11.0, 13.0]')\n"
         "    display.advance(2000, 123.4)\n"
         "    display._progress.refresh()\n"
     )

@@ -392,8 +392,9 @@ def test_resuming_a_finished_run_shows_it_again(tmp_path: Path, monkeypatch: pyt
     folder = copy_run(tmp_path / "run")
     monkeypatch.setattr(Run, "_run_piece", _fail)
     monkeypatch.setattr(Run, "_compile", _fail)
-    code, printed, _ = tether("resume", folder)
+    code, printed, said = tether("resume", folder)
     assert code == 0
+    assert "complete at update 250: shown again" in said
     assert "policy, last (update 250)" in printed
     after, before = snapshot(folder), snapshot(finished_run())
     changed = {name for name in after | before if after.get(name) != before.get(name)}

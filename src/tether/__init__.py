@@ -110,7 +110,11 @@ _MODULES = ("data", "doctor", "environments", "ope", "testing")  # resolved, too
 _RENAMED = {"Settings": ("Options", "0.3")}  # old name -> new one, and the version that no longer has the old one
 
 if TYPE_CHECKING:
-    from tether import data, doctor, environments, ope, testing
+    from tether import data as data
+    from tether import doctor as doctor
+    from tether import environments as environments
+    from tether import ope as ope
+    from tether import testing as testing
     from tether.algorithms import (
         ALGORITHMS,
         AWAC,

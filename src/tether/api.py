@@ -464,6 +464,8 @@ def _finish(
             if moved := note_data(plan):
                 display.message(f"data: at {moved} now")
             run.drop_later_rows()
+            if run.is_complete:
+                display.message(f"complete at update {run.updates:,}: shown again; a higher --updates trains on")
             if run.primary and not run.is_complete:  # until it has another result, nobody may take it for finished
                 (plan.folder / "result.json").unlink(missing_ok=True)
         elif plan.finetuning is None:

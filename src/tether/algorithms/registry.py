@@ -245,7 +245,10 @@ def change_acting(algorithm: T, changes: Mapping[str, Any]) -> T:
 
     Raises InputError for one that training depends on, one that does not exist, or a value of the wrong kind.
     """
-    values, acting = parse_fields(type(algorithm), changes), acting_fields(algorithm)
+    acting = acting_fields(algorithm)
+    if unknown := [name for name in changes if name not in field_names(type(algorithm)) and acting]:
+        raise errors.unknown(f"hyper-parameter of a trained {name_of(algorithm)}", unknown[0], acting)
+    values = parse_fields(type(algorithm), changes)
     if refused := [field for field in values if field not in acting]:
         allowed = f"only {', '.join(acting)} may change" if acting else f"of {name_of(algorithm)} nothing may change"
         raise InputError(f"{refused[0]!r} was trained with: on a trained policy {allowed}")

@@ -27,6 +27,7 @@ from tether.types import Spec
 __all__ = [
     "Forecast",
     "PhaseTime",
+    "about",
     "duration",
     "evaluation_seconds",
     "forecast",
@@ -158,7 +159,7 @@ def long_run_warning(algorithm: Any, spec: Spec, batch_size: int, lanes: int) ->
     phases = ", ".join(f"{phase.name} {duration(phase.seconds or 0.0)}" for phase in found.phases)
     options = " ".join(["--pretrain-updates N"] * bool(earlier) + ["--updates N"])
     return (
-        f"{name_of(algorithm)}: about {duration(found.seconds)} on this machine ({phases}; "
+        f"{name_of(algorithm)}: {about(found.seconds)} on this machine ({phases}; "
         f"{forecast_basis(found, rate)}); shorter with {options}"
     )
 
@@ -169,6 +170,11 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+
+
+def about(seconds: float) -> str:
+    """`about 40 s`; `less than 1 s`."""
+    return f"about {duration(seconds)}" if seconds >= 1 else duration(seconds)
 
 
 @functools.cache

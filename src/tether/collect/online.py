@@ -209,7 +209,8 @@ class Online:
             row["score"] = float(self.place.task.score(row["return"]))
         self.evaluations.append([row | {name: _plain(value) for name, value in self._metrics.items()}])
         measured = float(self.place.task.score(row["return"]))
-        self.display.score(self.log.rows, f"{measured:.1f} (mean{'' if self.place.task.has_references else ' return'})")
+        word = "score" if self.place.task.has_references else "return"
+        self.display.score(self.log.rows, f"{word} {measured:.1f} (mean)")
         reached = [level for level in self._missing(levels) if measured >= level]
         for level in reached:
             self.levels[level_name(level)] = row

@@ -161,12 +161,13 @@ class Display(Callback):
         (update, scores), *_ = scores_by_update(rows).items()
         self._values.update(scores.flat)
         summary = aggregate(scores, statistic=statistic_of(np.array([*self._values])))
-        self.score(update, f"{summary} ({summary.statistic})")
+        word = "return" if rows[0]["normalized_score"] is None else "score"
+        self.score(update, f"{word} {summary} ({summary.statistic})")
 
     def score(self, update: int, text: str) -> None:
-        """The outcome of an evaluation; stays beside the bar and is printed as a line."""
-        self._score = f"score {text}"
-        self.message(f"update {update:>9,}  score {text}")
+        """The outcome of an evaluation, in words; stays beside the bar and is printed as a line."""
+        self._score = text
+        self.message(f"update {update:>9,}  {text}")
 
     def message(self, text: str) -> None:
         """A line that stays."""

@@ -221,7 +221,12 @@ def _decide(
         try:
             check_order(data.source.location, data.schema, candidate.schema)
             decisions[candidate.name] = decisions_of(
-                candidate.policy, evidence, data, seed=seed, on_rows=lambda done, rows: display.advance(done)
+                candidate.policy,
+                evidence,
+                data,
+                seed=seed,
+                # `rows` are those that it is asked about: following states, too, or all, where it has a memory
+                on_rows=lambda done, rows: display.advance(done * len(evidence.episode) // rows),
             )
         except InputError as error:
             refused[candidate.name] = str(error)

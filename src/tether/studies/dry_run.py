@@ -12,6 +12,7 @@ from rich.table import Table
 from tether.algorithms.registry import name_of
 from tether.bench.forecast import (
     Forecast,
+    about,
     duration,
     evaluation_seconds,
     forecast,
@@ -97,8 +98,7 @@ def describe_training(
     rate = matmul_rate(precision=options.precision)
     found = _estimate(algorithm, options, data, arguments, lanes, task, rate)
     phases = (
-        f"{phase.name} {phase.updates:,} updates"
-        + ("" if phase.seconds is None else f" (about {duration(phase.seconds)})")
+        f"{phase.name} {phase.updates:,} updates" + ("" if phase.seconds is None else f" ({about(phase.seconds)})")
         for phase in found.forecast.phases
     )
     evaluated = why_not and f"none: {why_not}"
@@ -271,7 +271,7 @@ def _time_words(found: Estimate) -> str:
             f", and {duration(found.forecast.compile_seconds)} to compile where the programs are not kept from before"
         )
     )
-    return f"about {duration(found.seconds)}{compiling}"
+    return f"{about(found.seconds)}{compiling}"
 
 
 def _memory_words(found: Estimate, data: Data) -> str:
@@ -305,7 +305,7 @@ def _many(title: str, found: Mapping[str, tuple[str, Estimate]]) -> Table:
     estimates = [estimate for _, estimate in found.values()]
     if estimates:
         known = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
-        total = f"about {duration(sum(known))}, one after the other" if len(known) == len(estimates) else "-"
+        total = f"{about(sum(known))}, one after the other" if len(known) == len(estimates) else "-"
         table.caption = f"in all {total}; by {forecast_basis(estimates[0].forecast, estimates[0].rate)}"
         table.caption_justify = "left"
     return table
