@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from tether import InputError, Options, resume, train
 from tether.algorithms import ALGORITHMS
 from tether.data import Normaliser
 from tether.environments import Task
+from tether.environments.make import make_environment
 from tether.evaluation import pool as pool_module
 from tether.evaluation.pool import Evaluation, Piece, WorkerPool, automatic_workers, cut
 from tether.evaluation.rollout import Episodes, rollout
@@ -97,6 +99,29 @@ def test_an_episode_is_the_same_in_any_company(name: str) -> None:
         some = jax.tree.map(lambda leaf, lanes=lanes: leaf[lanes.start : lanes.stop], both)
         part = rollout(some, PENDULUM, len(episodes), keys[np.asarray(lanes)], first=episodes.start)
         np.testing.assert_array_equal(part.returns, whole.returns[np.ix_(lanes, episodes)])
+
+
+def test_environments_are_not_all_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An arm of OGBench's takes 150 MB: 50 episodes took 8 GB."""
+    open_now, most = set[int](), 0
+
+    def make(task: Task) -> gymnasium.Env:
+        nonlocal most
+        environment = make_environment(task)
+        open_now.add(id(environment))
+        most = max(most, len(open_now))
+        monkeypatch.setattr(environment, "close", lambda: open_now.discard(id(environment)))
+        return environment
+
+    both, keys = policies(2, "dtql", ALGORITHMS["dtql"](**SIZES["dtql"])), jax.random.split(jax.random.key(1), 2)
+    whole = rollout(both, PENDULUM, 5, keys, first=2, make=make)
+    assert (most, open_now) == (10, set())
+    monkeypatch.setattr("tether.evaluation.rollout.ENVIRONMENTS_AT_ONCE", 5)
+    most = 0
+    parts = rollout(both, PENDULUM, 5, keys, first=2, make=make)
+    assert (most, open_now) == (4, set())
+    np.testing.assert_array_equal(parts.returns, whole.returns)
+    np.testing.assert_array_equal(parts.lengths, whole.lengths)
 
 
 def test_how_many_workers_unasked(monkeypatch: pytest.MonkeyPatch) -> None:

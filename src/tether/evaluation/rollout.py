@@ -37,6 +37,7 @@ __all__ = [
     "seconds_per_step",
 ]
 
+ENVIRONMENTS_AT_ONCE = 32  # where a CPU acts: one of OGBench's arms takes 150 MB
 FIRST_EVALUATION_SEED = 100  # episode i starts from reset(seed=100 + i), in every lane and every evaluation
 
 
@@ -64,15 +65,22 @@ def rollout(
 
     policies: leading axis `lanes` on every array.
     keys: one per lane, consumed.
-    on_step: called with (steps done, most steps) after each step; may raise to stop.
+    on_step: called with (steps done, most steps) of some or all episodes after each step; may raise to stop.
     device: where policies act; None: where JAX computes by default.
     actor: acts in the place of `policies`, such as what was exported of them.
     make: makes an environment in the place of `make_environment`, such as one that is filmed.
 
     Every environment plays one episode and is then left alone. Each lane meets the same starts (common random
     numbers), which takes noise out of comparisons between lanes; lanes with the same key also act with the same noise.
+    Where a CPU acts, for which company changes nothing, some episodes follow the others, so that memory suffices.
     """
     lanes, numbers = len(keys), np.arange(first, first + episodes)
+    parts = -(-episodes // max(1, ENVIRONMENTS_AT_ONCE // lanes))
+    if parts > 1 and actor is None and (device or next(iter(keys.devices()))).platform == "cpu":
+        shares = [range(part[0], part[-1] + 1) for part in np.array_split(numbers, parts)]
+        how: dict[str, Any] = {"device": device, "make": make}
+        played = [rollout(policies, task, len(part), keys, on_step, first=part.start, **how) for part in shares]
+        return Episodes(*(np.concatenate(arrays, axis=1) for arrays in zip(*played, strict=True)))
     with contextlib.ExitStack() as stack:
         environments = [
             stack.enter_context(contextlib.closing((make or make_environment)(task))) for _ in range(lanes * episodes)
