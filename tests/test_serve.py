@@ -4,6 +4,7 @@ import ast
 import inspect
 import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import h5py
 import numpy as np
 import pytest
 from make_data import finished_run
+from make_data import tether as command
 
 from tether import InputError, load_dataset
 from tether.cli.serve import Serve
 from tether.data.logs.columns import ColumnOptions
 from tether.data.logs.importing import import_logs
+from tether.data.schema import ActionBox, Schema, check_order, layout_of
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -91,3 +94,53 @@ def test_both_commands_say_the_same_of_their_options():
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     assert {name: text for name, text in said.items() if name != "policies"} == command.HELP
+def test_decisions_of_a_policy_with_names_are_a_log_of_it(tmp_path: Path):
+    """The command of docs/serve.md, and the check that `tether report` and `tether choose` make."""
+    pytest.importorskip("pyarrow")
+    from tether_runtime.columns import split
+    from tether_runtime.decisions import DecisionLog
+
+    box = ActionBox((-40.0, -40.0), (40.0, 40.0))
+    policy = Schema(layout_of({"level": 1, "arm/joints": 2, "mode=auto": 1}), layout_of({"hip": 1, "knee": 1}), box)
+    sides = [{name: list(slice_) for name, slice_ in side.items()} for side in (policy.observation, policy.action)]
+    seen, done = np.arange(20.0).reshape(5, 4), np.linspace(-3, 7, 10).reshape(5, 2)
+    log = DecisionLog(tmp_path / "decisions.jsonl")
+    for vector, action in zip(seen, done, strict=True):
+        log.decided("a", {"observation": split(sides[0], vector), "action": split(sides[1], action)}, 1.0)
+    log.decided("a", {"observation": None, "action": split(sides[1], done[0])}, 1.0)  # a fallback decided
+    log.ended("a", 1.0, terminal=True)
+    log.close()
+    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text()
+    typed = next(line for line in page.splitlines() if line.startswith("tether data import decisions.jsonl"))
+    words = [str(tmp_path / word) if word.startswith("decisions.") else word for word in shlex.split(typed)[1:]]
+    code, _, wrong = command(*words)
+    assert (code, wrong) == (0, "")
+    data = load_dataset(str(tmp_path / "decisions.hdf5"))
+    assert data.schema == policy
+    check_order("the log", data.schema, policy)
+    assert np.allclose(data.observations, seen)
+    assert np.allclose(data.schema.box.from_unit(data.actions), done)
+
+
+@pytest.mark.parametrize("given", ["level", "observation.level"])
+def test_logs_and_policies_from_before_their_names_were_the_policys_own(given: str):
+    def schema(name: str) -> Schema:
+        return Schema({name: (0, 1)}, {"valve": (0, 1)}, ActionBox((-1.0,), (1.0,)))
+
+    for policy in ("level", "observation.level"):
+        check_order("the log", schema(given), schema(policy))
+    with pytest.raises(InputError, match=rf"number 0 is '{given}'; the policy takes 'pose.level' there"):
+        check_order("the log", schema(given), schema("pose.level"))
+
+
+def test_entries_of_an_object_keep_its_name_where_they_would_be_called_alike(tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    log = tmp_path / "log.jsonl"
+    with log.open("w") as file:
+        for step in range(4):
+            row = {"observation": {"level": step}, "level": -step, "action": {"u": 0.5}, "end": step == 3}
+            file.write(json.dumps(row) + "\n")
+    columns = ColumnOptions(("observation.*", "level"), ("action.*",), "1", terminal="end")
+    done = import_logs([log], columns, tmp_path / "out.hdf5")
+    assert list(done.observation) == ["observation.level", "level"]
+    assert list(done.action) == ["u"]

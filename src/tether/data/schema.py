@@ -184,14 +184,15 @@ def column_names(layout: Layout | None, kind: str, size: int) -> list[str]:
 
 def check_order(where: str, given: Schema | None, wanted: Schema | None) -> None:
     """Raises InputError where two schemas of the same sizes name their numbers otherwise; one that names none may be
-    anything."""
+    anything. Earlier versions imported logs of decisions with `observation.` before each name."""
     if given is None or wanted is None:
         return
     for kind in ("observation", "action"):
         size = size_of(getattr(wanted, kind))
         named, names = (column_names(getattr(each, kind), kind, size) for each in (given, wanted))
-        if named != names and column_names(None, kind, size) not in (named, names):
-            first = next(i for i in range(size) if named[i] != names[i])
+        bare, wanted_bare = ([name.removeprefix(f"{kind}.") for name in each] for each in (named, names))
+        if bare != wanted_bare and column_names(None, kind, size) not in (named, names):
+            first = next(i for i in range(size) if bare[i] != wanted_bare[i])
             raise InputError(
                 f"{where}: {kind} number {first} is {named[first]!r}; the policy takes {names[first]!r} there: import "
                 "the log with the columns in the same order"

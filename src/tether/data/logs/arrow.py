@@ -72,7 +72,8 @@ def leaves(arrow: Any, name: str, array: Any) -> tuple[dict[str, Leaf], dict[str
             skipped[label] = what
         else:
             places = ["/" + "/".join(map(str, place)) for place in np.ndindex(*shape)] if len(shape) > 1 else []
-            column = Column(int(np.prod(shape, dtype=np.int64)), holds(arrow, type_), tuple(places))
+            inside = name if path[:1] not in ((), (None,)) else ""
+            column = Column(int(np.prod(shape, dtype=np.int64)), holds(arrow, type_), tuple(places), inside=inside)
             found[label] = Leaf(column, name, path)
 
     visit(name, array, (), ())

@@ -99,12 +99,14 @@ class ColumnPlan(NamedTuple):
     keep: tuple[str, ...] = ()
     parts: Mapping[str, tuple[str, ...]] = {}  # of columns whose numbers have names of their own: `Column.parts`
     every_row_ends: bool = False
+    own_names: Mapping[str, str] = {}  # of columns that are called otherwise in the data set
 
     def named(self, layout: Layout) -> Layout:
-        """`layout` with a name for each number of the columns that give them one."""
+        """`layout` as the data set names it: with a name for each number of the columns that give them one."""
         sizes: dict[str, int] = {}
-        for name, (start, stop) in layout.items():
-            parts = [f"={text}" for text in self.categories.get(name, ())] or self.parts.get(name, ())
+        for column, (start, stop) in layout.items():
+            name = self.own_names.get(column, column)
+            parts = [f"={text}" for text in self.categories.get(column, ())] or self.parts.get(column, ())
             sizes |= dict.fromkeys((name + part for part in parts), 1) if parts else {name: stop - start}
         return layout_of(sizes)
 
@@ -175,7 +177,15 @@ def resolve(tables: Sequence[Table], options: ColumnOptions, refuse_text: bool =
         keep=keep,
         parts={name: column.parts for name, column in table.columns.items() if column.parts},
         every_row_ends=every_row_ends,
+        own_names=_own_names(table, "observation", observation) | _own_names(table, "action", action),
     )
+
+
+def _own_names(table: Table, option: str, names: Sequence[str]) -> dict[str, str]:
+    """Entries of an object that is called as the option itself -> their names in it, by which a policy knows them: logs
+    of decisions have `"observation": {"level": 1.0}`. Nothing where others are called so."""
+    own = {name: name.removeprefix(f"{option}.") if table.columns[name].inside == option else name for name in names}
+    return own if len(set(own.values())) == len(names) else {}
 
 
 def _lerobot_order(taken: "_Taken", named: dict[str, str]) -> str | None:

@@ -59,6 +59,7 @@ class Column(NamedTuple):
     holds: Literal["numbers", "flags", "text", "times"]
     parts: tuple[str, ...] = ()  # what follows its name in those of its numbers, as /0 and /1; (): one name for all
     ahead: bool = False  # whether a piece holds what follows each row, too, under `after(name)`
+    inside: str = ""  # the object or structure that it is an entry of, with which its name begins; "": none
 
 
 Cursor = Callable[[int], np.ndarray]
