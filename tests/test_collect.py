@@ -310,7 +310,8 @@ def test_the_protocol(tmp_path: Path) -> None:
     )
     assert not made.failure
     files = {path.stem.removeprefix("pendulum-v1-"): load_dataset(str(path)) for path, _ in made.files}
-    level = load_policy(tmp_path / "set" / "policies" / "at--1e+09").document["notes"]
+    document = load_policy(tmp_path / "set" / "policies" / "at--1e+09").document
+    level, seen = document["notes"], document["observation_statistics"]
     assert {kind: len(data) for kind, data in files.items()} == {
         "random": 150, "medium": 150, "medium-replay": level["step"], "full-replay": 900, "medium-expert": 300,
         "expert": 150,
@@ -318,6 +319,8 @@ def test_the_protocol(tmp_path: Path) -> None:
     assert level["step"] == 400
     full, replay, mixed = files["full-replay"], files["medium-replay"], files["medium-expert"]
     np.testing.assert_array_equal(full.observations[: len(replay)], replay.observations)
+    learnt_from = full.observations[: level["step"]]
+    np.testing.assert_array_equal([seen["low"], seen["high"]], [learnt_from.min(axis=0), learnt_from.max(axis=0)])
     np.testing.assert_array_equal(mixed.actions, np.concatenate([files["medium"].actions, files["expert"].actions]))
     np.testing.assert_array_equal(np.flatnonzero(full.timeouts), np.arange(99, 900, 100))
     assert not full.terminals.any()

@@ -43,6 +43,7 @@ def test_statistics_are_those_of_what_is_trained_on() -> None:
     alone = prepare(kept, observation_transform="standardise", reward_transform="standardise")
     np.testing.assert_array_equal(prepared.normaliser.mean, alone.normaliser.mean)
     np.testing.assert_array_equal(prepared.transitions.reward, alone.transitions.reward)
+    np.testing.assert_array_equal(prepared.seen.low, kept.observations.min(axis=0))
     numbers = alone.record["reward_transform"]
     assert held is not None
     assert prepared.held_out is not None

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from make_data import finished_run
+from make_data import columns, finished_run
 from make_data import tether as command
 
 from tether import InputError, load_dataset
@@ -39,6 +39,9 @@ def test_a_run_is_exported_and_served(monkeypatch: pytest.MonkeyPatch):
     ((options, policy),) = seen
     assert (options.port, options.on) == (8765, ("late=safe",))
     assert policy(np.zeros(11)).shape == (3,)
+    guard = pytest.importorskip("tether_runtime.fallback").Guard(policy, margin=0.0)
+    assert guard.check(columns()["observations"]).trouble is None  # no row of the data lies outside of their range
+    assert guard.check(columns()["observations"].max(axis=0) + 0.01).trouble == "outside"
     assert not Path(options.policies[0].split("=")[1]).exists()  # it lived as long as the server
 
 
@@ -67,7 +70,7 @@ def test_decisions_become_data(tmp_path: Path):
         log.ended(episode, 9.0, terminal=ends)
     log.close()
     assert len([json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]) == 8
-    columns = ColumnOptions(
+    meant = ColumnOptions(
         observation=("observation.*",),
         action=("action.*",),
         reward="reward",
@@ -75,7 +78,7 @@ def test_decisions_become_data(tmp_path: Path):
         terminal="terminal",
         keep=("log_density",),
     )
-    import_logs([tmp_path / "decisions.jsonl"], columns, tmp_path / "out.hdf5")
+    import_logs([tmp_path / "decisions.jsonl"], meant, tmp_path / "out.hdf5")
     data = load_dataset(str(tmp_path / "out.hdf5"))
     assert data.observations.shape[1] == 3
     assert np.allclose(data.rewards[:4], [1.0, 2.0, 3.0, 9.0])
@@ -140,7 +143,7 @@ def test_entries_of_an_object_keep_its_name_where_they_would_be_called_alike(tmp
         for step in range(4):
             row = {"observation": {"level": step}, "level": -step, "action": {"u": 0.5}, "end": step == 3}
             file.write(json.dumps(row) + "\n")
-    columns = ColumnOptions(("observation.*", "level"), ("action.*",), "1", terminal="end")
-    done = import_logs([log], columns, tmp_path / "out.hdf5")
+    meant = ColumnOptions(("observation.*", "level"), ("action.*",), "1", terminal="end")
+    done = import_logs([log], meant, tmp_path / "out.hdf5")
     assert list(done.observation) == ["observation.level", "level"]
     assert list(done.action) == ["u"]

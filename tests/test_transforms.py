@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tether
-from tether.data import OBSERVATION_TRANSFORMS, REWARD_TRANSFORMS, Dataset, Source, prepare
+from tether.data import OBSERVATION_TRANSFORMS, REWARD_TRANSFORMS, Dataset, Source, prepare, transforms
 from tether.data.scale import unscaled
 from tether.data.transforms import trajectory_returns
 from tether.errors import InputError
@@ -158,6 +158,15 @@ def test_minmax_takes_observations_to_the_unit_box() -> None:
 def test_constant_observations_become_zero() -> None:
     prepared = prepare(dataset(observations=np.full((6, 2), 0.3)), observation_transform="standardise-1e-6")
     np.testing.assert_allclose(prepared.transitions.observation, 0.0, atol=1e-6)
+
+
+def test_what_is_seen_is_all_rows_as_the_data_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(observations=np.random.default_rng(0).normal(100.0, 3.0, (6, 2)))
+    monkeypatch.setattr(transforms, "ROWS_AT_ONCE", 4)
+    rows, mean, std, low, high = prepare(data, observation_transform="standardise").seen
+    assert rows == 6
+    np.testing.assert_allclose([mean, std], [data.observations.mean(axis=0), data.observations.std(axis=0)], rtol=1e-5)
+    np.testing.assert_array_equal([low, high], [data.observations.min(axis=0), data.observations.max(axis=0)])
 
 
 def test_none_is_the_identity() -> None:

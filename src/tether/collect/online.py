@@ -26,6 +26,7 @@ from tether.algorithms import SAC
 from tether.collect.environments import Place
 from tether.collect.rows import Columns, Log, Recorder
 from tether.data import Normaliser
+from tether.data.transforms import column_statistics
 from tether.environments.make import silent_mujoco
 from tether.evaluation.rollout import FIRST_EVALUATION_SEED
 from tether.machine.signals import Interrupted, StopSignals
@@ -234,6 +235,7 @@ class Online:
             spec=self.spec,
             observations=observations[np.linspace(0, len(observations) - 1, GOLDEN_ROWS).astype(int)],
             schema=self.place.schema,
+            seen=column_statistics(np.concatenate([part["observations"] for part in self.log.parts])),
             notes={"environment": self.place.task.gymnasium_id, "seed": self.training.seed, **notes},
         )
         return folder

@@ -27,8 +27,10 @@ __all__ = [
     "OBSERVATION_TRANSFORMS",
     "REWARD_TRANSFORMS",
     "Change",
+    "ColumnStatistics",
     "Normaliser",
     "Prepared",
+    "column_statistics",
     "no_rewards",
     "prepare",
     "rewards_tell_nothing",
@@ -41,6 +43,7 @@ RewardFit = tuple[Callable[[Rewards], Rewards], Numbers]
 RewardTransform = Callable[[Transition], RewardFit]
 """Transition table -> a function of float64 rewards, and the numbers that it took from the table."""
 Observations = Float[np.ndarray, "batch observation"]
+ROWS_AT_ONCE = 100_000
 ObservationTransform = Callable[[Observations], "Normaliser"]
 """Observations of the table -> the affine map that networks see them through."""
 
@@ -57,6 +60,25 @@ class Normaliser(NamedTuple):
     def normalise(self, x: Any) -> Any:
         """(x - mean) / std for one observation or a NumPy batch; `vmap` it over a JAX batch."""
         return (x - self.mean) / self.std
+
+
+class ColumnStatistics(NamedTuple):
+    """Of each number of some observations, as the data have them."""
+
+    rows: int
+    mean: Float[np.ndarray, " observation"]
+    std: Float[np.ndarray, " observation"]
+    low: Float[np.ndarray, " observation"]
+    high: Float[np.ndarray, " observation"]
+
+
+def column_statistics(observations: Observations) -> ColumnStatistics:
+    """Over all rows; few at a time are held in float64."""
+    mean = observations.mean(axis=0, dtype=np.float64)
+    parts = [observations[start : start + ROWS_AT_ONCE] for start in range(0, len(observations), ROWS_AT_ONCE)]
+    squares = np.sum([np.square(part - mean).sum(axis=0) for part in parts], axis=0)
+    std = np.sqrt(squares / len(observations))
+    return ColumnStatistics(len(observations), mean, std, observations.min(axis=0), observations.max(axis=0))
 
 
 class Change(NamedTuple):
@@ -117,6 +139,7 @@ class Prepared(NamedTuple):
     spec: Spec
     normaliser: Normaliser
     record: dict[str, Any]  # JSON-able; goes to config.json
+    seen: ColumnStatistics  # of the observations of all rows that are trained on
     schema: Schema | None = None  # names of the columns, the robot's range of actions
     source: Source | None = None  # whose SHA-256 goes to config.json, too
     no_rewards: str = ""  # why nothing can be learnt from the rewards; empty where something can
@@ -364,7 +387,8 @@ def prepare(
     about = dataset.schema, dataset.source, no_rewards(dataset, rewards)
     spec = Spec(observation_size=observation.shape[1], action_size=dataset.actions.shape[1])
     decisions = sample_decisions(dataset, held_out)
-    return Prepared(columns, spec, normaliser, record, *about, held, decisions, view.framing, change)
+    seen = column_statistics(dataset.observations)
+    return Prepared(columns, spec, normaliser, record, seen, *about, held, decisions, view.framing, change)
 
 
 def _described(dataset: Dataset, view: View, rewards: Rewards, normaliser: Normaliser) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tether._version import __version__
 from tether.algorithms.registry import hyperparameters_of, name_of, origin_of, recover_algorithm
 from tether.data.framing import ONE_STEP, Framing
 from tether.data.schema import Schema, size_of
+from tether.data.transforms import ColumnStatistics, column_statistics
 from tether.errors import InputError
 from tether.machine.files import (
     decode_arrays,
@@ -64,6 +65,7 @@ def save_policy(
     schema: Schema | None = None,
     trust: Calibrated | None = None,
     framing: Framing = ONE_STEP,
+    seen: ColumnStatistics | None = None,
 ) -> None:
     """Write the policy folder; an existing one is replaced, and at no moment is a half-written one readable.
 
@@ -72,6 +74,7 @@ def save_policy(
     schema: names of the data's columns.
     trust: what decisions are judged by; None: they cannot be.
     framing: of the decisions that the algorithm was trained on; `spec` is that of a step.
+    seen: of all observations that it was trained on; None: of `observations`.
     Raises: OSError; an existing folder is then still there.
     """
     files = {ARRAYS: encode_arrays(policy)} | ({} if trust is None else {TRUST: encode_arrays(trust.support)})
@@ -93,7 +96,7 @@ def save_policy(
             "low": policy.action_low,
             "high": policy.action_high,
         },
-        "observation_statistics": _statistics(observations),
+        "observation_statistics": _statistics(column_statistics(observations) if seen is None else seen),
         "schema": None if schema is None else schema.to_json(),
         "trust": None if trust is None else _describe(trust, files[TRUST]),
         "framing": dataclasses.asdict(framing),
@@ -122,12 +125,10 @@ def _describe(trust: Calibrated, data: bytes) -> dict[str, Any]:
     }
 
 
-def _statistics(observations: Float[np.ndarray, "rows observation"]) -> dict[str, Any]:
-    """Of every column, for those who watch whether what the policy is shown resembles what it learnt from."""
-    columns = np.asarray(observations, np.float64)
-    summary = {"mean": columns.mean(axis=0), "std": columns.std(axis=0)}
-    summary |= {"low": columns.min(axis=0), "high": columns.max(axis=0)}
-    return {"rows": len(columns), **{name: numbers.astype(np.float32).tolist() for name, numbers in summary.items()}}
+def _statistics(seen: ColumnStatistics) -> dict[str, Any]:
+    """For those who watch whether what the policy is shown resembles what it learnt from."""
+    numbers = {"mean": seen.mean, "std": seen.std, "low": seen.low, "high": seen.high}
+    return {"rows": seen.rows, **{name: column.astype(np.float32).tolist() for name, column in numbers.items()}}
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:

@@ -28,5 +28,6 @@ def save_lane_policy(
         schema=plan.prepared.schema,
         trust=plan.trust,
         framing=plan.prepared.framing,
+        seen=plan.prepared.seen,
         notes=where_from | notes,
     )
