@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from make_data import data_file, digest, rows, tether
+from make_data import columns, data_file, digest, rows, tether, write_d4rl
 
 import tether as package
 from tether import BC, InputError, Options, api
@@ -104,6 +104,14 @@ def test_all_kinds_from_end_to_end(plugin: str) -> None:
     changed = [word if word != "6" else "9" for word in TRAIN]
     assert tether(*changed, "--out", "whole", "--plugin", plugin)[0] == 0
     assert digest(Path("run/policy/policy.safetensors")) == digest(Path("whole/policy/policy.safetensors"))
+
+
+def test_a_run_is_evaluated_where_a_task_lists_its_data(plugin: str) -> None:
+    write_d4rl(Path("count-demos.hdf5"), **columns(observation_size=2, action_size=1))
+    code, _, err = tether("train", "bc", "count-demos.hdf5", *QUICK, "--out", "run", "--plugin", plugin)
+    assert code == 0, err
+    assert json.loads(Path("run/config.json").read_text())["environment"] == "count"
+    assert {row["return"] for row in rows(Path("run/evaluations.jsonl"))} == {10.0}
 
 
 def test_it_is_in_the_tables(plugin: str) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import tether
 from tether.environments import TASKS, Task, d4rl_datasets, find_task, get_task
 from tether.errors import InputError
 
@@ -132,6 +133,30 @@ def test_names_that_say_their_task(dataset: str, name: str) -> None:
 )
 def test_other_names_are_not_guessed(dataset: str) -> None:
     assert find_task(dataset) is None
+
+
+def test_data_sets_of_registered_tasks() -> None:
+    def fails() -> Task:
+        raise ValueError
+
+    def arm() -> Task:
+        sizes = find_task("hopper-medium-v2")  # while all registered tasks are asked
+        assert sizes is not None
+        return Task("any", 3, 2, datasets=("Arm_demos-v1", "hopper-medium-arm", "hopper-medium"), horizon=sizes.horizon)
+
+    tether.register("broken", kind="environment")(fails)
+    tether.register("arm", kind="environment")(arm)
+    for name in ("Arm_demos-v1", "arm-demos", "arm-demos-small", "hopper-medium-arm"):
+        task = find_task(name)
+        assert task is not None
+        assert (task.name, task.observation_size, task.horizon) == ("arm", 3, 1000)
+    assert find_task("arm-others") is None
+    for name in ("hopper-medium-v2", "hopper-medium", "hopper-medium-small"):  # D4RL's stay what they are
+        assert find_task(name) is TASKS["hopper"]
+    tether.register("twin", kind="environment")(Task("twin", 3, 2, datasets=("arm-demos",)))
+    assert find_task("arm-demos") is None  # one of the two would score silently
+    with pytest.raises(InputError, match="environment 'broken': ValueError"):
+        find_task("broken")
 
 
 def test_unknown_task_names_the_nearest() -> None:

@@ -23,7 +23,7 @@ class Task:
     Attributes:
         name: the environment in D4RL's spelling, e.g. `hopper`; with the version if references vary.
         observation_size, action_size: numbers in one observation and one action.
-        datasets: the D4RL data sets recorded in it, e.g. `hopper-medium-v2`.
+        datasets: the data sets recorded in it, e.g. D4RL's `hopper-medium-v2`: such names are found to be of this task.
         horizon: steps until a time-out; None where it is not known.
         gymnasium_id: what to evaluate on; None where there is nothing, for the reason `unavailable`.
         options: what `gymnasium.make` is given with it.
@@ -143,20 +143,38 @@ def _registered(name: str) -> Task | None:
     return dataclasses.replace(task, name=name)
 
 
+def _registered_beginnings() -> dict[str, Task | None]:
+    """As `_BEGINNINGS`, of what others registered; None where several tasks list the same data set. What cannot be made
+    is passed over: it is said where its own name is used."""
+    found: dict[str, Task | None] = {}
+    for name in ENVIRONMENTS:
+        try:
+            task = _registered(name)
+        except InputError:
+            continue
+        assert task is not None  # its name is there
+        for beginning in map(_spelled, _beginnings(task)):
+            found[beginning] = None if beginning in found else task
+    return found
+
+
 def find_task(dataset_name: str) -> Task | None:
     """The task of a data set, by its name or its file's stem; None if the name does not say it.
 
-    The name must be a task's own, or begin with that of one of its D4RL data sets, version aside:
+    The name must be a task's own, or begin with that of one of its data sets, version aside:
     `hopper-medium`, `hopper_medium-v2` and `hopper-medium-small` are hopper; `hopper-mine` and `door-robot`
-    are nobody's, since a wrong environment would score silently.
+    are nobody's, since a wrong environment would score silently. The longest beginning counts; tasks that others
+    registered are asked, too, but not about D4RL's own data sets.
     """
     name = _spelled(dataset_name)
     if name in TASKS:
         return TASKS[name]
     if (own := _registered(dataset_name)) is not None:
         return own
-    found = [known for known in _BEGINNINGS if name == known or name.startswith(f"{known}-")]
-    return _BEGINNINGS[max(found, key=len)] if found else None
+    is_ours = name in _BEGINNINGS or without_version(name) in _BEGINNINGS
+    beginnings = _BEGINNINGS if is_ours else {**_registered_beginnings(), **_BEGINNINGS}
+    found = [known for known in beginnings if name == known or name.startswith(f"{known}-")]
+    return beginnings[max(found, key=len)] if found else None
 
 
 def get_task(name: str) -> Task:
