@@ -175,7 +175,7 @@ def test_d4rl_by_name_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--first-seed", "-1"], ["seeds [-1]", "from 0"]),
         (["--first-seed", "99999999999"], ["seeds [99999999999]"]),
         (["--batch-size", "0"], ["batch_size 0", "at least 1"]),
-        (["--batch-size", "100000"], ["batch size 100000", "larger than the data: 396 transitions"]),
+        (["--batch-size", "100000"], ["batch size 100000", "the data: 396 transitions; at most --batch-size 396"]),
         (["--eval-episodes", "0"], ["eval_episodes 0", "at least 1"]),
         (["--eval-every-updates", "0"], ["eval_every_updates 0", "at least 1"]),
         (["--log-every-updates", "-3"], ["log_every_updates -3", "at least 1"]),

@@ -502,6 +502,18 @@ def test_fault_is_found(name: str) -> None:
     assert found[code].place.columns == COLUMNS.get(name, found[code].place.columns)
 
 
+def test_actions_in_other_units_are_not_at_their_limits() -> None:
+    columns = make.locomotion()
+    torques = findings(raw({**columns, "actions": 30 * columns["actions"]}))
+    assert "tether data import --action-low" in CODES["actions-out-of-range"].fix
+    assert "saturated-actions" not in torques
+    clipped = np.sign(columns["actions"])
+    one = findings(raw({**columns, "actions": clipped * [30.0, 1.0]}))["saturated-actions"]
+    assert one.place.columns == ("actions[1]",)
+    stray = findings(raw(put({**columns, "actions": clipped}, "actions", (9, 0), 1.2)))  # the units are right
+    assert {"actions-out-of-range", "saturated-actions"} <= set(stray)
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_smooth_reward_of_the_state(later: bool) -> None:
     """-|o_i|^2 is reported, -|o_{i+1}|^2 (what environments pay) is not."""

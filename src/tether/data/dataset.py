@@ -623,7 +623,8 @@ def _check_action_range(where: str, actions: np.ndarray) -> None:
     if len(outside):
         raise InputError(
             f"{where}: actions reach from {actions.min():g} to {actions.max():g}, first outside [-1, 1] at "
-            f"row {outside[0]}; rescale them to [-1, 1]"
+            f"row {outside[0]}; rescale them to [-1, 1], or import the file with their range, which the policy then "
+            "acts in: tether data import --action-low LOW --action-high HIGH"
         )
 
 

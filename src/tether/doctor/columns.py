@@ -171,7 +171,8 @@ def out_of_range(data: Logged) -> Findings:
     ranges = ", ".join(f"{data.actions[:, c].min():.3g}..{data.actions[:, c].max():.3g}" for c in columns[:8])
     how = action_scaling(data)
     suggestion = {"limits": "; the source states limits to rescale by", "clip": "; few and small: clipping repairs"}
-    what = f"{len(rows) / data.rows:.2%} of the rows; ranges {ranges}{suggestion.get(how or '', '; rescale them')}"
+    unknown = "; their limits are not stated"
+    what = f"{len(rows) / data.rows:.2%} of the rows; ranges {ranges}{suggestion.get(how or '', unknown)}"
     place = Place.of(rows, data.column_names("actions", columns))
     # Where the reader maps them from the limits that the data state, the policy maps them back.
     grade: Grade = "note" if how == "limits" and data.raw.maps_actions else "error"
@@ -179,7 +180,10 @@ def out_of_range(data: Logged) -> Findings:
 
 
 def saturated_actions(data: Logged) -> Findings:
+    """At ±1; of actions in other units, which `out_of_range` reports, that is no limit."""
     share = (np.abs(data.actions[data.sample]) >= AT_LIMIT).mean(axis=0)
+    if action_scaling(data) != "clip":
+        share[(np.abs(data.actions) > 1 + ACTION_TOLERANCE).any(axis=0)] = 0.0
     if share.max() > 0.05:
         grade: Grade = "warning" if share.mean() > 0.5 else "note"
         worst = int(share.argmax())

@@ -197,8 +197,9 @@ CODES: Mapping[str, Code] = {
     "actions-out-of-range": Code(
         "actions outside [-1, 1]",
         "Policies here act in [-1, 1]; environments clip what is outside.",
-        "Rescale each action dimension from its true limits to [-1, 1]. --fix does so where the limits are stored, and "
-        "clips where few actions are outside by little, as the environment would.",
+        "State the true limits: `tether data import --action-low LOW --action-high HIGH` scales each action from them "
+        "to [-1, 1], and the policy back. --fix does so where the limits are stored, and clips where few actions are "
+        "outside by little, as the environment would.",
         automatic=True,
     ),
     "saturated-actions": Code(

@@ -278,7 +278,9 @@ def prepare_training(
 def check_batch_size(options: Options, prepared: Prepared) -> None:
     """Refuse minibatches of more rows than there are."""
     if options.batch_size > (rows := prepared.transitions.rows):
-        raise InputError(f"batch size {options.batch_size} is larger than the data: {rows} transitions")
+        raise InputError(
+            f"batch size {options.batch_size} is larger than the data: {rows} transitions; at most --batch-size {rows}"
+        )
 
 
 def check_framing(framing: Framing, lanes: Sequence[Lane]) -> None:
