@@ -461,6 +461,11 @@ def test_json_lines(tmp_path: Path) -> None:
         ("train bc --horizon 1.5", "--horizon '1.5': a whole number is needed"),
         ("data import a --max-gap long --observation x --action u --out o", "--max-gap 'long': a number is needed"),
         ("train bc --lanes-per-group", "--lanes-per-group: a value is missing"),
+        ("train bc --lanes-per-group --quiet", "--lanes-per-group: a value is missing"),
+        (
+            "data import a.csv --observation x --action u --out a.hdf5 --reward -abs(x)",
+            "--reward: a value is missing; one that begins with - is written '--reward=-abs(x)'",
+        ),
         ("train bc --eval-device gpu", "--eval-device 'gpu': choices are auto, cpu, accelerator"),
         ("train a b c", "tether train takes no 'c'; `tether train --help` lists all"),
         ("evaluate", "tether evaluate: DIR is missing; `tether evaluate --help` lists all"),

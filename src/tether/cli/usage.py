@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import re
+import shlex
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ def one_line_usage(parse: Callable[[], T], words: Sequence[str], verbs: Mapping[
         if stop.code in (0, None) or not said.getvalue().strip():
             raise
         command, place = _command(words, verbs)
-        raise InputError(_described(said.getvalue(), command, place)) from None
+        raise InputError(_described(said.getvalue(), command, place, words)) from None
 
 
 def whole_numbers(words: Sequence[str], verbs: Mapping[str, Any]) -> list[str]:
@@ -116,7 +117,7 @@ def _types(hint: Any) -> Iterator[type]:
         yield hint
 
 
-def _described(box: str, command: type | None, place: str) -> str:
+def _described(box: str, command: type | None, place: str, words: Sequence[str]) -> str:
     """The box's first part, in a line."""
     lines = [line.strip("│ ") for line in box.splitlines() if line.strip() and not line.startswith(("╭", "╰"))]
     rules = [i for i, line in enumerate(lines) if RULE.match(line)]
@@ -136,8 +137,16 @@ def _described(box: str, command: type | None, place: str) -> str:
     if choice := re.match(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*?)\)", text):
         return f"{choice[2]} {choice[1]!r}: choices are {choice[3].replace(chr(39), '').rstrip(',')}"
     if missing := re.match(r"Missing value for argument '(.*?)'", text):
-        return f"{missing[1]}: a value is missing"
+        return f"{missing[1]}: a value is missing{_taken_for_an_option(missing[1], words)}"
     return f"{text}{more}"
+
+
+def _taken_for_an_option(option: str, words: Sequence[str]) -> str:
+    """How a value such as -abs(x) is written, if there is one; "" where nothing follows."""
+    follower = dict(itertools.pairwise(words)).get(option, "")
+    if not follower.startswith("-") or follower.startswith("--"):
+        return ""
+    return f"; one that begins with - is written {shlex.quote(f'{option}={follower}')}"
 
 
 def _needed(command: type | None, option: str) -> str:
