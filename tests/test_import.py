@@ -324,6 +324,10 @@ def test_the_robots_range_of_actions(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.actions[:, 1], (columns["torque_1"] - 5) / 55, atol=1e-6)
     assert not any("action" in note for note in done.assumed)
     assert "torque_0: -50 to 100 becomes -1 to 1" in "\n".join(import_report(done))
+    vector = {"x": np.arange(3.0), "u": np.array([[-2.0, 0.5], [3.0, 0.25], [0.0, 30.0]]), "end": [0, 0, 1]}
+    path, meant = write_npz(tmp_path / "vector.npz", vector), ColumnOptions(("x",), ("u",), "1", truncated="end")
+    _, done = run(path, tmp_path / "vector.hdf5", meant)
+    assert "u: (-2, 0.25) to (3, 30) becomes -1 to 1" in "\n".join(import_report(done))  # of each action
 
 
 def test_actions_within_the_unit_box_are_kept(tmp_path: Path) -> None:

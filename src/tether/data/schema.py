@@ -99,9 +99,18 @@ class ActionBox(NamedTuple):
         outside = np.argwhere((actions < np.asarray(self.low) - slack) | (actions > np.asarray(self.high) + slack))
         return (int(outside[0, 0]), int(outside[0, 1])) if len(outside) else None
 
+    def in_words(self, start: int, stop: int) -> str:
+        """That of some actions: `-2 to 2` where all have the same, `(-2, 0) to (2, 5)` where not."""
+        return " to ".join(_in_words(bounds[start:stop]) for bounds in self)
+
     def is_unit(self) -> bool:
         """Whether it is [-1, 1] in every action, so that nothing has to be mapped."""
         return all(value == -1.0 for value in self.low) and all(value == 1.0 for value in self.high)
+
+
+def _in_words(bounds: tuple[float, ...]) -> str:
+    texts = [f"{bound:g}" for bound in bounds]
+    return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"
 
 
 UNIT = (-1.0, 1.0)

@@ -93,11 +93,7 @@ def _schema_rows(schema: Schema) -> dict[str, str]:
     """The names of the columns, and the robot's range where it is not [-1, 1]."""
     rows = {f"{name} columns": ", ".join(_slices(getattr(schema, name))) for name in ("observation", "action")}
     if not schema.box.is_unit():
-        low, high = np.asarray(schema.box.low), np.asarray(schema.box.high)
-        parts = [
-            f"{name} {_numbers(low[start:stop])} to {_numbers(high[start:stop])}"
-            for name, (start, stop) in schema.action.items()
-        ]
+        parts = [f"{name} {schema.box.in_words(*slice_)}" for name, slice_ in schema.action.items()]
         rows["action range of the robot"] = ", ".join(parts)
     return rows
 
@@ -107,11 +103,6 @@ def _slices(layout: Layout) -> list[str]:
         f"{start} {name}" if stop == start + 1 else f"{start}-{stop - 1} {name}"
         for name, (start, stop) in layout.items()
     ]
-
-
-def _numbers(values: np.ndarray) -> str:
-    texts = [f"{value:.4g}" for value in values]
-    return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"
 
 
 def _success_rate(data: Dataset) -> float:

@@ -140,9 +140,8 @@ def import_report(done: Import) -> list[str]:
     """What an import did, line by line."""
     names = [f"observation  {_described(done.observation)}", f"action       {_described(done.action)}"]
     ranges = [
-        f"             {name}: {done.box.low[start]:g} to {done.box.high[start]:g} becomes -1 to 1"
-        + (f" (and {stop - start - 1} more)" if stop - start > 1 else "")
-        for name, (start, stop) in done.action.items()
+        f"             {name}: {done.box.in_words(*slice_)} becomes -1 to 1"
+        for name, slice_ in done.action.items()
         if not done.box.is_unit()
     ]
     counts = f"{done.out}: {done.rows:,} rows, {done.episodes:,} episodes"
