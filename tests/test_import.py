@@ -600,3 +600,44 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert err.count("\n") == 1
     code, _, err = tether("data", "import", "--out", "x.hdf5")
     assert code == 2
+
+
+PLAIN: dict[str, Any] = {"observation": ("x",), "action": ("u",), "reward": "r"} | dict.fromkeys(
+    ("episode", "terminal", "truncated")
+)
+
+
+def test_nothing_is_held_over_a_flagged_end(tmp_path: Path) -> None:
+    """An episode that begins without a value has none of its own yet, whatever tells episodes apart."""
+    position = [100.0, 101, 102, 103, None, 201, 202, None, None, 301, None, 303]
+    columns = {"x": position, "u": [0.0] * 12, "r": [1.0] * 12, "done": [False, False, False, True] * 3}
+    path = write_parquet(tmp_path / "log.parquet", columns)
+    options = PLAIN | {"missing": "hold", "terminal": "done"}
+    data, _ = run(path, tmp_path / "flags.hdf5", **options)
+    np.testing.assert_array_equal(data.observations[:, 0], [100, 101, 102, 103, 201, 202, 202, 301, 301, 303])
+
+
+def test_an_empty_label_is_no_episode(tmp_path: Path) -> None:
+    text = "x,u,r,run\n" + "".join(f"{i},0,1,{'' if i % 5 == 0 else f'run {i // 5}'}\n" for i in range(15))
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    options = PLAIN | {"episode": "run"}
+    message = refusal(tmp_path, path, **options)
+    assert "column 'run' is empty" in message
+    assert "in row 0; every entry is needed" in message
+
+
+@pytest.mark.parametrize("bound", [float("inf"), float("nan")])
+def test_a_range_without_an_end_is_refused(tmp_path: Path, bound: float) -> None:
+    path = write_parquet(tmp_path / "log.parquet", {"x": [1.0] * 4, "u": [0.0] * 4, "r": [1.0] * 4})
+    options = PLAIN | {"episode": "none"}
+    message = refusal(tmp_path, path, action_low=(0.0,), action_high=(bound,), **options)
+    assert f"--action-high {bound}: needs finite numbers" in message
+
+
+@pytest.mark.parametrize(("names", "named"), [(("a", "a/b"), "'a' beside 'a/b'"), ((".",), "'.' for --keep")])
+def test_kept_columns_have_names_that_a_file_can_hold(tmp_path: Path, names: tuple[str, ...], named: str) -> None:
+    columns = {"x": [1.0] * 4, "u": [0.0, 0.5] * 2, "r": [1.0] * 4} | {name: [1.0] * 4 for name in names}
+    path = write_parquet(tmp_path / "log.parquet", columns)
+    options = PLAIN | {"episode": "none"}
+    assert named in refusal(tmp_path, path, keep=names, **options)

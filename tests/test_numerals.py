@@ -42,6 +42,17 @@ def test_what_may_mean_two_things_is_asked(delimiter: str, text: str) -> None:
     assert numerals_of("log.csv", text, delimiter, "point") == Numerals(".", ",")
 
 
+def test_points_before_three_digits_beside_semicolons_are_asked_about() -> None:
+    """A German file without fractions; the numbers below a thousand have no mark at all."""
+    with pytest.raises(
+        InputError, match=r"'1.000' may be 1000 or 1.000: say which, --decimal comma or --decimal point"
+    ):
+        numerals_of("log.csv", "990;0\n1.000;0\n1.005;1\n", ";")
+    assert numerals_of("log.csv", "990;0\n1.000;0\n", ";", "comma") == Numerals(",", ".")
+    assert numerals_of("log.csv", "990;0\n1.000;0.25\n", ";") == Numerals(".")
+    assert numerals_of("log.csv", "990;0\n0.512;0\n", ";") == Numerals(".")
+
+
 def imported(folder: Path, text: str, **options: Any) -> Any:
     path = folder / "log.csv"
     path.write_text(text, encoding="utf-8")

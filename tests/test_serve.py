@@ -97,6 +97,8 @@ def test_both_commands_say_the_same_of_their_options():
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     assert {name: text for name, text in said.items() if name != "policies"} == command.HELP
+
+
 def test_decisions_of_a_policy_with_names_are_a_log_of_it(tmp_path: Path):
     """The command of docs/serve.md, and the check that `tether report` and `tether choose` make."""
     pytest.importorskip("pyarrow")

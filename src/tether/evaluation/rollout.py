@@ -20,6 +20,7 @@ import numpy as np
 from tether.environments import Task
 from tether.environments.make import ignore_ogbench, make_environment, silent_mujoco
 from tether.errors import InputError, shortened
+from tether.machine.memory import release_freed_memory
 from tether.policies.deployed import DeployedPolicy
 from tether.types import Array, Bool, Float, Int, Key
 
@@ -112,6 +113,8 @@ def rollout(
                 running[i] = not (terminated or truncated)
             step += 1
             on_step(step, horizon)
+    del environments
+    release_freed_memory()  # of which simulators leave pieces: a run grew by 0.8 GB with every 50 episodes of an arm's
     return Episodes(returns.reshape(lanes, episodes), lengths.reshape(lanes, episodes))
 
 

@@ -188,6 +188,8 @@ class _Entry(NamedTuple):
             return np.array(array.to_pylist(), object)
         if self.kind == "label" and not types.is_integer(type_):  # many rows share few texts
             encoded = array if types.is_dictionary(type_) else array.dictionary_encode()
+            if "" in encoded.dictionary.to_pylist():  # a CSV file's empty cell
+                self._refuse_missing(self.arrow.compute.if_else(self.arrow.compute.equal(encoded, ""), None, array))
             return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy(zero_copy_only=False)]
         if types.is_decimal(type_) or (kind in ("numbers", "flags") and (self.kind == "stored" or array.null_count)):
             array = array.cast(self.arrow.float64(), safe=False)

@@ -252,6 +252,10 @@ def _kept(taken: "_Taken", options: ColumnOptions, every_row_ends: bool) -> tupl
     for name in names:
         if taken.table.columns[name].holds == "text":
             raise InputError(f"{taken.table.path}: column {name!r} for --keep holds text; numbers can be kept")
+        inside = [other for other in names if other.startswith(f"{name}/")]  # in HDF5 a folder cannot be numbers, too
+        if inside or {".", ".."} & set(name.split("/")):
+            beside = f" beside {inside[0]!r}" if inside else ""
+            raise InputError(f"{taken.table.path}: column {name!r}{beside} for --keep has no name in HDF5; rename it")
     return tuple(dict.fromkeys(names))
 
 

@@ -316,6 +316,8 @@ def _stated_box(low: np.ndarray, high: np.ndarray, names: Layout, options: Colum
     for option, given in (("low", options.action_low), ("high", options.action_high)):
         if len(given) not in (1, size):
             raise InputError(f"--action-{option}: {len(given)} numbers for {size} actions; give 1 or {size}")
+        if not np.isfinite(given).all():
+            raise InputError(f"--action-{option} {' '.join(map(str, given))}: needs finite numbers")
         ends.append(tuple(given) * (size if len(given) == 1 else 1))
     box = ActionBox(*ends)
     slack = ACTION_TOLERANCE * np.maximum(np.abs(box.low), np.abs(box.high))

@@ -29,7 +29,9 @@ def numerals_of(where: str, text: str, delimiter: str, asked: Decimal = "auto") 
     if asked != "auto":
         decimal, other = MARKS[asked]
         return Numerals(decimal, other if any(_grouped(cell, other, decimal) for cell in found) else "")
-    commas = {cell for cell in found if "," in cell}
+    commas, points = ({cell for cell in found if mark in cell} for mark in ",.")
+    if not commas and delimiter == ";" and points and all(_grouped(cell, ".", ",") for cell in points):
+        raise _ambiguous(where, min(points), ".")  # semicolons are there because numbers have commas
     if not commas:
         return Numerals(".")
     # Marks of both kinds, or the same mark twice: what stands first separates thousands.
@@ -38,18 +40,22 @@ def numerals_of(where: str, text: str, delimiter: str, asked: Decimal = "auto") 
         for name, (decimal, other) in MARKS.items()
     }
     fraction = {cell for cell in commas if DECIMAL_COMMA.fullmatch(cell) and not _grouped(cell, ",", ".")}
-    points = {cell for cell in found - commas if re.fullmatch(r"[+-]?\d*\.\d+", cell) and not _grouped(cell, ".", ",")}
+    points = {cell for cell in points - commas if re.fullmatch(r"[+-]?\d*\.\d+", cell) and not _grouped(cell, ".", ",")}
     if sure["comma"] or fraction:
         return Numerals(",", "." if any(_grouped(cell, ".", ",") for cell in found) else "")
     if sure["point"] or points:
         return Numerals(".", "," if any(_grouped(cell, ",", ".") for cell in commas) else "")
     if delimiter == ";":  # which is there because commas are taken
         return Numerals(",")
-    example = min(commas)
-    plain = example.replace(",", "")
-    raise InputError(
-        f"{where}: {example!r} may be {plain} or {example.replace(',', '.')}: say which, --decimal point or "
-        "--decimal comma"
+    raise _ambiguous(where, min(commas), ",")
+
+
+def _ambiguous(where: str, example: str, mark: str) -> InputError:
+    """A number with one mark before three digits."""
+    whole, fraction = example.replace(mark, ""), example.replace(mark, ".")
+    ways = ("point", "comma") if mark == "," else ("comma", "point")
+    return InputError(
+        f"{where}: {example!r} may be {whole} or {fraction}: say which, --decimal {ways[0]} or --decimal {ways[1]}"
     )
 
 

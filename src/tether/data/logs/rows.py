@@ -354,7 +354,8 @@ def _held(pieces: Iterator[Piece], plan: ColumnPlan, mended: Mended) -> Iterator
         if last is not None:
             piece = {name: np.concatenate([last[name], column]) for name, column in piece.items()}
         own = slice(len(piece[LABEL]) - rows, None)
-        starts = np.searchsorted(piece[LABEL], piece[LABEL])  # labels never fall
+        # Neither label ever falls. Flags end an episode that its label does not.
+        starts = np.maximum(*(np.searchsorted(piece[label], piece[label]) for label in (LABEL, RECORDED)))
         lacking = _lacking(piece, needed)
         filled = {name: _filled(piece[name], lacks, starts) for name, lacks in lacking.items() if lacks.any()}
         still = {name: lacks[own] for name, lacks in _lacking({**piece, **filled}, needed).items()}
