@@ -43,7 +43,7 @@ RewardFit = tuple[Callable[[Rewards], Rewards], Numbers]
 RewardTransform = Callable[[Transition], RewardFit]
 """Transition table -> a function of float64 rewards, and the numbers that it took from the table."""
 Observations = Float[np.ndarray, "batch observation"]
-ROWS_AT_ONCE = 100_000
+ROWS_AT_ONCE = 10_000
 ObservationTransform = Callable[[Observations], "Normaliser"]
 """Observations of the table -> the affine map that networks see them through."""
 
