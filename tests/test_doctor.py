@@ -16,6 +16,7 @@ from tether.doctor import CODES, Finding, RawColumns, read_raw
 from tether.doctor.checks import run_checks
 from tether.doctor.episodes import block_rows, horizon_terminal_rows, jump_rows, mismatched_rows
 from tether.doctor.findings import KEPT_ROWS
+from tether.doctor.fixes import apply_fixes
 from tether.doctor.logged import Logged
 
 
@@ -917,6 +918,35 @@ def test_true_terminals_at_one_length_are_left_alone() -> None:
         "timeouts": np.zeros(steps * episodes, bool),
     }
     assert len(horizon_terminal_rows(Logged(raw(columns)))) == 0
+
+
+@pytest.mark.parametrize("pay", ["sometimes", "noisy"])
+def test_final_rewards_are_not_repaired_away(pay: str) -> None:
+    """Batches of one length with a pay-off at their end: as time-outs without next observations, nothing pays."""
+    columns = without(done_includes_timeouts(make.deterministic()), "next_observations")
+    generator, rows = np.random.default_rng(0), len(columns["rewards"])
+    noise = 0.1 * generator.normal(size=rows) if pay == "noisy" else np.zeros(rows)
+    paid = columns["terminals"] * (generator.random(rows) < 0.5)
+    found = findings(raw({**columns, "rewards": (noise + paid).astype(np.float32)}))["terminals-at-horizon"]
+    assert (found.grade, found.fixable) == ("error", False)
+    assert "would not be trained on" in found.what
+
+
+def test_terminals_at_the_horizon_say_what_they_cost() -> None:
+    """Exact next observations keep every row; a note is never repaired."""
+    columns = make.deterministic()
+    columns = {**columns, "terminals": columns["timeouts"], "timeouts": np.zeros_like(columns["timeouts"])}
+    paid = {**columns, "rewards": columns["terminals"].astype(np.float32)}
+    exact = dataclasses.replace(raw(paid), exact_next_observations=True)
+    assert findings(exact)["terminals-at-horizon"].fixable
+    ends = int(columns["terminals"].sum())
+    for data, cost in ((exact, "no transition lost"), (raw(columns), f"{ends - 1} transitions fewer to train on")):
+        _, changes = apply_fixes(data, ["terminals-at-horizon"])
+        assert changes[0].what == f"{ends} terminals made time-outs, {cost}"
+    short = take(columns, np.flatnonzero((np.arange(len(columns["rewards"])) - 1) % 60 >= 50))
+    short["terminals"] = np.arange(len(short["rewards"])) % 10 == 9
+    found = findings(raw(without(short, "next_observations")))["terminals-at-horizon"]
+    assert (found.grade, found.fixable) == ("note", False)
 
 
 def test_interleaving_is_counted() -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "horizon_terminal_rows",
     "jump_rows",
     "long_episodes",
+    "lost_as_timeouts",
     "mismatched_rows",
     "missing_ends",
     "next_observation_after_end",
@@ -42,6 +43,10 @@ __all__ = [
 
 LONGEST_UNFLAGGED = 2000
 """Steps; more rows than this without any end flag are probably several episodes."""
+SHORT_HORIZON = 10
+"""Steps; a decision problem that is no longer than this may well end by itself at one step."""
+PAID_APART = 1.5
+"""Rewards that change into the last row by this many times the usual change are paid for the end."""
 CROWD = 5
 """Steps; a jump with two others this near is none."""
 GAP, SHORT_GAP, UNEVEN = 1.5, 20, 0.2
@@ -132,11 +137,35 @@ def terminal_and_timeout(data: Logged) -> Findings:
 
 def terminals_at_horizon(data: Logged) -> Findings:
     rows = horizon_terminal_rows(data)
-    if len(rows):
-        length = int(data.lengths.max())
-        what = f"{len(rows):,} of {len(data.lengths):,} episodes end with a terminal after exactly {length:,} steps"
-        grade: Grade = "error" if length > 10 else "note"
-        yield Finding("terminals-at-horizon", grade, what, Place.of(rows), fixable=True)
+    if not len(rows):
+        return
+    length = int(data.lengths.max())
+    what = f"{len(rows):,} of {len(data.lengths):,} episodes end with a terminal after exactly {length:,} steps"
+    if length <= SHORT_HORIZON:
+        yield Finding("terminals-at-horizon", "note", what, Place.of(rows))
+        return
+    costly = lost_as_timeouts(data, rows) > 0 and _paid_apart(data, rows)
+    what += "; their rewards are unlike those before, and as time-outs these rows would not be trained on" * costly
+    yield Finding("terminals-at-horizon", "error", what, Place.of(rows), fixable=not costly)
+
+
+def lost_as_timeouts(data: Logged, rows: np.ndarray) -> int:
+    """How many of these rows `Dataset.transitions` leaves out once they are time-outs; the last of all it always does.
+
+    Next observations that are a copy of the row's own do not count: their repair drops the column.
+    """
+    kept = data.raw.exact_next_observations and data.has("next_observations") and not _equals_current(data)
+    return 0 if kept else int((rows < data.rows - 1).sum())
+
+
+def _paid_apart(data: Logged, rows: np.ndarray) -> bool:
+    """Whether rewards change into these last rows by more than in the steps just before: a pay-off at the end.
+
+    Just before, as rewards may well drift over an episode. `rows` end episodes of more than `SHORT_HORIZON` steps.
+    """
+    before = rows[:, None] - np.arange(SHORT_HORIZON)
+    changes = np.abs(data.rewards[before] - data.rewards[before - 1]).mean(axis=0)
+    return bool(changes[0] > PAID_APART * changes[1:].mean())
 
 
 @once

@@ -302,7 +302,8 @@ CODES: Mapping[str, Code] = {
         "terminals that are time-outs",
         "They all come at the same step and in states like any other: the clock ended these episodes. Values are then "
         "cut to zero in ordinary states.",
-        "Move the flags to `timeouts`; --fix does.",
+        "Move the flags to `timeouts`. Without exact next observations these rows are then not trained on: --fix does "
+        "it where they are stored, or where the rows' rewards are like those before. Leave true ends as they are.",
         automatic=True,
     ),
     "teleports": Code(

@@ -123,7 +123,9 @@ def _terminals_to_timeouts(data: Logged) -> Fixed:
     rows = episodes.horizon_terminal_rows(data)
     terminals = data.terminals.copy()
     terminals[rows] = False
-    return _mark(data, rows).with_columns(terminals=terminals), f"{len(rows):,} terminals made time-outs"
+    lost = episodes.lost_as_timeouts(data, rows)
+    cost = f"{lost:,} transitions fewer to train on" if lost else "no transition lost"
+    return _mark(data, rows).with_columns(terminals=terminals), f"{len(rows):,} terminals made time-outs, {cost}"
 
 
 def _keep_terminal(data: Logged) -> Fixed:
