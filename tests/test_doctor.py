@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from doctor_data import Columns, put, raw, shift, take, without
 
-from tether.doctor import CODES, Finding, RawColumns, read_raw
+from tether.doctor import CODES, Finding, RawColumns, fix, read_raw
 from tether.doctor.checks import run_checks
 from tether.doctor.episodes import block_rows, horizon_terminal_rows, jump_rows, mismatched_rows
 from tether.doctor.findings import KEPT_ROWS
 from tether.doctor.fixes import apply_fixes
 from tether.doctor.logged import Logged
+from tether.errors import InputError
 
 
 def findings(data: RawColumns) -> dict[str, Finding]:
@@ -965,6 +966,39 @@ def test_block_rows(rows: list[int], size: int) -> None:
 def test_nan_rows_are_named() -> None:
     found = [f for f in run_checks(Logged(raw(nan_rows(make.locomotion())))) if f.code == "not-finite"]
     assert {(f.place.rows, f.place.columns) for f in found} == {((37,), ("observations[2]",)), ((1005,), ("rewards",))}
+
+
+def test_a_replay_buffer_keeps_its_next_observations() -> None:
+    """Of rows in no order only the stored ones tell what followed."""
+    columns = make.deterministic()
+    columns = take(columns, np.random.default_rng(0).permutation(len(columns["rewards"])))
+    fixed, _ = apply_fixes(raw(put(columns, "next_observations", (5, 1), np.nan)), ["not-finite"])
+    kept = np.delete(np.arange(len(columns["rewards"])), 5)
+    for name in ("observations", "next_observations"):
+        np.testing.assert_array_equal(fixed.columns[name], columns[name][kept])
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_next_observations_go_where_the_rows_tell_them(exact: bool) -> None:
+    """Not where they are exact: they tell what followed a time-out, too."""
+    columns = make.deterministic()
+    data = dataclasses.replace(raw(put(columns, "next_observations", (5, 1), np.nan)), exact_next_observations=exact)
+    fixed, changes = apply_fixes(data, ["not-finite"])
+    assert changes[0].what == ("1 rows dropped" if exact else "column next_observations left out")
+    assert len(fixed.columns["rewards"]) == len(columns["rewards"]) - exact
+
+
+def test_a_column_of_nan_needs_a_hand(tmp_path: Path) -> None:
+    columns = make.deterministic()
+    for bad, fixable in ((slice(None), False), (slice(len(columns["rewards"]) // 3), True)):
+        found = findings(raw(put(columns, "observations", (bad, 2), np.nan)))["not-finite"]
+        assert found.fixable == fixable
+        assert ("most in observations[2]; without such rows 0 of" in found.what) == (not fixable)
+    with h5py.File(tmp_path / "empty.hdf5", "w") as file:
+        file.update({name: column[:0].astype(np.float64) for name, column in columns.items()})
+    with pytest.raises(InputError, match="would leave no row"):
+        fix(tmp_path / "empty.hdf5", tmp_path / "out.hdf5")
+    assert not (tmp_path / "out.hdf5").exists()
 
 
 def test_shifted_rewards_say_which_way() -> None:

@@ -1,16 +1,19 @@
 """Checks of the columns one by one: there, shaped, finite, in range, scaled, copied."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from tether.data.choices import Choices
 from tether.data.source import ACTION_TOLERANCE
+from tether.doctor.episodes import mismatched_rows
 from tether.doctor.findings import Finding, Grade, Place
 from tether.doctor.logged import Logged, finite_in_float32, numeric, once
 from tether.doctor.raw import STANDARD
 from tether.doctor.regression import fit
 from tether.doctor.sensors import codes_of_columns
+from tether.types import Bool
 
 __all__ = [
     "action_coverage",
@@ -29,6 +32,7 @@ __all__ = [
     "missing_columns",
     "missing_rewards",
     "not_finite",
+    "not_finite_repair",
     "not_numbers",
     "observation_scale",
     "out_of_range",
@@ -44,6 +48,8 @@ REQUIRED = ("observations", "actions", "rewards", "terminals")
 MATRICES = ("observations", "actions", "next_observations")
 FLAT = ("rewards", "terminals", "timeouts")
 AT_LIMIT = 0.999
+MOST_DROPPED = 0.5
+"""Share of the rows; where more than these would be dropped, columns are to be left out or filled instead."""
 CLIPPABLE_SHARE, CLIPPABLE_LIMIT = 0.05, 1.5
 """Up to this share of the rows, and up to this value, clipping actions repeats what the environment did."""
 
@@ -123,7 +129,39 @@ def not_finite(data: Logged) -> Findings:
             rows = np.flatnonzero(bad.any(axis=1))
             columns = data.column_names(name, np.flatnonzero(bad.any(axis=0))) if column.ndim > 1 else [name]
             what = f"{name}: {int(bad.sum()):,} entries in {len(rows):,} rows are not finite"
-            yield Finding("not-finite", "error", what, Place.of(rows, columns), fixable=True)
+            dropped = int(not_finite_repair(data).dropped.sum())
+            fixable = dropped < MOST_DROPPED * data.rows
+            if not fixable:
+                counts = bad.sum(axis=0)
+                worst = np.flatnonzero(counts > 0.5 * counts.max())
+                where = f", most in {', '.join(data.column_names(name, worst))}" if column.ndim > 1 else ""
+                what += f"{where}; without such rows {data.rows - dropped:,} of {data.rows:,} are left"
+            yield Finding("not-finite", "error", what, Place.of(rows, columns), fixable)
+
+
+class Repair(NamedTuple):
+    """What `--fix` does about entries that are not finite: rows that it drops, (N,) bool, and whether it leaves out the
+    column of next observations."""
+
+    dropped: Bool[np.ndarray, " rows"]
+    leaves_out_next: bool
+
+
+@once
+def not_finite_repair(data: Logged) -> Repair:
+    """Drops the rows, also for a next observation alone, unless the next rows tell what the column told."""
+    column = data.raw.columns.get("next_observations")
+    if not numeric(column) or column.size == 0:
+        return Repair(~data.valid, False)
+    bad = ~finite_in_float32(column).reshape(len(column), -1).all(axis=1)[: data.rows]
+    if not bad.any():
+        return Repair(~data.valid, False)
+    compared = data.has("next_observations") and (data.inside & ~bad[:-1]).any()
+    # Exact ones also tell what followed a time-out.
+    follows = compared and not data.raw.exact_next_observations and len(mismatched_rows(data)) == 0
+    if follows or bad.all():
+        return Repair(~data.valid, True)
+    return Repair(~data.valid | bad, False)
 
 
 def bad_flags(data: Logged) -> Findings:

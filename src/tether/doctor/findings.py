@@ -137,7 +137,8 @@ CODES: Mapping[str, Code] = {
         "NaN or infinity",
         "One such row turns every parameter into NaN within an update.",
         "Find out why the recorder wrote them. --fix drops the rows and cuts the episode there with a time-out; "
-        "of stored next observations it drops the column, as the next row tells them.",
+        "instead of rows it drops the column of next observations where the next rows tell them. Where most rows would "
+        "go, leave out or fill the columns that lack values.",
         automatic=True,
     ),
     "bad-flag": Code(

@@ -16,9 +16,9 @@ from tether.data.dataset import recorded_numbers
 from tether.data.hdf5 import new_hdf5
 from tether.data.schema import LAYOUT_KEY, RECORDED_KEY, SCHEMA_KEY, ActionBox, Schema, layout_of
 from tether.doctor import episodes
-from tether.doctor.columns import action_scaling
+from tether.doctor.columns import action_scaling, not_finite_repair
 from tether.doctor.findings import CODES
-from tether.doctor.logged import Logged, finite_in_float32
+from tether.doctor.logged import Logged
 from tether.doctor.raw import RawColumns
 from tether.errors import InputError, unknown
 
@@ -166,11 +166,10 @@ def _drop(data: Logged, dropped: np.ndarray) -> RawColumns:
 def _drop_not_finite(data: Logged) -> Fixed:
     parts = []
     raw = data.raw
-    column = raw.columns.get("next_observations")
-    if column is not None and not finite_in_float32(column).all():
+    dropped, leaves_out_next = not_finite_repair(data)
+    if leaves_out_next:
         raw = raw.with_columns(next_observations=None)
         parts.append("column next_observations left out")
-    dropped = ~data.valid
     if dropped.any():
         raw = _drop(Logged(raw), dropped)
         parts.append(f"{int(dropped.sum()):,} rows dropped")

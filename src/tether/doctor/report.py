@@ -178,7 +178,8 @@ def fix(
     Returns: the report of `source` (with `changes`) and that of `out`.
 
     Raises:
-        InputError: as `check`; `out` exists; a code in `only` that has no automatic fix or was not found.
+        InputError: as `check`; `out` exists; a code in `only` that has no automatic fix or was not found; no row would
+            be left.
     """
     check_target(Path(out))
     before = check(source, progress, purpose)
@@ -213,6 +214,8 @@ def repair(
         wanted = {finding.code for finding in found if finding.fixable}
         if not wanted:
             break
+    if not all(len(column) for column in raw.columns.values()):
+        raise InputError(f"{source}: a repair would leave no row of it; {out} is not written")
     codes = " ".join(dict.fromkeys(change.code for change in changes))
     write_d4rl(out, raw, {"fixed_from_sha256": raw.sha256, "fixes": codes})
     purpose = before.data.purpose if before.data.purpose_is_said else None
