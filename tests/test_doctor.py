@@ -9,6 +9,9 @@ from typing import Any
 import doctor_data as make
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from doctor_data import Columns, put, raw, shift, take, without
 
@@ -16,7 +19,7 @@ from tether.doctor import CODES, Finding, RawColumns, fix, read_raw
 from tether.doctor.checks import run_checks
 from tether.doctor.episodes import block_rows, horizon_terminal_rows, jump_rows, mismatched_rows
 from tether.doctor.findings import KEPT_ROWS
-from tether.doctor.fixes import apply_fixes
+from tether.doctor.fixes import apply_fixes, write_d4rl
 from tether.doctor.logged import Logged
 from tether.errors import InputError
 
@@ -844,6 +847,79 @@ def test_minari_states_the_horizon_and_the_limits(tmp_path: Path) -> None:
     content["action_space"] = json.dumps({"low": [-1.5, -1.5], "high": [1.5, 1.5]})
     found = findings(read_raw(write_minari(tmp_path / "n", columns, **content)))
     assert "actions-out-of-range" in found
+
+
+def test_minari_flags_that_are_missing(tmp_path: Path) -> None:
+    """One short in one episode, none in another: the rows of all others stay where they are."""
+    columns = make.deterministic()
+    folder = write_minari(tmp_path / "m", columns)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        short = file["episode_3/truncations"][:-1]  # pyright: ignore[reportIndexIssue]
+        del file["episode_3/truncations"], file["episode_5/truncations"]
+        file["episode_3/truncations"] = short
+    read = read_raw(folder)
+    np.testing.assert_array_equal(read.columns["timeouts"], columns["timeouts"])
+    what = findings(read)["unequal-rows"].what
+    assert what.startswith("timeouts: 2 of ")
+    assert "episode_3/truncations" in what
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for group in file.values():
+            group.pop("truncations", None)
+    assert "timeouts" in findings(read_raw(folder))["missing-column"].what
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_missing_labels_are_one_episode(tmp_path: Path, suffix: str) -> None:
+    label = ["a", "a", None, None, "b", "b"]
+    table = pa.table({"observation_x": np.arange(6.0), "action_u": np.linspace(-1, 1, 6), "reward": np.ones(6)})
+    table = table.append_column("episode", pa.array(label))
+    path = tmp_path / f"t.{suffix}"
+    pyarrow.csv.write_csv(table, path) if suffix == "csv" else pyarrow.parquet.write_table(table, path)
+    assert np.flatnonzero(read_raw(path).columns["timeouts"]).tolist() == [1, 3, 5]
+
+
+def test_an_archive_without_rows_is_empty(tmp_path: Path) -> None:
+    columns = {name: column[:0] for name, column in make.deterministic().items()}
+    np.savez(tmp_path / "e.npz", **columns, extra=np.zeros((0, 3)))
+    assert "empty" in findings(read_raw(tmp_path / "e.npz"))
+
+
+def test_other_columns_are_written_as_hdf5_holds_them(tmp_path: Path) -> None:
+    """Times, text, and names that the file needs for itself."""
+    columns = make.deterministic()
+    rows = len(columns["rewards"])
+    time = np.datetime64("2026-03-01T00:00:00") + np.arange(rows)
+    gap = time.astype("M8[ns]")
+    gap[3] = np.datetime64("NaT")
+    text = np.array([None, "aus", 3] * rows, object)[:rows]
+    mode = np.where(np.arange(rows) % 2, "auto", "manual")
+    extras = {
+        "time": time,
+        "gap": gap,
+        "mode": mode,
+        "text": text,
+        "metadata": mode,
+        "a": mode,
+        "a/b": mode,
+        "c//d": mode,
+    }
+    assert write_d4rl(tmp_path / "out.hdf5", raw(columns, extras=extras), {"fixes": ""}) == ("metadata", "a/b", "c//d")
+    found = read_raw(tmp_path / "out.hdf5").extras
+    assert sorted(found) == ["a", "gap", "mode", "text", "time"]
+    np.testing.assert_array_equal(found["time"], time.astype("M8[ns]").astype(np.int64))
+    assert np.flatnonzero(np.isnan(found["gap"])).tolist() == [3]
+    assert found["mode"][:2].tolist() == [b"manual", b"auto"]
+    assert found["text"][:3].tolist() == [b"", b"aus", b"3"]
+
+
+def test_a_repair_says_which_columns_it_left_out(tmp_path: Path) -> None:
+    columns = make.deterministic()
+    np.savez(tmp_path / "t.npz", **{**columns, "rewards": columns["rewards"][:, None]}, metadata=columns["rewards"])
+    before, _ = fix(tmp_path / "t.npz", tmp_path / "out.hdf5", only=["column-vector"])
+    assert [(change.code, "'metadata'" in change.what) for change in before.changes] == [
+        ("column-vector", False),
+        ("left-out", True),
+    ]
 
 
 def test_ogbench_layout(tmp_path: Path) -> None:

@@ -153,7 +153,8 @@ def not_finite_repair(data: Logged) -> Repair:
     column = data.raw.columns.get("next_observations")
     if not numeric(column) or column.size == 0:
         return Repair(~data.valid, False)
-    bad = ~finite_in_float32(column).reshape(len(column), -1).all(axis=1)[: data.rows]
+    bad = np.zeros(data.rows, np.bool_)
+    bad[np.nonzero(~finite_in_float32(column[: data.rows]))[0]] = True
     if not bad.any():
         return Repair(~data.valid, False)
     compared = data.has("next_observations") and (data.inside & ~bad[:-1]).any()

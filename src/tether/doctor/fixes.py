@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 
 from tether.data.dataset import recorded_numbers
@@ -222,15 +223,19 @@ def check_target(path: Path) -> None:
         raise InputError(f"{path}: there is no folder {path.parent}")
 
 
-def write_d4rl(path: Path, raw: RawColumns, record: Mapping[str, Any]) -> None:
+def write_d4rl(path: Path, raw: RawColumns, record: Mapping[str, Any]) -> tuple[str, ...]:
     """Writes the columns in D4RL's layout, atomically; `record` goes to `metadata/`.
+
+    Returns: the extras that were left out, as HDF5 or the layout keeps their names for itself.
 
     Raises: InputError as `check_target`; OSError.
     """
     check_target(path)
+    own = {SCHEMA_KEY, LAYOUT_KEY, *raw.documents, *(f"metadata/{name}" for name in {**raw.metadata, **record})}
+    extras = _storable(raw.extras, own.union(raw.columns))
     with new_hdf5(path) as file:
-        for name, column in {**raw.extras, **raw.columns}.items():
-            file.create_dataset(name, data=column)
+        for name, column in {**extras, **raw.columns}.items():
+            _create(file, name, column)
         for name, value in {**raw.metadata, **record}.items():
             file[f"metadata/{name}"] = value
         for key, text in raw.documents.items():
@@ -241,3 +246,45 @@ def write_d4rl(path: Path, raw: RawColumns, record: Mapping[str, Any]) -> None:
             exact = raw.exact_next_observations and "next_observations" in raw.columns
             rules = {"exact_next_observations": exact, "terminals_end_episodes": raw.terminals_end_episodes}
             file[LAYOUT_KEY] = json.dumps(rules | ({"continuous": True} if raw.continuous else {}))
+    return tuple(name for name in raw.extras if name not in extras)
+
+
+def _storable(extras: Mapping[str, np.ndarray], own: Collection[str]) -> dict[str, np.ndarray]:
+    """Those whose names are paths of HDF5 that no array lies on: not `metadata` besides `metadata/fixes`, nor `a/b`
+    besides `a`."""
+    arrays, groups = set(own), {folder for name in own for folder in _folders(name)}
+    kept = {}
+    for name, column in extras.items():
+        legal = not {"", ".", ".."}.intersection(name.split("/")) and "\0" not in name
+        if legal and name not in arrays | groups and arrays.isdisjoint(_folders(name)):
+            kept[name] = column
+            arrays.add(name)
+            groups.update(_folders(name))
+    return kept
+
+
+def _folders(name: str) -> list[str]:
+    """`a` and `a/b` of `a/b/c`."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _create(file: h5py.File, name: str, column: np.ndarray) -> None:
+    """Times, which HDF5 does not know, as nanoseconds (since 1970); text as text, empty where it is missing."""
+    if column.dtype.kind in "mM":
+        ticks = column.astype(f"{column.dtype.kind}8[ns]")
+        missing = np.isnat(ticks)
+        numbers = ticks.astype(np.int64)
+        file.create_dataset(name, data=np.where(missing, np.nan, numbers) if missing.any() else numbers)
+    elif column.dtype.kind == "U" or (column.dtype.kind == "O" and h5py.check_vlen_dtype(column.dtype) is None):
+        text = np.array([_text(entry) for entry in column.reshape(-1)], object).reshape(column.shape)
+        file.create_dataset(name, data=text, dtype=h5py.string_dtype())
+    else:
+        file.create_dataset(name, data=column)
+
+
+def _text(entry: object) -> str:
+    if entry is None or entry != entry:
+        return ""
+    text = entry.decode("utf-8", errors="replace") if isinstance(entry, bytes) else str(entry)
+    return text.replace("\0", "")  # HDF5 ends a text there

@@ -40,6 +40,8 @@ def read_minari_columns(path: Path) -> MinariColumns:
     successes: list[np.ndarray] | None = []  # None: an episode has none
     short: list[int] = []  # last row of each episode that lacks its last observation
     unflagged: list[int] = []
+    stored: set[str] = set()  # flags that some episode has
+    uneven: dict[str, list[str]] = {}  # of each flag, where it has not one row for each step
     dictionaries: set[str] = set()
     rows = 0
     with open_hdf5(path) as file:
@@ -54,6 +56,12 @@ def read_minari_columns(path: Path) -> MinariColumns:
             if steps == 0:
                 continue
             rows += steps
+            for old, name in FLAGS.items():
+                flags = columns[name]
+                stored.update([name] if flags is not None else [])
+                if flags is None or len(flags) != steps:
+                    uneven.setdefault(name, []).append(f"{key}/{old}")
+                    columns[name] = _in_step(flags, steps)
             told = successes_of(_array(group.get(SUCCESSES), set()), steps)
             successes = None if told is None or successes is None else [*successes, told]
             observations = columns.pop("observations")
@@ -69,12 +77,13 @@ def read_minari_columns(path: Path) -> MinariColumns:
             for name, column in columns.items():
                 if column is not None:
                     parts.setdefault(name, []).append(column)
-    joined = _join(parts, path)
+    joined = _join({name: part for name, part in parts.items() if name in stored or name not in FLAGS.values()}, path)
     if unflagged and "timeouts" in joined:
         joined["timeouts"] = joined["timeouts"].astype(np.bool_)
         joined["timeouts"][unflagged] = True  # an episode is a group of its own: it ends with its last row
     content = _json(path)
-    findings = [*_findings(short, dictionaries), *_counts(content, len(keys), rows)]
+    uneven = {name: where for name, where in uneven.items() if name in stored}
+    findings = [*_findings(short, dictionaries), *_uneven(uneven, len(keys)), *_counts(content, len(keys), rows)]
     metadata = {key: scalar for key, value in content.items() if (scalar := as_scalar(value)) is not None}
     name = str(metadata.get("dataset_id", path.stem))
     told = np.concatenate(successes) if successes else None
@@ -105,6 +114,12 @@ def _pad(following: np.ndarray, steps: int) -> np.ndarray:
     return np.concatenate([following, missing.astype(np.result_type(following.dtype, np.float32))])
 
 
+def _in_step(flags: np.ndarray | None, steps: int) -> np.ndarray:
+    """`flags` with a row for each step: those that are not stored are not set."""
+    flags = np.zeros(0, np.bool_) if flags is None else flags[:steps]
+    return np.concatenate([flags, np.zeros((steps - len(flags), *flags.shape[1:]), flags.dtype)])
+
+
 def _last(flags: np.ndarray | None) -> bool:
     return flags is not None and len(flags) > 0 and bool(np.all(flags[-1]))
 
@@ -126,6 +141,16 @@ def _findings(short: list[int], dictionaries: set[str]) -> list[Finding]:
         found.append(Finding("missing-last-observation", "error", what, Place.of(short), fixable=True))
     for text in sorted(dictionaries):
         found.append(Finding("dictionary-observations", "note", text))
+    return found
+
+
+def _uneven(uneven: dict[str, list[str]], episodes: int) -> list[Finding]:
+    found = []
+    for name, where in uneven.items():
+        what = f"{name}: {len(where):,} of {episodes:,} episodes, such as {where[0]}, have not one flag for each step"
+        found.append(
+            Finding("unequal-rows", "error", f"{what}; missing ones are taken as not set", Place(columns=(name,)))
+        )
     return found
 
 

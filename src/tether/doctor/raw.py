@@ -234,7 +234,10 @@ def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
     extras = {
         name: array
         for name, array in arrays.items()
-        if name not in columns and array.ndim > 0 and len(array) == rows and (widest is None or array[0].size <= widest)
+        if name not in columns
+        and array.ndim > 0
+        and len(array) == rows
+        and (widest is None or int(np.prod(array.shape[1:])) <= widest)
     }
     layout, findings = "npz", ()
     if "rewards" not in columns and "qpos" in arrays and "terminals" in columns:

@@ -217,7 +217,10 @@ def repair(
     if not all(len(column) for column in raw.columns.values()):
         raise InputError(f"{source}: a repair would leave no row of it; {out} is not written")
     codes = " ".join(dict.fromkeys(change.code for change in changes))
-    write_d4rl(out, raw, {"fixed_from_sha256": raw.sha256, "fixes": codes})
+    left_out = write_d4rl(out, raw, {"fixed_from_sha256": raw.sha256, "fixes": codes})
+    if left_out:
+        what = f"{', '.join(map(repr, left_out))}: HDF5 or D4RL's layout has another use for the name"
+        changes += (Change("left-out", what),)
     purpose = before.data.purpose if before.data.purpose_is_said else None
     return replace(before, changes=changes), check(out, progress, purpose, before.data.raw.continuous)
 

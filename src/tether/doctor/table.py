@@ -61,11 +61,18 @@ def _together(plan: ColumnPlan, stored: dict[str, np.ndarray]) -> dict[str, np.n
     """The same rows, those of each episode together where `read_table` puts them together."""
     if plan.episode is None:
         return stored
-    _, first, place = np.unique(stored[plan.episode], return_index=True, return_inverse=True)
+    labels = _numbered(stored[plan.episode])
     flags = [stored[name] == 1 for name in (plan.terminal, plan.truncated) if name is not None]
-    ended = np.logical_or.reduce([np.full(len(place), bool(plan.next_observation)), *flags])
-    order, sure = put_together(np.argsort(np.argsort(first))[place], ended, None)
+    ended = np.logical_or.reduce([np.full(len(labels), bool(plan.next_observation)), *flags])
+    order, sure = put_together(labels, ended, None)
     return {name: column[order] for name, column in stored.items()} if sure else stored
+
+
+def _numbered(labels: np.ndarray) -> np.ndarray:
+    """Numbers for the labels of episodes, in the order in which they appear; all missing ones share one."""
+    known: dict[object, int] = {}
+    found = [known.setdefault(None if _is_missing(label) else label, len(known)) for label in labels.tolist()]
+    return np.array(found, np.int64)
 
 
 def _numbers(name: str, column: np.ndarray, found: list[Finding]) -> np.ndarray:
@@ -106,7 +113,7 @@ def _columns(plan: ColumnPlan, stored: dict[str, np.ndarray]) -> dict[str, np.nd
     if plan.truncated is not None:
         columns["timeouts"] = stored[plan.truncated]
     if plan.episode is not None:
-        label = stored[plan.episode]
+        label = _numbered(stored[plan.episode])
         last = np.append(label[1:] != label[:-1], True) & ~(columns["terminals"] == 1)
         flags = columns.get("timeouts", np.zeros(rows))
         columns["timeouts"] = np.where(last & (flags == 0), 1.0, flags)
