@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pyarrow as arrow
 import pytest
-from doctor_data import Columns, put, without
+from doctor_data import Columns, put, take, without
 from make_data import digest, tether
 from pyarrow import csv, parquet
 from recordings import write_robomimic
@@ -202,6 +202,42 @@ def test_episodes_of_tables(tmp_path: Path) -> None:
     assert np.array_equal(report.data.timeouts, columns["timeouts"])
     assert [(f.code, f.what) for f in report.findings if f.grade != "note"] == []
     assert np.array_equal(load_dataset(str(tmp_path / "log.parquet")).timeouts, columns["timeouts"])
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".npz", ".csv", ".parquet"])
+def test_rows_in_no_order_with_their_own_successors(tmp_path: Path, suffix: str) -> None:
+    """Replay buffers that training reads as they are meant: no fault is seen, and no return of their pieces."""
+    columns = take(make.locomotion(), np.random.default_rng(0).permutation(len(make.locomotion()["rewards"])))
+    path = tmp_path / f"buffer{suffix}"
+    if suffix == ".hdf5":
+        write(path, columns)
+    else:
+        following = {f"next_observation_{i}": part for i, part in enumerate(columns["next_observations"].T)}
+        write_table(path, columns if suffix == ".npz" else table(columns, **following))
+    data, report = load_dataset(str(path)), check(path)
+    assert (report.grade, report.refused) == ("A", "")
+    np.testing.assert_array_equal(report.data.timeouts, data.timeouts)
+    np.testing.assert_array_equal(report.data.recorded, data.recorded_episodes)
+    what = next(finding.what for finding in report.findings if finding.code == "left-out")
+    assert what.startswith(f"{int((data.timeouts & ~columns['timeouts']).sum()):,} rows are not followed")
+    assert report.figures["return"] == {}
+    report.save(tmp_path / "report")
+
+
+def test_next_observations_that_are_the_rows_own_are_no_successors(tmp_path: Path) -> None:
+    report = check(write(tmp_path / "own.hdf5", {**small(), "next_observations": small()["observations"]}))
+    assert (report.codes("error"), report.grade) == ({"next-equals-current"}, "C")
+
+
+@pytest.mark.parametrize(("no", "yes"), [("no", "yes"), ("No", "Yes"), (" false", " true"), ("f", "t")])
+def test_flags_of_csv_files_are_spelled_as_their_reader_has_them(tmp_path: Path, no: str, yes: str) -> None:
+    columns = small()
+    spelled = np.where(columns["terminals"], yes, no).astype(object)
+    report = check(write_table(tmp_path / "log.csv", table(columns, terminal=spelled)))
+    np.testing.assert_array_equal(report.data.terminals, columns["terminals"])
+    assert (report.grade, report.refused) == ("A", "")
+    other = np.where(columns["terminals"], "over", no).astype(object)
+    assert "not-numbers" in check(write_table(tmp_path / "other.csv", table(columns, terminal=other))).codes("error")
 
 
 def test_names_that_say_nothing_are_refused(tmp_path: Path) -> None:

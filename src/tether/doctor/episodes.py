@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tether.data.dataset import recorded_numbers
 from tether.doctor.findings import Finding, Grade, Place
 from tether.doctor.logged import Logged, once
 from tether.doctor.steps import explained_share
@@ -492,9 +493,12 @@ def episode_ids(data: Logged) -> Findings:
         if name.rsplit("/", 1)[-1] not in EPISODE_NAMES or ids.size != len(ids) or len(ids) < data.rows:
             continue
         ids = ids[: data.rows].reshape(-1)
-        disagree = np.flatnonzero((ids[1:] != ids[:-1]) != data.ends[:-1])
+        ends = data.ends[:-1]
+        if data.recorded is not None:  # not those of pieces of one episode
+            ends = ends & (np.diff(recorded_numbers(data.recorded)) != 0)
+        disagree = np.flatnonzero((ids[1:] != ids[:-1]) != ends)
         if len(disagree):
-            what = f"{name} changes {int((ids[1:] != ids[:-1]).sum()):,} times, {int(data.ends[:-1].sum()):,} end flags"
+            what = f"{name} changes {int((ids[1:] != ids[:-1]).sum()):,} times, {int(ends.sum()):,} end flags"
             yield Finding("episode-ids-disagree", "warning", what, Place.of(disagree, [name]))
 
 

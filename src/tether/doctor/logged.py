@@ -10,7 +10,7 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
-from tether.data.schema import ActionBox
+from tether.data.schema import RECORDED_KEY, ActionBox
 from tether.data.source import ACTION_TOLERANCE
 from tether.doctor.findings import Purpose
 from tether.doctor.raw import RawColumns
@@ -231,9 +231,26 @@ class Logged:
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @cached_property
+    def recorded(self) -> Int[np.ndarray, " rows"] | None:
+        """`Dataset.recorded_episodes`; None where what flags end are the episodes."""
+        found = self.raw.extras.get(RECORDED_KEY)
+        return found[: self.rows] if numeric(found) and found.ndim == 1 and len(found) >= self.rows else None
+
+    @cached_property
+    def whole(self) -> tuple[Int[np.ndarray, " episodes"], Float[np.ndarray, " episodes"]]:
+        """(first rows, undiscounted sums of the rewards) of the complete episodes of which no row is missing, as
+        `Dataset.whole_episodes` has them: pieces of others have no return."""
+        starts, complete = self.first_rows, self.complete
+        if self.recorded is not None and self.rows:
+            last = np.append(np.flatnonzero(np.diff(self.recorded)), self.rows - 1)
+            starts = np.append(0, last[:-1] + 1)
+            complete = (self.recorded[starts] >= 0) & self.ends[last]
+        return starts[complete], np.add.reduceat(self.rewards, starts)[complete]
+
+    @property
     def returns(self) -> Float[np.ndarray, " episodes"]:
-        """Undiscounted sums of the rewards of each episode."""
-        return np.add.reduceat(self.rewards, self.first_rows)
+        """Those of `whole`."""
+        return self.whole[1]
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, " steps"]:

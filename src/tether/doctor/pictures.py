@@ -20,10 +20,10 @@ BINS = 60
 
 
 def draw_pictures(data: Logged) -> dict[str, bytes]:
-    """Title -> PNG, of those pictures for which the columns are there."""
+    """Title -> PNG, of those pictures for which there are columns, and whole episodes where they are of returns."""
     pictures = {}
     for title, (needs, draw) in PICTURES.items():
-        if data.has(*needs):
+        if data.has(*needs) and (draw not in (_returns, _order) or len(data.returns)):
             pictures[title] = _png(title, draw, data)
     return pictures
 
@@ -47,7 +47,7 @@ def _bins(values: np.ndarray) -> np.ndarray:
 
 
 def _returns(axes: Axes, data: Logged) -> None:
-    returns = data.returns[data.complete]
+    returns = data.returns
     axes.hist(returns, bins=list(_bins(returns)), color=BLUE)
     axes.axvline(float(returns.mean()), color=ORANGE, linewidth=1.4)
     axes.set_xlabel(f"return of an episode (line: mean {returns.mean():.4g})")
@@ -138,9 +138,9 @@ def _principal_plane(data: Logged) -> np.ndarray:
 
 
 def _order(axes: Axes, data: Logged) -> None:
-    pick = np.flatnonzero(data.complete)
-    pick = pick[:: max(1, len(pick) // MOST_POINTS)]
-    axes.plot(data.first_rows[pick], data.returns[pick], ".", color=BLUE, markersize=3, alpha=0.6)
+    first, returns = data.whole
+    step = max(1, len(first) // MOST_POINTS)
+    axes.plot(first[::step], returns[::step], ".", color=BLUE, markersize=3, alpha=0.6)
     axes.set_xlabel("first row of the episode in the file")
     axes.set_ylabel("return")
 

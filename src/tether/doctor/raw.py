@@ -12,13 +12,21 @@ from tether.data.choices import levels_box
 from tether.data.dataset import Dataset
 from tether.data.hdf5 import open_hdf5, values_of
 from tether.data.npz import open_npz_archive
-from tether.data.readers.d4rl import layout_rules, read_schema, scalar_metadata
+from tether.data.readers.d4rl import (
+    layout_rules,
+    note_of_lost,
+    pieces_at,
+    read_schema,
+    rows_in_no_order,
+    scalar_metadata,
+)
 from tether.data.readers.d4rl_names import d4rl_name
 from tether.data.readers.download import Downloads
 from tether.data.readers.lerobot import find_lerobot, read_lerobot_folder
 from tether.data.readers.minari import find_minari_file, is_minari_hdf5
 from tether.data.readers.recording import Recording
 from tether.data.schema import COLLECT_KEY, DENSITY_KEY, IMPORT_KEY, MASKS_KEY, RECORDED_KEY, Schema
+from tether.data.source import follows
 from tether.data.sources import (
     BUNDLED,
     HDF5_SUFFIXES,
@@ -163,7 +171,7 @@ def _read_minari_by_name(source: str) -> RawColumns:
 
 def _read_table(path: Path, widest: int | None) -> RawColumns:
     read = read_table_columns(path, widest)
-    return RawColumns(
+    raw = RawColumns(
         name=path.stem,
         location=str(path),
         layout="table",
@@ -173,6 +181,7 @@ def _read_table(path: Path, widest: int | None) -> RawColumns:
         findings=read.findings,
         sha256=sha256_file(path),
     )
+    return _with_own_successors(raw)
 
 
 def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
@@ -195,7 +204,7 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
         found = {key: file.get(key) for key in (IMPORT_KEY, COLLECT_KEY)}
         documents = {key: str(node.asstr()[()]) for key, node in found.items() if isinstance(node, h5py.Dataset)}
         rules = layout_rules(file, path)
-    return RawColumns(
+    raw = RawColumns(
         path.stem,
         str(path),
         "d4rl",
@@ -209,6 +218,41 @@ def _read_d4rl(path: Path, widest: int | None) -> RawColumns:
         sha256=sha256_file(path),
         **rules,
     )
+    return raw if rules else _with_own_successors(raw)
+
+
+def _with_own_successors(raw: RawColumns) -> RawColumns:
+    """`raw` as its reader takes it where stored next observations are used as exact ones: of D4RL's files where rows
+    mostly do not follow each other (replay buffers), of tables always. Episodes end where a row is not followed."""
+    columns = raw.columns
+    needed = [columns.get(name) for name in ("observations", "next_observations")]
+    flags = [columns[name] for name in ("terminals", "timeouts") if name in columns]
+    rows = len(columns["observations"]) if "observations" in columns else 0
+    if not all(column is not None and column.dtype.kind in "biuf" and column.ndim == 2 for column in needed):
+        return raw
+    if rows < 2 or not flags or any(flag.dtype.kind not in "biuf" or flag.size != rows for flag in flags):
+        return raw
+    observations, following = (column for column in needed if column is not None)
+    ends = np.logical_or.reduce([flag.reshape(-1) == 1 for flag in flags])
+    told_apart = "timeouts" in columns or ends.any()
+    if observations.shape != following.shape or not told_apart:
+        return raw
+    if (observations == following).all(axis=1).mean() > 0.99:  # not what followed: reported, and repaired
+        return raw
+    lost = rows_in_no_order(observations, following, ends)
+    if lost is None and raw.layout == "d4rl":
+        return raw
+    if lost is None:
+        known = np.isfinite(following[:-1]).all(axis=1) & np.isfinite(observations[1:]).all(axis=1)
+        lost = np.flatnonzero(~ends[:-1] & known & ~follows(following[:-1], observations[1:]))
+    raw = replace(raw, exact_next_observations=True, states_rules=True)
+    if len(lost) == 0:
+        return raw
+    timeouts = columns["timeouts"].reshape(-1).copy() if "timeouts" in columns else np.zeros(rows, np.bool_)
+    timeouts[lost] = True
+    findings = (*raw.findings, Finding("left-out", "note", note_of_lost(lost)))
+    extras = {**raw.extras, RECORDED_KEY: pieces_at(ends, lost)}
+    return replace(raw.with_columns(timeouts=timeouts), extras=extras, findings=findings)
 
 
 def _clock(origin: str) -> str | None:
@@ -245,7 +289,8 @@ def _read_npz(path: Path, widest: int | None) -> RawColumns | None:
         what = "no rewards, but `qpos` and `terminals`: a trajectory ends at each of these flags"
         findings = (Finding("ogbench-layout", "note", what),)
         columns["timeouts"], columns["terminals"] = columns["terminals"], np.zeros(rows or 0, np.bool_)
-    return RawColumns(path.stem, str(path), layout, columns, extras, findings=findings, sha256=sha256_file(path))
+    raw = RawColumns(path.stem, str(path), layout, columns, extras, findings=findings, sha256=sha256_file(path))
+    return _with_own_successors(raw)
 
 
 def _from_minari(path: Path) -> RawColumns:

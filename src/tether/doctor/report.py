@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tether.data.dataset import recorded_numbers
 from tether.data.sources import load_dataset
 from tether.doctor.checks import CHECKS, run_checks
 from tether.doctor.columns import action_coverage, directions_of_variance, distinct_observations
@@ -250,11 +251,13 @@ def _figures(data: Logged) -> dict[str, Any]:
         return figures
     complete = data.complete
     figures |= {"episodes": len(data.lengths), "length": _statistics(data.lengths[complete])}
+    if data.recorded is not None:
+        figures |= {"recorded_episodes": len(np.unique(recorded_numbers(data.recorded)))}
     if data.has("rewards"):
-        figures |= {"return": _statistics(data.returns[complete]), "reward": _statistics(data.rewards)}
+        figures |= {"return": _statistics(data.returns), "reward": _statistics(data.rewards)}
         task = data.task
-        if task is not None and task.reference_min is not None and not task.recorded_returns and complete.any():
-            figures["normalized_score"] = _statistics(task.normalized_score(data.returns[complete]))
+        if task is not None and task.reference_min is not None and not task.recorded_returns and len(data.returns):
+            figures["normalized_score"] = _statistics(task.normalized_score(data.returns))
     if data.has("observations"):
         figures["distinct_observations"] = distinct_observations(data)
         figures["directions_of_variance"] = directions_of_variance(data)
@@ -283,6 +286,8 @@ def _summary(report: Report) -> dict[str, str]:
         "terminals, time-outs": f"{figures['terminals']:,}, {figures['timeouts']:,}",
         "episodes": f"{figures.get('episodes', 0):,}",
     }
+    if (recorded := figures.get("recorded_episodes", 0)) != figures.get("episodes", 0) and recorded:
+        rows["episodes"] += f", pieces among them: {recorded:,} were recorded; returns are of whole ones"
     for key, name in (
         ("length", "episode length"),
         ("return", "return"),

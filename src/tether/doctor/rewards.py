@@ -123,7 +123,7 @@ def returns_of_task(data: Logged) -> Findings:
     task = data.task
     if task is None or task.reference_min is None or task.recorded_returns:
         return
-    scores = task.normalized_score(data.returns[data.complete])
+    scores = task.normalized_score(data.returns)
     if not len(scores):
         return
     stream = data.horizon is not None and data.lengths[data.complete].max() > 3 * data.horizon

@@ -1,12 +1,13 @@
 """Tables (CSV, Parquet, npz) for the doctor: what `load_dataset` would refuse in them is read and reported."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tether.data.logs.columns import ColumnPlan, resolve
+from tether.data.logs.delimited import FLAGS
 from tether.data.logs.importing import conventional_options
 from tether.data.logs.interleaved import put_together
 from tether.data.logs.tables import open_table
@@ -15,6 +16,9 @@ from tether.doctor.findings import Finding, Place
 from tether.errors import InputError
 
 __all__ = ["TableColumns", "read_table_columns"]
+
+SPELLED = {spelling: float(flag) for flag, spellings in FLAGS.items() for spelling in spellings}
+"""How a CSV file may write flags, as its reader has it."""
 
 
 class TableColumns(NamedTuple):
@@ -46,9 +50,10 @@ def read_table_columns(path: Path, widest: int | None) -> TableColumns:
         raise InputError(f"{path}: holds no rows")
     stored = {name: np.concatenate([piece[name] for piece in read]) for name in read[0]}
     found: list[Finding] = []
+    flags = (plan.terminal, plan.truncated) if path.suffix.lower() == ".csv" else ()
     for name in plan.kinds:
         if name != plan.episode:
-            stored[name] = _numbers(name, stored[name], found)
+            stored[name] = _numbers(name, stored[name], found, SPELLED if name in flags else {})
     stored = _together(plan, stored)
     columns = _columns(plan, stored)
     extras = {name: stored[name] for name in (*others, plan.episode) if name is not None}
@@ -75,11 +80,11 @@ def _numbered(labels: np.ndarray) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def _numbers(name: str, column: np.ndarray, found: list[Finding]) -> np.ndarray:
-    """`column` as float64; entries that are no numbers become NaN and are reported."""
+def _numbers(name: str, column: np.ndarray, found: list[Finding], spelled: Mapping[str, float]) -> np.ndarray:
+    """`column` as float64; entries that are neither numbers nor `spelled` become NaN and are reported."""
     if column.dtype.kind in "biuf":
         return column.astype(np.float64)
-    values = np.array([_number(entry) for entry in column.reshape(-1)]).reshape(column.shape)
+    values = np.array([_number(entry, spelled) for entry in column.reshape(-1)]).reshape(column.shape)
     bad = np.isnan(values).reshape(len(column), -1).any(axis=1)
     rows = np.flatnonzero(bad & np.array([not _is_missing(entry) for entry in column.reshape(len(column), -1)[:, 0]]))
     if len(rows):
@@ -92,10 +97,9 @@ def _is_missing(entry: object) -> bool:
     return entry is None or entry != entry
 
 
-def _number(entry: object) -> float:
+def _number(entry: object, spelled: Mapping[str, float]) -> float:
     try:
-        flags = {"true": 1.0, "false": 0.0}
-        return flags[entry.lower()] if isinstance(entry, str) and entry.lower() in flags else float(entry)  # pyright: ignore[reportArgumentType]
+        return spelled[entry] if isinstance(entry, str) and entry in spelled else float(entry)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
         return np.nan
 

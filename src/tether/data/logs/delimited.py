@@ -17,7 +17,7 @@ from tether.data.logs.pieces import HEADER_BYTES, Column, Kind, Piece, Table, re
 from tether.errors import InputError
 from tether.machine.reading import one_line
 
-__all__ = ["Header", "open_csv"]
+__all__ = ["FLAGS", "Header", "open_csv"]
 
 T = TypeVar("T")
 

@@ -30,9 +30,17 @@ from tether.data.source import FileDigest, Source, follows
 from tether.environments.tasks import Task, recorded_task
 from tether.errors import InputError
 from tether.machine.reading import parse_json
-from tether.types import Bool
+from tether.types import Bool, Int
 
-__all__ = ["layout_rules", "read_d4rl_hdf5", "scalar_metadata"]
+__all__ = [
+    "layout_rules",
+    "note_of_lost",
+    "pieces_at",
+    "read_d4rl_hdf5",
+    "read_schema",
+    "rows_in_no_order",
+    "scalar_metadata",
+]
 
 REQUIRED = ("observations", "actions", "terminals")
 SOME_ROWS = 10_000  # of which it is looked whether the next one follows
@@ -123,21 +131,39 @@ def _with_own_successors(dataset: Dataset) -> Dataset:
     """`dataset`; one whose rows mostly do not follow each other (a replay buffer) with its next observations as exact
     ones, and a time-out at each row that the next one does not follow."""
     following, ends = dataset.next_observations, dataset.terminals | dataset.timeouts
-    inside = np.flatnonzero(~ends[:-1])
-    if following is None or len(inside) == 0:
+    lost = None if following is None else rows_in_no_order(dataset.observations, following, ends)
+    if lost is None:
         return dataset
-    some = inside[:: max(1, len(inside) // SOME_ROWS)]
-    if follows(following[some], dataset.observations[some + 1]).mean() > 0.5:
-        return dataset
-    lost = inside[~follows(following[inside], dataset.observations[inside + 1])]
     timeouts = dataset.timeouts.copy()
     timeouts[lost] = True
-    note = f"{len(lost):,} rows are not followed by the next one: the stored next observations are used"
-    metadata = {**dataset.metadata, "next_observations": note}
-    recorded = np.cumsum(ends) - ends
-    recorded = np.where(np.isin(recorded, recorded[lost]), -1 - recorded, recorded)
-    changed = {"timeouts": timeouts, "exact_next_observations": True, "recorded_episodes": recorded}
+    metadata = {**dataset.metadata, "next_observations": note_of_lost(lost)}
+    changed = {"timeouts": timeouts, "exact_next_observations": True, "recorded_episodes": pieces_at(ends, lost)}
     return replace(dataset, **changed, metadata=metadata)
+
+
+def rows_in_no_order(
+    observations: np.ndarray, following: np.ndarray, ends: Bool[np.ndarray, " rows"]
+) -> Int[np.ndarray, " lost"] | None:
+    """The rows inside episodes that the next one does not follow; None where rows mostly follow each other.
+
+    following: the stored next observations. Rows that are not finite, which the doctor meets, do not tell."""
+    inside = np.flatnonzero(~ends[:-1])
+    some = inside[:: max(1, len(inside) // SOME_ROWS)]
+    known = np.isfinite(following[some]).all(axis=1) & np.isfinite(observations[some + 1]).all(axis=1)
+    some = some[known]
+    if len(some) == 0 or follows(following[some], observations[some + 1]).mean() > 0.5:
+        return None
+    return inside[~follows(following[inside], observations[inside + 1])]
+
+
+def note_of_lost(lost: Int[np.ndarray, " lost"]) -> str:
+    return f"{len(lost):,} rows are not followed by the next one: the stored next observations are used"
+
+
+def pieces_at(ends: Bool[np.ndarray, " rows"], lost: Int[np.ndarray, " lost"]) -> Int[np.ndarray, " rows"]:
+    """`Dataset.recorded_episodes` where those that `ends` end are cut after the rows `lost`."""
+    recorded = np.cumsum(ends) - ends
+    return np.where(np.isin(recorded, recorded[lost]), -1 - recorded, recorded)
 
 
 def _with_timeouts(dataset: Dataset, horizon: int | None) -> Dataset:
