@@ -258,7 +258,7 @@ FAULTS: dict[str, tuple[Callable[[], Columns], Callable[[Columns], Columns], str
         make.short_episodes,
         lambda c: {**c, "actions": np.random.default_rng(0).integers(0, 4, (len(c["actions"]), 1))},
         "discrete-actions",
-        "warning",
+        "error",
     ),
     "dead motor": (make.locomotion, lambda c: put(c, "actions", (slice(None), 1), 0), "constant-column", "warning"),
     "dead sensor": (
@@ -650,6 +650,10 @@ EXTRAS: dict[str, tuple[Callable[[Columns], Columns], set[str]]] = {
         lambda c: {"t": put({"t": clock(c, lambda r: np.ones(len(r)))}, "t", 100, -1)["t"]},
         {"time-not-increasing"},
     ),
+    "a coarse clock": (
+        lambda c: {"time": np.floor(clock(c, lambda r: np.full(len(r), 0.02)))},
+        {"time-not-increasing"},
+    ),
     "good numbers": (lambda c: {"episode_id": np.repeat(np.arange(len(make.starts(c))), make.lengths(c))}, set()),
     "shifted numbers": (
         lambda c: {"episode_id": np.roll(np.repeat(np.arange(len(make.starts(c))), make.lengths(c)), 3)},
@@ -665,6 +669,21 @@ def test_other_columns(name: str) -> None:
     found = findings(raw(columns, extras=extra(columns)))
     watched = {"uneven-time-steps", "time-gaps", "time-not-increasing", "episode-ids-disagree"}
     assert watched & set(found) == codes
+
+
+def test_a_coarse_clock_is_no_fault() -> None:
+    """Seconds at 50 Hz stand still in most rows; only one that runs backwards speaks against the rows."""
+    columns = make.locomotion()
+    seconds = np.floor(np.arange(len(columns["rewards"])) * 0.02)
+    found = findings(raw(columns, extras={"infos/time": seconds}))
+    assert found["time-not-increasing"].grade == "note"
+    back = put({"time": seconds}, "time", 100, -1)
+    [first] = [
+        f
+        for f in run_checks(Logged(raw(columns, extras=back)))
+        if (f.code, f.grade) == ("time-not-increasing", "error")
+    ]
+    assert first.place.rows == (99,)
 
 
 def test_gaps_are_told_by_row_and_by_where_they_are() -> None:
@@ -947,6 +966,42 @@ def test_unmarked_ends_are_found_exactly() -> None:
         "timeouts": np.zeros_like(columns["timeouts"]),
     }
     np.testing.assert_array_equal(jump_rows(Logged(raw(wiped))), make.ends(columns)[:-1])
+
+
+def controlled(set_points: np.ndarray, reset: bool, names: str) -> RawColumns:
+    """A tank whose level follows its set point: level, set point, their difference, as in a process's log. reset: the
+    level begins anew where the set point does."""
+    generator = np.random.default_rng(0)
+    level, integral, rows = 5.0, 0.0, []
+    for row, point in enumerate(set_points):
+        if reset and row and point != set_points[row - 1]:
+            level, integral = generator.uniform(2, 8), 0.0
+        error = point - level
+        integral += 0.01 * error
+        action = float(np.clip(0.5 * error + 0.2 * integral + 0.05 * generator.normal(), -1, 1))
+        rows.append(({"l": level, "s": point, "e": error, "i": integral}, action, -abs(error)))
+        level += 0.05 * action + 0.01 * generator.normal()
+    return raw(
+        {
+            "observations": np.array([[row[name] for name in names] for row, _, _ in rows], np.float32),
+            "actions": np.array([[action] for _, action, _ in rows], np.float32),
+            "rewards": np.array([reward for _, _, reward in rows], np.float32),
+            "terminals": np.zeros(len(rows), np.bool_),
+            "timeouts": np.arange(len(rows)) % 2000 == 1999,
+        }
+    )
+
+
+@pytest.mark.parametrize("names", ["lse", "esl", "lsei"])
+def test_set_points_that_change_are_no_teleports(names: str) -> None:
+    """They move themselves and the control error; a level that begins anew is one all the same."""
+    for every in (300, 700):
+        points = np.repeat(np.random.default_rng(every).uniform(2, 8, 8000 // every + 1), every)[:8000]
+        assert len(jump_rows(Logged(controlled(points, False, names)))) == 0
+        jumps = jump_rows(Logged(controlled(points, True, names)))
+        planted = np.flatnonzero(np.diff(points))
+        assert set(jumps) <= set(planted)
+        assert len(jumps) > 0.5 * len(planted)
 
 
 def test_one_teleport_is_found() -> None:

@@ -240,6 +240,38 @@ def test_flags_of_csv_files_are_spelled_as_their_reader_has_them(tmp_path: Path,
     assert "not-numbers" in check(write_table(tmp_path / "other.csv", table(columns, terminal=other))).codes("error")
 
 
+def test_rows_of_sorted_tables_have_the_numbers_of_the_source(tmp_path: Path) -> None:
+    """Two machines that log by turns: NaN is named where it stands in the file."""
+    columns = make.take(without(make.deterministic(), "next_observations", "timeouts"), np.arange(120))
+    turns = np.arange(120).reshape(2, -1).T.reshape(-1)
+    mixed = take(put(columns, "observations", (80, 2), np.nan), turns)
+    path = write_table(tmp_path / "log.csv", table(mixed, episode=np.repeat(np.arange(2), 60)[turns]))
+    found = {finding.code: finding.place.rows for finding in check(path).findings}
+    assert found["not-finite"] == (int(np.flatnonzero(turns == 80)[0]),)
+
+
+def test_returns_are_those_of_whole_recorded_episodes(tmp_path: Path) -> None:
+    """An episode that lost a row is two pieces, of which training counts none."""
+    columns = without(make.deterministic(), "next_observations")
+    broken = put(columns, "observations", (make.starts(columns)[1:] + 30, 1), np.nan)
+    _, after = fix(write(tmp_path / "broken.hdf5", broken), out := tmp_path / "out.hdf5")
+    returns = load_dataset(str(out)).episode_returns()
+    assert len(returns) == 1
+    np.testing.assert_allclose(after.data.returns, returns, rtol=1e-5)
+    assert (after.figures["episodes"], after.figures["recorded_episodes"]) == (119, 60)
+    assert after.figures["return"]["mean"] == pytest.approx(returns.mean(), rel=1e-5)
+
+
+def test_what_training_refuses_is_neither_a_nor_b(tmp_path: Path) -> None:
+    columns = small()
+    source = write(tmp_path / "two.hdf5", {**columns, "actions": (columns["actions"][:, :1] > 0).astype(np.float32)})
+    report = check(source)
+    assert "integer choices" in report.refused
+    assert report.grade == "D"
+    assert dataclasses.replace(report, findings=()).grade == "D"
+    assert check(source, continuous=True).grade in "AB"
+
+
 def test_names_that_say_nothing_are_refused(tmp_path: Path) -> None:
     path = write_table(tmp_path / "log.csv", {"q": np.zeros(5), "u": np.zeros(5)})
     with pytest.raises(InputError, match="do not follow the convention"):

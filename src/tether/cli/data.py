@@ -94,7 +94,7 @@ class Check:
     """No progress on stderr."""
 
     def run(self) -> int:
-        """Print, save, repair; 1 if an error is left."""
+        """Print, save, repair; 1 if an error is left, or training refuses the data."""
         from tether.doctor import check, repair
         from tether.doctor.fixes import check_target
         from tether.doctor.progress import progress_line
@@ -119,7 +119,7 @@ class Check:
             print_out(f"fixed    {self.fix}: grade {last.grade} ({last.counts()})")
         elif self.fix is not None:
             print_out(f"fixed    nothing that needs no judgement: {self.fix} is not written")
-        return 1 if last.count("error") else 0
+        return 1 if last.grade in ("C", "D") else 0
 
 
 Patterns = Annotated[tuple[str, ...], arg(metavar="COLUMN ...")]

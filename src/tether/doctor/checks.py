@@ -1,7 +1,10 @@
 """The registry: every check, in the order in which they run, with the columns that it needs."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from tether.doctor import columns, episodes, leaks, rewards, sensors
 from tether.doctor.findings import CODES, GRADES, Finding, Purpose
@@ -92,12 +95,20 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+def _in_source(finding: Finding, source_rows: np.ndarray | None) -> Finding:
+    """`finding` with the numbers that its rows have in the source."""
+    if source_rows is None:
+        return finding
+    rows = tuple(sorted(source_rows[list(finding.place.rows)].tolist()))
+    return replace(finding, place=replace(finding.place, rows=rows))
+
+
 def run_checks(data: Logged, progress: Callable[[str], None] = lambda name: None) -> list[Finding]:
     """What every possible check finds, the gravest first; `progress` is told the name of each check as it starts."""
     found = list(data.raw.findings)
     for check in CHECKS:
         if check.wanted(data) and check.possible(data):
             progress(check.name)
-            found.extend(check.run(data))
+            found.extend(_in_source(finding, data.raw.source_rows) for finding in check.run(data))
     order = list(CODES)
     return sorted(found, key=lambda finding: (GRADES.index(finding.grade), order.index(finding.code)))

@@ -8,8 +8,8 @@ import numpy as np
 
 from tether.data.dataset import recorded_numbers
 from tether.doctor.findings import Finding, Grade, Place
-from tether.doctor.logged import Logged, once
-from tether.doctor.steps import explained_share
+from tether.doctor.logged import Logged, once, spread_rows
+from tether.doctor.steps import FEW, explained_share
 from tether.types import Bool, Float
 
 __all__ = [
@@ -50,6 +50,8 @@ PAID_APART = 1.5
 """Rewards that change into the last row by this many times the usual change are paid for the end."""
 CROWD = 5
 """Steps; a jump with two others this near is none."""
+KNOWN_ROWS, RESTS = 20_000, 0.98
+"""Rows that tell which columns rest, and in which share of them a set point does."""
 GAP, SHORT_GAP, UNEVEN = 1.5, 20, 0.2
 """Of a clock's usual step: what is longer is a gap, what is shorter a gap in one recording, and what may differ."""
 TIME_NAMES = frozenset({"time", "times", "timestamp", "timestamps", "time_stamp", "t", "stamp"})
@@ -257,17 +259,21 @@ def _far_jumps(data: Logged, scores: np.ndarray) -> np.ndarray:
     hold a tenth as many pairs at most. Heavy tails have no such gap.
 
     A jump moves most columns (a collision stops velocities, but positions go on), and it is alone: where most come in
-    crowds the motion is rough (a robot that crashes into things), and nothing is said.
+    crowds the motion is rough (a robot that crashes into things), and nothing is said. A set point that changes moves
+    itself and the control error, and is no jump.
     """
     assert data.steps is not None
     o = data.narrow
+    inside = np.flatnonzero(data.inside)
+    known = inside[spread_rows(len(inside), KNOWN_ROWS)]
+    rests = (o[known] == o[known + 1]).mean(axis=0) >= RESTS
     for threshold in (factor * score for score in data.steps.thresholds for factor in (1.0, 1.15, 1.3)):
         rows, near = np.flatnonzero(scores > threshold), (scores > 0.85 * threshold).sum()
-        if near - len(rows) > 0.1 * len(rows):
+        if len(rows) == 0 or near - len(rows) > 0.1 * len(rows):
             continue
         neighbours = np.searchsorted(rows, rows + CROWD + 1) - np.searchsorted(rows, rows - CROWD) - 1
-        moved = data.steps.moved(o[rows], data.actions[rows], o[rows + 1])
-        jumps = rows[(neighbours < 2) & (moved > 1 / 3)]
+        moved = data.steps.moved(o[rows], data.actions[rows], o[rows + 1], o[known], rests)
+        jumps = rows[(neighbours < 2) & (moved > FEW)]
         if len(jumps) > 0.5 * len(rows) and np.median(moved) > 0.5:
             return jumps
     return np.array([], np.int64)
@@ -611,14 +617,17 @@ def clocks(data: Logged) -> list[Clock]:
 
 
 def time_stamps(data: Logged) -> Findings:
-    """Clock columns: must increase, and evenly."""
+    """Clock columns: must not run backwards, and tick evenly. Times that repeat are those of a coarse clock."""
     for clock in clocks(data):
         inside = data.inside & np.isfinite(clock.steps)
-        back = np.flatnonzero(inside & (clock.steps <= 0))
-        if len(back):
-            yield Finding(
-                "time-not-increasing", "error", f"{clock.name}: {len(back):,} rows", Place.of(back, [clock.name])
-            )
+        grades: tuple[tuple[Grade, np.ndarray, str], ...] = (
+            ("error", clock.steps < 0, "it runs backwards"),
+            ("note", clock.steps == 0, "it stands still"),
+        )
+        for grade, steps, how in grades:
+            if len(rows := np.flatnonzero(inside & steps)):
+                what = f"{clock.name}: {how} after {len(rows):,} rows"
+                yield Finding("time-not-increasing", grade, what, Place.of(rows, [clock.name]))
         yield from _gaps(data, clock)
         forward = inside & (clock.steps > 0)
         uneven = np.flatnonzero(forward & (np.abs(clock.steps / clock.usual - 1) > UNEVEN) & ~clock.gaps)

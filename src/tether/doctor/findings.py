@@ -423,8 +423,9 @@ CODES: Mapping[str, Code] = {
     ),
     "time-not-increasing": Code(
         "time stands still or runs backwards inside an episode",
-        "Rows are out of order or an end flag is missing.",
-        "Sort by time; cut the episode where the clock restarts.",
+        "Backwards: rows are out of order or an end flag is missing. Standing still: the clock is coarser than the "
+        "rows, which training does not read.",
+        "Sort by time; cut the episode where the clock restarts. A coarse clock needs no repair.",
     ),
     # --- rewards and alignment ------------------------------------------------------------------------------
     "constant-reward": Code(

@@ -73,6 +73,7 @@ class RawColumns:
         continuous: whole numbers among the actions are levels: the source or its user says so.
         clock: the one of `extras` that is the clock, where the source says so.
         findings: what was found while reading.
+        source_rows: the row in the source that each one was; None where they stand in its order.
     """
 
     name: str
@@ -93,6 +94,7 @@ class RawColumns:
     clock: str | None = None
     findings: tuple[Finding, ...] = ()
     sha256: str = ""
+    source_rows: np.ndarray | None = None
 
     def with_columns(self, **changes: np.ndarray | None) -> "RawColumns":
         """A copy with some columns replaced, or left out where None is given."""
@@ -106,7 +108,8 @@ class RawColumns:
         def pick(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {name: array[rows] for name, array in arrays.items() if len(array) == count}
 
-        return replace(self, columns=pick(self.columns), extras=pick(self.extras))
+        source_rows = None if self.source_rows is None else self.source_rows[rows]
+        return replace(self, columns=pick(self.columns), extras=pick(self.extras), source_rows=source_rows)
 
 
 def read_raw(source: str | Path, every_column: bool = False) -> RawColumns:
@@ -180,6 +183,7 @@ def _read_table(path: Path, widest: int | None) -> RawColumns:
         schema=read.schema,
         findings=read.findings,
         sha256=sha256_file(path),
+        source_rows=read.source_rows,
     )
     return _with_own_successors(raw)
 

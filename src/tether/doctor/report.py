@@ -33,7 +33,7 @@ OVERALL = {
     "A": "nothing above a note",
     "B": "warnings: some algorithms or numbers come out wrong",
     "C": "errors, all of which --fix repairs",
-    "D": "errors that need a hand",
+    "D": "errors that need a hand, or training refuses the data",
 }
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "bold red", "D": "bold red"}
@@ -62,6 +62,8 @@ class Report:
     def grade(self) -> Literal["A", "B", "C", "D"]:
         """A to D, see `OVERALL`."""
         errors = [finding for finding in self.findings if finding.grade == "error"]
+        if self.refused and not errors:
+            return "D"  # for what no check looks at
         if errors:
             return "C" if all(finding.fixable for finding in errors) else "D"
         return "B" if any(finding.grade == "warning" for finding in self.findings) else "A"

@@ -14,11 +14,13 @@ import numpy as np
 from tether.doctor.regression import Regression, fit
 from tether.types import Bool, Float, Int
 
-__all__ = ["StepScores", "explained_share", "score_steps"]
+__all__ = ["FEW", "StepScores", "explained_share", "score_steps"]
 
 FIT_ROWS = 20_000
 RANDOM_PAIRS = 10_000
 CHUNK = 1 << 16
+FEW = 1 / 3
+"""Share of the columns that a jump moves more than."""
 TRIMMED = 0.1
 """Share of the pairs with the largest errors that the second fit leaves out: unmarked ends must not shape it."""
 
@@ -46,12 +48,25 @@ class StepScores(NamedTuple):
         """Scores of pairs of the caller's choice."""
         return _score(_errors(self.model, observation, action, following), self.scale)
 
-    def moved(self, observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> Float[np.ndarray, " pairs"]:
+    def moved(
+        self, observation: np.ndarray, action: np.ndarray, following: np.ndarray, known: np.ndarray, rests: np.ndarray
+    ) -> Float[np.ndarray, " pairs"]:
         """The share of the columns that ever change in which a pair errs by more than three typical errors, and by more
-        than a quarter of the column's spread."""
+        than a quarter of the column's spread; 0 where no more than `FEW` do so of all columns but set points and what
+        follows from them.
+
+        known: (rows, O) observations that tell what follows from what. rests: (O,) columns that hardly ever change.
+        """
         moving = np.isfinite(self.scale)
-        error = _errors(self.model, observation, action, following)[:, moving]
-        return (error > np.maximum(3 * self.scale, 0.25 * self.spread)[moving]).mean(axis=1)
+        error = _errors(self.model, observation, action, following)
+        far = error > np.maximum(3 * self.scale, 0.25 * self.spread)
+        moved = far[:, moving].mean(axis=1)
+        own = moving & ~rests
+        if not own.any() or not (moving & rests).any():
+            return moved
+        steadiest_first = np.argsort(error[:, own].mean(axis=0) / self.spread[own], kind="stable")
+        own &= ~_following(known, np.flatnonzero(moving & rests), np.flatnonzero(own)[steadiest_first])
+        return np.where(far[:, own].mean(axis=1) > FEW, moved, 0.0)
 
 
 def score_steps(observations: np.ndarray, actions: np.ndarray, inside: Bool[np.ndarray, " steps"]) -> StepScores | None:
@@ -84,6 +99,31 @@ def score_steps(observations: np.ndarray, actions: np.ndarray, inside: Bool[np.n
     bulk = float(np.quantile(scores[claimed], 0.95))
     thresholds = tuple(threshold for threshold in by_chance if threshold > 1.3 * bulk)
     return StepScores(scores, by_chance[0], min(usual, by_chance[0]), thresholds, model, scale, spread)
+
+
+def _following(
+    known: Float[np.ndarray, "rows observation"],
+    resting: Int[np.ndarray, " resting"],
+    others: Int[np.ndarray, " others"],
+) -> Bool[np.ndarray, " observation"]:
+    """Columns that the resting ones and earlier `others` tell exactly, and those alone do not: such as a control error,
+    which is set point minus measurement and jumps with the set point."""
+    found = np.zeros(known.shape[1], np.bool_)
+    if len(known) < 10 * (len(resting) + len(others)):
+        return found
+    z = known.astype(np.float64) - known.mean(axis=0, dtype=np.float64)
+    z /= np.maximum(z.std(axis=0), 1e-30)
+
+    def told_exactly(upper: np.ndarray) -> np.ndarray:
+        return np.abs(np.diagonal(upper)) / np.sqrt(len(z)) < 1e-3
+
+    told = told_exactly(np.asarray(np.linalg.qr(z[:, [*resting, *others]], mode="r")))[len(resting) :]
+    if told.all():
+        return found
+    own, candidates = z[:, others[~told]], others[told]
+    left = z[:, candidates] - own @ np.linalg.lstsq(own, z[:, candidates], rcond=None)[0]
+    found[candidates[left.std(axis=0) >= 1e-3]] = True
+    return found
 
 
 def explained_share(observations: np.ndarray, actions: np.ndarray, left: Int[np.ndarray, " pairs"], lag: int) -> float:

@@ -22,12 +22,15 @@ SPELLED = {spelling: float(flag) for flag, spellings in FLAGS.items() for spelli
 
 
 class TableColumns(NamedTuple):
-    """Columns under D4RL's names, the others under their own, and what was found on the way."""
+    """Columns under D4RL's names, the others under their own, and what was found on the way.
+
+    source_rows: the row of the table that each one was; None where they stand in its order."""
 
     columns: dict[str, np.ndarray]
     extras: dict[str, np.ndarray]
     schema: Schema
     findings: tuple[Finding, ...]
+    source_rows: np.ndarray | None
 
 
 def read_table_columns(path: Path, widest: int | None) -> TableColumns:
@@ -54,23 +57,24 @@ def read_table_columns(path: Path, widest: int | None) -> TableColumns:
     for name in plan.kinds:
         if name != plan.episode:
             stored[name] = _numbers(name, stored[name], found, SPELLED if name in flags else {})
-    stored = _together(plan, stored)
+    order = _together(plan, stored)
+    stored = stored if order is None else {name: column[order] for name, column in stored.items()}
     columns = _columns(plan, stored)
     extras = {name: stored[name] for name in (*others, plan.episode) if name is not None}
     size = size_of(plan.action)
     schema = Schema(plan.observation, plan.action, ActionBox((-1.0,) * size, (1.0,) * size))
-    return TableColumns(columns, extras, schema, tuple(found))
+    return TableColumns(columns, extras, schema, tuple(found), order)
 
 
-def _together(plan: ColumnPlan, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same rows, those of each episode together where `read_table` puts them together."""
+def _together(plan: ColumnPlan, stored: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The order with the rows of each episode together, where `read_table` puts them together."""
     if plan.episode is None:
-        return stored
+        return None
     labels = _numbered(stored[plan.episode])
     flags = [stored[name] == 1 for name in (plan.terminal, plan.truncated) if name is not None]
     ended = np.logical_or.reduce([np.full(len(labels), bool(plan.next_observation)), *flags])
     order, sure = put_together(labels, ended, None)
-    return {name: column[order] for name, column in stored.items()} if sure else stored
+    return order if sure and (np.diff(order) != 1).any() else None
 
 
 def _numbered(labels: np.ndarray) -> np.ndarray:
