@@ -224,6 +224,13 @@ def test_rows_in_no_order_with_their_own_successors(tmp_path: Path, suffix: str)
     report.save(tmp_path / "report")
 
 
+def test_rewards_of_rows_in_no_order_are_scaled_over_all_of_them(tmp_path: Path) -> None:
+    """No row but time-outs is left to a reader that does not know what followed."""
+    columns = take(make.deterministic(), np.random.default_rng(0).permutation(3600))
+    report = check(write(tmp_path / "buffer.hdf5", {**columns, "rewards": 1e6 * columns["rewards"].astype(float)}))
+    assert report.codes("warning") == {"reward-scale"}
+
+
 def test_next_observations_that_are_the_rows_own_are_no_successors(tmp_path: Path) -> None:
     report = check(write(tmp_path / "own.hdf5", {**small(), "next_observations": small()["observations"]}))
     assert (report.codes("error"), report.grade) == ({"next-equals-current"}, "C")

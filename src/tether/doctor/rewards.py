@@ -75,14 +75,20 @@ def reward_scale(data: Logged) -> Findings:
 
 def _suggested(data: Logged, steps: float) -> str:
     """The first transform after which the rewards can be learnt."""
-    rows = np.flatnonzero(data.terminals[:-1] | ~data.timeouts[:-1])
     observations = data.narrow if data.has("observations") else np.zeros((data.rows, 1), np.float32)
+    if data.raw.exact_next_observations and data.has("observations", "next_observations"):  # time-outs are kept
+        rows, observations, following = np.arange(data.rows), data.observations, data.next_observations
+    else:
+        rows = np.flatnonzero(data.terminals[:-1] | ~data.timeouts[:-1])
+        following = observations[rows + 1]
     ended = data.terminals[rows].astype(np.float32)
-    table = Transition(observations[rows], data.actions[rows], data.rewards[rows], observations[rows + 1], ended)  # pyright: ignore[reportArgumentType]
-    name = mending_transform(table, data.rewards, steps)
+    table = Transition(observations[rows], data.actions[rows], data.rewards[rows], following, ended)  # pyright: ignore[reportArgumentType]
+    with np.errstate(over="ignore"):  # distances of huge observations
+        name = mending_transform(table, data.rewards, steps)
     if not name:
         return "scale them where they are computed"
-    rewards = REWARD_TRANSFORMS.find(name)(table)[0](data.rewards)
+    with np.errstate(over="ignore"):
+        rewards = REWARD_TRANSFORMS.find(name)(table)[0](data.rewards)
     return f"with --reward-transform {name} they are {rewards.min():.3g} to {rewards.max():.3g}"
 
 
