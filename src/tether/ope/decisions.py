@@ -16,7 +16,7 @@ from tether.algorithms.interface import CorrectedMemory
 from tether.data import Dataset
 from tether.data.schema import ActionBox
 from tether.errors import InputError
-from tether.ope.evidence import Evidence, first_weight, value_scale
+from tether.ope.evidence import Evidence, first_weight, spread_of, value_scale
 from tether.ope.fitted_q import EvaluationData
 from tether.policies.deployed import DeployedPolicy
 from tether.types import Array, Float, Int, Key
@@ -95,7 +95,8 @@ def evaluation_data(evidence: Evidence, decisions: Sequence[Decisions]) -> tuple
     that would change what an early end is worth. Where the log has next actions, the policy that wrote it is the last
     candidate: what it is worth is known.
     """
-    mean, std = evidence.rows.observation.mean(axis=0), evidence.rows.observation.std(axis=0) + 1e-3
+    observation = np.asarray(evidence.rows.observation)
+    mean, std = observation.mean(axis=0), spread_of(observation)
     scale = value_scale(evidence)
     candidates = list(decisions)
     if evidence.rows.next_action is not None:
@@ -105,7 +106,7 @@ def evaluation_data(evidence: Evidence, decisions: Sequence[Decisions]) -> tuple
         candidates.append(Decisions(np.asarray(evidence.rows.next_action), there, own))
     rows = evidence.rows
     data = EvaluationData(
-        observation=(rows.observation - mean) / std,  # pyright: ignore[reportArgumentType]
+        observation=(observation - mean) / std,
         action=rows.action,
         reward=(rows.reward / scale).astype(np.float32),  # pyright: ignore[reportAttributeAccessIssue]
         next_observation=(rows.next_observation - mean) / std,  # pyright: ignore[reportArgumentType]

@@ -99,6 +99,12 @@ def first_weight(evidence: Evidence) -> Float[np.ndarray, " rows"]:
     return 0.5 / len(powers) + 0.5 * powers / powers.sum()
 
 
+def spread_of(columns: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " columns"]:
+    """Standard deviations, however small the unit; 1 for a column that never changes but by round-off."""
+    std, size = columns.std(axis=0, dtype=np.float64), np.abs(columns).max(axis=0)
+    return np.where(std > 1e-6 * size, std, 1.0).astype(np.float32)
+
+
 def value_scale(evidence: Evidence) -> float:
     """By which rewards are divided, so that values have a spread of about 1."""
     return max(float(evidence.to_go.std()), SMALLEST_SPREAD * abs(float(evidence.to_go.mean())), 1e-12)

@@ -2,18 +2,19 @@
 
 For a state of the log: the `NEIGHBOURS` rows of other episodes whose states lie nearest, and the distance from an
 action to the nearest of theirs. The log's own decisions set the measure: one is off the support where that distance is
-beyond what 99 of 100 of them have.
+beyond what 99 of 100 of them have. Actions that differ by little are the same: a log of a few levels has no distances.
 """
 
 import numpy as np
 
-from tether.ope.evidence import Evidence
+from tether.ope.evidence import Evidence, spread_of
 from tether.types import Bool, Float, Int
 
 __all__ = ["OWN_SHARE", "Support"]
 
 OWN_SHARE = 0.01  # of the log's own decisions are off the support, by definition
 NEIGHBOURS, MOST_ROWS, AT_ONCE = 20, 50_000, 100
+SAME, LEAST, MOST = 0.1, 0.005, 0.05  # of an action's spread, and within these parts of its range's half
 
 
 class Support:
@@ -24,8 +25,9 @@ class Support:
         random, rows, places = np.random.default_rng(seed), evidence.rows, evidence.places
         known = np.sort(random.permutation(len(evidence.episode))[:MOST_ROWS])
         observation, action = np.asarray(rows.observation), np.asarray(rows.action)
-        self._scale = action.std(axis=0) + 1e-3
-        spread = observation.std(axis=0) + 1e-6 * (1 + np.abs(observation).max(axis=0))
+        std = action.std(axis=0)
+        self._scale, self._same = std + 1e-3, np.clip(SAME * std, LEAST, MOST)
+        spread = spread_of(observation)
         states, pool = observation[places] / spread, observation[known] / spread
         other = evidence.recording[places][:, None] != evidence.recording[known]
         other |= ~other.any(axis=1, keepdims=True) & (places[:, None] != known)  # a single episode
@@ -38,7 +40,8 @@ class Support:
         return float(np.mean(self._distance(action) > self._limit))
 
     def _distance(self, action: np.ndarray) -> np.ndarray:
-        return (((action[:, None] - self._near) / self._scale) ** 2).sum(axis=2).min(axis=1)
+        apart = np.abs(action[:, None] - self._near)
+        return ((np.where(apart > self._same, apart, 0.0) / self._scale) ** 2).sum(axis=2).min(axis=1)
 
 
 def _nearest(

@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -42,6 +43,9 @@ __all__ = ["Choice", "Judged", "answer_line", "choice_table", "choose", "choose_
 MOST_ROWS = 100_000
 MOST_OFF = 0.1  # of a policy's decisions off the support: more, and it has left the log within ten steps
 MOST_REGRET = 0.25  # of a choice by values, as a part of that of a blind choice
+MOST_BEYOND = 0.1  # of what rewards can add up to: where costs are the only rewards, the best are worth the bound, 0
+LEAST_BETTER = 0.1  # probability of being worth more than the log's own policy
+LEAST_EPISODES = 10  # that weights must leave: with fewer the interval is that of a handful, far too narrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +234,12 @@ def _decide(
             )
         except InputError as error:
             refused[candidate.name] = str(error)
-    return decisions, refused
+    # Networks begin differently at each place: an order that is the decisions' own gives one answer to one question.
+    return dict(sorted(decisions.items(), key=lambda named: _digest(named[1]))), refused
+
+
+def _digest(decisions: Decisions) -> bytes:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in decisions)).digest()
 
 
 def _different(decisions: dict[str, Decisions]) -> dict[str, Decisions]:
@@ -305,6 +314,8 @@ def _with_value(row: Judged, ranking: Ranking, place: int) -> Judged:
 def _importance(found: Estimate | None) -> dict[str, float] | None:
     if found is None:
         return None
+    if found.effective_episodes < LEAST_EPISODES:
+        return {"value": found.value, "effective_episodes": found.effective_episodes}
     low, high = (
         found.value + sign * NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * found.standard_error for sign in (-1, 1)
     )
@@ -326,7 +337,8 @@ def _gates(row: Judged, evidence: Evidence) -> list[str]:
     found, (low, high) = [], evidence.reachable
     assert row.value is not None
     assert row.off_support is not None
-    if not low <= row.value <= high:
+    slack = MOST_BEYOND * (high - low)
+    if not low - slack <= row.value <= high + slack:
         found.append(f"its value {row.value:.3g} is not one that rewards can add up to ({low:.3g} to {high:.3g})")
     if row.off_support > MOST_OFF:
         found.append(f"{row.off_support:.1%} of its decisions are unlike any that were logged in such states")
@@ -354,8 +366,13 @@ def verdict(
         missed = "" if behaviour is None else f"; what the log itself earned is missed by {off:.3g}"
         return None, f"the highest value is {words}: they differ by too little for how well they are known{missed}"
     words = words if len(passing) > 1 else "the only one to choose"
-    beside = f"; worth more than the log's own policy with a probability of {ranking.above(leader, -1):.0%}"
-    return names[leader], words + ("" if behaviour is None else beside)
+    if behaviour is None:
+        return names[leader], words
+    better = ranking.above(leader, -1)
+    beside = f"worth more than the log's own policy with a probability of {better:.0%}"
+    if better < LEAST_BETTER:
+        return None, f"{names[leader]}, the best of them, is {beside}"
+    return names[leader], f"{words}; {beside}"
 
 
 # --- for people ---------------------------------------------------------------------------------------------
