@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from make_data import finished_run
 from make_data import tether as run_command
 
 import tether
@@ -499,3 +500,20 @@ def test_bad_input(trained: Path, words: list[str], complaint: str) -> None:
     code, out, err = run_command(*[word.replace("RUN", str(trained)) for word in words])
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert complaint in err
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_logs_of_levels_can_be_named_for_a_policy_folder(monkeypatch: pytest.MonkeyPatch, levels: bool) -> None:
+    """A run says that its actions are levels; a policy folder does not."""
+    asked: list[Any] = []
+
+    def loaded(source: str, continuous: bool) -> Any:
+        asked.append((source, continuous))
+        raise InputError("enough")
+
+    monkeypatch.setattr("tether.studies.choose._loaded", loaded)
+    code, _, said = run_command(
+        "choose", finished_run() / "policy", "--data", "log.hdf5", *(["--continuous"] if levels else [])
+    )
+    assert (code, asked) == (2, [("log.hdf5", levels)])
+    assert "enough" in said

@@ -40,6 +40,8 @@ class Choose:
     """At most so many rows of the log, drawn at random."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Of networks and draws."""
+    continuous: bool = False
+    """Actions of whole numbers in --data are levels, as of `tether train`; runs say it themselves."""
     json: Annotated[str | None, hint("none", "FILE")] = None
     """Also write the answer as JSON; `-`: in the place of the table."""
     quiet: bool = False
@@ -56,6 +58,7 @@ class Choose:
             raise InputError(f"--json {self.json}: no such folder")
         length = {} if self.updates is None else {"updates": self.updates}
         how = {"discount": self.discount, "members": self.members, "rows": self.rows, "seed": self.seed, **length}
+        how |= {"continuous": self.continuous}
         choice = choose(self.candidates, self.data, quiet=self.quiet, **how)
         if self.json == "-":
             sys.stdout.write(to_json(choice.to_json()))

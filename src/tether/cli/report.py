@@ -37,6 +37,8 @@ class Report:
     """A log: say what the policy would do there beside what was done."""
     rows: Annotated[int, arg(metavar="N")] = 2000
     """With --data: at so many logged observations the policy is asked."""
+    continuous: bool = False
+    """With --data: actions of whole numbers are levels, as of `tether train`."""
     out: Annotated[Path | None, hint("report, or policy-report, in the folder where there is one", "DIR")] = None
     """Folder for page, tables and figures; files that are there are replaced."""
     title: Annotated[str | None, hint("the target, or the folders' names", "TEXT")] = None
@@ -68,6 +70,7 @@ class Report:
         out = self.out or self.folders[0] / "policy-report"
         command = shlex.join(["tether", *sys.argv[1:]])
         how = {"most_rows": self.rows, "title": self.title, "command": command}
-        for path in make_policy_report(self.folders[0], load_dataset(source), out, **how):
+        data = load_dataset(source, continuous=self.continuous)
+        for path in make_policy_report(self.folders[0], data, out, **how):
             print_out(str(path))
         return 0

@@ -108,6 +108,7 @@ def choose(
     members: int = FittedQ.members,
     rows: int = MOST_ROWS,
     seed: int = 0,
+    continuous: bool = False,
     quiet: bool = False,
 ) -> Choice:
     """Which of several policies to deploy, from logged data alone (docs/choosing-a-policy.md).
@@ -120,6 +121,7 @@ def choose(
         updates, members: of fitted Q evaluation: of each network, and how many there are.
         rows: at most so many of the log, drawn at random.
         seed: of networks and draws; the same one gives the same answer.
+        continuous: `dataset`'s actions of whole numbers are levels; runs that were trained so say it themselves.
         quiet: no progress on stderr.
 
     Returns the table, and one recommendation or the reason why there is none.
@@ -132,7 +134,7 @@ def choose(
     if members < 2 or updates < 1 or rows < 1:
         raise InputError(f"members {members}, updates {updates}, rows {rows}: at least 2 members, 1 update, 1 row")
     check_seed(seed)
-    data, found = _read(paths, dataset)
+    data, found = _read(paths, dataset, continuous)
     discount = _discount(found) if discount is None else discount
     if not 0 <= discount < 1:
         raise InputError(f"discount {discount}: must be at least 0 and below 1")
@@ -159,14 +161,16 @@ def choose_among(
     return judge(found, evidence, decisions, refused, values, scale, data.source.location, settings, weighed)
 
 
-def _read(paths: Sequence[Path], given: str | Path | Dataset | None) -> tuple[Dataset, list[Candidate]]:
+def _read(
+    paths: Sequence[Path], given: str | Path | Dataset | None, continuous: bool
+) -> tuple[Dataset, list[Candidate]]:
     """The data to judge on, and all candidates. Data of several runs are read once."""
     known: dict[str, Dataset] = {}
-    continuous: set[bool] = set()
 
     def trained_on(folder: Path) -> Dataset:
+        nonlocal continuous
         record = read_config(folder)[1].data
-        continuous.add(record.continuous)
+        continuous |= record.continuous
         if record.sha256 not in known:
             if isinstance(given, Dataset) and record.digest_of(given) == record.sha256:
                 known[record.sha256] = given
@@ -182,7 +186,7 @@ def _read(paths: Sequence[Path], given: str | Path | Dataset | None) -> tuple[Da
     if isinstance(given, Dataset):
         return given, found
     if given is not None:
-        return _loaded(given, True in continuous), found
+        return _loaded(given, continuous), found
     if not known:
         raise InputError("choose: a policy folder does not say what it was trained on; name data with --data")
     if len(known) > 1:
