@@ -1,5 +1,6 @@
 """`tether compare`: one protocol for all, resumable, and its table says what the run folders say."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -309,6 +310,33 @@ def test_a_run_of_something_else_is_refused(tmp_path: Path) -> None:
     assert code == 1
     assert f"bc failed: {folder / 'bc'}: a run with other seeds than this comparison's" in printed
     assert row_of(folder, "bc")["last"] is None  # its score is none of this comparison's
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("reward transform", {"data": {"reward_transform": {"name": "scale"}}}),
+        ("observation transform", {"data": {"observation_transform": {"name": "standardise"}}}),
+        ("data filter", {"data": {"filter": {"name": "top-10%"}}}),
+        ("hold-out", {"data": {"holdout": {"name": "10%"}}}),
+        ("framing", {"data": {"framing": {"history": 2}}}),
+        ("reading of the actions", {"data": {"continuous": True}}),
+        ("horizon", {"horizon": 7}),
+    ],
+)
+def test_a_run_on_data_that_were_changed_otherwise_is_refused(
+    tmp_path: Path, words: str, changes: dict[str, Any]
+) -> None:
+    found = compare._load(finished())
+    found = dataclasses.replace(found, folder=tmp_path)
+    config, data = json.loads((finished() / "bc" / "config.json").read_text()), load_dataset(str(data_file()))
+    (tmp_path / "bc").mkdir()
+    path = tmp_path / "bc" / "config.json"
+    path.write_text(json.dumps(config))
+    compare._check_run(found, "bc", data)
+    path.write_text(json.dumps({**config, **changes, "data": {**config["data"], **changes.get("data", {})}}))
+    with pytest.raises(InputError, match=f"bc: a run with other {words} than this comparison's; move it away"):
+        compare._check_run(found, "bc", data)
 
 
 @pytest.mark.parametrize(

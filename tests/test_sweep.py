@@ -119,10 +119,17 @@ def test_a_spec_is_a_product_cut_into_programs(tmp_path: Path) -> None:
         ("[options]", "[options", "not valid TOML"),
         ("datasets = [", "datasets = [1, ", "datasets: must be a list of names"),
         ("[algorithm.dtql.sweep]", "[algorithm.dtgl.sweep]", "unknown algorithm 'dtgl'"),
+        (
+            "[algorithm.dtql.sweep]",
+            "[algorithm.dtql.sweeps]",
+            "unknown part of [algorithm.dtql] 'sweeps'; did you",
+        ),
+        ("[algorithm.dtql.sweep]", "[algorithm.dql.sweep]", "unknown algorithm of this sweep 'dql'; did you mean dtql"),
+        ("[algorithm.dtql.sweep]", "[algorithm]\niql = 3\n[sweep]", "unknown algorithm of this sweep 'iql'; did you"),
     ],
 )
 def test_refused_specs(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = SPEC.replace('"dtql", "bc"', '"dtql"')
+    text = SPEC.replace('"dtql", "bc"', '"dtql"').replace("[algorithm.bc]\nset = { }\n", "")
     path = write_spec(tmp_path, (SPEC if old not in text else text).replace(old, new, 1))
     with pytest.raises(InputError, match=message.replace("[", r"\[")) as caught:
         load_spec(path)
@@ -149,7 +156,76 @@ def test_a_folder_belongs_to_one_spec(tmp_path: Path) -> None:
         SweepFolder.open(tmp_path / "full", spec)
 
 
+@pytest.mark.parametrize("spelling", ["base =", '"base" =', "  base =", "'base'="])
+def test_the_stored_spec_has_one_base(tmp_path: Path, spelling: str) -> None:
+    """However the user spells it; a second one made the folder unreadable."""
+    spec = load_spec(write_spec(tmp_path, f"{spelling} {json.dumps(str(tmp_path))}\n{tiny()}"))
+    SweepFolder.open(tmp_path / "out", spec)
+    assert load_spec(tmp_path / "out" / "spec.toml").jobs == spec.jobs
+    SweepFolder.open(tmp_path / "out", spec)
+
+
+def test_a_base_of_another_table_is_not_the_specs(tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_text("")
+    spec = load_spec(write_spec(tmp_path, tiny(datasets=["logs.csv"]) + '[slurm]\nbase = "x"\n'))
+    SweepFolder.open(tmp_path / "out", spec)
+    assert load_spec(tmp_path / "out" / "spec.toml").jobs == spec.jobs
+
+
 # --- the table ----------------------------------------------------------------------------------------------
+
+
+def table_of(tmp_path: Path, text: str, scores: dict[int, float]) -> list[tuple[Any, ...]]:
+    """(data set, settings, mean, finished, seeds) of each row, where these jobs came to these scores."""
+    spec = load_spec(write_spec(tmp_path, text))
+    folder = SweepFolder.open(tmp_path / "out", spec)
+    for number, score in scores.items():
+        job = spec.jobs[number]
+        folder.run_folder(job).mkdir()
+        lanes = [{"normalized_score": score, "diverged": None} for _ in job.lanes]
+        result = {"lanes": lanes, "dataset": Path(job.dataset).stem, "status": "done"}
+        (folder.run_folder(job) / "result.json").write_text(json.dumps(result))
+    found, lanes = job_rows(folder)
+    assert sum(row.seeds for row in found) == len(lanes)
+    return [(row.dataset, row.settings, row.mean, row.finished, row.seeds) for row in found]
+
+
+def test_data_sets_of_one_name_have_rows_of_their_own(tmp_path: Path) -> None:
+    for plant in ("a", "b"):
+        (tmp_path / f"plant-{plant}").mkdir()
+        (tmp_path / f"plant-{plant}" / "logs.hdf5").write_text("")
+    text = 'algorithms = ["bc"]\nseeds = 2\ndatasets = ["plant-a/logs.hdf5", "plant-b/logs.hdf5", "other/mine.csv"]\n'
+    assert table_of(tmp_path, text, {0: 10.0, 1: 90.0}) == [
+        ("plant-a/logs.hdf5", {}, 10.0, 2, 2),
+        ("plant-b/logs.hdf5", {}, 90.0, 2, 2),
+        ("mine", {}, None, 0, 2),
+    ]
+
+
+def test_a_setting_that_is_half_done_has_one_row(tmp_path: Path) -> None:
+    text = 'algorithms = ["bc"]\ndatasets = ["logs.hdf5"]\nseeds = 4\nlanes_per_job = 2\n'
+    assert table_of(tmp_path, text, {0: 10.0}) == [("logs", {}, 10.0, 2, 4)]
+
+
+def test_runs_with_settings_of_their_own_have_rows_of_their_own(tmp_path: Path) -> None:
+    """What they differ in is shown; what all of an algorithm have in common, or means the same, is not."""
+    run = '[[runs]]\nalgorithm = "td3-bc"\ndataset = "logs.hdf5"\n'
+    text = f"""seeds = 2
+[options]
+updates = 50
+[algorithm.bc.set]
+learning_rate = 1e-3
+{run}set = {{ discount = 0.9, hidden_sizes = [8, 8] }}
+{run}set = {{ discount = 0.99, hidden_sizes = "8,8" }}
+{run}options = {{ batch_size = 64 }}
+set = {{ hidden_sizes = [8, 8] }}
+{run.replace("td3-bc", "bc")}"""
+    assert table_of(tmp_path, text, {0: 10.0, 1: 90.0, 2: 50.0}) == [
+        ("logs", {"discount": 0.9}, 10.0, 2, 2),
+        ("logs", {"discount": 0.99}, 90.0, 2, 2),
+        ("logs", {"batch_size": 64}, 50.0, 2, 2),
+        ("logs", {}, None, 0, 2),
+    ]
 
 
 def test_the_table_counts_what_is_there(tmp_path: Path) -> None:

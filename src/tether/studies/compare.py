@@ -25,9 +25,10 @@ from tether.algorithms.catalogue import entry_of
 from tether.algorithms.registry import hyperparameters_of, make_algorithm
 from tether.api import resume, train
 from tether.bench import act_latency, update_flops
-from tether.data import ONE_STEP, Dataset, Downloads, Framing, load_dataset
+from tether.data import ONE_STEP, Dataset, Downloads, Framing, load_dataset, view_of
+from tether.data.holdout import NO_HOLDOUT
 from tether.data.transforms import no_rewards
-from tether.environments.choose import NO_ENVIRONMENT, task_for
+from tether.environments.choose import NO_ENVIRONMENT, known_task, task_for
 from tether.environments.ids import import_environment
 from tether.environments.make import check_imported
 from tether.environments.tasks import find_task
@@ -45,6 +46,7 @@ from tether.presets import preset_names
 from tether.presets.recipes import find_recipe
 from tether.runs.arms import as_text
 from tether.runs.config import check_counts, check_rewards, commit, fresh_folder, versions
+from tether.runs.document import DataRecord
 from tether.runs.folder import make_fresh
 from tether.runs.moved import find_source, findable, relative_source
 from tether.runs.plan import Options
@@ -417,7 +419,7 @@ def _train_all(comparison: Comparison, data: Dataset, cost: str, quiet: bool) ->
             if not _finished(comparison.folder / name):
                 _write(comparison, cost)
                 _train_one(comparison, name, data, quiet)
-            _check_run(comparison, name)
+            _check_run(comparison, name, data)
         except Interrupted as stop:
             _write(comparison, cost)
             raise Stopped(stop.signal_number, comparison.folder) from None
@@ -459,7 +461,7 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
     note_next_run()
     run = comparison.folder / name
     if (run / "config.json").exists():
-        _check_run(comparison, name)
+        _check_run(comparison, name, data)
         resume(run, dataset=data, quiet=quiet)
         return
     entrant, protocol = comparison.entrants[name], comparison.protocol
@@ -480,7 +482,7 @@ def _train_one(comparison: Comparison, name: str, data: Dataset, quiet: bool) ->
     )
 
 
-def _check_run(comparison: Comparison, name: str) -> None:
+def _check_run(comparison: Comparison, name: str, data: Dataset) -> None:
     """Refuse a run folder that is not of this comparison, such as one that was copied into it."""
     path, entrant, protocol = comparison.folder / name / "config.json", comparison.entrants[name], comparison.protocol
     try:
@@ -498,6 +500,16 @@ def _check_run(comparison: Comparison, name: str) -> None:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: truncated or altered: {type(error).__name__} {error}") from None
+    record = as_document(path, config["data"], DataRecord)  # which knows what older runs do not say
+    found |= {
+        "horizon": _horizon(data, protocol.environment, config.get("horizon")),
+        "reward transform": record.reward_transform.name,
+        "observation transform": record.observation_transform.name,
+        "data filter": record.filter.name,
+        "hold-out": record.holdout.name,
+        "framing": dataclasses.asdict(record.framing),
+        "reading of the actions": record.continuous,
+    }
     wanted = {
         "algorithm": name,
         "data": protocol.sha256,
@@ -505,10 +517,25 @@ def _check_run(comparison: Comparison, name: str) -> None:
         "environment": protocol.environment,
         "settings": dataclasses.asdict(comparison.options(name)),
         "hyper-parameters": entrant.hyperparameters,
+        "horizon": _horizon(data, protocol.environment, protocol.horizon),
+        "reward transform": entrant.reward_transform,
+        "observation transform": entrant.observation_transform,
+        "data filter": entrant.data_filter,
+        "hold-out": NO_HOLDOUT,
+        "framing": dataclasses.asdict(view_of(comparison.algorithm(name), protocol.framing).framing),
+        "reading of the actions": protocol.continuous,
     }
     for what, value in json.loads(json.dumps(wanted)).items():
         if found[what] != value:
             raise InputError(f"{path.parent}: a run with other {what} than this comparison's; move it away")
+
+
+def _horizon(data: Dataset, environment: str, said: int | None) -> int | None:
+    """Where episodes are cut; `said` is None where that is the environment's own."""
+    if said is not None or environment == NO_ENVIRONMENT:
+        return said
+    task = known_task(data, environment)
+    return None if task is None else task.horizon
 
 
 def _note_cost(comparison: Comparison, name: str, display: Display) -> None:

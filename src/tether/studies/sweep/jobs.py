@@ -8,9 +8,9 @@ DIR/
 """
 
 import json
-import re
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class SweepFolder:
                 raise InputError(f"{path}: exists and holds no sweep; name another folder")
             (path / "jobs").mkdir(parents=True, exist_ok=True)
             # Data sets are still found beside the spec.
-            base = "" if re.search(r"^base\s*=", spec.text, re.MULTILINE) else f"base = {json.dumps(str(spec.base))}\n"
+            base = "" if "base" in tomllib.loads(spec.text) else f"base = {json.dumps(str(spec.base))}\n"
             atomic_write_text(stored, base + spec.text)
         return cls(path, spec)
 

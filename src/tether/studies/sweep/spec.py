@@ -49,7 +49,7 @@ from tether.errors import InputError
 from tether.presets.recipes import TrainRequest
 from tether.training.lanes import Lane, make_lanes
 
-__all__ = ["Job", "SweepSpec", "load_spec", "parse_spec", "spec_text"]
+__all__ = ["Job", "SweepSpec", "load_spec", "parse_spec", "spec_text", "value_text"]
 
 KEYS = {"algorithms", "datasets", "seeds", "lanes_per_job", "retries", "options", "set", "sweep", "grid", "algorithm"}
 KEYS |= {"runs", "resources", "slurm", "base"}
@@ -73,7 +73,7 @@ class Job:
 
     def request(self) -> TrainRequest:
         """As `tether train` would make it."""
-        hyperparameters = {name: _text(value) for name, value in self.hyperparameters.items()}
+        hyperparameters = {name: value_text(value) for name, value in self.hyperparameters.items()}
         return TrainRequest(self.algorithm, self.dataset, hyperparameters, **self.options)
 
 
@@ -140,11 +140,12 @@ def _jobs(table: dict[str, Any], folder: Path) -> list[Job]:
     for name in [*(name for name, _, _ in wanted), *own]:
         if name not in ALGORITHMS:
             raise errors.unknown("algorithm", name, ALGORITHMS)
+    _check_own(own, {name for name, _, _ in wanted})
     most = table.get("lanes_per_job")
     size = None if most is None else _count(table, "lanes_per_job", 0, least=1)
     jobs: list[Job] = []
     for name, dataset, run in wanted:
-        parts = {part: _part(table, part) | _part(own.get(name, {}), part) | _part(run, part) for part in PARTS}
+        parts = {part: _table(table, part) | _table(own.get(name, {}), part) | _table(run, part) for part in PARTS}
         where = dataset if dataset in bundled_names() or not (folder / dataset).exists() else str(folder / dataset)
         for values in itertools.product(*(_several(key, values) for key, values in parts["grid"].items())):
             grid = dict(zip(parts["grid"], values, strict=True))
@@ -158,6 +159,18 @@ def _unknown_entry(kind: str, key: str, known: set[str]) -> InputError:
     if near and near[0] in OPTIONS - known:
         return InputError(f"unknown {kind} {key!r}; did you mean {near[0]}, which stands below [options]?")
     return errors.unknown(kind, key, known)
+
+
+def _check_own(own: dict[str, Any], used: set[str]) -> None:
+    """Refuse what nothing would read below [algorithm]: algorithms without a run, and parts that are none."""
+    for name, parts in own.items():
+        if name not in used:
+            raise errors.unknown("algorithm of this sweep", name, used)
+        if not isinstance(parts, dict):
+            raise InputError(f"[algorithm.{name}]: must hold tables, not {parts!r}")
+        for key in parts:
+            if key not in PARTS:
+                raise errors.unknown(f"part of [algorithm.{name}]", key, PARTS)
 
 
 def _runs(table: dict[str, Any]) -> list[dict[str, Any]]:
@@ -203,7 +216,7 @@ def _combination(
         raise InputError(f"{algorithm}: {error}") from None
     size = size or len(lanes)
     groups = [tuple(lanes[start : start + size]) for start in range(0, len(lanes), size)]
-    chosen = [f"{name}={_text(value)}" for name, value in grid.items()]
+    chosen = [f"{name}={value_text(value)}" for name, value in grid.items()]
     jobs = []
     for part, group in enumerate(groups):
         words = [f"{number + part:04d}", algorithm, Path(dataset).stem, *chosen]
@@ -211,12 +224,6 @@ def _combination(
         name = re.sub(r"[^\w.=,+-]+", "_", "-".join(words))[:150]
         jobs.append(dataclasses.replace(whole, number=number + part, name=name, lanes=group))
     return jobs
-
-
-def _part(table: Any, part: str) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise InputError(f"[algorithm.NAME]: must hold tables, not {table!r}")
-    return _table(table, part)
 
 
 def _table(table: dict[str, Any], key: str) -> dict[str, Any]:
@@ -265,7 +272,7 @@ def _resources(table: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as --set takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -14,6 +14,8 @@ from tether.plots.markdown import markdown_table
 from tether.runs.arms import short_numbers
 from tether.runs.report import lane_score
 from tether.studies.sweep.jobs import SweepFolder, job_result
+from tether.studies.sweep.spec import Job, value_text
+from tether.training.lanes import Lane
 
 __all__ = ["JobRow", "job_rows", "sweep_table", "write_table"]
 
@@ -22,8 +24,8 @@ class JobRow(NamedTuple):
     """The lanes of one algorithm, data set and setting. Scores (`Task.score`) are those of the last evaluation."""
 
     algorithm: str
-    dataset: str
-    settings: dict[str, Any]
+    dataset: str  # its name; of several that are called so, as much of the source as tells them apart
+    settings: dict[str, Any]  # what the sweep chooses, and all else in which the algorithm's rows differ
     seeds: int  # wanted
     finished: int  # of these, diverged ones included
     diverged: int
@@ -35,26 +37,67 @@ class JobRow(NamedTuple):
 
 def job_rows(folder: SweepFolder) -> tuple[list[JobRow], list[dict[str, Any]]]:
     """(rows, lanes): what is known so far; jobs without a result count as not finished."""
-    lanes = [lane for job in folder.spec.jobs for lane in _lanes(folder, job)]
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    jobs = folder.spec.jobs
+    results = [job_result(folder.run_folder(job)) for job in jobs]
+    names = _dataset_names(jobs, results)
+    algorithms = {job.algorithm for job in jobs}
+    shown = {algorithm: _shown([job for job in jobs if job.algorithm == algorithm]) for algorithm in algorithms}
+    lanes = []
+    for job, result in zip(jobs, results, strict=True):
+        lanes += _lanes(job, result, names[job.dataset], shown[job.algorithm])
+    groups: dict[tuple[str, str, frozenset[Any]], list[dict[str, Any]]] = {}
     for lane in lanes:
-        key = lane["algorithm"], lane["dataset"], json.dumps(lane["settings"], sort_keys=True)
-        groups.setdefault(key, []).append(lane)
+        settings = frozenset((name, _comparable(value)) for name, value in lane["settings"].items())
+        groups.setdefault((lane["algorithm"], lane["dataset"], settings), []).append(lane)
     return [_row(group) for group in groups.values()], lanes
 
 
-def _lanes(folder: SweepFolder, job: Any) -> list[dict[str, Any]]:
-    result = job_result(folder.run_folder(job))
+def _dataset_names(jobs: Sequence[Job], results: Sequence[Mapping[str, Any] | None]) -> dict[str, str]:
+    """Source -> a name that no other source of the sweep has, as short as can be."""
+    own = {job.dataset: Path(job.dataset).stem for job in jobs}
+    own |= {job.dataset: result["dataset"] for job, result in zip(jobs, results, strict=True) if result is not None}
+    choices = {}
+    for source, name in own.items():
+        parts = source.replace("\\", "/").split("/")
+        choices[source] = [name, *("/".join(parts[start:]) for start in reversed(range(len(parts)))), source]
+
+    def name_of(source: str) -> str:
+        others = {name for other, names in choices.items() if other != source for name in names}
+        return next((name for name in choices[source] if name not in others), source)
+
+    return {source: name_of(source) for source in choices}
+
+
+def _settings(job: Job, lane: Lane) -> dict[str, Any]:
+    """All that a lane is trained with and a spec says."""
+    return {**job.options, **job.hyperparameters, **lane.swept}
+
+
+def _shown(jobs: Sequence[Job]) -> list[str]:
+    """Of the jobs of one algorithm: the settings that the sweep chooses, then others in which they differ."""
+    chosen = [name for job in jobs for lane in job.lanes for name in (*job.grid, *lane.swept)]
+    every = [_settings(job, lane) for job in jobs for lane in job.lanes]
+    names = dict.fromkeys(name for settings in every for name in settings)
+    differing = [name for name in names if len({_comparable(settings.get(name)) for settings in every}) > 1]
+    return list(dict.fromkeys([*chosen, *differing]))
+
+
+def _comparable(value: Any) -> Any:
+    """Equal for settings that mean the same: [8, 8] and "8,8" do."""
+    return value_text(value) if isinstance(value, list) else value
+
+
+def _lanes(job: Job, result: Mapping[str, Any] | None, dataset: str, shown: Sequence[str]) -> list[dict[str, Any]]:
     if result is not None and len(result["lanes"]) != len(job.lanes):
         result = None
     rows = []
     for index, lane in enumerate(job.lanes):
-        found = None if result is None else result["lanes"][index]
+        found, settings = None if result is None else result["lanes"][index], _settings(job, lane)
         rows.append(
             {
                 "algorithm": job.algorithm,
-                "dataset": job.dataset if result is None else result["dataset"],
-                "settings": {**job.grid, **lane.swept},
+                "dataset": dataset,
+                "settings": {name: settings[name] for name in shown if name in settings},
                 "seed": lane.seed,
                 "job": job.name,
                 "lane": index,
@@ -125,8 +168,4 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _settings_texts(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """`hidden_sizes 256,256; expectile 0.9` of each; different settings have different texts."""
-
-    def text(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    return ["; ".join(f"{name} {text(value)}" for name, value in own.items()) for own in short_numbers(settings)]
+    return ["; ".join(f"{name} {value_text(value)}" for name, value in own.items()) for own in short_numbers(settings)]
