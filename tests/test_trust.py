@@ -3,10 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tether_runtime.support
+import tether_runtime.trust
 from make_data import columns, finished_run
 
 from tether import InputError, load_policy
@@ -17,6 +20,7 @@ from tether.policies.document import document_hash
 from tether.policies.folder import save_policy
 from tether.policies.loaded import LoadedPolicy
 from tether.policies.trusted import Judge
+from tether.runs import plan
 from tether.trust import Calibrated, behaviour, calibrate, reasons, score, support, threshold, trust_of
 
 OBSERVATION = columns()["observations"][7]
@@ -112,6 +116,71 @@ def test_a_hundredth_of_new_decisions_is_flagged(judged: Calibrated) -> None:
     for share in (0.01, 0.1):
         flagged = np.mean(total > threshold(judged.support, share))
         assert flagged == pytest.approx(share, abs=0.3 * share + 0.003)
+
+
+def recurring(kind: str) -> Dataset:
+    """6000 rows in units of 0 to 30: a valve that never moves; twelve states that recur, with a set point for each."""
+    random, rows = np.random.default_rng(0), 6000
+    states = random.integers(0, 12, rows)
+    if kind == "constant":
+        observations, actions = random.normal(size=(rows, 3)), np.full((rows, 1), 12.3)
+    else:
+        observations, actions = random.normal(size=(12, 7))[states], random.uniform(0, 30, (12, 2))[states]
+    ends = np.arange(rows) % 100 == 99
+    rewards = random.normal(size=rows)
+    return Dataset.from_arrays(
+        observations, actions, rewards, timeouts=ends, action_low=0, action_high=30, continuous=True
+    )
+
+
+@pytest.mark.parametrize("kind", ["constant", "recipe"])
+@pytest.mark.parametrize("density", [False, True])
+def test_round_off_flags_no_decision_of_the_data(kind: str, density: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of units, and of batches: distances that are 0 in the data are a little more behind it."""
+    for name, value in (("FEWEST_ROWS", 1000), ("FEWEST_OF_DENSITY", 150), ("FEWEST_UPDATES", 150)):
+        monkeypatch.setattr(behaviour, name, value if density else 10**9)
+    monkeypatch.setattr(behaviour, "HIDDEN_SIZES", (32, 32))
+    monkeypatch.setattr(behaviour, "MOST_EPOCHS", 250)  # of few rows, as many updates as of many
+    data = recurring(kind)
+    decisions, schema = sample_decisions(data), data.schema
+    assert decisions is not None
+    assert schema is not None
+    calibrated = calibrate(decisions, 1500)
+    made, box, rows = calibrated.support, schema.box, decisions.of(CALIBRATION)
+    assert calibrated.is_finite
+    assert (made.action_scale is not None) == density
+    units = box.from_unit(rows.action).astype(np.float32)
+    scale, offset = (np.asarray(part, np.float32) for part in (box.scale, box.offset))
+    names = [f"observation[{j}]" for j in range(rows.observation.shape[1])], [f"action[{j}]" for j in range(len(scale))]
+    theirs = tether_runtime.support.Support(*made)
+    both = Judge(made, scale, offset, schema), tether_runtime.trust.Judge(theirs, scale, offset, names)
+    for judge in both:
+        flagged = judge(rows.observation, units, 0.01).flagged
+        assert flagged.mean() < 0.012
+        alone = [judge(*each, 0.01).flagged for each in zip(rows.observation[:200], units[:200], strict=True)]
+        np.testing.assert_array_equal(alone, flagged[:200])
+        assert judge(rows.observation[:200], units[:200] + np.float32(3.0), 0.01).flagged.all()
+        assert judge(rows.observation[0] + np.float32(1e6), units[0], 0.01).flagged
+
+
+def test_scores_that_are_no_numbers_are_foreign(judged: Calibrated) -> None:
+    """A folder written before limits had a floor: an action distance of 0 for almost all made them 0, and NaN."""
+    limits = np.array([1, 1e-6, 0, -np.inf], np.float32)
+    for calibration in (np.full(500, np.nan, np.float32), judged.support.calibration):
+        bad = judged._replace(support=judged.support._replace(limits=limits, calibration=calibration))
+        assert not bad.is_finite
+        total = np.array([np.nan, np.inf, 0.5] if np.isnan(calibration).all() else [np.nan, np.inf], np.float32)
+        assert (trust_of(bad.support, total) == 1 / (len(calibration) + 1)).all()
+        assert not (total <= threshold(bad.support, 0.01)).any()
+    assert judged.is_finite
+
+
+def test_a_run_keeps_no_trust_that_is_no_number(judged: Calibrated, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = judged._replace(support=judged.support._replace(calibration=np.full(9, np.nan, np.float32)))
+    for made, kept in ((bad, None), (judged, judged)):
+        monkeypatch.setattr(plan, "calibrate", lambda *_, made=made: made)
+        of_a_run = SimpleNamespace(prepared=SimpleNamespace(decisions=object()), _updates=1)
+        assert plan.Plan.trust.func(of_a_run) is kept  # pyright: ignore[reportArgumentType]
 
 
 def test_foreign_decisions_are_found(judged: Calibrated) -> None:

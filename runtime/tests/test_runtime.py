@@ -17,6 +17,8 @@ import pytest
 import tether_runtime
 from tether_runtime import InputError
 from tether_runtime.columns import join
+from tether_runtime.support import Support
+from tether_runtime.trust import Judge
 
 EXPORTS = Path(__file__).parent / "exports"
 SOURCES = sorted(Path(tether_runtime.__file__).parent.rglob("*.py"))
@@ -251,3 +253,32 @@ def test_numpy_alone_is_imported():
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_the_oldest_python_reads_it(source: Path):
     ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 9))
+
+
+def test_scores_that_are_no_numbers_are_foreign() -> None:
+    """An export written before limits had a floor: of twelve states that recurred its scores are NaN."""
+    one, constant = np.ones((500, 1), np.float32), np.ones(500, np.float32)
+    support = Support(
+        observation_mean=np.zeros(1, np.float32),
+        observation_scale=constant[:1],
+        observation_low=constant[:1],
+        observation_high=constant[:1],
+        observations=one,
+        actions=one,
+        residuals=one,
+        whitening=one[:1],
+        weights=(one[:1] * 0,),
+        biases=(constant[:1] * 0,),
+        own_columns=one,
+        own_distance=constant,
+        own_action=constant,
+        column_limits=constant[:1],
+        limits=np.array([1, 1e-6, 0], np.float32),
+        calibration=np.full(500, np.nan, np.float32),
+    )
+    judge = Judge(support, constant[:1], constant[:1] * 0, (["level"], ["pump"]))
+    for level in (1.0, 1e6):
+        with np.errstate(invalid="ignore"):
+            found = judge(np.array([level], np.float32), constant[:1], 0.01)
+        assert (found.flagged, found.trust) == (True, 1 / 501)
+        assert found.reasons

@@ -102,10 +102,13 @@ class Plan:
 
     @functools.cached_property
     def trust(self) -> Calibrated | None:
-        """What the decisions of its policies are judged by: of the data alone, made when the first policy is saved."""
+        """What the decisions of its policies are judged by: of the data alone, made when the first policy is saved.
+
+        None, so that their folders carry no trust, where decisions are too few, or no numbers came of them."""
         if self.prepared.decisions is None:
             return None
-        return calibrate(self.prepared.decisions, self._updates)
+        calibrated = calibrate(self.prepared.decisions, self._updates)
+        return calibrated if calibrated.is_finite else None
 
     @property
     def trust_takes_long(self) -> bool:

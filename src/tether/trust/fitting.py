@@ -30,6 +30,8 @@ RIDGE = 0.01  # variances; how surely a column is made of the others
 COLUMN_SHARE = 1e-3  # of the scaling decisions exceed the limit of a column
 SCORE_SHARES = (1.5e-3, 5e-4, 8e-3)  # of columns, combination and action: actions are the hardest to tell apart
 SMALLEST = 0.01  # deviations
+RESOLUTION = 1e-4  # of an action in [-1, 1], and deviations of a column: what differs by less does not differ
+NARROWEST_RESIDUAL = 10 * RESOLUTION  # deviation that is whitened: a constant action does not drown the others
 FLAGGED = 0.01
 SEED = 0
 
@@ -42,6 +44,13 @@ class Calibrated(NamedTuple):
     stretch_rows: int | None  # how long stretches are; None where they are whole episodes
     held_out: bool  # whether they were held out from training, too
     flagged_in_pieces: tuple[float, float, float]  # share flagged at 1 %, of the least, median and most flagged piece
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether limits and calibration are numbers: without them nothing is told apart."""
+        support = self.support
+        known = (support.column_limits, support.limits, support.relation_limits, support.calibration)
+        return all(part is None or bool(np.isfinite(part).all()) for part in known)
 
 
 def calibrate(decisions: Decisions, most_updates: int = MOST_UPDATES) -> Calibrated:
@@ -106,11 +115,9 @@ def _with_actions(support: Support, fitting: Decisions, references: np.ndarray, 
 
 
 def _whitening(residuals: np.ndarray) -> np.ndarray:
-    """The matrix that makes residuals uncorrelated, of variance 1."""
-    size = residuals.shape[1]
-    covariance = residuals.T @ residuals / len(residuals) + 1e-8 * np.eye(size)
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors / np.sqrt(np.maximum(values, 1e-8))
+    """The matrix that makes residuals uncorrelated, of variance 1 unless they are too small for it."""
+    values, vectors = np.linalg.eigh(residuals.T @ residuals / len(residuals))
+    return vectors / np.maximum(np.sqrt(np.maximum(values, 0.0)), NARROWEST_RESIDUAL)
 
 
 def _with_relations(support: Support, fitting: Decisions) -> Support:
@@ -152,12 +159,24 @@ def _with_limits(support: Support, scaling: Decisions) -> Support:
     support = support._replace(column_limits=limits(parts.columns), relation_limits=related)
     worst = off_limits(support, parts).max(axis=1)
     scores = worst, parts.combination, parts.action
-    each = [max(np.quantile(part, 1 - share), 1e-6) for part, share in zip(scores, SCORE_SHARES, strict=True)]
+    quantiles = [np.quantile(part, 1 - share) for part, share in zip(scores, SCORE_SHARES, strict=True)]
+    lowest = _lowest_limits(support)
+    support = support._replace(limits=np.maximum(quantiles, lowest).astype(np.float32))
     if parts.surprise is None:
-        return support._replace(limits=np.array(each, np.float32))
-    support = support._replace(limits=np.array([*each, np.quantile(parts.surprise, 1 - SCORE_SHARES[2])], np.float32))
+        return support
+    rarest = np.quantile(parts.surprise, 1 - SCORE_SHARES[2])
+    support = support._replace(limits=np.append(support.limits, rarest).astype(np.float32))
     # Fewer decisions exceed both limits of actions than one, so both are lowered until as many do.
     both = float(np.quantile(score(support, scaling.observation, scaling.action).action, 1 - SCORE_SHARES[2]))
     columns, combination, action, surprise = support.limits
+    both = max(both, lowest[2] / float(action))
     surprise += scaling.action.shape[1] * np.log(both)
     return support._replace(limits=np.array([columns, combination, action * both, surprise], np.float32))
+
+
+def _lowest_limits(support: Support) -> tuple[float, float, float]:
+    """What a difference of RESOLUTION makes of columns, combination and action: where decisions recur, all else would
+    be round-off."""
+    apart = RESOLUTION / np.sqrt(SMALLEST)  # by the least that `_with_own` divides by
+    whitened = RESOLUTION * float(np.linalg.norm(support.whitening, 2))
+    return apart / SMALLEST, apart, whitened / float(np.sqrt(np.median(support.own_action)))

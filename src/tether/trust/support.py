@@ -57,6 +57,7 @@ PLAIN, SATURATING = 4, 2  # Gaussians of the density: of actions, and of actions
 INNERMOST = 1e-3  # from the ends of [-1, 1], nearer to which a saturated action is not told apart
 NARROWEST, WIDEST = 0.1, 7.0  # standard deviations of the Gaussians, in those of the actions
 LARGEST_EXPONENT = 60.0  # below which float32 does not overflow
+NO_DIFFERENCE, TIED = 0.1, 1e-3  # scores, and their relative differences, that round-off may make
 
 
 class Support(NamedTuple):
@@ -211,17 +212,24 @@ def _log_sum(logs: Array) -> Array:
 
 def trust_of(support: Support, total: Array) -> Array:
     """(batch,) share of the data's decisions that score so high, itself counted: for decisions like those calibrated
-    on, at most a share p of them has a trust of at most p."""
-    count = len(support.calibration)
-    as_high = count - np.searchsorted(support.calibration, total, side="left")
-    return (1.0 + as_high) / (count + 1.0)
+    on, at most a share p of them has a trust of at most p. Of a score that is NaN the least."""
+    calibration = _with_ties(support.calibration)
+    numbers = calibration[~np.isnan(calibration)]  # nothing is as high as NaN
+    as_high = len(numbers) - np.searchsorted(numbers, total, side="left")
+    return (1.0 + as_high) / (len(calibration) + 1.0)
 
 
 def threshold(support: Support, share: float) -> float:
     """The score beyond which trust is at most `share`; infinite where too few decisions were calibrated on."""
     count = len(support.calibration)
     most = math.floor(share * (count + 1) + 1e-9) - 1
-    return math.inf if most < 0 else float(support.calibration[max(count - 1 - most, 0)])
+    return math.inf if most < 0 else float(_with_ties(support.calibration)[max(count - 1 - most, 0)])
+
+
+def _with_ties(calibration: Array) -> Array:
+    """The scores up to which a decision is no more unlike than the calibrating ones: where decisions recur, many score
+    the same, but for round-off (of units, and of a batch of another size)."""
+    return np.maximum(calibration, NO_DIFFERENCE) * (1 + TIED)
 
 
 def reasons(
