@@ -58,6 +58,7 @@ PUBLIC = {
     "Build on it": ("register", "check_algorithm", "ALGORITHMS", "Phase", "Spec", "Transition"),
     "Faults": ("InputError",),
 }
+"""The sections of docs/api.md; algorithms have one of their own."""
 MODULES = {
     "data": ("Downloads",),
     "doctor": ("check", "fix"),
@@ -65,7 +66,6 @@ MODULES = {
     "ope": ("importance_ratios", "importance_sampling", "doubly_robust", "fit_values"),
 }
 """Public names of modules that `import tether` has besides."""
-"""The sections of docs/api.md; algorithms have one of their own."""
 CONSTANTS = {"ALGORITHMS": "Name -> class of every algorithm, the library's own and those that are registered."}
 API_HEAD = """# The public API
 

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -90,6 +91,13 @@ def tether(*arguments: Any) -> tuple[int, str, str]:
         except SystemExit as exit_:
             code = exit_.code
     return (0 if code is None else code), out.getvalue(), err.getvalue()
+
+
+def documented_words(page: str, beginning: str, folder: Path) -> list[str]:
+    """The words after `tether` of the command in docs/`page` that begins so, its files in `folder`."""
+    lines = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8").splitlines()
+    typed = next(line for line in lines if line.startswith(beginning))
+    return [str(folder / word) if word.endswith((".hdf5", ".jsonl")) else word for word in shlex.split(typed)[1:]]
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from make_data import columns as d4rl_columns
-from make_data import tether, write_d4rl
+from make_data import documented_words, tether, write_d4rl
 
 from tether.data import load_dataset
 from tether.data.logs import pieces, tables
@@ -101,10 +100,7 @@ def test_a_file_with_actions_in_other_units_says_how_they_are_stated(tmp_path: P
     path = write_d4rl(tmp_path / "torques.hdf5", actions=torques)
     with pytest.raises(InputError, match="tether data import --action-low LOW --action-high HIGH"):
         load_dataset(str(path))
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
-    typed = next(line for line in page.splitlines() if line.startswith("tether data import torques.hdf5"))
-    words = [str(tmp_path / word) if word.endswith(".hdf5") else word for word in shlex.split(typed)[1:]]
-    code, _, wrong = tether(*words)
+    code, _, wrong = tether(*documented_words("data.md", "tether data import torques.hdf5", tmp_path))
     assert (code, wrong) == (0, "")
     data = load_dataset(str(tmp_path / "arm.hdf5"))
     np.testing.assert_allclose(data.schema.box.from_unit(data.actions), torques, rtol=1e-5, atol=1e-5)

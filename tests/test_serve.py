@@ -4,14 +4,13 @@ import ast
 import inspect
 import itertools
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from make_data import columns, finished_run
+from make_data import columns, documented_words, finished_run
 from make_data import tether as command
 
 from tether import InputError, load_dataset
@@ -115,10 +114,7 @@ def test_decisions_of_a_policy_with_names_are_a_log_of_it(tmp_path: Path):
     log.decided("a", {"observation": None, "action": split(sides[1], done[0])}, 1.0)  # a fallback decided
     log.ended("a", 1.0, terminal=True)
     log.close()
-    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text()
-    typed = next(line for line in page.splitlines() if line.startswith("tether data import decisions.jsonl"))
-    words = [str(tmp_path / word) if word.startswith("decisions.") else word for word in shlex.split(typed)[1:]]
-    code, _, wrong = command(*words)
+    code, _, wrong = command(*documented_words("serve.md", "tether data import decisions.jsonl", tmp_path))
     assert (code, wrong) == (0, "")
     data = load_dataset(str(tmp_path / "decisions.hdf5"))
     assert data.schema == policy

@@ -58,8 +58,7 @@ class Choose:
             raise InputError(f"--json {self.json}: no such folder")
         length = {} if self.updates is None else {"updates": self.updates}
         how = {"discount": self.discount, "members": self.members, "rows": self.rows, "seed": self.seed, **length}
-        how |= {"continuous": self.continuous}
-        choice = choose(self.candidates, self.data, quiet=self.quiet, **how)
+        choice = choose(self.candidates, self.data, continuous=self.continuous, quiet=self.quiet, **how)
         if self.json == "-":
             sys.stdout.write(to_json(choice.to_json()))
         else:

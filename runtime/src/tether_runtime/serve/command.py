@@ -264,8 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         several: dict[str, Any] = {"nargs": "+"} if field.default == () else {}
         kind = float if field.name == "safe_action" else kind
         default = "" if field.default in (None, ()) else f" (default: {field.default})"
-        several["help"] = HELP[field.name] + default
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, **several)
+        option, text = f"--{field.name.replace('_', '-')}", HELP[field.name] + default
+        parser.add_argument(option, type=kind, default=field.default, help=text, **several)
     given = vars(parser.parse_args(arguments))
     logging.basicConfig(format="tether-serve: %(message)s")
     try:
