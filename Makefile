@@ -30,10 +30,10 @@ $(READY): pyproject.toml runtime/pyproject.toml constraints.txt
 demo: $(READY)   ## train DTQL on the bundled data and show how good the policy is (a few minutes on 2 cores)
 	$(BIN)/tether train
 
-test-fast: $(READY) ## run the tests that cost little (a minute and a half on 2 cores)
+test-fast: $(READY) ## run the tests that cost little (two to five minutes on 2 cores)
 	$(BIN)/python -m pytest -q $(WORKERS) -m 'not long and not slow'
 
-test: $(READY)   ## run the tests (11 minutes on 2 cores)
+test: $(READY)   ## run the tests (12 minutes on 2 fast cores, half an hour on slow ones)
 	$(BIN)/python -m pytest -q $(WORKERS)
 
 # Environments of their own, beside the usual one. Extras that pin much (ray, loggers) are left out: their tests are skipped.

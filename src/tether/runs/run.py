@@ -443,7 +443,7 @@ class Run:
 
     def policy(self, lane: int) -> DeployedPolicy:
         """The policy of one lane; in all processes at the same point."""
-        algorithm, state = take_lane(self.groups.take([lane]), 0)
+        algorithm, state = self.groups.take(lane)
         return self._deploy(algorithm.policy(state))
 
     def _deploy(self, policy: Any) -> DeployedPolicy:

@@ -149,16 +149,14 @@ class LaneGroups:
                 part = jax.tree.map(lambda leaf, group=group: leaf[group.lanes], derived)
                 group.derived = self._park(jax.tree.map(jnp.asarray, self.devices.spread(part)))
 
-    def take(self, lanes: Sequence[int]) -> tuple[Any, Any]:
-        """(algorithm, state) of these lanes, leading axis `len(lanes)`, on one device."""
-        if len(self.groups) == 1 and self.devices.mesh is None:
-            algorithm, state = self._algorithm, unstack_heads(self.groups[0].state, axis=1)
-            if list(lanes) == list(range(self.count)):
-                return algorithm, state
-        else:
-            algorithm, state = self._algorithm, self.state()
+    def take(self, lanes: Sequence[int] | int) -> tuple[Any, Any]:
+        """(algorithm, state) of these lanes, leading axis `len(lanes)`, or of one without that axis; on one device."""
         index = np.asarray(lanes)
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (algorithm, state))
+        if len(self.groups) == 1 and self.devices.mesh is None and np.array_equal(index, np.arange(self.count)):
+            return self._algorithm, unstack_heads(self.groups[0].state, axis=1)
+        # Indexed on the host: on the device each shape of a leaf would compile programs of its own.
+        part = jax.tree.map(lambda leaf: np.asarray(leaf).take(index, axis=0), (self._algorithm, self.state()))
+        return jax.device_put(part)
 
     @property
     def replay(self) -> Any:
