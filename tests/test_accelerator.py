@@ -1,6 +1,7 @@
 """The script for minutes on an accelerator, with small settings on a CPU."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,23 @@ def test_faults_are_rows(tmp_path: Path) -> None:
         row = accelerator.measure("hopper", precision, "bc", 1, 0.1)
         assert row["what"] == "fault"
         assert precision in row["fault"]
+
+
+def test_two_thirds_of_the_time_are_left_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow a CPU's evaluation of 8 lanes with 1024 candidates would be; and a fault of the run is a row."""
+    seen: dict[str, Any] = {}
+
+    def train(algorithm: Any, data: str, **arguments: Any) -> None:
+        seen.update(arguments, pretrain_updates=algorithm.pretrain_updates, began=time.monotonic())
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(accelerator.tether, "train", train)
+    out = tmp_path / "rows.jsonl"
+    accelerator.main(["--minutes", "3", "--algorithms", "--out", str(out), "--run-folder", str(tmp_path / "run")])
+    (deadline,) = seen["callbacks"]
+    assert deadline.at - seen["began"] > 90
+    assert seen["pretrain_updates"] == 10_000
+    assert read(out)[-1]["fault"] == "RuntimeError: out of memory"
 
 
 @pytest.mark.long

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 from make_data import tether
 
-from tether import Dataset, load_dataset
+from tether import Dataset, Framing, load_dataset
+from tether.data import prepare
 from tether.data.logs.columns import ColumnOptions
 from tether.data.logs.importing import import_logs
 from tether.data.schema import join
@@ -189,6 +190,9 @@ def test_tables_of_transitions_in_any_order(tmp_path: Path, suffix: str) -> None
     for view in ("sarsa", "returns", "trajectories"):  # nobody knows what came after the next observation
         with pytest.raises(InputError, match="do not follow each other"):
             raw_table(View(view), data)
+    for framing in (Framing(chunk=2), Framing(n_step=3), Framing(history=2)):
+        with pytest.raises(InputError, match=r"do not follow each other.*single transitions"):
+            prepare(data, view=View(framing=framing))
     message = refused(path, **REPLAY)
     assert "rows do not follow each other" in message
     assert "--next-observation new_obs_" in message

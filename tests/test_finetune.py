@@ -428,6 +428,14 @@ def test_rows_of_a_growing_episode_are_those_of_the_data(framing: Framing, ends:
         assert len(found.reward) == len(whole.reward)
 
 
+def test_an_episode_of_one_cut_step_is_a_row_where_its_return_is_known() -> None:
+    change = prepare(data(), view=view_of(make_algorithm("awr", {}), Framing())).change
+    growing = GrowingEpisode(change)
+    growing.add(np.zeros(2, np.float32), np.zeros(1, np.float32), 3.0, np.ones(2, np.float32), False)
+    row = growing.new_rows(over=True)
+    assert row.return_to_go.tolist() == [3.0]
+
+
 def test_chunks_are_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Open-loop, across pieces and interruptions; the replay holds the chunks that were carried out."""
     algorithm = AWAC(hidden_sizes=(8,), train_updates=OFFLINE)

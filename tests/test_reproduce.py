@@ -14,7 +14,7 @@ from tether.errors import InputError
 from tether.presets import get_preset
 from tether.runs.curves import Curves
 from tether.studies.reproduce.bands import Number, all_tables, find_table
-from tether.studies.reproduce.outcomes import changes_of, outcome_of, run_for, scores_at
+from tether.studies.reproduce.outcomes import changes_of, last_scores, outcome_of, run_for, scores_at
 from tether.studies.reproduce.study import ReproduceOptions, judged, open_reproduction
 from tether.studies.reproduce.targets import find_cells, find_numbers, source_of
 from tether.studies.reproduce.verdict import Band, band_of, judge
@@ -135,6 +135,29 @@ def test_scores_around_an_update() -> None:
     for update in updates.tolist():  # of a straight line the mean is the middle, wherever the run begins and ends
         assert scores_at(curves, update, 5, 10).mean() == update
     assert [scores_at(curves, 40, 5, every).shape[1] // 3 for every in (10, 5, 4)] == [5, 3, 1]  # within 20, 10, 8
+
+
+def test_the_last_scores_are_of_as_many_evaluations_as_published_and_no_older_ones() -> None:
+    table = find_table("dac-table-1")  # a mean of 5, 10,000 updates apart
+    for every, values in ((10_000, [20.0, 30.0, 40.0, 50.0, 60.0]), (20_000, [40.0, 50.0, 60.0]), (200_000, [60.0])):
+        updates = np.arange(1, 7) * every
+        scores = np.broadcast_to(np.arange(10.0, 70.0, 10.0)[None, :, None], (2, 6, 3))
+        found = last_scores(Curves(updates, scores, scores, scores, {}), table)
+        np.testing.assert_array_equal(found, np.tile(np.repeat(values, 3), (2, 1)))
+
+
+def test_every_table_of_points_along_training_is_judged_by_them() -> None:
+    for table in all_tables().values():
+        if table.band and table.own and all(number.updates is not None for number in table.numbers):
+            assert table.curve == table.name
+
+
+def test_what_is_published_without_spread_is_said() -> None:
+    one_failed = np.array([[100.0] * 49 + [0.0]])
+    verdict = judge(one_failed, Band(100.0, 100.0, 100.0, "the published interval"))
+    assert verdict.word == "below"
+    assert not verdict.certain
+    assert "published without any spread: a single episode decides" in verdict.reservations
 
 
 # --- targets ------------------------------------------------------------------------------------------------
@@ -306,6 +329,8 @@ def test_a_study(tmp_path: Path, data: Path) -> None:
     ):
         with pytest.raises(InputError, match=rf"holds another sweep: in job \S+ {difference}; name another folder$"):
             open_reproduction(options(tmp_path, data, **changes)).open()
+        with pytest.raises(InputError, match="holds another sweep"):  # nor are verdicts written over those of others
+            open_reproduction(options(tmp_path, data, **changes)).check_folder()
     (judgement,) = judged("corl-locomotion/halfcheetah-medium-v2/BC", [found.run])
     assert judgement.cell.name == found.cell.name
     with pytest.raises(InputError, match="not one cell of the target"):

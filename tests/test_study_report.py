@@ -23,6 +23,7 @@ from tether.evaluation.aggregates import (
     probability_of_improvement,
     profile_band,
 )
+from tether.plots.curves import _caption
 from tether.studies.report import make_report
 from tether.studies.report.figures import _curves, _published
 from tether.studies.report.material import read_material
@@ -198,6 +199,26 @@ def test_runs_of_one_algorithm_are_told_apart(tmp_path: Path) -> None:
     assert list(read_material([tmp_path]).runs) == ["bc rate 0.1", "bc rate 0.5"]
     write_run(tmp_path / "c", "bc", "hopper-medium-v2", 30.0, hyperparameters={"rate": 0.50000001})
     assert list(read_material([tmp_path]).runs) == ["bc rate 0.1", "bc rate 0.5", "bc rate 0.50000001"]
+
+
+def test_a_copy_of_a_run_does_not_count_its_seeds_twice(tmp_path: Path) -> None:
+    write_run(tmp_path / "study" / "run", "iql", "hopper-medium-v2", 50.0)
+    shutil.copytree(tmp_path / "study", tmp_path / "backup")
+    material = read_material([tmp_path / "study", tmp_path / "backup"])
+    assert material.scores("iql", "hopper-medium-v2").shape == (2,)
+    assert any(f"left out: {tmp_path / 'backup' / 'run'}: the same seeds" in note for note in material.reservations)
+
+
+def test_curves_are_means_as_what_is_published_is(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "dac", "halfcheetah-medium-v2", 50.0)
+    rows = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["normalized_score"] = 20.0 if row["episode"] == 0 else 60.0 + row["lane"]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ours, published = _curves(read_material([run]), "halfcheetah-medium-v2")
+    assert ours.statistic == published.statistic == "mean"
+    np.testing.assert_allclose(ours.middle, (20.0 + 60.0 + 60.0 + 20.0 + 61.0 + 61.0) / 6)
+    assert "line: mean of 2 lanes x 3 episodes" in _caption([ours, published], True, True, False)
 
 
 def test_unlike_runs_are_no_seeds_of_one_method(tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ class Reproduce:
             print_out(outcome_table(outcomes, self.target))
             return _exit_code(outcomes)
         study = open_reproduction(self._options())
+        if self.dry_run or self.verdict:
+            study.check_folder()
         if self.dry_run:
             return self._dry_run(study)
         return self._verdicts(study, [] if self.verdict else self._train(study))

@@ -26,7 +26,7 @@ from tether.data.schema import Schema, layout_of, unit_box
 from tether.errors import InputError
 from tether.types import Bool, Float, Int, Spec
 
-__all__ = ["ONE_STEP", "Framed", "Framing", "framed"]
+__all__ = ["ONE_STEP", "Framed", "Framing", "framed", "rows_follow"]
 
 LONGEST = 1000  # steps of a chunk or a return, and observations of a history
 
@@ -128,11 +128,24 @@ class Framed(NamedTuple):
     """The row of the data set of steps that each begins at."""
 
 
+def rows_follow(dataset: Dataset) -> bool:
+    """Whether rows follow each other. In a table of transitions in any order most are an episode of one step that
+    nothing ends, and nobody knows what came before or after; one single episode is no such table."""
+    starts, ends, _ = dataset.episode_bounds()
+    single = (ends - starts == 1) & ~dataset.terminals[ends - 1]
+    return len(starts) == 1 or bool(single.sum() <= 0.5 * len(dataset))
+
+
 def framed(dataset: Dataset, framing: Framing, discount: float) -> Framed:
     """The decisions in `dataset`, whose observations and rewards are those that networks see.
 
-    Raises: InputError where no episode is as long as a decision.
+    Raises: InputError where rows do not follow each other, and where no episode is as long as a decision.
     """
+    if not rows_follow(dataset):
+        raise InputError(
+            f"{dataset.source.location}: its rows do not follow each other, so that there are no chunks, returns of "
+            f"several steps or histories ({framing}); train on single transitions"
+        )
     steps = _Steps(dataset, framing)
     rows = steps.first_rows()
     if not len(rows):

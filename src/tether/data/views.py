@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tether.data.dataset import Dataset
-from tether.data.framing import ONE_STEP, Framing
+from tether.data.framing import ONE_STEP, Framing, rows_follow
 from tether.errors import InputError
 from tether.machine.registry import Registry, registry
 from tether.types import Array, Float, Int, Spec, Transition, Windows
@@ -188,6 +188,11 @@ def _sarsa_table(view: View, dataset: Dataset, keep_timeouts: bool | None) -> Ta
         where = dataset.source.location
         raise InputError(f"{where}: keep_timeouts: a timed-out row has no next action, which is asked for")
     _refuse_single_rows(view, dataset)
+    if view.framing.changes_data and (dataset.timeouts & ~dataset.terminals).all():
+        raise InputError(
+            f"{dataset.source.location}: no decision ({view.framing}) is followed by another, whose action this "
+            f"algorithm learns from: it needs an episode of {2 * view.framing.steps} steps"
+        )
     return dataset.transitions_and_rows(False, keep_end=True)
 
 
@@ -211,11 +216,9 @@ WORDS = {"sarsa": "next actions", "returns": "returns", "trajectories": "traject
 
 def _refuse_single_rows(view: View, dataset: Dataset) -> None:
     """Raises InputError for a table of transitions in any order, in which nobody knows what came after the next one."""
-    if view.framing.steps > 1:
-        return  # decisions of several steps are cut out of rows that follow each other; of others none would be left
-    starts, ends, _ = dataset.episode_bounds()
-    single = (ends - starts == 1) & ~dataset.terminals[ends - 1]
-    if single.sum() > 0.5 * len(dataset):
+    if view.framing.changes_data:
+        return  # `framed` has looked at the rows; decisions that no other follows are the ends of short episodes
+    if not rows_follow(dataset):
         raise InputError(
             f"{dataset.source.location}: its rows do not follow each other, so that there are no {WORDS[view.name]}, "
             "which this algorithm trains on; one for single transitions is needed, such as iql, td3-bc or dtql"

@@ -53,7 +53,8 @@ class Curve:
     """What one line shows; NaN where there is no score (a lane that has diverged).
 
     updates: (T,). middle, low, high: (T,), `statistic` over lanes and episodes, and its 95 % interval.
-    lanes: (lanes, T), the same of each lane's own episodes. episodes: of each lane in an evaluation.
+    lanes: (lanes, T), the same of each lane's own episodes. episodes: of each lane in an evaluation; 0 of what is
+        published, which is no run's.
     online_from: the update from which on the policy also learned from its environment; None: it never did.
     statistic: "IQM", the interquartile mean, or "mean".
     """
@@ -275,9 +276,10 @@ def _write_caption(figure: Figure, caption: str) -> None:
 
 def _caption(curves: list[Curve], banded: bool, singles: bool, behaviour: bool) -> str:
     """What line, band and the rest are."""
-    lanes = _range({len(curve.lanes) for curve in curves}, "lane")
-    episodes = _range({curve.episodes for curve in curves}, "episode")
-    many = max(len(curve.lanes) for curve in curves) > 1
+    own = [curve for curve in curves if curve.episodes] or curves
+    lanes = _range({len(curve.lanes) for curve in own}, "lane")
+    episodes = _range({curve.episodes for curve in own}, "episode")
+    many = max(len(curve.lanes) for curve in own) > 1
     interval = "its 95 % bootstrap interval" + ("" if many else " over the episodes")
     statistics = " or ".join(sorted({WORDS[curve.statistic] for curve in curves}))
     parts = [f"line: {statistics} of {lanes} x {episodes}", f"{'band' if banded else 'in brackets'}: {interval}"]

@@ -264,6 +264,7 @@ def curve_of(
     resamples: int = 2000,
     earlier: Sequence[Mapping[str, Any]] = (),
     online_from: int | None = None,
+    statistic: Statistic | None = None,
 ) -> Any:
     """The line of some lanes. One that lacks episodes at an update, as it has diverged, does not count there.
 
@@ -271,10 +272,11 @@ def curve_of(
     evaluation has.
     most_points: so many evaluations at most, evenly, the last one among them. resamples: of each interval.
     earlier: rows of whole evaluations of the run that it went on from. online_from: as of `Curve`.
+    statistic: of each evaluation; None: that of the run's result.
     """
     from tether.plots.curves import Curve
 
-    statistic = statistic_of_run(rows)
+    statistic = statistic or statistic_of_run(rows)
     scores: dict[tuple[int, int], list[float]] = {}
     for row in (*earlier, *_whole(rows)):
         scores.setdefault((row["update"], row["lane"]), []).append(score_of(row))

@@ -81,7 +81,9 @@ def _curves(material: Material, task: str) -> list[Curve]:
         for number, run in enumerate(own):
             label = method if len(own) == 1 else f"{method} ({run.folder.name})"
             rows = JsonLines(run.folder / "evaluations.jsonl").read()
-            found.append(curve_of(label, rows, run.lanes, most_points=MOST_POINTS, resamples=RESAMPLES))
+            # Means, as the report's tables and the published curves are.
+            how = {"most_points": MOST_POINTS, "resamples": RESAMPLES, "statistic": np.mean}
+            found.append(curve_of(label, rows, run.lanes, **how))
             if number == 0 and (numbers := _published(run.config, run.task, run.updates)):
                 label = f"{numbers[0].method}, published"  # once, however many settings of it there are
                 published[label] = _published_curve(label, numbers)
@@ -106,7 +108,7 @@ def _published_curve(label: str, numbers: Sequence[Number]) -> Curve:
     values = np.array([n.value for n in numbers], float)
     low = np.array([n.value if n.low is None else n.low for n in numbers], float)
     high = np.array([n.value if n.high is None else n.high for n in numbers], float)
-    return Curve(label, np.array([n.updates for n in numbers]), values, low, high, values[None], 1)
+    return Curve(label, np.array([n.updates for n in numbers]), values, low, high, values[None], 0, statistic="mean")
 
 
 def _profiles(material: Material, methods: Sequence[str], folder: Path) -> None:

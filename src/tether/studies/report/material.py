@@ -5,6 +5,7 @@ config.json and evaluations below it is a run. Where a reproduction trained it, 
 """
 
 import functools
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,7 +145,7 @@ def read_material(folders: Sequence[Path], title: str | None = None) -> Material
             except InputError as error:
                 reservations.append(f"left out: {error}")
     reservations += [f"left out: {run.folder}: no evaluation yet" for run in found if not len(run.curves.updates)]
-    found = [run for run in found if len(run.curves.updates)]
+    found = _once([run for run in found if len(run.curves.updates)], reservations)
     for run in found:
         if lost := int((~np.isfinite(run.scores)).sum()):
             seeds = f"{lost} of {len(run.lanes)} seeds, which diverged or were not evaluated"
@@ -163,6 +164,19 @@ def read_material(folders: Sequence[Path], title: str | None = None) -> Material
         reservations.append(f"left out: means and profiles over tasks, as their scores are {kinds}")
     reservations += _unequal(material)
     return material
+
+
+def _once(runs: Sequence[RunRecord], reservations: list[str]) -> list[RunRecord]:
+    """Each run but its copies: the same training and the same scores, which would count its seeds twice."""
+    first: dict[tuple[str, bytes], RunRecord] = {}
+    for run in runs:
+        config = {name: run.config.get(name) for name in ("algorithm", "hyperparameters", "settings")}
+        config["seeds"] = [run.config["lanes"][lane].get("seed") for lane in run.lanes]
+        config["data"] = {name: value for name, value in run.config["data"].items() if name != "source"}
+        key = json.dumps(config, sort_keys=True, default=str), run.curves.scores.tobytes()
+        if (known := first.setdefault(key, run)) is not run:
+            reservations.append(f"left out: {run.folder}: the same seeds and scores as {known.folder}")
+    return list(first.values())
 
 
 def _unequal(material: Material) -> list[str]:

@@ -18,7 +18,7 @@ from tether.environments.tasks import find_task
 from tether.errors import InputError
 from tether.presets.recipes import find_recipe
 from tether.runs.curves import Curves, lanes_by_setting, read_curves, read_record, read_result, until
-from tether.studies.reproduce.bands import Number, find_table
+from tether.studies.reproduce.bands import Number, PublishedTable, find_table
 from tether.studies.reproduce.targets import Cell
 from tether.studies.reproduce.verdict import Verdict, band_of, judge
 
@@ -28,6 +28,7 @@ __all__ = [
     "changes_of",
     "decides_alike",
     "diverged_seeds",
+    "last_scores",
     "origin_of",
     "outcome_of",
     "run_for",
@@ -88,6 +89,20 @@ def scores_at(curves: Curves, update: int, evaluations: int = 1, every_updates: 
     return window.reshape(len(window), -1)
 
 
+def last_scores(curves: Curves, table: PublishedTable) -> np.ndarray:
+    """Scores (lanes, episodes) of the last evaluations, as many as the table's numbers are means over; none that are
+    further back than the table's would be."""
+    near = curves.updates[-1] - (table.last_evaluations - 1) * table.evaluation_every_updates
+    last = curves.scores[:, curves.updates >= near][:, -table.last_evaluations :]
+    return last.reshape(len(last), -1)
+
+
+def _fewer(scores: np.ndarray, curves: Curves, table: PublishedTable) -> tuple[str, ...]:
+    """A reservation where scores are of fewer evaluations than the published ones."""
+    found = scores.shape[1] // curves.scores.shape[2]
+    return () if found >= table.last_evaluations else (f"a mean of {found} of {table.last_evaluations} evaluations",)
+
+
 def outcome_of(cell: Cell, run: Path | None, protocol: str = "") -> Outcome:
     """The verdicts on a cell, from its run folder as far as it has come. Raises InputError for a damaged folder."""
     if cell.obstacle or run is None or not (run / "config.json").exists():
@@ -138,9 +153,11 @@ def _milestones(cell: Cell, curves: Curves, notes: tuple[str, ...]) -> list[Mile
         if not number.updates:
             continue
         scores = scores_at(curves, number.updates, table.last_evaluations, table.evaluation_every_updates)
+        if number.updates == cell.published_updates and number.updates in curves.updates:
+            scores = last_scores(curves, table)
         if scores is not None:
-            about = {"at": number.updates, "reservations": (*table.reservations, *notes)}
-            verdict = judge(scores, band_of(number, table), **about)
+            said = (*table.reservations, *_fewer(scores, curves, table), *notes)
+            verdict = judge(scores, band_of(number, table), at=number.updates, reservations=said)
             found.append(Milestone(number.updates, number, verdict))
     return found
 
@@ -155,11 +172,12 @@ def _final(cell: Cell, curves: Curves, done: int, protocol: str, notes: tuple[st
     if not done:
         return Verdict("not comparable", "no evaluation yet")
     if plain[-1].protocol == "best":
-        means = np.nan_to_num(np.nanmean(curves.scores, axis=2), nan=-np.inf)  # the best evaluation of each lane
-        scores = curves.scores[np.arange(len(means)), means.argmax(axis=1)]
+        whole = np.isfinite(curves.scores).all(axis=2)
+        means = np.where(whole, np.where(whole[..., None], curves.scores, 0.0).mean(axis=2), -np.inf)
+        scores = curves.scores[np.arange(len(means)), means.argmax(axis=1)]  # the best evaluation of each lane
     else:
-        last = curves.scores[:, -table.last_evaluations :]
-        scores = last.reshape(len(last), -1)
+        scores = last_scores(curves, table)
+        notes = (*_fewer(scores, curves, table), *notes)
     short = _too_short(cell, done) if done < cell.published_updates else ""
     return judge(scores, band_of(plain[-1], table), obstacle=short, reservations=(*table.reservations, *notes))
 

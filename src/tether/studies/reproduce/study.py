@@ -61,6 +61,8 @@ class ReproduceOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        if (self.pretrain_updates or 0) < 0:
+            raise InputError(f"--pretrain-updates {self.pretrain_updates}: must be at least 0")
         if self.protocol not in ("", "last", "best"):
             raise InputError(f"--protocol {self.protocol!r}: last or best")
 
@@ -95,6 +97,10 @@ class Reproduction:
             reasons = dict.fromkeys(cell.obstacle for cell in self.cells)
             raise InputError(f"{self.options.target}: nothing of it can be run: {'; '.join(reasons)}")
         return SweepFolder.open(self.options.out.resolve(), self.spec)
+
+    def check_folder(self) -> None:
+        """Raises InputError where the folder holds the jobs of another study."""
+        SweepFolder.check(self.options.out.resolve(), () if self.spec is None else self.spec.jobs)
 
     def fetch(self, quiet: bool, command: str) -> None:
         """Regenerate what is missing of OGBench's data. D4RL's are downloaded by the jobs."""

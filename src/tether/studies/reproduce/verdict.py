@@ -96,6 +96,8 @@ def judge(
         notes += (f"{lost} diverged or were not evaluated, and are left out",)
     mean = float(scores[alive].mean())
     low, high = stratified_bootstrap_interval(scores[alive], np.mean)
+    if isinstance(band, Band) and band.low == band.high:
+        notes += ("published without any spread: a single episode decides",)
     if alive.sum() == 1:
         notes += ("one seed: its interval says nothing of others",)
     measured = {"measured": mean, "low": low, "high": high, "reservations": notes}

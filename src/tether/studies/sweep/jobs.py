@@ -39,10 +39,8 @@ class SweepFolder:
     def open(cls, path: Path, spec: SweepSpec) -> "SweepFolder":
         """Make the folder, or go on with it. Raises InputError where it belongs to another spec."""
         stored = path / "spec.toml"
-        if stored.exists():
-            if difference := _difference(load_spec(stored).jobs, spec.jobs):
-                raise InputError(f"{path}: holds another sweep: {difference}; name another folder")
-        else:
+        cls.check(path, spec.jobs)
+        if not stored.exists():
             empty = path / "jobs"  # which a kill before the first file leaves
             if any(entry != empty or not entry.is_dir() or any(entry.iterdir()) for entry in lasting(path)):
                 raise InputError(f"{path}: exists and holds no sweep; name another folder")
@@ -51,6 +49,13 @@ class SweepFolder:
             base = "" if "base" in tomllib.loads(spec.text) else f"base = {json.dumps(str(spec.base))}\n"
             atomic_write_text(stored, base + spec.text)
         return cls(path, spec)
+
+    @staticmethod
+    def check(path: Path, jobs: Sequence[Job]) -> None:
+        """Raises InputError where the folder holds a sweep of other jobs."""
+        stored = path / "spec.toml"
+        if stored.exists() and (difference := _difference(load_spec(stored).jobs, jobs)):
+            raise InputError(f"{path}: holds another sweep: {difference}; name another folder")
 
     def run_folder(self, job: Job) -> Path:
         """Where the job's run is."""
