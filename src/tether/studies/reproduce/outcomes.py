@@ -173,7 +173,7 @@ def _final(cell: Cell, curves: Curves, done: int, protocol: str, notes: tuple[st
         return Verdict("not comparable", "no evaluation yet")
     if plain[-1].protocol == "best":
         whole = np.isfinite(curves.scores).all(axis=2)
-        means = np.where(whole, np.where(whole[..., None], curves.scores, 0.0).mean(axis=2), -np.inf)
+        means = np.where(whole, np.nan_to_num(curves.scores).mean(axis=2), -np.inf)
         scores = curves.scores[np.arange(len(means)), means.argmax(axis=1)]  # the best evaluation of each lane
     else:
         scores = last_scores(curves, table)
